@@ -1,0 +1,58 @@
+//! Error codes and their pages.
+
+use std::fmt;
+
+/// A stable name for one kind of mistake, with the page that `lifeboat explain` prints.
+#[derive(Clone, Copy)]
+pub struct Code {
+    pub id: &'static str,
+    /// What is wrong, in a few words.
+    pub title: &'static str,
+    /// The page in Markdown: why it matters and how to mend it.
+    pub page: &'static str,
+}
+
+impl fmt::Debug for Code {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(self.id)
+    }
+}
+
+impl fmt::Display for Code {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(self.id)
+    }
+}
+
+impl PartialEq for Code {
+    fn eq(&self, other: &Self) -> bool {
+        self.id == other.id
+    }
+}
+
+impl Eq for Code {}
+
+/// Declares codes and a table of them all, `ALL`. A code whose page is missing does not compile.
+///
+/// The pages stand in `docs/errors/` of the workspace, one file a code.
+#[macro_export]
+macro_rules! define_codes {
+    ($($(#[$meta:meta])* $id:ident $title:literal;)*) => {
+        $(
+            $(#[$meta])*
+            pub const $id: $crate::code::Code = $crate::code::Code {
+                id: stringify!($id),
+                title: $title,
+                page: include_str!(concat!(env!("CARGO_MANIFEST_DIR"), "/../docs/errors/", stringify!($id), ".md")),
+            };
+        )*
+        /// Every code that this table declares, in order.
+        pub const ALL: &[$crate::code::Code] = &[$($id),*];
+    };
+}
+
+define_codes! {
+    LB0304 "parameters do not fit the step kind";
+    LB0305 "no such resource, or of the wrong kind";
+    LB0306 "secret not resolved";
+}

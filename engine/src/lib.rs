@@ -1,0 +1,14 @@
+//! The engine of Lifeboat: reads runbooks, compiles them into plans and executes plans with a durable journal.
+//!
+//! It owns the language, the order of steps, retries, time and the journal. It never prints, never reads the
+//! process environment on its own account and never names a step kind: those come from a [`step::Registry`].
+
+pub mod code;
+
+pub mod expr;
+pub mod model;
+pub mod plan;
+pub mod resource;
+pub mod secret;
+pub mod step;
+pub mod value;

@@ -1,0 +1,223 @@
+//! The words of the journal.
+
+use std::collections::BTreeMap;
+
+use serde::{Deserialize, Serialize};
+use serde_json::{Map, Value};
+
+use super::evidence::{Check, Created, Progress, RecoveryPoint, Stream};
+use super::ids::{Attempt, Seq, StepId};
+use super::outcome::{Failure, Outcome, RunOutcome};
+
+/// One record of the journal.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct Event {
+    pub seq: Seq,
+    /// Wall-clock time, milliseconds since 1970 UTC.
+    pub at_ms: i64,
+    #[serde(flatten)]
+    pub kind: EventKind,
+}
+
+/// Whether recovery reads an event.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum EventClass {
+    /// Synced before anything follows from it; the only input of recovery.
+    Essential,
+    /// Best effort; recovery never reads it.
+    Advisory,
+}
+
+/// What happened. Names are stored as they are spelled here, in snake case, and never change meaning.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(tag = "kind", rename_all = "snake_case")]
+pub enum EventKind {
+    /// The run exists. `plan_digest` is the digest of the plan that is stored beside the events.
+    RunDeclared {
+        plan_digest: String,
+        /// When the incident began, milliseconds since 1970 UTC: the RTO clock starts here.
+        incident_at_ms: i64,
+        by: Person,
+        inputs: Map<String, Value>,
+        engine: String,
+    },
+    /// A process took the run over and goes on with it; the first one writes this too.
+    EngineStarted {
+        pid: u32,
+        host: String,
+        boot_id: String,
+    },
+    AttemptStarted {
+        step: StepId,
+        attempt: Attempt,
+        /// The parameters with templates evaluated. Never holds a secret.
+        with: Value,
+    },
+    AttemptFinished {
+        step: StepId,
+        attempt: Attempt,
+        result: AttemptResult,
+    },
+    RetryScheduled {
+        step: StepId,
+        next_attempt: Attempt,
+        at_ms: i64,
+    },
+    /// Follows the last attempt, or replaces attempts altogether.
+    StepFinished {
+        step: StepId,
+        #[serde(flatten)]
+        outcome: Outcome,
+    },
+    /// Its attempts are used up and a person must decide.
+    StepHeld {
+        step: StepId,
+        failure: Failure,
+    },
+    /// A small fact that a step wants to find again after a crash.
+    Recorded {
+        step: StepId,
+        key: String,
+        value: Value,
+    },
+    /// Written before the thing is made.
+    ThingCreated {
+        step: StepId,
+        thing: Created,
+    },
+    ThingRemoved {
+        id: String,
+        /// How the removal was proven, or why it was not possible.
+        proof: String,
+        removed: bool,
+    },
+    /// A step waits for a person.
+    QuestionAsked {
+        step: StepId,
+        question: Question,
+    },
+    QuestionAnswered {
+        step: StepId,
+        question: String,
+        answer: Answer,
+    },
+    /// A person's word on the run or on a step.
+    Decided {
+        by: Person,
+        decision: Decision,
+    },
+    /// Nothing further of the main steps starts; `always` steps follow.
+    EndingBegan {
+        outcome: RunOutcome,
+        reason: String,
+    },
+    RunFinished {
+        outcome: RunOutcome,
+    },
+
+    Progressed {
+        step: StepId,
+        attempt: Attempt,
+        progress: Progress,
+    },
+    /// A line of output, already redacted; the whole is in the step's files.
+    OutputLine {
+        step: StepId,
+        attempt: Attempt,
+        stream: Stream,
+        line: String,
+    },
+    Noted {
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        step: Option<StepId>,
+        text: String,
+    },
+}
+
+impl EventKind {
+    /// Says whether recovery depends on this kind.
+    pub fn class(&self) -> EventClass {
+        match self {
+            Self::Progressed { .. } | Self::OutputLine { .. } | Self::Noted { .. } => EventClass::Advisory,
+            _ => EventClass::Essential,
+        }
+    }
+}
+
+/// How one attempt ended.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(tag = "result", rename_all = "snake_case")]
+pub enum AttemptResult {
+    Succeeded {
+        done: Done,
+    },
+    Failed {
+        failure: Failure,
+        /// Checks that had been made before it failed.
+        #[serde(default, skip_serializing_if = "Vec::is_empty")]
+        checks: Vec<Check>,
+    },
+    /// The process that ran it is gone; found on resume. Does not use up an attempt.
+    Lost,
+    /// Ended by the engine because a person or a signal stopped the run.
+    Interrupted,
+}
+
+/// What a successful attempt brings back.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+pub struct Done {
+    pub outputs: Map<String, Value>,
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub checks: Vec<Check>,
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub recovery_points: Vec<RecoveryPoint>,
+    /// Further evidence for the report, by name: versions, rates, log lines.
+    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
+    pub facts: BTreeMap<String, String>,
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub warnings: Vec<String>,
+}
+
+/// Who said something: a claim, shown beside the user id it came from.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Person {
+    pub name: String,
+    pub uid: u32,
+}
+
+/// What a step asks of a person.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct Question {
+    /// Unique within the step and the same in every attempt.
+    pub id: String,
+    pub role: Option<String>,
+    pub message: String,
+    /// The words that can be answered, the first of which lets the step go on.
+    pub choices: Vec<String>,
+}
+
+/// What a person answered.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct Answer {
+    pub choice: String,
+    pub by: Person,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub comment: Option<String>,
+    /// True if drill settings answered in nobody's name; no evidence of a decision.
+    #[serde(default)]
+    pub automatic: bool,
+}
+
+/// What people can decide from outside a step.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(tag = "decision", rename_all = "snake_case")]
+pub enum Decision {
+    RetryStep { step: StepId },
+    SkipStep { step: StepId, reason: String },
+    MarkDone { step: StepId, reason: String },
+    Abort { reason: String },
+    Cancel { reason: String },
+    Pause,
+    Unpause,
+    Note { text: String },
+}

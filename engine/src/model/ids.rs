@@ -1,0 +1,113 @@
+//! Identifiers, valid once they exist.
+
+use std::fmt;
+use std::str::FromStr;
+
+use serde::{Deserialize, Serialize};
+
+/// The position of an event in its journal; the first is 1 and there are no gaps.
+pub type Seq = u64;
+
+/// The number of one try of one step, from 1.
+pub type Attempt = u32;
+
+/// Names a step or a group: `[a-z][a-z0-9_]*`, with `/` between a calling step and the steps it calls.
+#[derive(Clone, Debug, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize)]
+#[serde(try_from = "String", into = "String")]
+pub struct StepId(String);
+
+/// Why a text is no step id.
+#[derive(Debug, thiserror::Error)]
+#[error("`{0}` is not an id: a lower-case letter, then lower-case letters, digits and `_`")]
+pub struct InvalidId(pub String);
+
+impl StepId {
+    /// Checks and wraps an id.
+    pub fn new(text: impl Into<String>) -> Result<Self, InvalidId> {
+        let text = text.into();
+        let valid = !text.is_empty() && text.split('/').all(is_plain_id);
+        if valid { Ok(Self(text)) } else { Err(InvalidId(text)) }
+    }
+
+    /// Returns the id as written in the journal.
+    pub fn as_str(&self) -> &str {
+        &self.0
+    }
+}
+
+/// Says whether a text is an id without a path: `[a-z][a-z0-9_]*`.
+pub fn is_plain_id(text: &str) -> bool {
+    let mut chars = text.chars();
+    chars.next().is_some_and(|c| c.is_ascii_lowercase())
+        && chars.all(|c| c.is_ascii_lowercase() || c.is_ascii_digit() || c == '_')
+}
+
+impl fmt::Display for StepId {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&self.0)
+    }
+}
+
+impl TryFrom<String> for StepId {
+    type Error = InvalidId;
+    fn try_from(text: String) -> Result<Self, InvalidId> {
+        Self::new(text)
+    }
+}
+
+impl From<StepId> for String {
+    fn from(id: StepId) -> Self {
+        id.0
+    }
+}
+
+/// Names one run: a UUID of version 7, so that runs sort by the time they were declared.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize)]
+pub struct RunId(uuid::Uuid);
+
+impl RunId {
+    /// Makes a new id from the current time and randomness.
+    pub fn generate() -> Self {
+        Self(uuid::Uuid::now_v7())
+    }
+
+    /// Returns the last eight characters: short enough to type, random enough to be unique in one place.
+    pub fn short(&self) -> String {
+        let text = self.0.simple().to_string();
+        text[text.len() - 8..].to_owned()
+    }
+}
+
+impl fmt::Display for RunId {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        self.0.fmt(f)
+    }
+}
+
+impl FromStr for RunId {
+    type Err = uuid::Error;
+    fn from_str(text: &str) -> Result<Self, uuid::Error> {
+        text.parse().map(Self)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn ids_follow_the_pattern() {
+        for good in ["a", "restore_base", "call/child_2"] {
+            assert!(StepId::new(good).is_ok(), "{good}");
+        }
+        for bad in ["", "A", "1a", "a-b", "a/", "/a", "a b", "ä"] {
+            assert!(StepId::new(bad).is_err(), "{bad}");
+        }
+    }
+
+    #[test]
+    fn short_run_ids_are_the_end_of_the_long_one() {
+        let id = RunId::generate();
+        assert!(id.to_string().ends_with(&id.short()));
+    }
+}

@@ -1,0 +1,236 @@
+//! A compiled runbook with its inputs bound: what will run, resolved, immutable and stored with the run.
+
+use std::collections::BTreeMap;
+use std::path::PathBuf;
+
+use serde::{Deserialize, Serialize};
+use serde_json::{Map, Value};
+use sha2::{Digest, Sha256};
+
+use crate::model::ids::StepId;
+use crate::model::outcome::Mode;
+use crate::resource::{EnvValue, Resource};
+use crate::secret::SecretRef;
+use crate::step::Effect;
+use crate::value::Span;
+
+/// Everything a run needs, so that editing files never changes a run that has begun.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct Plan {
+    /// The version of this form; a newer one is refused.
+    pub format: u32,
+    pub project: String,
+    /// The directory of `lifeboat.yaml`.
+    pub project_dir: PathBuf,
+    pub runbook: String,
+    pub title: String,
+    pub owner: Option<String>,
+    pub environment: String,
+    pub protected: bool,
+    pub mode: Mode,
+    pub commit: Option<Commit>,
+    pub objective: Objective,
+    /// Deadlines counted from the incident.
+    pub milestones: BTreeMap<String, Span>,
+    /// Role to what it does.
+    pub roles: BTreeMap<String, String>,
+    /// Inputs with their values.
+    pub inputs: Map<String, Value>,
+    pub vars: Map<String, Value>,
+    pub resources: BTreeMap<String, Resource>,
+    /// Names of the environment's secrets, and `RESOURCE.password`, to references.
+    pub secrets: BTreeMap<String, SecretRef>,
+    /// True if approvals of a drill are answered by nobody.
+    pub auto_approvals: bool,
+    /// In the order of the file, `always` steps last.
+    pub steps: Vec<PlannedStep>,
+    pub groups: Vec<PlannedGroup>,
+    /// The files it was compiled from, with their SHA-256.
+    pub sources: BTreeMap<String, String>,
+}
+
+/// The state of the project's Git repository when the plan was made.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Commit {
+    pub hash: String,
+    /// True if files differed from the commit.
+    pub dirty: bool,
+}
+
+/// What the recovery must achieve.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Objective {
+    pub rto: Option<Span>,
+    pub rpo: Option<Span>,
+}
+
+/// One step with everything resolved.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct PlannedStep {
+    pub id: StepId,
+    pub title: String,
+    /// `runbooks/restore.yaml:31`.
+    pub place: String,
+    /// The innermost group it is in.
+    pub group: Option<StepId>,
+    /// True if it runs after the end of the others, whatever that was.
+    pub always: bool,
+    /// Every step that must have ended, in the way given, before this one can start.
+    pub needs: Vec<Need>,
+    /// All must hold: those of its groups, outermost first, then its own.
+    pub conditions: Vec<Condition>,
+    /// The step kind.
+    pub uses: String,
+    /// Its parameters, templates not yet evaluated.
+    pub with: Value,
+    /// For kinds that start programs.
+    pub env: BTreeMap<String, EnvValue>,
+    pub dir: Option<PathBuf>,
+    pub effect: Effect,
+    /// A shell command that finds out whether the work is done; only with `effect: guarded` on shell steps.
+    pub probe: Option<String>,
+    /// Bare expressions over `output` that must hold after success.
+    pub expect: Vec<String>,
+    pub retry: Retry,
+    /// Ends an attempt.
+    pub timeout: Option<Span>,
+    /// What it is meant to take: shown and judged.
+    pub budget: Option<Span>,
+    pub milestone: Option<Milestone>,
+    /// The RTO clock stops when the last of these has succeeded.
+    pub recovered: bool,
+    pub on_error: OnError,
+    /// What it destroys, with names resolved; empty if nothing.
+    pub destroys: Vec<String>,
+    /// Names of resources that it reads and writes.
+    pub reads: Vec<String>,
+    pub writes: Vec<String>,
+    /// Whether its kind reports a recovery point.
+    pub restores: bool,
+}
+
+/// A group, for display, budgets and limits; order is already in the steps' `needs`.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct PlannedGroup {
+    pub id: StepId,
+    pub title: String,
+    pub parent: Option<StepId>,
+    pub parallel: bool,
+    /// How many of its steps may run at once.
+    pub max_parallel: Option<usize>,
+    pub budget: Option<Span>,
+    pub milestone: Option<Milestone>,
+    pub recovered: bool,
+}
+
+/// One edge of the graph.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Need {
+    pub step: StepId,
+    pub on: NeedOn,
+}
+
+/// What must have become of the step that is needed.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum NeedOn {
+    #[default]
+    Success,
+    Failure,
+    Any,
+}
+
+/// A bare expression, and where it stands.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Condition {
+    pub expression: String,
+    /// The group or step it was written on.
+    pub of: StepId,
+}
+
+/// What to do when attempts are used up.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum OnError {
+    /// A person decides; only what depends on the step waits.
+    Hold,
+    Abort,
+    Continue,
+}
+
+/// How often and when attempts are repeated.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct Retry {
+    /// Counts the first one.
+    pub attempts: u32,
+    pub backoff: Backoff,
+    pub delay: Span,
+    pub max_delay: Option<Span>,
+    /// Takes a random part of up to half off each delay.
+    pub jitter: bool,
+    /// A bare expression over `error` and `attempt`; no repetition unless it holds.
+    pub when: Option<String>,
+}
+
+impl Default for Retry {
+    fn default() -> Self {
+        Self {
+            attempts: 1,
+            backoff: Backoff::Fixed,
+            delay: Span(std::time::Duration::from_secs(1)),
+            max_delay: None,
+            jitter: false,
+            when: None,
+        }
+    }
+}
+
+/// How delays grow.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Backoff {
+    #[default]
+    Fixed,
+    Exponential,
+}
+
+/// Names the moment at which a step or group started or succeeded.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Milestone {
+    pub name: String,
+    pub at: MilestoneAt,
+}
+
+/// Which moment a milestone marks.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum MilestoneAt {
+    Started,
+    #[default]
+    Succeeded,
+}
+
+impl Plan {
+    /// The version of the form that this program writes.
+    pub const FORMAT: u32 = 1;
+
+    /// Returns the SHA-256 of the plan in its stored form, in hexadecimal.
+    pub fn digest(&self) -> String {
+        let text = serde_json::to_vec(self).expect("a plan holds nothing that JSON cannot express");
+        hex(&Sha256::digest(text))
+    }
+
+    /// Returns a step by its id.
+    pub fn step(&self, id: &StepId) -> Option<&PlannedStep> {
+        self.steps.iter().find(|step| &step.id == id)
+    }
+}
+
+/// Writes bytes in lower-case hexadecimal.
+pub fn hex(bytes: &[u8]) -> String {
+    use std::fmt::Write;
+    bytes.iter().fold(String::with_capacity(bytes.len() * 2), |mut text, byte| {
+        write!(text, "{byte:02x}").expect("writing to a string cannot fail");
+        text
+    })
+}

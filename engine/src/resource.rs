@@ -1,0 +1,267 @@
+//! The systems that an environment names.
+
+use std::collections::BTreeMap;
+use std::fmt;
+use std::path::PathBuf;
+
+use serde::{Deserialize, Serialize};
+
+use crate::secret::SecretRef;
+use crate::value::Span;
+
+/// What sort of system a resource is.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum ResourceKind {
+    Host,
+    Postgres,
+    Redis,
+    Store,
+    Files,
+    Service,
+    Http,
+    Slack,
+    Webhook,
+}
+
+impl fmt::Display for ResourceKind {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Self::Host => "host",
+            Self::Postgres => "postgres",
+            Self::Redis => "redis",
+            Self::Store => "store",
+            Self::Files => "files",
+            Self::Service => "service",
+            Self::Http => "http",
+            Self::Slack => "slack",
+            Self::Webhook => "webhook",
+        })
+    }
+}
+
+/// What steps may do to a resource.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Access {
+    Read,
+    #[default]
+    Write,
+}
+
+/// One system of an environment, with paths made absolute. Holds references to secrets, never values.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct Resource {
+    #[serde(default)]
+    pub access: Access,
+    /// May be absent in other environments: `resources.NAME is defined`.
+    #[serde(default)]
+    pub optional: bool,
+    #[serde(flatten)]
+    pub system: System,
+}
+
+/// The particulars of each kind of system.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(tag = "kind", rename_all = "snake_case")]
+pub enum System {
+    Host(Host),
+    Postgres(Postgres),
+    Redis(Redis),
+    Store(Store),
+    Files(Files),
+    Service(Service),
+    Http(Http),
+    Slack(Webhook),
+    Webhook(Webhook),
+}
+
+/// A machine. Only the local one can be used.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct Host {
+    #[serde(default)]
+    pub local: bool,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub address: Option<String>,
+}
+
+/// A Postgres cluster: with a data directory on this machine, or remote with host and user only.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct Postgres {
+    /// Where `postgres`, `pg_ctl` and `pg_basebackup` are; found on PATH and in the usual places if absent.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub bin_dir: Option<PathBuf>,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub data_dir: Option<PathBuf>,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub config_file: Option<PathBuf>,
+    /// Host name or address; absent means the Unix socket in `socket_dir`.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub host: Option<String>,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub socket_dir: Option<PathBuf>,
+    #[serde(default = "default_postgres_port")]
+    pub port: u16,
+    /// The role that Lifeboat connects as.
+    #[serde(default = "default_postgres_user")]
+    pub user: String,
+    /// The database for connections that name none.
+    #[serde(default = "default_postgres_user")]
+    pub database: String,
+    /// The system user that owns the server; only needed when Lifeboat runs as root.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub os_user: Option<String>,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub password: Option<SecretRef>,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub service: Option<Manager>,
+    /// A table that the running system writes the time to (`table`, `column`), for measured recovery points.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub heartbeat: Option<Heartbeat>,
+}
+
+/// Where the running system leaves the time at short intervals.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct Heartbeat {
+    pub database: String,
+    pub table: String,
+    pub column: String,
+}
+
+fn default_postgres_port() -> u16 {
+    5432
+}
+
+fn default_postgres_user() -> String {
+    "postgres".to_owned()
+}
+
+/// A Redis server.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct Redis {
+    /// `redis://host:port[/db]`, without credentials.
+    pub url: String,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub password: Option<SecretRef>,
+    /// Where its files are, for steps that place a snapshot.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub data_dir: Option<PathBuf>,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub bin_dir: Option<PathBuf>,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub config_file: Option<PathBuf>,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub os_user: Option<String>,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub service: Option<Manager>,
+}
+
+/// Where backups are kept: `dir:///path` or `s3://bucket/prefix`.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct Store {
+    pub url: String,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub region: Option<String>,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub endpoint: Option<String>,
+}
+
+/// A directory tree on this machine.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct Files {
+    pub path: PathBuf,
+    /// The system user that owns restored files; absent means as recorded, where permitted.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub owner: Option<String>,
+}
+
+/// Something that can be started and stopped.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct Service {
+    #[serde(flatten)]
+    pub manager: Manager,
+    /// An address that answers 2xx when the service is ready.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub ready: Option<String>,
+}
+
+/// Who starts a service.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(tag = "manager", rename_all = "snake_case")]
+pub enum Manager {
+    Systemd {
+        unit: String,
+    },
+    Docker {
+        container: String,
+    },
+    Compose {
+        service: String,
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        project_dir: Option<PathBuf>,
+    },
+    /// A program that Lifeboat starts itself, in a session of its own.
+    Process {
+        #[serde(default, skip_serializing_if = "Vec::is_empty")]
+        command: Vec<String>,
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        dir: Option<PathBuf>,
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        os_user: Option<String>,
+        /// Variables for the program; a secret or a connection stands as a reference.
+        #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
+        env: BTreeMap<String, EnvValue>,
+        /// Where the process number is kept, so that another process can stop it.
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        pid_file: Option<PathBuf>,
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        log_file: Option<PathBuf>,
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        stop_timeout: Option<Span>,
+    },
+}
+
+/// The value of one environment variable of a program.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(untagged)]
+pub enum EnvValue {
+    Secret {
+        /// `NAME` of the environment's `secrets`, or `RESOURCE.password`.
+        secret: String,
+    },
+    Connection {
+        connection: String,
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        database: Option<String>,
+    },
+    Text(String),
+}
+
+/// A web service.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct Http {
+    pub url: String,
+}
+
+/// Where messages are posted. The address is a secret, for who knows it can post.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct Webhook {
+    pub webhook: SecretRef,
+}
+
+impl Resource {
+    /// Returns the kind of the system.
+    pub fn kind(&self) -> ResourceKind {
+        match self.system {
+            System::Host(_) => ResourceKind::Host,
+            System::Postgres(_) => ResourceKind::Postgres,
+            System::Redis(_) => ResourceKind::Redis,
+            System::Store(_) => ResourceKind::Store,
+            System::Files(_) => ResourceKind::Files,
+            System::Service(_) => ResourceKind::Service,
+            System::Http(_) => ResourceKind::Http,
+            System::Slack(_) => ResourceKind::Slack,
+            System::Webhook(_) => ResourceKind::Webhook,
+        }
+    }
+}

@@ -1,0 +1,202 @@
+use std::collections::BTreeMap;
+use std::path::PathBuf;
+use std::sync::Arc;
+
+use async_trait::async_trait;
+use jiff::Timestamp;
+use secrecy::SecretString;
+use serde::de::DeserializeOwned;
+use serde_json::{Map, Value};
+use tokio_util::sync::CancellationToken;
+
+use super::StepError;
+use crate::code;
+use crate::model::event::{Answer, Question};
+use crate::model::evidence::{Created, Progress, Stream};
+use crate::model::ids::{Attempt, RunId, StepId};
+use crate::model::outcome::Mode;
+use crate::resource::{Resource, System};
+use crate::secret::{SecretRef, Secrets};
+
+/// Facts about the run and the attempt that a step may use.
+#[derive(Clone, Debug)]
+pub struct StepInfo {
+    pub run: RunId,
+    pub runbook: String,
+    pub environment: String,
+    pub protected: bool,
+    pub mode: Mode,
+    pub step: StepId,
+    pub attempt: Attempt,
+    pub incident_at: Timestamp,
+    /// The directory of `lifeboat.yaml`.
+    pub project_dir: PathBuf,
+    /// A directory of this step's own inside the run's state, the same in every attempt. Exists.
+    pub work_dir: PathBuf,
+    /// Open this file and hold a shared lock on it in every child, so that survivors of a crash are found.
+    pub children_lock: PathBuf,
+}
+
+impl StepInfo {
+    /// The same in every attempt of this step of this run: for effects that a server can deduplicate.
+    pub fn idempotency_key(&self) -> String {
+        format!("{}/{}", self.run, self.step)
+    }
+}
+
+/// The way from an attempt to the journal. The engine implements it; tests may too.
+#[async_trait]
+pub trait StepLink: Send + Sync {
+    /// Reports progress; may be dropped or thinned out.
+    fn progress(&self, progress: Progress);
+    /// Passes on a line of output; redacted, stored in the step's files and streamed.
+    fn line(&self, stream: Stream, line: &str);
+    /// Stores a fact durably before it returns; the same key replaces.
+    async fn record(&self, key: &str, value: Value) -> Result<(), StepError>;
+    /// Records durably that a thing is about to be made.
+    async fn created(&self, thing: Created) -> Result<(), StepError>;
+    /// Asks a person and waits; after a crash an answer already given is returned at once.
+    async fn ask(&self, question: Question) -> Result<Answer, StepError>;
+}
+
+/// Everything one attempt of one step is given.
+pub struct StepContext {
+    pub info: StepInfo,
+    /// Resolves when the attempt must end: time limit, abort or signal. The step ends its children and returns.
+    pub cancel: CancellationToken,
+    with: Value,
+    resources: Arc<BTreeMap<String, Resource>>,
+    named_secrets: Arc<BTreeMap<String, SecretRef>>,
+    secrets: Arc<Secrets>,
+    recorded: Map<String, Value>,
+    link: Arc<dyn StepLink>,
+}
+
+/// The parts of a [`StepContext`].
+#[expect(missing_debug_implementations, reason = "holds secrets")]
+pub struct StepParts {
+    pub info: StepInfo,
+    pub cancel: CancellationToken,
+    pub with: Value,
+    pub resources: Arc<BTreeMap<String, Resource>>,
+    pub named_secrets: Arc<BTreeMap<String, SecretRef>>,
+    pub secrets: Arc<Secrets>,
+    /// What earlier attempts recorded.
+    pub recorded: Map<String, Value>,
+    pub link: Arc<dyn StepLink>,
+}
+
+impl StepContext {
+    /// Puts a context together.
+    pub fn new(parts: StepParts) -> Self {
+        let StepParts { info, cancel, with, resources, named_secrets, secrets, recorded, link } = parts;
+        Self { info, cancel, with, resources, named_secrets, secrets, recorded, link }
+    }
+
+    /// Returns the parameters, evaluated and checked against the kind's description, in the step's own type.
+    pub fn params<T: DeserializeOwned>(&self) -> Result<T, StepError> {
+        serde_path(&self.with)
+    }
+
+    /// Returns the evaluated parameters as they are in the journal.
+    pub fn with(&self) -> &Value {
+        &self.with
+    }
+
+    /// Returns a resource of the environment.
+    pub fn resource(&self, name: &str) -> Result<&Resource, StepError> {
+        self.resources.get(name).ok_or_else(|| {
+            StepError::permanent(
+                code::LB0305,
+                format!("the environment `{}` has no resource `{name}`", self.info.environment),
+            )
+            .help("name one of its resources, or add it to the environment's file")
+        })
+    }
+
+    /// Returns all resources of the environment by name.
+    pub fn resources(&self) -> &BTreeMap<String, Resource> {
+        &self.resources
+    }
+
+    /// Returns a resource as the system that `pick` selects, such as a Postgres cluster.
+    pub fn system<'a, T>(
+        &'a self,
+        name: &str,
+        pick: impl FnOnce(&'a System) -> Option<&'a T>,
+    ) -> Result<&'a T, StepError> {
+        let resource = self.resource(name)?;
+        pick(&resource.system).ok_or_else(|| {
+            StepError::permanent(
+                code::LB0305,
+                format!("the resource `{name}` is a {}, which this step cannot use", resource.kind()),
+            )
+        })
+    }
+
+    /// Returns the value of a secret.
+    pub fn secret(&self, reference: &SecretRef) -> Result<&SecretString, StepError> {
+        self.secrets.get(reference).ok_or_else(|| {
+            StepError::permanent(code::LB0306, "a secret of this step was not resolved when the run began")
+                .help("`lifeboat resume` resolves all secrets again")
+        })
+    }
+
+    /// Returns the reference behind a name of the environment's `secrets`, or `RESOURCE.password`.
+    pub fn named_secret(&self, name: &str) -> Option<&SecretRef> {
+        self.named_secrets.get(name)
+    }
+
+    /// Returns what an earlier attempt, or this one, recorded under a key before this attempt began.
+    pub fn recorded(&self, key: &str) -> Option<&Value> {
+        self.recorded.get(key)
+    }
+
+    /// Stores a small fact durably, for a later attempt to find.
+    pub async fn record(&self, key: &str, value: impl Into<Value> + Send) -> Result<(), StepError> {
+        self.link.record(key, value.into()).await
+    }
+
+    /// Records durably that a thing is about to be made, before it is.
+    pub async fn created(&self, thing: Created) -> Result<(), StepError> {
+        self.link.created(thing).await
+    }
+
+    /// Asks a person and waits for the answer.
+    pub async fn ask(&self, question: Question) -> Result<Answer, StepError> {
+        self.link.ask(question).await
+    }
+
+    /// Reports progress.
+    pub fn progress(&self, progress: Progress) {
+        self.link.progress(progress);
+    }
+
+    /// Passes on a line of output.
+    pub fn line(&self, stream: Stream, line: &str) {
+        self.link.line(stream, line);
+    }
+
+    /// Returns the way to the journal, for work that outlives a borrow of the context.
+    pub fn link(&self) -> Arc<dyn StepLink> {
+        Arc::clone(&self.link)
+    }
+
+    /// Resolves when the attempt must end.
+    pub async fn cancelled(&self) {
+        self.cancel.cancelled().await;
+    }
+}
+
+impl std::fmt::Debug for StepContext {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("StepContext").field("info", &self.info).finish_non_exhaustive()
+    }
+}
+
+fn serde_path<T: DeserializeOwned>(with: &Value) -> Result<T, StepError> {
+    serde_json::from_value(with.clone()).map_err(|error| {
+        StepError::permanent(code::LB0304, format!("the parameters of this step do not fit: {error}"))
+            .help("compare them with `lifeboat steps KIND`")
+    })
+}

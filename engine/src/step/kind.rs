@@ -1,0 +1,168 @@
+use std::fmt;
+
+use async_trait::async_trait;
+use serde::{Deserialize, Serialize};
+use serde_json::Value;
+
+use super::{StepContext, StepError};
+use crate::model::event::Done;
+use crate::value::Field;
+
+/// What it means to run a step twice.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Effect {
+    /// Changes nothing: runs again after a crash.
+    Read,
+    /// Running it again leads to the same state: runs again after a crash.
+    Idempotent,
+    /// Asks [`StepKind::probe`] first whether its work is done already.
+    Guarded,
+    /// Must not be repeated without a person's word.
+    Once,
+}
+
+impl fmt::Display for Effect {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Self::Read => "read",
+            Self::Idempotent => "idempotent",
+            Self::Guarded => "guarded",
+            Self::Once => "once",
+        })
+    }
+}
+
+/// What a kind is: its parameters, outputs, effect and documentation. The reference is generated from it.
+#[derive(Clone, Debug, Serialize)]
+pub struct KindSpec {
+    /// `family.verb`, or one word for control kinds.
+    pub name: String,
+    /// One sentence in the third person: what it does.
+    pub summary: String,
+    /// The contract in Markdown: what must hold before, what is proven after.
+    pub doc: String,
+    pub params: Vec<Field>,
+    pub outputs: Vec<Field>,
+    /// `None` if the runbook must say it, as for shell.
+    pub effect: Option<Effect>,
+    /// What it destroys, if it is destructive.
+    pub destroys: Option<String>,
+    /// The key of a step that stands for this kind, with the parameter its value becomes: `run`, `script`.
+    pub body_key: Option<(String, String)>,
+    /// Whether it measures a recovery point.
+    pub restores: bool,
+    /// The `on_error` that holds if the step says none: `continue` for messages.
+    pub continues_on_error: bool,
+    /// Steps that wait for people have no default time limit and hold no slot.
+    pub waits_for_people: bool,
+}
+
+impl KindSpec {
+    /// Begins a description; the rest is added by the methods below.
+    pub fn new(name: &str, summary: &str, effect: Effect) -> Self {
+        Self {
+            name: name.to_owned(),
+            summary: summary.to_owned(),
+            doc: String::new(),
+            params: Vec::new(),
+            outputs: Vec::new(),
+            effect: Some(effect),
+            destroys: None,
+            body_key: None,
+            restores: false,
+            continues_on_error: false,
+            waits_for_people: false,
+        }
+    }
+
+    /// Adds the contract, in Markdown.
+    #[must_use]
+    pub fn doc(mut self, markdown: &str) -> Self {
+        self.doc = markdown.to_owned();
+        self
+    }
+
+    /// Adds a parameter.
+    #[must_use]
+    pub fn param(mut self, field: Field) -> Self {
+        self.params.push(field);
+        self
+    }
+
+    /// Adds an output that every success sets.
+    #[must_use]
+    pub fn output(mut self, name: &str, ty: crate::value::Type, summary: &str) -> Self {
+        self.outputs.push(Field::required(name, ty, summary));
+        self
+    }
+
+    /// Says what it destroys.
+    #[must_use]
+    pub fn destroys(mut self, what: &str) -> Self {
+        self.destroys = Some(what.to_owned());
+        self
+    }
+
+    /// Says that it restores a store and reports a recovery point.
+    #[must_use]
+    pub fn restores(mut self) -> Self {
+        self.restores = true;
+        self
+    }
+}
+
+/// What a probe found.
+#[derive(Clone, Debug)]
+pub enum Probe {
+    /// The work is done; these are its results.
+    Done(Done),
+    NotDone,
+}
+
+/// What a step will do, for `lifeboat plan`: no secrets.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+pub struct Preview {
+    /// Commands as they will be run, or sentences where there is no command.
+    pub actions: Vec<String>,
+    /// What will be destroyed or moved aside, with its identity.
+    pub destroys: Vec<String>,
+}
+
+/// One kind of step. A value of it is shared by all steps of that kind and holds no state of any run.
+#[async_trait]
+pub trait StepKind: Send + Sync + 'static {
+    /// Describes the kind. Called once, when it is registered.
+    fn spec(&self) -> KindSpec;
+
+    /// Checks literal parameters beyond their types; each problem names a parameter. Parameters that hold a
+    /// template are absent from `with`. Must do no I/O.
+    fn check(&self, with: &serde_json::Map<String, Value>) -> Vec<ParamProblem> {
+        let _ = with;
+        Vec::new()
+    }
+
+    /// Says what a run would do, without doing it and without writing anything.
+    async fn preview(&self, ctx: &StepContext) -> Result<Preview, StepError> {
+        let _ = ctx;
+        Ok(Preview::default())
+    }
+
+    /// Does the work. The future may be dropped only after [`StepContext::cancelled`] has resolved and a grace has
+    /// passed; children must be ended before it returns.
+    async fn run(&self, ctx: &StepContext) -> Result<Done, StepError>;
+
+    /// Finds out whether an attempt whose end is not known has done its work. Only called for [`Effect::Guarded`].
+    async fn probe(&self, ctx: &StepContext) -> Result<Probe, StepError> {
+        let _ = ctx;
+        Ok(Probe::NotDone)
+    }
+}
+
+/// A parameter that has the right type and yet cannot be right.
+#[derive(Clone, Debug, PartialEq)]
+pub struct ParamProblem {
+    pub param: String,
+    pub message: String,
+    pub help: Option<String>,
+}

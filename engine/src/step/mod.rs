@@ -1,0 +1,14 @@
+//! What a step kind is, and what it is given to work with.
+//!
+//! Kinds live outside the engine and reach it through a [`Registry`]. The step says what happened and classifies
+//! its failure; the engine decides about retries, time limits and cancellation.
+
+mod context;
+mod error;
+mod kind;
+mod registry;
+
+pub use context::{StepContext, StepInfo, StepLink, StepParts};
+pub use error::StepError;
+pub use kind::{Effect, KindSpec, ParamProblem, Preview, Probe, StepKind};
+pub use registry::Registry;

@@ -1,0 +1,47 @@
+//! The built-in step kinds of Lifeboat.
+//!
+//! Each family has a folder with its kinds, its error codes and a `register` function. Families may use
+//! [`process`] and [`store`]; they never use each other's kinds. Nothing here knows the command line.
+
+pub mod control;
+pub mod files;
+pub mod http;
+pub mod people;
+pub mod postgres;
+pub mod process;
+pub mod redis;
+pub mod service;
+pub mod store;
+
+use lifeboat_engine::code::Code;
+use lifeboat_engine::step::Registry;
+
+/// Returns a registry with every built-in kind.
+pub fn registry() -> Registry {
+    let mut registry = Registry::new();
+    control::register(&mut registry);
+    files::register(&mut registry);
+    http::register(&mut registry);
+    people::register(&mut registry);
+    postgres::register(&mut registry);
+    redis::register(&mut registry);
+    service::register(&mut registry);
+    registry
+}
+
+/// Returns the error codes of all families, for `lifeboat explain`.
+pub fn codes() -> impl Iterator<Item = &'static Code> {
+    [
+        control::codes::ALL,
+        files::codes::ALL,
+        http::codes::ALL,
+        people::codes::ALL,
+        postgres::codes::ALL,
+        process::codes::ALL,
+        redis::codes::ALL,
+        service::codes::ALL,
+        store::codes::ALL,
+    ]
+    .into_iter()
+    .flatten()
+}

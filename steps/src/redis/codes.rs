@@ -1,0 +1,3 @@
+//! Error codes of this family.
+
+lifeboat_engine::define_codes! {}

@@ -1,0 +1,3 @@
+//! To come in the commit that follows.
+
+pub mod codes;
