@@ -11,6 +11,7 @@ pub mod plan;
 pub mod process;
 pub mod resource;
 pub mod run;
+pub mod runs;
 pub mod secret;
 pub mod step;
 pub mod value;
