@@ -9,5 +9,5 @@ pub mod request;
 pub use event::{Event, EventClass, EventKind};
 pub use evidence::{Check, Confidence, Created, CreatedKind, Progress, RecoveryPoint, Stream, Unit};
 pub use ids::{Attempt, RunId, Seq, StepId};
-pub use request::Request;
 pub use outcome::{Failure, FailureKind, Mode, Outcome, RunOutcome};
+pub use request::Request;

@@ -52,7 +52,9 @@ fn after_loss(step: &PlannedStep, around: Circumstances) -> Consequence {
         kind: FailureKind::Uncertain,
         code: code::LB0307.id.to_owned(),
         message: format!("`{}` was running when Lifeboat stopped, and must not be repeated unasked", step.id),
-        help: Some("find out whether it took effect, then retry it, mark it done, or abort the run".to_owned()),
+        help: Some(
+            "find out whether it took effect, then retry it, mark it done, or abort the run".to_owned(),
+        ),
         causes: Vec::new(),
     };
     exhausted(step, failure, around)

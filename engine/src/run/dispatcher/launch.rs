@@ -124,13 +124,13 @@ impl Dispatcher {
                 NeedOn::Failure => missed_failure = Some(&need.step),
             }
         }
-        missed_failure.map(|id| Outcome::Skipped { reason: format!("`{id}`, whose failure it handles, did not fail") })
+        missed_failure
+            .map(|id| Outcome::Skipped { reason: format!("`{id}`, whose failure it handles, did not fail") })
     }
 
     /// Says whether a failed step was told to let the others go on.
     fn goes_on_after(&self, at: usize, outcome: &Outcome) -> bool {
-        matches!(outcome, Outcome::Failed { .. })
-            && self.plan.steps[at].on_error == OnError::Continue
+        matches!(outcome, Outcome::Failed { .. }) && self.plan.steps[at].on_error == OnError::Continue
     }
 
     fn skip_reason(&self, at: usize) -> Result<Option<String>, Failure> {
@@ -140,7 +140,8 @@ impl Dispatcher {
             let holds = expr::holds(&condition.expression, &names)
                 .map_err(|error| cannot_evaluate(&format!("`if` of `{}`", condition.of), &error))?;
             if !holds {
-                let of = if condition.of == step.id { String::new() } else { format!(" of `{}`", condition.of) };
+                let of =
+                    if condition.of == step.id { String::new() } else { format!(" of `{}`", condition.of) };
                 return Ok(Some(format!("`if`{of} is false: {}", condition.expression)));
             }
         }
@@ -183,7 +184,11 @@ impl Dispatcher {
     fn fail_before_start(&mut self, at: usize, failure: Failure, now_ms: i64) -> Result<(), IllegalEvent> {
         let step = self.plan.steps[at].id.clone();
         let attempt = self.state.steps[at].attempt + 1;
-        self.emit(EventKind::AttemptStarted { step: step.clone(), attempt, with: Value::Object(Map::new()) })?;
+        self.emit(EventKind::AttemptStarted {
+            step: step.clone(),
+            attempt,
+            with: Value::Object(Map::new()),
+        })?;
         let result = AttemptResult::Failed { failure, checks: Vec::new() };
         self.emit(EventKind::AttemptFinished { step, attempt, result: result.clone() })?;
         self.settle(at, &result, now_ms)
@@ -195,7 +200,9 @@ fn cannot_evaluate(what: &str, error: &expr::ExprError) -> Failure {
         kind: FailureKind::Permanent,
         code: code::LB0301.id.to_owned(),
         message: format!("{what} cannot be evaluated: {error}"),
-        help: Some("correct the runbook or the input; `lifeboat check` finds most of these beforehand".to_owned()),
+        help: Some(
+            "correct the runbook or the input; `lifeboat check` finds most of these beforehand".to_owned(),
+        ),
         causes: Vec::new(),
     }
 }

@@ -31,13 +31,35 @@ use graph::Graph;
 #[derive(Debug)]
 pub enum Input {
     /// This process takes the run over; the first process says so too, after the declaration.
-    EngineStarted { pid: u32, host: String, boot_id: String },
-    AttemptEnded { step: StepId, attempt: Attempt, result: AttemptResult },
-    Recorded { step: StepId, key: String, value: Value },
-    ThingCreated { step: StepId, thing: Created },
-    Asked { step: StepId, question: Question },
+    EngineStarted {
+        pid: u32,
+        host: String,
+        boot_id: String,
+    },
+    AttemptEnded {
+        step: StepId,
+        attempt: Attempt,
+        result: AttemptResult,
+    },
+    Recorded {
+        step: StepId,
+        key: String,
+        value: Value,
+    },
+    ThingCreated {
+        step: StepId,
+        thing: Created,
+    },
+    Asked {
+        step: StepId,
+        question: Question,
+    },
     Request(Request),
-    ThingRemoved { id: String, proof: String, removed: bool },
+    ThingRemoved {
+        id: String,
+        proof: String,
+        removed: bool,
+    },
     /// Every thing of the last [`Action::CleanUp`] was tried.
     CleanedUp,
     /// Time has passed.
