@@ -3,6 +3,7 @@
 //! It owns the language, the order of steps, retries, time and the journal. It never prints, never reads the
 //! process environment on its own account and never names a step kind: those come from a [`step::Registry`].
 
+pub mod clock;
 pub mod code;
 pub mod expr;
 pub mod journal;

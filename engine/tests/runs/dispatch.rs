@@ -1,14 +1,13 @@
 //! The order of steps and what follows from their ends, decided without a runtime.
 
-mod support;
-
+use crate::plans::{always, failed, id, person, plan, step, succeeded};
+use crate::world::World;
 use lifeboat_engine::model::event::{AttemptResult, Decision, EventKind};
 use lifeboat_engine::model::{FailureKind, Mode, Request, RunOutcome, StepId};
 use lifeboat_engine::plan::{Condition, Need, NeedOn, OnError, Plan, PlannedStep, Retry};
 use lifeboat_engine::run::{Input, Situation};
 use lifeboat_engine::step::Effect;
 use serde_json::json;
-use support::{World, always, failed, id, person, plan, step, succeeded};
 
 fn fine(_: &StepId, _: u32) -> AttemptResult {
     succeeded(json!({}))
@@ -20,8 +19,10 @@ fn fails(name: &'static str, kind: FailureKind) -> impl Fn(&StepId, u32) -> Atte
 
 #[test]
 fn steps_wait_for_what_they_need() {
-    let mut world =
-        World::new(plan(vec![step("a", &[]), step("b", &["a"]), step("c", &[]), step("d", &["b", "c"])]), fine);
+    let mut world = World::new(
+        plan(vec![step("a", &[]), step("b", &["a"]), step("c", &[]), step("d", &["b", "c"])]),
+        fine,
+    );
     assert_eq!(world.order(), ["a", "c"]);
     assert_eq!(world.run(), Situation::Finished(RunOutcome::Succeeded));
     assert_eq!(world.order(), ["a", "c", "b", "d"]);
