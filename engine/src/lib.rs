@@ -4,7 +4,7 @@
 //! process environment on its own account and never names a step kind: those come from a [`step::Registry`].
 
 pub mod code;
-
+pub mod diagnostic;
 pub mod expr;
 pub mod model;
 pub mod plan;
@@ -12,3 +12,4 @@ pub mod resource;
 pub mod secret;
 pub mod step;
 pub mod value;
+pub mod yaml;
