@@ -5,6 +5,7 @@
 
 pub mod clock;
 pub mod code;
+pub mod diagnostic;
 pub mod expr;
 pub mod journal;
 pub mod model;
@@ -15,3 +16,4 @@ pub mod run;
 pub mod secret;
 pub mod step;
 pub mod value;
+pub mod yaml;
