@@ -18,8 +18,7 @@ pub struct ExprError {
 pub fn evaluate(expression: &str, names: &Map<String, Value>) -> Result<Value, ExprError> {
     let environment = environment();
     let compiled = environment.compile_expression(expression).map_err(|error| from_minijinja(&error))?;
-    let value =
-        compiled.eval(minijinja::value::Serde(names)).map_err(|error| from_minijinja(&error))?;
+    let value = compiled.eval(minijinja::value::Serde(names)).map_err(|error| from_minijinja(&error))?;
     if value.is_undefined() {
         return Err(ExprError { message: format!("`{expression}` is undefined"), range: None });
     }

@@ -8,6 +8,7 @@ pub mod code;
 pub mod expr;
 pub mod model;
 pub mod plan;
+pub mod report;
 pub mod resource;
 pub mod secret;
 pub mod step;
