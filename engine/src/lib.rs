@@ -11,6 +11,7 @@ pub mod journal;
 pub mod model;
 pub mod plan;
 pub mod process;
+pub mod report;
 pub mod resource;
 pub mod run;
 pub mod secret;
