@@ -18,3 +18,8 @@ pub mod secret;
 pub mod step;
 pub mod value;
 pub mod yaml;
+
+/// Returns the error codes of the engine, for `lifeboat explain`.
+pub fn codes() -> impl Iterator<Item = &'static code::Code> {
+    [diagnostic::codes::ALL, code::ALL, journal::codes::ALL].into_iter().flatten()
+}
