@@ -1,0 +1,4 @@
+//! What the tests of several families share. Declare it with `pub mod support;`, so that what one of them does not
+//! use is no dead code.
+
+pub mod link;
