@@ -227,7 +227,7 @@ mod tests {
 
     #[test]
     fn a_line_without_end_is_bounded() {
-        let found = lines(&[&vec![b'x'; MAX_LINE], &vec![b'y'; 100], b"\nnext\n"]);
+        let found = lines(&[&vec![b'x'; MAX_LINE], &[b'y'; 100], b"\nnext\n"]);
         assert!(found[0].ends_with("x … (line cut)"), "{}", &found[0][MAX_LINE..]);
         assert_eq!(found[1], "next");
     }
