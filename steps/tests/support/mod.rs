@@ -1,4 +1,9 @@
-//! What the tests of several families share. Declare it with `pub mod support;`, so that what one of them does not
-//! use is no dead code.
+//! What the tests of this crate share: throwaway servers, and a way to run one step without an engine.
 
-pub mod link;
+#![allow(
+    dead_code,
+    reason = "each test program uses a part of it; an expectation would fail in one that uses all"
+)]
+
+pub(crate) mod link;
+pub(crate) mod postgres;
