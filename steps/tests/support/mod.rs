@@ -7,3 +7,4 @@
 
 pub(crate) mod link;
 pub(crate) mod postgres;
+pub(crate) mod web;
