@@ -261,6 +261,5 @@ fn server_spec(rig: &Rig) -> ServerSpec {
         what: "test server".into(),
         log_file: rig.dir().join("logs/server.log"),
         stop_signal: 15,
-        pid_file: None,
     }
 }

@@ -25,8 +25,6 @@ pub struct ServerSpec {
     pub log_file: PathBuf,
     /// The number of the signal that asks it to end.
     pub stop_signal: i32,
-    /// Where its identity is kept for another process to find it; see [`Identity::load`].
-    pub pid_file: Option<PathBuf>,
 }
 
 /// A program that outlives its step, in a session of its own.
@@ -58,7 +56,7 @@ impl Server {
             boot_id: identity.boot_id.clone(),
             stop_signal: spec.stop_signal,
         };
-        if let Some(path) = &spec.pid_file {
+        if let Some(path) = &command.pid_file {
             identity.save(path)?;
         }
         // If this fails the gate is closed without the word, and the stage ends.

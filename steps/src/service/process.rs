@@ -37,9 +37,8 @@ pub(super) async fn start(unit: &Unit<'_>, ctx: &StepContext) -> Result<Server, 
         what: format!("process of the service {}", unit.name),
         log_file: log_file.clone().unwrap_or_else(|| default_file(ctx, unit.name, "log")),
         stop_signal: TERM,
-        pid_file: Some(pid_file(unit, ctx)),
     };
-    Server::start(program, spec, ctx).await
+    Server::start(program.pid_file(pid_file(unit, ctx)), spec, ctx).await
 }
 
 pub(super) async fn stop(unit: &Unit<'_>, ctx: &StepContext, patience: Duration) -> Result<bool, StepError> {
