@@ -9,13 +9,13 @@ use proptest::prelude::*;
 use serde_json::{Map, Value, json};
 
 use super::Header;
+use crate::clock::Clock;
 use crate::model::event::{Answer, AttemptResult, Decision, Done, Person, Question};
 use crate::model::{
     Check, Confidence, Created, CreatedKind, EventKind, Failure, FailureKind, Outcome, Progress,
     RecoveryPoint, RunId, RunOutcome, StepId, Stream, Unit,
 };
 use crate::plan::Plan;
-use crate::run::Clock;
 
 /// Counts one millisecond further with each look at it.
 #[derive(Debug, Default)]

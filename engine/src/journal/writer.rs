@@ -17,8 +17,8 @@ use super::chain::Head;
 use super::error::Error;
 use super::format::{self, Header};
 use super::reader::{Reader, class_word, tag};
+use crate::clock::Clock;
 use crate::model::{Event, EventClass, EventKind};
-use crate::run::Clock;
 
 /// How long advisory events may wait for a commit.
 const ADVISORY_DELAY: Duration = Duration::from_millis(200);

@@ -25,8 +25,8 @@ pub fn remove(thing: &Created) -> Removal {
             let identity = Identity { pid: *pid, start_ticks: *start_ticks, boot_id: boot_id.clone() };
             stop(&identity, *stop_signal)
         }
-        CreatedKind::Directory { path } => delete(path, fs::remove_dir_all),
-        CreatedKind::File { path } => delete(path, fs::remove_file),
+        CreatedKind::Directory { path } => delete(path, |path| fs::remove_dir_all(path)),
+        CreatedKind::File { path } => delete(path, |path| fs::remove_file(path)),
         CreatedKind::MovedAside { from, to } => move_back(from, to),
     };
     match outcome {

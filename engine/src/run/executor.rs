@@ -12,7 +12,7 @@ use tokio_util::sync::CancellationToken;
 
 use crate::code;
 use crate::model::event::{AttemptResult, Done};
-use crate::model::ids::{Attempt, RunId};
+use crate::model::ids::{Attempt, RunId, StepId};
 use crate::model::outcome::{Failure, FailureKind, Mode};
 use crate::plan::{Plan, PlannedStep};
 use crate::resource::Resource;
@@ -40,7 +40,7 @@ pub(super) struct Executor {
     secrets: Arc<Secrets>,
     output: Arc<dyn OutputSink>,
     messages: mpsc::Sender<Message>,
-    running: HashMap<usize, CancellationToken>,
+    running: HashMap<StepId, CancellationToken>,
 }
 
 /// What an executor is made from.
@@ -87,7 +87,7 @@ impl Executor {
         let plan = Arc::clone(&self.plan);
         let step = &plan.steps[launch.position];
         let cancel = CancellationToken::new();
-        self.running.insert(launch.position, cancel.clone());
+        self.running.insert(step.id.clone(), cancel.clone());
         let messages = self.messages.clone();
         let (id, attempt) = (step.id.clone(), launch.attempt);
         let work = self.prepare(step, launch, &cancel);
@@ -104,9 +104,24 @@ impl Executor {
 
     /// Tells an attempt to end.
     pub(super) fn end(&mut self, position: usize) {
-        if let Some(cancel) = self.running.get(&position) {
+        if let Some(cancel) = self.running.get(&self.plan.steps[position].id) {
             cancel.cancel();
         }
+    }
+
+    /// Tells every attempt to end.
+    pub(super) fn end_all(&mut self) {
+        self.running.values().for_each(CancellationToken::cancel);
+    }
+
+    /// Takes note that an attempt has ended.
+    pub(super) fn ended(&mut self, step: &StepId) {
+        self.running.remove(step);
+    }
+
+    /// Says whether any attempt runs.
+    pub(super) fn is_busy(&self) -> bool {
+        !self.running.is_empty()
     }
 
     fn time_limit(&self, step: &PlannedStep) -> Option<Duration> {
@@ -237,7 +252,9 @@ fn timed_out(id: &str, limit: Duration) -> AttemptResult {
         kind: FailureKind::Uncertain,
         code: code::LB0302.id.to_owned(),
         message: format!("`{id}` did not end within {}", humantime::format_duration(limit)),
-        help: Some("see its output with `lifeboat logs`; a step that is merely slow needs a longer `timeout`".into()),
+        help: Some(
+            "see its output with `lifeboat logs`; a step that is merely slow needs a longer `timeout`".into(),
+        ),
         causes: Vec::new(),
     };
     AttemptResult::Failed { failure, checks: Vec::new() }

@@ -16,14 +16,44 @@ use crate::step::{StepError, StepLink};
 /// What attempts send to the driver.
 #[derive(Debug)]
 pub(super) enum Message {
-    Ended { step: StepId, attempt: Attempt, result: AttemptResult },
+    Ended {
+        step: StepId,
+        attempt: Attempt,
+        result: AttemptResult,
+    },
     /// The reply comes when the fact is durable.
-    Record { step: StepId, key: String, value: Value, reply: oneshot::Sender<()> },
-    Created { step: StepId, thing: Created, reply: oneshot::Sender<()> },
-    Asked { step: StepId, question: Question, reply: oneshot::Sender<Answer> },
-    Progressed { step: StepId, attempt: Attempt, progress: Progress },
-    Line { step: StepId, attempt: Attempt, stream: Stream, line: String },
-    Removed { id: String, proof: String, removed: bool },
+    Record {
+        step: StepId,
+        key: String,
+        value: Value,
+        reply: oneshot::Sender<()>,
+    },
+    Created {
+        step: StepId,
+        thing: Created,
+        reply: oneshot::Sender<()>,
+    },
+    Asked {
+        step: StepId,
+        question: Question,
+        reply: oneshot::Sender<Answer>,
+    },
+    Progressed {
+        step: StepId,
+        attempt: Attempt,
+        progress: Progress,
+    },
+    Line {
+        step: StepId,
+        attempt: Attempt,
+        stream: Stream,
+        line: String,
+    },
+    Removed {
+        id: String,
+        proof: String,
+        removed: bool,
+    },
     CleanedUp,
 }
 

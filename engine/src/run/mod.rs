@@ -4,17 +4,15 @@
 //! no I/O. The [`driver`] makes its events durable, performs its actions and feeds it what happens. The executor
 //! runs attempts and talks to the dispatcher through messages only.
 
-// cleanup
-pub mod clock;
+pub mod cleanup;
 mod dispatcher;
-//driver
-//executor
-//link
+pub mod driver;
+mod executor;
+mod link;
 mod names;
 mod retry;
 mod settle;
 mod state;
 
-pub use clock::{Clock, SystemClock};
 pub use dispatcher::{Action, Dispatcher, Input, Situation};
 pub use state::{Phase, RunState, StepPhase, StepState};

@@ -1,3 +1,13 @@
 //! Error codes of this family.
 
-lifeboat_engine::define_codes! {}
+lifeboat_engine::define_codes! {
+    LB1240 "cannot connect to Postgres";
+    LB1241 "Postgres refused the login";
+    LB1242 "remote Postgres without TLS";
+    LB1243 "Postgres took too long";
+    LB1244 "Postgres reported an error";
+    LB1245 "Postgres programs not found";
+    LB1246 "Postgres programs of another version";
+    LB1247 "control file cannot be read";
+    LB1248 "no such system user";
+}

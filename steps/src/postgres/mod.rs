@@ -1,6 +1,10 @@
 //! Postgres: physical backup, point-in-time recovery, verification.
 
+pub mod account;
 pub mod codes;
+pub mod connect;
+pub mod controldata;
+pub mod tools;
 
 use lifeboat_engine::step::Registry;
 

@@ -1,0 +1,4 @@
+//! What the report says of runs that people will have.
+
+mod fixture;
+mod show;
