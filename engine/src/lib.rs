@@ -11,6 +11,7 @@ pub mod journal;
 pub mod model;
 pub mod plan;
 pub mod process;
+pub mod redact;
 pub mod report;
 pub mod resource;
 pub mod run;
@@ -22,5 +23,7 @@ pub mod yaml;
 
 /// Returns the error codes of the engine, for `lifeboat explain`.
 pub fn codes() -> impl Iterator<Item = &'static code::Code> {
-    [diagnostic::codes::ALL, code::ALL, journal::codes::ALL].into_iter().flatten()
+    [diagnostic::codes::ALL, code::ALL, journal::codes::ALL, runs::codes::ALL, secret::codes::ALL]
+        .into_iter()
+        .flatten()
 }

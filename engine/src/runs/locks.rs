@@ -18,9 +18,9 @@ use super::durable;
 use super::error::Error;
 use super::owner::{elapsed, try_exclusive};
 use super::state_dir::StateDir;
+use crate::clock::Clock;
 use crate::model::RunId;
 use crate::plan::hex;
-use crate::run::Clock;
 
 /// How long to wait for another run that is taking its locks and may be refused.
 const PATIENCE: Duration = Duration::from_millis(500);

@@ -7,8 +7,8 @@ use serde::{Deserialize, Serialize};
 use super::durable;
 use super::error::Error;
 use super::run_dir::RunDir;
+use crate::clock::Clock;
 use crate::process::{boot_id, start_ticks};
-use crate::run::Clock;
 
 /// How long to wait for a lock that somebody is only looking at.
 const PATIENCE: Duration = Duration::from_millis(500);

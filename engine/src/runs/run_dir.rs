@@ -5,9 +5,9 @@ use super::error::{Candidate, Error};
 use super::inbox::Inbox;
 use super::output::OutputFiles;
 use super::owner::{Holder, RunLock};
+use crate::clock::Clock;
 use crate::journal;
 use crate::model::RunId;
-use crate::run::Clock;
 
 /// The directory of one run.
 #[derive(Clone, Debug)]
