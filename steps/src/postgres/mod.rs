@@ -1,6 +1,7 @@
 //! Postgres: physical backup, point-in-time recovery, verification.
 
 pub mod codes;
+pub mod wal;
 
 use lifeboat_engine::step::Registry;
 
