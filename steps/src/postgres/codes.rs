@@ -9,5 +9,5 @@ lifeboat_engine::define_codes! {
     LB1245 "Postgres programs not found";
     LB1246 "Postgres programs of another version";
     LB1247 "control file cannot be read";
-    LB1248 "no such system user";
+    LB1248 "system user of the server not known";
 }

@@ -4,6 +4,7 @@ pub mod account;
 pub mod codes;
 pub mod connect;
 pub mod controldata;
+pub mod details;
 pub mod tools;
 
 use lifeboat_engine::step::Registry;
