@@ -8,4 +8,13 @@ lifeboat_engine::define_codes! {
     LB1205 "configuration of `wal put` cannot be used";
     LB1206 "WAL helper cannot start";
     LB1207 "WAL file cannot be fetched";
+    LB1240 "cannot connect to Postgres";
+    LB1241 "Postgres refused the login";
+    LB1242 "remote Postgres without TLS";
+    LB1243 "Postgres took too long";
+    LB1244 "Postgres reported an error";
+    LB1245 "Postgres programs not found";
+    LB1246 "Postgres programs of another version";
+    LB1247 "control file cannot be read";
+    LB1248 "system user of the server not known";
 }

@@ -1,6 +1,11 @@
 //! Postgres: physical backup, point-in-time recovery, verification.
 
+pub mod account;
 pub mod codes;
+pub mod connect;
+pub mod controldata;
+pub mod details;
+pub mod tools;
 pub mod wal;
 
 use lifeboat_engine::step::Registry;
