@@ -4,7 +4,9 @@ pub mod account;
 pub mod codes;
 pub mod connect;
 pub mod controldata;
+pub mod details;
 pub mod tools;
+pub mod wal;
 
 use lifeboat_engine::step::Registry;
 
