@@ -9,6 +9,7 @@ pub mod local;
 pub mod pidfile;
 mod restore_base;
 pub mod tools;
+pub mod wal;
 
 use lifeboat_engine::step::Registry;
 
