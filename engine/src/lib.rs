@@ -14,6 +14,7 @@ pub mod process;
 pub mod report;
 pub mod resource;
 pub mod run;
+pub mod runs;
 pub mod secret;
 pub mod step;
 pub mod value;
