@@ -22,5 +22,5 @@ pub mod yaml;
 
 /// Returns the error codes of the engine, for `lifeboat explain`.
 pub fn codes() -> impl Iterator<Item = &'static code::Code> {
-    [diagnostic::codes::ALL, code::ALL, journal::codes::ALL].into_iter().flatten()
+    [diagnostic::codes::ALL, code::ALL, journal::codes::ALL, runs::codes::ALL].into_iter().flatten()
 }

@@ -20,7 +20,7 @@ use super::owner::{elapsed, try_exclusive};
 use super::state_dir::StateDir;
 use crate::model::RunId;
 use crate::plan::hex;
-use crate::run::Clock;
+use crate::clock::Clock;
 
 /// How long to wait for another run that is taking its locks and may be refused.
 const PATIENCE: Duration = Duration::from_millis(500);

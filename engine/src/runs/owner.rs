@@ -8,7 +8,7 @@ use super::durable;
 use super::error::Error;
 use super::run_dir::RunDir;
 use crate::process::{boot_id, start_ticks};
-use crate::run::Clock;
+use crate::clock::Clock;
 
 /// How long to wait for a lock that somebody is only looking at.
 const PATIENCE: Duration = Duration::from_millis(500);

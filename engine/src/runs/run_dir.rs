@@ -7,7 +7,7 @@ use super::output::OutputFiles;
 use super::owner::{Holder, RunLock};
 use crate::journal;
 use crate::model::RunId;
-use crate::run::Clock;
+use crate::clock::Clock;
 
 /// The directory of one run.
 #[derive(Clone, Debug)]
