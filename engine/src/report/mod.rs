@@ -7,6 +7,8 @@
 
 mod evidence;
 mod fold;
+mod gantt;
+mod html;
 pub mod human;
 mod loss;
 mod markdown;
@@ -23,6 +25,7 @@ mod timeline;
 #[cfg(test)]
 mod tests;
 
+pub use html::html;
 pub use markdown::markdown;
 pub use model::{Owner, RunReport, State, Verdict};
 pub use sections::page;

@@ -11,6 +11,9 @@ use crate::model::event::{Decision, Person};
 use crate::model::evidence::Confidence;
 use crate::model::outcome::{Mode, Outcome};
 
+/// The title of the section that HTML shows as cards.
+pub(super) const OBJECTIVES: &str = "Objectives";
+
 /// Lays a report out as a page.
 pub fn page(report: &RunReport) -> Page {
     let clock = DayClock::new(report.identity.incident_at);
@@ -150,7 +153,7 @@ fn objectives(report: &RunReport, clock: &DayClock) -> Option<Section> {
         verdict(rpo.verdict),
         plain(format!("data loss {lost}{of}; {}", rpo.reason)),
     ]);
-    section("Objectives", vec![Block::Table(verdicts), Block::Table(spent(&report.time))])
+    section(OBJECTIVES, vec![Block::Table(verdicts), Block::Table(spent(&report.time))])
 }
 
 pub(super) fn rto_words(report: &RunReport, clock: &DayClock) -> String {

@@ -21,7 +21,7 @@ use tokio_postgres::types::ToSql;
 use tokio_postgres::{Config, NoTls, Row};
 use tokio_util::sync::CancellationToken;
 
-use super::account::Account;
+use super::account;
 use super::codes;
 
 /// How long a login may take.
@@ -71,7 +71,7 @@ impl Login {
         let password = postgres.password.as_ref().map(|reference| ctx.secret(reference)).transpose()?;
         let endpoint = endpoint(postgres);
         let as_uid = match &endpoint {
-            Endpoint::Socket { .. } => Account::of(postgres).ok().flatten().map(|account| account.uid),
+            Endpoint::Socket { .. } => account::owner(postgres).ok().flatten().map(|user| user.uid),
             Endpoint::Tcp { .. } => None,
         };
         Ok(Self {
