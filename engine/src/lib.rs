@@ -14,6 +14,7 @@ pub mod process;
 pub mod resource;
 pub mod run;
 pub mod secret;
+pub mod spec;
 pub mod step;
 pub mod value;
 pub mod yaml;
