@@ -17,6 +17,7 @@ pub mod resource;
 pub mod run;
 pub mod runs;
 pub mod secret;
+pub mod spec;
 pub mod step;
 pub mod value;
 pub mod yaml;

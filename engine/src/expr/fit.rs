@@ -8,7 +8,7 @@ use crate::value::{Field, Span, Type, parse_timestamp};
 pub fn fit(value: &Value, ty: &Type) -> Result<Value, ExprError> {
     let wrong = || ExprError::new(format!("{} is not a {ty}", brief(value)));
     match ty {
-        Type::Any | Type::Conditions(_) | Type::EnvMap => Ok(value.clone()),
+        Type::Any | Type::Conditions(_) | Type::EnvMap | Type::Secret => Ok(value.clone()),
         Type::String | Type::Path | Type::Sql | Type::Script => text(value).ok_or_else(wrong),
         Type::Resource { .. } => value.as_str().map(Value::from).ok_or_else(wrong),
         Type::Integer => value.as_i64().map(Value::from).ok_or_else(wrong),
