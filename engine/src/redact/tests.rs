@@ -216,8 +216,7 @@ proptest! {
         let mut text = String::new();
         let mut planted = Vec::new();
         for (which, how, filler) in &picks {
-            let value: &&str = which.get(&values);
-            let forms = encodings(value);
+            let forms = encodings(which.get::<&str>(&values));
             let form = how.get(&forms).clone();
             text.push_str(filler);
             text.push_str(&form);
