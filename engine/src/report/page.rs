@@ -209,7 +209,7 @@ impl Writer<'_> {
     fn table(&mut self, table: &Table) {
         let widths = column_widths(table);
         if table.columns.iter().any(|(title, _)| !title.is_empty()) {
-            let titles = table.columns.iter().map(|(title, _)| vec![Piece::dim(title)]).collect();
+            let titles: Vec<Cell> = table.columns.iter().map(|(title, _)| vec![Piece::dim(title)]).collect();
             self.row(table, &widths, &titles);
         }
         for row in &table.rows {
@@ -217,7 +217,7 @@ impl Writer<'_> {
         }
     }
 
-    fn row(&mut self, table: &Table, widths: &[usize], cells: &Vec<Cell>) {
+    fn row(&mut self, table: &Table, widths: &[usize], cells: &[Cell]) {
         self.out.push_str("  ");
         let mut used = 2;
         for (at, cell) in cells.iter().enumerate() {
