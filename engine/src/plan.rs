@@ -42,6 +42,9 @@ pub struct Plan {
     pub secrets: BTreeMap<String, SecretRef>,
     /// True if approvals of a drill are answered by nobody.
     pub auto_approvals: bool,
+    /// True if a drill leaves what it created.
+    #[serde(default)]
+    pub keep: bool,
     /// In the order of the file, `always` steps last.
     pub steps: Vec<PlannedStep>,
     pub groups: Vec<PlannedGroup>,

@@ -52,6 +52,7 @@ pub(crate) fn plan(mode: Mode) -> Plan {
         resources: ["db", "cache", "uploads"].map(|name| (name.to_owned(), resource())).into(),
         secrets: BTreeMap::new(),
         auto_approvals: false,
+        keep: false,
         steps: Vec::new(),
         groups: Vec::new(),
         sources: BTreeMap::new(),
