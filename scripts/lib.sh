@@ -17,6 +17,7 @@ fi
 
 say() { printf '   %s\n' "$*"; }
 good() { printf '   %s%s%s\n' "$GREEN" "$*" "$PLAIN"; }
+bad() { printf '   %s%s%s\n' "$RED" "$*" "$PLAIN"; }
 warn() { printf '   %s%s%s\n' "$RED" "$*" "$PLAIN" >&2; }
 
 # die MESSAGE [WHAT TO DO]
