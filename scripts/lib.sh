@@ -149,6 +149,9 @@ ensure_cargo() {
     install_rust
     find_cargo || die "The Rust toolchain that was installed is older than $RUST_NEEDED." "Try: rustup update stable"
   }
+  local target=${CARGO_TARGET_DIR:-target}
+  [ ! -e "$target" ] || [ -w "$target" ] ||
+    die "$PWD/$target belongs to somebody else, perhaps from a run with sudo." "sudo chown -R $(id -un) $PWD/$target"
   say "Rust: $(cargo --version)"
 }
 

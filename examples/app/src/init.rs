@@ -3,7 +3,7 @@
 use tokio_postgres::{Client, Transaction};
 
 use crate::error::{AnyError, database_message};
-use crate::uploads::{self, Uploads};
+use crate::uploads::Uploads;
 use crate::{database, password};
 
 const SCHEMA: &str = include_str!("schema.sql");
@@ -62,7 +62,6 @@ async fn seed(transaction: &Transaction<'_>, uploads: &Uploads, args: &Args) -> 
         let (title, reference) = (format!("Picture {number}"), format!("seed-{number}"));
         let picture = picture(number);
         let (path, sha256) = uploads.put(picture.as_bytes())?;
-        debug_assert_eq!(sha256, uploads::checksum(picture.as_bytes()));
         let bytes = i64::try_from(picture.len())?;
         transaction.execute(MEDIA, &[&title, &reference, &path, &sha256, &bytes]).await.map_err(told)?;
     }
