@@ -7,4 +7,5 @@
 
 pub(crate) mod link;
 pub(crate) mod postgres;
+pub(crate) mod redis;
 pub(crate) mod web;
