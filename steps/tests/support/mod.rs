@@ -4,6 +4,7 @@
 pub mod backup;
 pub mod link;
 pub mod postgres;
+pub mod redis;
 pub mod rig;
 pub mod runner;
 pub mod web;
