@@ -8,6 +8,13 @@ lifeboat_engine::define_codes! {
     LB1205 "configuration of `wal put` cannot be used";
     LB1206 "WAL helper cannot start";
     LB1207 "WAL file cannot be fetched";
+    LB1210 "role may not take base backups";
+    LB1211 "server not set up for base backups";
+    LB1212 "archiving is failing";
+    LB1213 "no room for a base backup";
+    LB1214 "pg_basebackup failed";
+    LB1215 "base backup is not whole";
+    LB1216 "WAL of a base backup not archived";
     LB1240 "cannot connect to Postgres";
     LB1241 "Postgres refused the login";
     LB1242 "remote Postgres without TLS";

@@ -1,6 +1,7 @@
 //! Postgres: physical backup, point-in-time recovery, verification.
 
 pub mod account;
+pub mod backup;
 pub mod codes;
 pub mod connect;
 pub mod controldata;
@@ -12,5 +13,5 @@ use lifeboat_engine::step::Registry;
 
 /// Adds the kinds of this family.
 pub fn register(registry: &mut Registry) {
-    let _ = registry;
+    registry.register(backup::BaseBackup);
 }
