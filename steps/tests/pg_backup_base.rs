@@ -36,7 +36,7 @@ fn stored_wal(archive: &Archive) -> PathBuf {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_backup_is_whole_described_and_made_once() {
-    let archive = Archive::new();
+    let archive = Archive::make();
     let cluster = archive.cluster(Options::default());
     cluster.sql("create table t as select generate_series(1, 5000) as n");
     let rig = rig(&archive, &cluster);
@@ -67,7 +67,7 @@ async fn a_backup_is_whole_described_and_made_once() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn other_forms_work_too() {
-    let archive = Archive::new();
+    let archive = Archive::make();
     let cluster = archive.cluster(Options::default());
     for (label, compression, object) in [("a", "gzip", "base.tar.gz"), ("b", "none", "base.tar")] {
         let rig = rig(&archive, &cluster);
@@ -81,7 +81,7 @@ async fn other_forms_work_too() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_password_reaches_the_program_by_file() {
-    let archive = Archive::new();
+    let archive = Archive::make();
     let cluster = archive.cluster(Options { password: Some("it's: \\ secret".into()), ..Options::default() });
     let reference = lifeboat_engine::secret::SecretRef::Env("DB".into());
     let mut postgres = cluster.resource();
@@ -100,7 +100,7 @@ async fn a_password_reaches_the_program_by_file() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn servers_that_could_not_be_restored_are_refused() {
-    let archive = Archive::new();
+    let archive = Archive::make();
     let cluster = Cluster::start(&Options::default());
     let error = back_up(&rig(&archive, &cluster), json!({})).await.expect_err("does not archive");
     assert_eq!(error.code, codes::LB1211);
@@ -119,7 +119,7 @@ async fn servers_that_could_not_be_restored_are_refused() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn archiving_that_fails_or_goes_elsewhere_is_found() {
-    let archive = Archive::new();
+    let archive = Archive::make();
     let cluster = Cluster::start(&Options { archive_command: Some("false".into()), ..Options::default() });
     cluster.sql("select pg_switch_wal()");
     support::postgres::wait_until("archiving fails", || {
@@ -143,7 +143,7 @@ async fn archiving_that_fails_or_goes_elsewhere_is_found() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn what_an_interrupted_attempt_left_is_replaced() {
-    let archive = Archive::new();
+    let archive = Archive::make();
     let cluster = archive.cluster(Options::default());
     let rig = rig(&archive, &cluster);
     rig.reported()
@@ -168,7 +168,7 @@ async fn what_an_interrupted_attempt_left_is_replaced() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn an_interrupted_backup_publishes_nothing() {
-    let archive = Archive::new();
+    let archive = Archive::make();
     let cluster = archive.cluster(Options::default());
     // Holds the backup up in its checkpoint, which a spread one writes slowly.
     cluster.sql("create table t as select repeat('x', 500) as x from generate_series(1, 20000)");
@@ -189,7 +189,7 @@ async fn an_interrupted_backup_publishes_nothing() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_second_history_is_refused_by_the_archive() {
-    let archive = Archive::new();
+    let archive = Archive::make();
     let cluster = archive.cluster(Options::default());
     cluster.archive_wal();
     let stored = stored_wal(&archive);

@@ -15,6 +15,12 @@ lifeboat_engine::define_codes! {
     LB1214 "pg_basebackup failed";
     LB1215 "base backup is not whole";
     LB1216 "WAL of a base backup not archived";
+    LB1220 "no base backup in the store";
+    LB1221 "no base backup before the target";
+    LB1222 "WAL is missing from the archive";
+    LB1223 "several clusters in one store";
+    LB1224 "no base backup on that timeline";
+    LB1225 "no usable base backup";
     LB1240 "cannot connect to Postgres";
     LB1241 "Postgres refused the login";
     LB1242 "remote Postgres without TLS";

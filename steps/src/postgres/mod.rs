@@ -14,4 +14,5 @@ use lifeboat_engine::step::Registry;
 /// Adds the kinds of this family.
 pub fn register(registry: &mut Registry) {
     registry.register(backup::BaseBackup);
+    registry.register(backup::SelectBackup);
 }

@@ -35,7 +35,7 @@ pub struct Archive {
 }
 
 impl Archive {
-    pub fn new() -> Self {
+    pub fn make() -> Self {
         let place = Place::make();
         let root = place.subdir("store");
         place.subdir("store/wal");

@@ -2,8 +2,11 @@
 
 mod base;
 mod checks;
+mod choice;
 mod manifest;
 mod program;
+mod select;
 mod verify;
 
 pub use base::{BackupDetails, BaseBackup, Tablespace};
+pub use select::SelectBackup;
