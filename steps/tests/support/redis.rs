@@ -7,6 +7,7 @@ use std::time::{Duration, Instant};
 use redis::Commands;
 
 /// A server that lives as long as this value, with its files in a directory of its own.
+#[derive(Debug)]
 pub struct Redis {
     pub port: u16,
     pub dir: PathBuf,

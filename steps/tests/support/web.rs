@@ -43,6 +43,7 @@ impl Reply {
 }
 
 /// A server on loopback that lives as long as this value.
+#[derive(Debug)]
 pub struct Web {
     address: SocketAddr,
     requests: Arc<Mutex<Vec<Request>>>,
