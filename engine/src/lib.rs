@@ -13,10 +13,20 @@ pub mod model;
 pub mod plan;
 pub mod process;
 pub mod project;
+pub mod redact;
+pub mod report;
 pub mod resource;
 pub mod run;
+pub mod runs;
 pub mod secret;
 pub mod spec;
 pub mod step;
 pub mod value;
 pub mod yaml;
+
+/// Returns the error codes of the engine, for `lifeboat explain`.
+pub fn codes() -> impl Iterator<Item = &'static code::Code> {
+    [diagnostic::codes::ALL, code::ALL, journal::codes::ALL, runs::codes::ALL, secret::codes::ALL]
+        .into_iter()
+        .flatten()
+}

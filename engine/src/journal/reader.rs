@@ -1,6 +1,7 @@
 use std::path::{Path, PathBuf};
 
 use rusqlite::Connection;
+use uuid::Uuid;
 
 use super::FILE;
 use super::chain::{Hash, Head};
@@ -25,6 +26,11 @@ pub fn read(dir: &Path) -> Result<(Header, Vec<Event>), Error> {
     let events = reader.events()?;
     Ok((reader.header, events))
 }
+
+const ALL: &str = "SELECT seq, at_ms, class, kind, body, hash FROM events WHERE seq > ?1 ORDER BY seq";
+
+const ESSENTIAL: &str = "SELECT seq, at_ms, class, kind, body, hash FROM events \
+                         WHERE seq > ?1 AND class = 'essential' ORDER BY seq";
 
 /// One row of `events`.
 struct Row {
@@ -81,13 +87,20 @@ impl Reader {
     /// Returns the essential events in order: all that recovery reads.
     pub fn essential(&self) -> Result<Vec<Event>, Error> {
         let mut events = Vec::new();
-        self.each(0, |row| {
-            if row.class == "essential" {
-                events.extend(self.decode(&row)?.map(|kind| Event { seq: row.seq, at_ms: row.at_ms, kind }));
-            }
+        self.select(ESSENTIAL, 0, |row| {
+            events.extend(self.decode(&row)?.map(|kind| Event { seq: row.seq, at_ms: row.at_ms, kind }));
             Ok(true)
         })?;
         Ok(events)
+    }
+
+    /// Returns whether what follows from a request is in the journal already.
+    pub fn knows(&self, request: Uuid) -> Result<bool, Error> {
+        self.conn
+            .query_row("SELECT EXISTS (SELECT 1 FROM requests WHERE id = ?1)", [request.to_string()], |row| {
+                row.get(0)
+            })
+            .map_err(|error| Error::sqlite(&self.path, "read", error))
     }
 
     /// Returns whether the run has ended.
@@ -155,14 +168,18 @@ impl Reader {
     }
 
     /// Calls `visit` with each row after `seq` until it returns false.
-    fn each(&self, seq: Seq, mut visit: impl FnMut(Row) -> Result<bool, Error>) -> Result<(), Error> {
+    fn each(&self, seq: Seq, visit: impl FnMut(Row) -> Result<bool, Error>) -> Result<(), Error> {
+        self.select(ALL, seq, visit)
+    }
+
+    fn select(
+        &self,
+        sql: &str,
+        seq: Seq,
+        mut visit: impl FnMut(Row) -> Result<bool, Error>,
+    ) -> Result<(), Error> {
         let failed = |error| Error::sqlite(&self.path, "read", error);
-        let mut statement = self
-            .conn
-            .prepare_cached(
-                "SELECT seq, at_ms, class, kind, body, hash FROM events WHERE seq > ?1 ORDER BY seq",
-            )
-            .map_err(failed)?;
+        let mut statement = self.conn.prepare_cached(sql).map_err(failed)?;
         let after = i64::try_from(seq).unwrap_or(i64::MAX);
         let mut rows = statement.query([after]).map_err(failed)?;
         while let Some(row) = rows.next().map_err(failed)? {

@@ -5,10 +5,10 @@ use std::collections::BTreeSet;
 use jiff::Timestamp;
 use serde_json::{Map, Value, json};
 
+use crate::expr;
 use crate::model::ids::RunId;
 use crate::model::outcome::{Mode, Outcome, RunOutcome};
 use crate::plan::Plan;
-use crate::resource::{Resource, System};
 
 use super::state::{Phase, RunState};
 
@@ -20,12 +20,10 @@ pub(super) struct Names {
 
 impl Names {
     pub(super) fn new(plan: &Plan, run: RunId, incident_at_ms: i64) -> Self {
-        let resources: Map<String, Value> =
-            plan.resources.iter().map(|(name, resource)| (name.clone(), attributes(resource))).collect();
         let mut fixed = Map::new();
         fixed.insert("inputs".into(), Value::Object(plan.inputs.clone()));
         fixed.insert("vars".into(), Value::Object(plan.vars.clone()));
-        fixed.insert("resources".into(), Value::Object(resources));
+        fixed.insert("resources".into(), expr::resource_names(&plan.resources));
         fixed.insert("incident".into(), json!({ "started_at": moment(incident_at_ms) }));
         fixed.insert("run".into(), run_facts(plan, run));
         Self { fixed }
@@ -65,20 +63,6 @@ fn run_facts(plan: &Plan, run: RunId) -> Value {
 /// Writes a moment as every template sees it: UTC, RFC 3339.
 fn moment(at_ms: i64) -> String {
     Timestamp::from_millisecond(at_ms).map(|at| at.to_string()).unwrap_or_default()
-}
-
-/// Returns what templates may know of a resource: nothing that gives access.
-fn attributes(resource: &Resource) -> Value {
-    let mut shown = serde_json::to_value(resource).unwrap_or_default();
-    if let Some(map) = shown.as_object_mut() {
-        for hidden in ["password", "webhook", "env", "access", "optional"] {
-            map.remove(hidden);
-        }
-        if let System::Store(_) = resource.system {
-            map.remove("endpoint");
-        }
-    }
-    shown
 }
 
 /// Says in one line how the run stands, for messages.

@@ -1,3 +1,16 @@
 //! Error codes of this family.
 
-lifeboat_engine::define_codes! {}
+lifeboat_engine::define_codes! {
+    LB1101 "address of a store not understood";
+    LB1102 "no S3 support in this build";
+    LB1103 "store cannot be read";
+    LB1104 "object missing from the store";
+    LB1105 "a different object of that name exists";
+    LB1106 "name not allowed in a store";
+    LB1107 "unfinished backup belongs to somebody else";
+    LB1108 "object does not match its checksum";
+    LB1109 "transfer interrupted";
+    LB1110 "marker of a backup is invalid";
+    LB1111 "store cannot be written";
+    LB1112 "label already taken";
+}

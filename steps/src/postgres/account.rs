@@ -1,0 +1,45 @@
+//! The system user that owns a server.
+
+use std::os::unix::fs::MetadataExt;
+
+use lifeboat_engine::resource::Postgres;
+use lifeboat_engine::step::StepError;
+
+use super::codes;
+use crate::process::OsUser;
+
+/// Returns the user that must own the server of a resource and its files, or `None` if that is whoever runs
+/// Lifeboat. As root it is `os_user`, or else the owner of the data directory; root itself is refused.
+pub fn owner(postgres: &Postgres) -> Result<Option<OsUser>, StepError> {
+    if !rustix::process::geteuid().is_root() {
+        return Ok(None);
+    }
+    let name = match &postgres.os_user {
+        Some(name) => name.clone(),
+        None => owner_of_data(postgres)?,
+    };
+    let user = OsUser::lookup(&name)?;
+    if user.uid != 0 {
+        return Ok(Some(user));
+    }
+    Err(StepError::permanent(codes::LB1248, "Postgres refuses to run as root")
+        .help("set `os_user: postgres` on the resource in the environment's file"))
+}
+
+fn owner_of_data(postgres: &Postgres) -> Result<String, StepError> {
+    let unknown = || {
+        StepError::permanent(
+            codes::LB1248,
+            "Lifeboat runs as root, and the Postgres resource does not say which system user owns the server",
+        )
+        .help("add `os_user: postgres` to the resource in the environment's file")
+    };
+    let dir = postgres.data_dir.as_ref().ok_or_else(unknown)?;
+    let uid = std::fs::metadata(dir).map_err(|_| unknown())?.uid();
+    let passwd = std::process::Command::new("getent").args(["passwd", "--", &uid.to_string()]).output();
+    let line = passwd.map(|output| String::from_utf8_lossy(&output.stdout).into_owned()).unwrap_or_default();
+    match line.split(':').next() {
+        Some(name) if !name.is_empty() => Ok(name.to_owned()),
+        _ => Err(unknown()),
+    }
+}

@@ -1,0 +1,211 @@
+//! A program while it runs, and its end. The only module that knows duct.
+
+use std::fs::File;
+use std::io;
+use std::os::unix::process::{CommandExt, ExitStatusExt};
+use std::process::ExitStatus;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use lifeboat_engine::model::evidence::Stream;
+use lifeboat_engine::step::{StepContext, StepError};
+use rustix::process::Signal;
+use tokio::task::JoinHandle;
+
+use super::command::{Command, Output};
+use super::output::{Kept, LineSink, Reader};
+use super::{OsUser, codes, identity, spawn};
+
+/// How long output may still come after the program has ended.
+const DRAIN: Duration = Duration::from_secs(2);
+/// How long processes that a program left behind have between TERM and KILL.
+const LEFT_BEHIND_GRACE: Duration = Duration::from_secs(1);
+/// How long the end of a killed group may take.
+const AFTER_KILL: Duration = Duration::from_secs(10);
+
+type Exit = JoinHandle<io::Result<ExitStatus>>;
+
+/// A started program with its group and the readers of its output.
+pub(super) struct Running {
+    name: String,
+    grace: Duration,
+    group: Group,
+    exit: Exit,
+    stdout: Option<Reader>,
+    stderr: Reader,
+}
+
+/// Kills what is left of a process group when it is dropped.
+struct Group {
+    leader: u32,
+}
+
+impl Drop for Group {
+    fn drop(&mut self) {
+        if identity::group_runs(self.leader) {
+            identity::signal_group(self.leader, Signal::KILL);
+        }
+    }
+}
+
+impl Running {
+    pub(super) fn start(command: Command, ctx: &StepContext) -> Result<Self, StepError> {
+        if ctx.cancel.is_cancelled() {
+            return Err(StepError::transient(codes::LB1004, format!("`{}` was not started", command.name)));
+        }
+        let user = command.os_user.as_deref().map(OsUser::to_switch_to).transpose()?.flatten();
+        let dir = command.working_dir(&ctx.info)?;
+        let variables = command.variables(&ctx.info, user.as_ref());
+        let lock = spawn::open_children_lock(&ctx.info.children_lock)?;
+        let Command { program, args, name, stdin, stdout_file, quiet, hook, grace, .. } = command;
+        let sink = LineSink { link: ctx.link(), hook, quiet };
+        let failed = |error: io::Error| cannot_start(&name, &error);
+
+        let (stdout, stdout_reader) = match stdout_file {
+            Some(file) => (file.into(), None),
+            None => reader(Stream::Stdout, sink.clone())
+                .map(|(pipe, reader)| (pipe, Some(reader)))
+                .map_err(failed)?,
+        };
+        let (stderr, stderr_reader) = reader(Stream::Stderr, sink).map_err(failed)?;
+        let expression = duct::cmd(program, args).full_env(variables).dir(dir).unchecked();
+        let expression = expression.stdout_file(stdout).stderr_file(stderr);
+        let expression = match stdin {
+            Some(bytes) => expression.stdin_bytes(bytes),
+            None => expression.stdin_null(),
+        };
+        let handle = start(&expression, user, lock).map_err(failed)?;
+        // Both the expression and the hook in it hold open files that only the child may hold.
+        drop(expression);
+        let leader = handle.pids().first().copied().unwrap_or_default();
+        let exit = tokio::task::spawn_blocking(move || handle.wait().map(|output| output.status));
+        let group = Group { leader };
+        Ok(Self { name, grace, group, exit, stdout: stdout_reader, stderr: stderr_reader })
+    }
+
+    /// Waits for the program's end, or ends it when the step must end.
+    pub(super) async fn wait(mut self, ctx: &StepContext) -> Result<Output, StepError> {
+        let status = tokio::select! {
+            biased;
+            status = &mut self.exit => status,
+            () = ctx.cancelled() => return Err(self.end().await),
+        };
+        let status = status
+            .map_err(io::Error::other)
+            .and_then(|status| status)
+            .map_err(|error| lost(&self.name).caused_by(&error))?;
+        let name = self.name.clone();
+        let drained = tokio::task::spawn_blocking(move || self.drain()).await;
+        let (stdout, stderr, warnings) = drained.map_err(|error| lost(&name).caused_by(&error))?;
+        match status.code() {
+            Some(exit_code) => Ok(Output { exit_code, stdout, stderr, warnings }),
+            None => Err(by_signal(&name, status, &stderr)),
+        }
+    }
+
+    /// TERM to the group, the grace, KILL to the group.
+    async fn end(mut self) -> StepError {
+        identity::signal_group(self.group.leader, Signal::TERM);
+        let gone = self.is_gone_within(self.grace).await;
+        if !gone {
+            identity::signal_group(self.group.leader, Signal::KILL);
+            self.is_gone_within(AFTER_KILL).await;
+        }
+        let how = if gone { "ended after TERM" } else { "was killed, for it did not end after TERM" };
+        StepError::uncertain(codes::LB1004, format!("`{}` {how}, because the step had to end", self.name))
+    }
+
+    async fn is_gone_within(&mut self, patience: Duration) -> bool {
+        const POLL: Duration = Duration::from_millis(20);
+        let deadline = Instant::now() + patience;
+        while !self.exit.is_finished() || identity::group_runs(self.group.leader) {
+            if Instant::now() >= deadline {
+                return false;
+            }
+            tokio::time::sleep(POLL).await;
+        }
+        true
+    }
+
+    /// Collects the last output, and ends what the program left behind.
+    fn drain(self) -> (Kept, Kept, Vec<String>) {
+        let deadline = Instant::now() + DRAIN;
+        let left = || deadline.saturating_duration_since(Instant::now());
+        let stdout = self.stdout.map(|reader| reader.wait(left()).ok_or(reader));
+        let stderr = self.stderr.wait(left()).ok_or(self.stderr);
+        let held_open = stderr.is_err() || stdout.as_ref().is_some_and(Result::is_err);
+        let left_behind = end_left_behind(self.group.leader);
+        let stdout = stdout.map(|ended| ended.unwrap_or_else(Reader::finish)).unwrap_or_default();
+        let stderr = stderr.unwrap_or_else(Reader::finish);
+        let warning = match (left_behind, held_open) {
+            (true, _) => Some(format!(
+                "`{}` left processes running in the background; they were ended with the step",
+                self.name
+            )),
+            (false, true) => Some(format!(
+                "a process that `{}` started outside its group still holds its output open; its further output is lost",
+                self.name
+            )),
+            (false, false) => None,
+        };
+        (stdout, stderr, warning.into_iter().collect())
+    }
+}
+
+fn reader(stream: Stream, sink: LineSink) -> io::Result<(std::os::fd::OwnedFd, Reader)> {
+    let (reading, writing) = os_pipe::pipe()?;
+    Ok((writing.into(), Reader::start(reading, stream, sink)))
+}
+
+fn start(expression: &duct::Expression, user: Option<OsUser>, lock: File) -> io::Result<Arc<duct::Handle>> {
+    let prepared = expression.before_spawn(move |command| {
+        command.process_group(0);
+        spawn::inherit(command, &lock);
+        if let Some(user) = &user {
+            spawn::run_as(command, user);
+        }
+        Ok(())
+    });
+    prepared.start().map(Arc::new)
+}
+
+/// Ends a group whose leader has ended; true if there was anything to end.
+fn end_left_behind(leader: u32) -> bool {
+    const POLL: Duration = Duration::from_millis(20);
+    if !identity::group_runs(leader) {
+        return false;
+    }
+    identity::signal_group(leader, Signal::TERM);
+    let deadline = Instant::now() + LEFT_BEHIND_GRACE;
+    while identity::group_runs(leader) {
+        if Instant::now() >= deadline {
+            identity::signal_group(leader, Signal::KILL);
+            break;
+        }
+        std::thread::sleep(POLL);
+    }
+    true
+}
+
+fn cannot_start(name: &str, error: &io::Error) -> StepError {
+    let help = match error.kind() {
+        io::ErrorKind::NotFound => "install the program, or name it by its whole path",
+        io::ErrorKind::PermissionDenied => "check that the file is executable, and for this user",
+        _ => "run the command by hand on this machine, as the same user",
+    };
+    StepError::permanent(codes::LB1002, format!("`{name}` cannot be started")).help(help).caused_by(error)
+}
+
+fn lost(name: &str) -> StepError {
+    StepError::uncertain(codes::LB1004, format!("`{name}` was started, but its end could not be observed"))
+}
+
+fn by_signal(name: &str, status: ExitStatus, stderr: &Kept) -> StepError {
+    let number = status.signal().unwrap_or_default();
+    let mut error = StepError::uncertain(codes::LB1003, format!("`{name}` was ended by signal {number}"));
+    if number == Signal::KILL.as_raw() {
+        error = error.help("if nobody killed it, the machine may be out of memory: look at `dmesg | tail`");
+    }
+    error.causes = stderr.last_lines(5);
+    error
+}

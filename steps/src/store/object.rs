@@ -1,0 +1,184 @@
+use std::fs::File;
+use std::io::{self, Read, Seek, Write};
+use std::os::fd::OwnedFd;
+use std::time::{Duration, SystemTime};
+
+use lifeboat_engine::step::StepError;
+use rustix::fs::{AtFlags, FlockOperation, OFlags};
+
+use super::key::{Key, TEMPORARY};
+use super::{beneath, codes, failure};
+
+/// An object open for reading, from its beginning.
+#[derive(Debug)]
+pub struct ObjectReader {
+    file: File,
+    size: u64,
+}
+
+impl ObjectReader {
+    pub(super) fn new(file: File) -> io::Result<Self> {
+        let size = file.metadata()?.len();
+        Ok(Self { file, size })
+    }
+
+    /// Returns the size in bytes when it was opened.
+    pub fn size(&self) -> u64 {
+        self.size
+    }
+}
+
+impl Read for ObjectReader {
+    fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
+        self.file.read(buffer)
+    }
+}
+
+/// What writing an object came to.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Put {
+    Written,
+    /// The same content was there already.
+    Identical,
+}
+
+/// An object being written. Dropped without [`NewObject::commit`] it leaves nothing behind.
+#[derive(Debug)]
+#[must_use = "an object that is not committed is thrown away"]
+pub struct NewObject {
+    dir: OwnedFd,
+    key: Key,
+    temporary: String,
+    file: Option<File>,
+}
+
+/// How long an unlocked temporary file is left alone: its writer may be about to lock it.
+const STALE_AFTER: Duration = Duration::from_mins(10);
+
+impl NewObject {
+    pub(super) fn create(dir: OwnedFd, key: Key) -> Result<Self, StepError> {
+        remove_stale(&dir, &key);
+        let temporary = format!("{}{}", temporary_prefix(&key), uuid::Uuid::now_v7().simple());
+        let flags = OFlags::CREATE | OFlags::EXCL | OFlags::RDWR | OFlags::NOFOLLOW | OFlags::CLOEXEC;
+        let file = rustix::fs::openat(&dir, &temporary, flags, beneath::FILE_MODE)
+            .map_err(|error| failure::write(format_args!("`{key}`"), &error.into()))?;
+        // Held until the file is closed; marks the file as one whose writer lives. Where locks do not work, the
+        // age alone protects it.
+        rustix::fs::flock(&file, FlockOperation::NonBlockingLockExclusive).ok();
+        Ok(Self { dir, key, temporary, file: Some(file.into()) })
+    }
+
+    /// Makes the object durable and visible under its name.
+    ///
+    /// When this returns, the object survives a power cut. If an object of that name appeared in the meantime, it
+    /// stays: with the same content this is success, with other content an error.
+    pub fn commit(mut self) -> Result<Put, StepError> {
+        let file = self.file.take().expect("only commit takes the file, and it takes the object");
+        let put =
+            self.publish(file).map_err(|error| failure::write(format_args!("`{}`", self.key), &error))?;
+        put.ok_or_else(|| {
+            StepError::permanent(
+                codes::LB1105,
+                format!(
+                    "`{}` is in the store already, with different content; it was left as it is",
+                    self.key
+                ),
+            )
+            .help("find out who wrote it before anything is removed; `lifeboat explain LB1105` says how")
+        })
+    }
+
+    /// Returns `None` if a different object has the name.
+    fn publish(&self, mut file: File) -> io::Result<Option<Put>> {
+        file.sync_all()?;
+        let put = match beneath::rename_new((&self.dir, &self.temporary), (&self.dir, self.key.name())) {
+            Ok(()) => Put::Written,
+            Err(error) if error.kind() == io::ErrorKind::AlreadyExists => {
+                let mut existing = beneath::open_file(&self.dir, self.key.name())?;
+                file.rewind()?;
+                if !is_same(&mut file, &mut existing)? {
+                    return Ok(None);
+                }
+                // Its writer may have died before it was durable.
+                existing.sync_all()?;
+                Put::Identical
+            }
+            Err(error) => return Err(error),
+        };
+        rustix::fs::fsync(&self.dir)?;
+        Ok(Some(put))
+    }
+}
+
+impl Write for NewObject {
+    fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
+        match &mut self.file {
+            Some(file) => file.write(bytes),
+            None => Err(io::Error::other("the object is closed")),
+        }
+    }
+
+    fn flush(&mut self) -> io::Result<()> {
+        Ok(())
+    }
+}
+
+impl Drop for NewObject {
+    fn drop(&mut self) {
+        // After a commit the name is gone, unless the object was there already.
+        rustix::fs::unlinkat(&self.dir, &self.temporary, AtFlags::empty()).ok();
+    }
+}
+
+fn temporary_prefix(key: &Key) -> String {
+    // Short enough that a long name still leaves room for the random part.
+    let name: String = key.name().chars().take(40).collect();
+    format!("{TEMPORARY}tmp-{name}-")
+}
+
+/// Removes what writers of the same object that died have left behind. Best effort.
+fn remove_stale(dir: &OwnedFd, key: &Key) {
+    let prefix = temporary_prefix(key);
+    let Ok(names) = names(dir) else { return };
+    for name in names.iter().filter(|name| name.starts_with(&prefix)) {
+        let Ok(file) = beneath::open_file(dir, name) else { continue };
+        let old = file
+            .metadata()
+            .and_then(|metadata| metadata.modified())
+            .is_ok_and(|at| SystemTime::now().duration_since(at).is_ok_and(|age| age > STALE_AFTER));
+        if old && rustix::fs::flock(&file, FlockOperation::NonBlockingLockExclusive).is_ok() {
+            rustix::fs::unlinkat(dir, name, AtFlags::empty()).ok();
+        }
+    }
+}
+
+/// Returns the names in a directory, without looking at each: an archive holds very many.
+fn names(dir: &OwnedFd) -> io::Result<Vec<String>> {
+    let mut names = Vec::new();
+    for entry in rustix::fs::Dir::read_from(dir)? {
+        if let Ok(name) = entry?.file_name().to_str()
+            && name.starts_with(TEMPORARY)
+        {
+            names.push(name.to_owned());
+        }
+    }
+    Ok(names)
+}
+
+/// Compares two streams byte by byte.
+fn is_same(a: &mut impl Read, b: &mut impl Read) -> io::Result<bool> {
+    const CHUNK: u64 = 64 * 1024;
+    let (mut left, mut right) = (Vec::new(), Vec::new());
+    loop {
+        left.clear();
+        right.clear();
+        a.by_ref().take(CHUNK).read_to_end(&mut left)?;
+        b.by_ref().take(CHUNK).read_to_end(&mut right)?;
+        if left != right {
+            return Ok(false);
+        }
+        if left.is_empty() {
+            return Ok(true);
+        }
+    }
+}
