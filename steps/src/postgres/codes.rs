@@ -30,4 +30,15 @@ lifeboat_engine::define_codes! {
     LB1246 "Postgres programs of another version";
     LB1247 "control file cannot be read";
     LB1248 "system user of the server not known";
+    LB1249 "Postgres resource without a data directory";
+    LB1250 "server runs on the data directory";
+    LB1251 "port or socket already in use";
+    LB1252 "data directory not empty";
+    LB1253 "data directory cannot be used";
+    LB1254 "not enough space";
+    LB1255 "base backup damaged";
+    LB1256 "base backup with an entry that is refused";
+    LB1257 "base backup with tablespaces";
+    LB1258 "restored files differ from the manifest";
+    LB1259 "restored files cannot be written";
 }

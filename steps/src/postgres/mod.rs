@@ -6,6 +6,9 @@ pub mod codes;
 pub mod connect;
 pub mod controldata;
 pub mod details;
+pub mod local;
+pub mod pidfile;
+mod restore_base;
 pub mod tools;
 pub mod wal;
 
@@ -15,4 +18,5 @@ use lifeboat_engine::step::Registry;
 pub fn register(registry: &mut Registry) {
     registry.register(backup::BaseBackup);
     registry.register(backup::SelectBackup);
+    registry.register(restore_base::RestoreBase);
 }

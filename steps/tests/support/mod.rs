@@ -2,6 +2,7 @@
 //! use is no dead code.
 
 pub mod archive;
+pub mod backup;
 pub mod link;
 pub mod postgres;
 pub mod rig;

@@ -258,7 +258,8 @@ pub fn wait_until(what: &str, mut done: impl FnMut() -> bool) {
     }
 }
 
-fn succeed(command: &mut Command) -> Output {
+/// Runs a command that must succeed.
+pub fn succeed(command: &mut Command) -> Output {
     // pg_ctl hands its descriptors on to the server, and a pipe would never see its end.
     let out = tempfile::tempfile().expect("a temporary file");
     let err = tempfile::tempfile().expect("a temporary file");
