@@ -22,12 +22,12 @@ use lifeboat_engine::step::Registry;
 
 /// Adds the kinds of this family.
 pub fn register(registry: &mut Registry) {
+    registry.register(backup::BaseBackup);
+    registry.register(backup::SelectBackup);
     registry.register(lifecycle::Start);
     registry.register(lifecycle::Stop);
     registry.register(lifecycle::WaitReady);
     registry.register(promote::Promote);
     registry.register(recover::Recover);
     registry.register(restore_base::RestoreBase);
-    registry.register(backup::BaseBackup);
-    registry.register(backup::SelectBackup);
 }
