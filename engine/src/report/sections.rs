@@ -6,7 +6,7 @@ use super::model::{
     State, StepReport, StoreLoss, TimeSpent, TroubleKind, Verdict,
 };
 use super::page::{Block, Cell, Page, Piece, Section, Table, Tone, clean};
-use super::standing::verdict_words;
+use super::standing::{self, verdict_words};
 use crate::model::event::{Decision, Person};
 use crate::model::evidence::Confidence;
 use crate::model::outcome::{Mode, Outcome};
@@ -188,6 +188,7 @@ pub(super) fn parts(time: &TimeSpent) -> Vec<(&'static str, i64)> {
         ("paused", time.paused_ms),
         ("engine down", time.engine_down_ms),
         ("between steps", time.between_steps_ms),
+        ("cleaning up", time.cleaning_up_ms),
     ];
     all.into_iter().filter(|(_, spent)| *spent > 0).collect()
 }
@@ -329,7 +330,7 @@ fn step_words(step: &StepReport) -> Cell {
 fn step_piece(step: &StepReport) -> Piece {
     match &step.outcome {
         Some(Outcome::Succeeded) => Piece::new("ok", Tone::Good),
-        Some(Outcome::Skipped { reason }) => Piece::dim(format!("skipped: {reason}")),
+        Some(Outcome::Skipped { reason }) => Piece::dim(standing::skipped(reason)),
         Some(Outcome::Failed { failure }) => Piece::new(format!("failed: {}", failure.code), Tone::Bad),
         Some(Outcome::MarkedDone { by, reason }) => {
             Piece::new(format!("marked as done by {by}: {reason}"), Tone::Caution)
