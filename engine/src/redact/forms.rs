@@ -18,8 +18,8 @@ pub(super) fn of(secret: &str) -> BTreeSet<Vec<u8>> {
         forms.insert(piece.as_bytes().to_vec());
         // A blank in the query of a URL.
         forms.insert(piece.replace(' ', "+").into_bytes());
-        for whole in [STANDARD.encode(piece), URL_SAFE.encode(piece)] {
-            forms.insert(whole.into_bytes());
+        for engine in [STANDARD, STANDARD_NO_PAD, URL_SAFE, URL_SAFE_NO_PAD] {
+            forms.insert(engine.encode(piece).into_bytes());
         }
         for offset in 0..3 {
             forms.extend(inner_base64(piece.as_bytes(), offset));

@@ -116,10 +116,8 @@ impl Redactor {
     /// Returns where secrets stand, merged and in order.
     pub(super) fn find(&self, text: &[u8]) -> Vec<Range<usize>> {
         let Some(search) = &self.search else { return Vec::new() };
-        let mut found = Vec::new();
-        views::each(text, &mut |view, origin| {
-            found.extend(search.find_overlapping_iter(view).map(|hit| origin(hit.range())));
-        });
+        let found =
+            views::search(text, |view| search.find_overlapping_iter(view).map(|hit| hit.range()).collect());
         merge(found)
     }
 

@@ -19,9 +19,11 @@ impl StreamRedactor {
     /// Takes the next piece and returns what can be passed on. An unfinished line is kept until it is finished, or
     /// is so long that its beginning cannot be part of a secret that is still coming.
     pub fn push(&mut self, piece: &[u8]) -> Vec<u8> {
+        let before = self.pending.len();
         self.pending.extend_from_slice(piece);
-        let end = match self.pending.iter().rposition(|byte| *byte == b'\n') {
-            Some(last) => last + 1,
+        // What was pending before has no line break.
+        let end = match piece.iter().rposition(|byte| *byte == b'\n') {
+            Some(last) => before + last + 1,
             None => self.safe_end(),
         };
         let ready: Vec<u8> = self.pending.drain(..end).collect();

@@ -216,7 +216,7 @@ proptest! {
         let mut text = String::new();
         let mut planted = Vec::new();
         for (which, how, filler) in &picks {
-            let forms = encodings(which.get(&values));
+            let forms = encodings(which.get::<&str>(&values));
             let form = how.get(&forms).clone();
             text.push_str(filler);
             text.push_str(&form);

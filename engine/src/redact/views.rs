@@ -15,34 +15,22 @@ struct View {
     origin: Vec<Range<usize>>,
 }
 
-/// Calls `search` with the text and with each way to read its escapes; what it finds there is given as ranges of the
-/// original.
-pub(super) fn each(text: &[u8], search: &mut dyn FnMut(&[u8], &dyn Fn(Range<usize>) -> Range<usize>)) {
-    search(text, &|range| range);
-    let decoders: [(u8, Decoder); 2] = [(b'%', percent), (b'\\', backslash)];
-    let mut layer: Vec<View> = decoders
-        .iter()
-        .filter(|(trigger, _)| text.contains(trigger))
-        .map(|(_, decode)| View::of(text, |at| at, *decode))
-        .collect();
-    for depth in 1..=LAYERS {
-        for view in &layer {
-            search(&view.bytes, &|range| view.origin[range.start].start..view.origin[range.end - 1].end);
-        }
-        if depth == LAYERS {
-            break;
-        }
-        layer = layer
-            .iter()
-            .flat_map(|view| {
-                decoders
-                    .iter()
-                    .filter(|(trigger, _)| view.bytes.contains(trigger))
-                    .map(|(_, decode)| view.decoded(*decode))
-                    .collect::<Vec<_>>()
-            })
-            .collect();
+/// Searches a text and each way to read its escapes; returns what was found as ranges of the text itself.
+pub(super) fn search(text: &[u8], find: impl Fn(&[u8]) -> Vec<Range<usize>>) -> Vec<Range<usize>> {
+    let mut found = find(text);
+    let mut layer: Vec<View> = decoders(text).map(|decode| View::of(text, |range| range, decode)).collect();
+    for _ in 1..LAYERS {
+        found.extend(layer.iter().flat_map(|view| view.search(&find)));
+        layer = layer.iter().flat_map(View::decoded).collect();
     }
+    found.extend(layer.iter().flat_map(|view| view.search(&find)));
+    found
+}
+
+/// Returns the ways to read a text in which it is more than it seems.
+fn decoders(text: &[u8]) -> impl Iterator<Item = Decoder> {
+    let known: [(u8, Decoder); 2] = [(b'%', percent), (b'\\', backslash)];
+    known.into_iter().filter(|(escape, _)| text.contains(escape)).map(|(_, decode)| decode)
 }
 
 /// Reads one escape at the beginning of some bytes: returns what it stands for and how long it is.
@@ -62,8 +50,19 @@ impl View {
         view
     }
 
-    fn decoded(&self, decode: Decoder) -> Self {
-        Self::of(&self.bytes, |range| self.origin[range.start].start..self.origin[range.end - 1].end, decode)
+    fn decoded(&self) -> Vec<Self> {
+        decoders(&self.bytes)
+            .map(|decode| Self::of(&self.bytes, |range| self.original(&range), decode))
+            .collect()
+    }
+
+    fn search(&self, find: &impl Fn(&[u8]) -> Vec<Range<usize>>) -> Vec<Range<usize>> {
+        find(&self.bytes).iter().map(|range| self.original(range)).collect()
+    }
+
+    /// Where in the original a part of the view, which is not empty, comes from.
+    fn original(&self, range: &Range<usize>) -> Range<usize> {
+        self.origin[range.start].start..self.origin[range.end - 1].end
     }
 }
 
