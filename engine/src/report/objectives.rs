@@ -163,6 +163,7 @@ pub(super) fn time_spent(view: &View<'_>) -> TimeSpent {
             Activity::Paused => &mut spent.paused_ms,
             Activity::EngineDown => &mut spent.engine_down_ms,
             Activity::BetweenSteps => &mut spent.between_steps_ms,
+            Activity::CleaningUp => &mut spent.cleaning_up_ms,
         } += length;
     }
     spent

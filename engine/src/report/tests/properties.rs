@@ -21,6 +21,7 @@ fn check(journal: &Journal, events: &[Event], now: i64, owner: Owner) {
         time.paused_ms,
         time.engine_down_ms,
         time.between_steps_ms,
+        time.cleaning_up_ms,
     ];
     assert!(parts.iter().all(|part| *part >= 0), "{time:?}");
     assert_eq!(parts.iter().sum::<i64>(), time.total_ms);
