@@ -64,4 +64,5 @@ define_codes! {
     LB0350 "defect in a step";
     LB0351 "the journal takes nothing more";
     LB0352 "the state directory cannot be written";
+    LB0353 "a result made of secrets";
 }

@@ -150,7 +150,12 @@ pub(super) fn not_checked(view: &View<'_>, rpo: &Rpo, checks: &[CheckReport]) ->
         all.push(NotChecked {
             step: None,
             what: "that the restored systems work".to_owned(),
-            why: "no step of this run made a check".to_owned(),
+            why: if view.is_ended() {
+                "no step of this run made a check"
+            } else {
+                "no step has made a check so far"
+            }
+            .to_owned(),
         });
     }
     for step in &view.plan.steps {

@@ -10,8 +10,9 @@ use super::model::{AttemptEnd, AttemptReport, Doing, RunReport, Segment, StepRep
 use super::page::Piece;
 use crate::model::ids::StepId;
 
-const LABELS: f64 = 190.0;
-const PLOT: f64 = 690.0;
+const LABEL_CHAR: f64 = 7.4;
+const MAX_LABELS: f64 = 200.0;
+const WIDTH: f64 = 880.0;
 const RIGHT: f64 = 80.0;
 const ROW: f64 = 24.0;
 const LEVEL: f64 = 18.0;
@@ -30,7 +31,6 @@ pub(super) struct Chart {
     top: Num,
     bottom: Num,
     left: Num,
-    plot: Num,
     desc: String,
     rows: Vec<Row>,
     ticks: Vec<Tick>,
@@ -88,6 +88,7 @@ struct Mark {
 
 /// Places moments on the axis.
 struct Axis {
+    left: f64,
     incident: i64,
     from: i64,
     to: i64,
@@ -96,7 +97,7 @@ struct Axis {
 impl Axis {
     fn x(&self, at: i64) -> f64 {
         let share = (at - self.from) as f64 / (self.to - self.from).max(1) as f64;
-        LABELS + share.clamp(0.0, 1.0) * PLOT
+        self.left + share.clamp(0.0, 1.0) * (WIDTH - self.left)
     }
 
     fn bar(&self, from: i64, to: i64, class: &'static str, title: String) -> Bar {
@@ -115,12 +116,11 @@ pub(super) fn chart(report: &RunReport) -> Option<Chart> {
     let rows = rows(report, &axis, top, &mut notes);
     let bottom = top + ROW * rows.len() as f64;
     Some(Chart {
-        width: num(LABELS + PLOT + RIGHT),
+        width: num(WIDTH + RIGHT),
         height: num(bottom + 8.0),
         top: num(top),
         bottom: num(bottom),
-        left: num(LABELS),
-        plot: num(PLOT),
+        left: num(axis.left),
         desc: describe(report),
         legend: legend(&rows),
         bands: bands(report, &axis),
@@ -152,7 +152,15 @@ fn axis(report: &RunReport, first: i64, notes: &mut Vec<String>) -> Axis {
             notes.push(format!("The RTO of {} lies beyond the right edge.", duration(limit)));
         }
     }
-    Axis { incident, from, to }
+    Axis { left: labels_width(report), incident, from, to }
+}
+
+/// Returns the room that the labels need.
+fn labels_width(report: &RunReport) -> f64 {
+    let steps = report.steps.iter().filter(|step| step.started_at.is_some()).map(|step| step.id.as_str());
+    let groups = report.groups.iter().map(|group| group.id.as_str());
+    let longest = steps.chain(groups).map(|id| id.chars().count()).max().unwrap_or(0);
+    (longest as f64 * LABEL_CHAR + 26.0).min(MAX_LABELS)
 }
 
 /// Places the lines over the chart, and says how many rows of labels they take.
@@ -178,7 +186,7 @@ fn marks(report: &RunReport, axis: &Axis) -> (Vec<Mark>, usize) {
         let label = Piece::plain(label).text;
         let x = axis.x(at);
         let width = label.chars().count() as f64 * CHAR + 8.0;
-        let right = x + width <= LABELS + PLOT + RIGHT;
+        let right = x + width <= WIDTH + RIGHT;
         let start = if right { x } else { x - width };
         let level = ends.iter().position(|end| *end <= start).unwrap_or(ends.len());
         if level == ends.len() {

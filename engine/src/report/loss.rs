@@ -11,7 +11,6 @@ use crate::model::event::AttemptResult;
 use crate::model::evidence::{Confidence, RecoveryPoint};
 use crate::model::ids::StepId;
 use crate::model::outcome::Outcome;
-use crate::plan::PlannedStep;
 use crate::value::parse_timestamp;
 
 /// The input that names the moment to restore to.
@@ -90,7 +89,7 @@ fn unmeasured(view: &View<'_>, points: &BTreeMap<&str, (&StepId, &RecoveryPoint)
         found.push(Unmeasured {
             step: step.id.clone(),
             resources: step.writes.clone(),
-            why: why(view, step, state),
+            why: why(view, state),
         });
     }
     found
@@ -102,18 +101,18 @@ fn reported(state: &StepFold<'_>) -> bool {
     })
 }
 
-fn why(view: &View<'_>, step: &PlannedStep, state: Option<&StepFold<'_>>) -> String {
+fn why(view: &View<'_>, state: Option<&StepFold<'_>>) -> String {
     match state.and_then(|state| state.outcome).map(|(_, outcome)| outcome) {
         Some(Outcome::Succeeded) => "it reported no recovery point".to_owned(),
         Some(Outcome::Skipped { reason }) => format!("it was skipped: {reason}"),
-        Some(Outcome::Failed { failure }) => format!("it failed: {}", failure.message),
+        Some(Outcome::Failed { failure }) => format!("it failed ({})", failure.code),
         Some(Outcome::MarkedDone { by, reason }) => {
             format!("{by} marked it as done ({reason}), and a person's word measures nothing")
         }
         Some(Outcome::NotRun { reason }) => format!("it was not run: {reason}"),
         None if view.is_ended() => "it was not run".to_owned(),
         None if state.and_then(StepFold::started).is_some() => "it has not finished".to_owned(),
-        None => format!("it has not run yet: `{}`", step.uses),
+        None => "it has not run yet".to_owned(),
     }
 }
 

@@ -8,6 +8,9 @@ use super::sections;
 pub fn markdown(report: &RunReport) -> String {
     let page = sections::page(report);
     let mut out = format!("# {}\n\n{}\n", escape(&page.headline.text), escape(&page.subtitle));
+    if let Some(why) = &page.why {
+        out.push_str(&format!("\n{}\n", piece(why)));
+    }
     if let Some(next) = &page.next {
         out.push_str(&format!("\nType next: {}\n", code(next)));
     }

@@ -393,7 +393,7 @@ pub struct GroupReport {
 /// The chain of steps that decided how long it took.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct CriticalPath {
-    /// From the first step to the one that marked recovery, or to the last that ended.
+    /// From the first step to the one that marked recovery, or that stopped the run, or that ended last.
     pub actual: Vec<PathStep>,
     /// By budgets; absent if there are none.
     pub planned: Option<PlannedPath>,

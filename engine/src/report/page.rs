@@ -25,18 +25,9 @@ pub struct Piece {
 }
 
 impl Piece {
-    /// Makes a piece of one line. Control characters, which could take a terminal over, become blanks.
+    /// Makes a piece of one line, cleaned.
     pub fn new(text: impl AsRef<str>, tone: Tone) -> Self {
-        let mut clean = String::with_capacity(text.as_ref().len());
-        for char in text.as_ref().chars() {
-            let blank = char.is_control() || is_invisible(char);
-            match (blank, clean.ends_with(' ')) {
-                (true, true) => {}
-                (true, false) => clean.push(' '),
-                _ => clean.push(char),
-            }
-        }
-        Self { text: clean, tone }
+        Self { text: clean(text.as_ref()), tone }
     }
 
     pub fn plain(text: impl AsRef<str>) -> Self {
@@ -50,6 +41,20 @@ impl Piece {
     pub fn code(text: impl AsRef<str>) -> Self {
         Self::new(text, Tone::Code)
     }
+}
+
+/// Turns control characters, which could take a terminal over, into blanks.
+pub fn clean(text: &str) -> String {
+    let mut out = String::with_capacity(text.len());
+    for char in text.chars() {
+        let blank = char.is_control() || is_invisible(char);
+        match (blank, out.ends_with(' ')) {
+            (true, true) => {}
+            (true, false) => out.push(' '),
+            _ => out.push(char),
+        }
+    }
+    out
 }
 
 /// Characters that reorder text or hide in it.
@@ -114,6 +119,8 @@ pub struct Page {
     pub headline: Piece,
     /// What it is about, with the date that the times below belong to.
     pub subtitle: String,
+    /// Why, if it is not as it should be.
+    pub why: Option<Piece>,
     pub next: Option<String>,
     pub sections: Vec<Section>,
     /// True if the command stands at the end, where a terminal leaves the eye.
@@ -132,6 +139,9 @@ impl Page {
     pub fn render(&self, width: usize, paint: &dyn Fn(Tone, &str) -> String) -> String {
         let mut writer = Writer { width: width.max(MIN_WIDTH), paint, out: String::new() };
         writer.wrapped(0, std::slice::from_ref(&self.headline));
+        if let Some(why) = &self.why {
+            writer.wrapped(0, std::slice::from_ref(why));
+        }
         if !self.next_last {
             writer.next(self.next.as_deref());
         }
@@ -199,7 +209,7 @@ impl Writer<'_> {
     fn table(&mut self, table: &Table) {
         let widths = column_widths(table);
         if table.columns.iter().any(|(title, _)| !title.is_empty()) {
-            let titles = table.columns.iter().map(|(title, _)| vec![Piece::dim(title)]).collect();
+            let titles: Vec<Cell> = table.columns.iter().map(|(title, _)| vec![Piece::dim(title)]).collect();
             self.row(table, &widths, &titles);
         }
         for row in &table.rows {
@@ -207,7 +217,7 @@ impl Writer<'_> {
         }
     }
 
-    fn row(&mut self, table: &Table, widths: &[usize], cells: &Vec<Cell>) {
+    fn row(&mut self, table: &Table, widths: &[usize], cells: &[Cell]) {
         self.out.push_str("  ");
         let mut used = 2;
         for (at, cell) in cells.iter().enumerate() {
@@ -320,6 +330,7 @@ mod tests {
         let page = Page {
             headline: Piece::plain("H"),
             subtitle: "s".into(),
+            why: None,
             next: None,
             sections: vec![section],
             next_last: false,

@@ -8,14 +8,14 @@ use super::human::Moment;
 use super::model::{CriticalPath, Forecast, PathStep, PlannedItem, PlannedPath};
 use super::source::View;
 use super::timeline::{group_times, millis};
-use super::{objectives, objectives::Recovery};
+use super::{objectives, objectives::Recovery, standing};
 
 pub(super) fn critical(view: &View<'_>) -> CriticalPath {
     CriticalPath { actual: actual(view), planned: planned(view) }
 }
 
-/// Walks back from the step that marked recovery, or else the last main step that ended, through the need that
-/// ended last.
+/// Walks back through the need that ended last: from the step that marked recovery, or else the one that stopped
+/// the run, or else the main step that ended last.
 fn actual(view: &View<'_>) -> Vec<PathStep> {
     let mut path = Vec::new();
     let mut next = last_step(view);
@@ -25,7 +25,7 @@ fn actual(view: &View<'_>) -> Vec<PathStep> {
         if let Some(state) = view.state(step)
             && let Some(started) = state.started()
         {
-            let ended = state.ended().unwrap_or(view.fold.end);
+            let ended = state.ended().unwrap_or(view.fold.end).max(started);
             path.push(PathStep {
                 step: step.id.clone(),
                 started_at: Moment(started),
@@ -55,6 +55,9 @@ fn last_step(view: &View<'_>) -> Option<usize> {
         if let Some(found) = latest(view, marks) {
             return Some(found);
         }
+    }
+    if let Some(stop) = standing::stopping_step(view) {
+        return view.index.get(stop).copied();
     }
     let ran = |&at: &usize| view.state(&view.plan.steps[at]).is_some_and(|state| state.started().is_some());
     latest(view, main().filter(ran))

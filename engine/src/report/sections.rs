@@ -2,10 +2,10 @@
 
 use super::human::{self, DayClock, Moment, duration, percent};
 use super::model::{
-    BudgetReport, CheckReport, DecisionReport, Doing, Fate, Owner, QuestionReport, RunReport, State,
-    StepReport, StoreLoss, TimeSpent, TroubleKind, Verdict,
+    BudgetReport, CheckReport, DecisionReport, Doing, Fate, Owner, QuestionReport, RunReport, RunStanding,
+    State, StepReport, StoreLoss, TimeSpent, TroubleKind, Verdict,
 };
-use super::page::{Block, Cell, Page, Piece, Section, Table, Tone};
+use super::page::{Block, Cell, Page, Piece, Section, Table, Tone, clean};
 use super::standing::verdict_words;
 use crate::model::event::{Decision, Person};
 use crate::model::evidence::Confidence;
@@ -36,6 +36,7 @@ pub fn page(report: &RunReport) -> Page {
     Page {
         headline: Piece::new(&report.outcome.headline, state_tone(report)),
         subtitle: subtitle(report, &clock),
+        why: why(&report.outcome),
         next: report.outcome.next.clone(),
         sections: parts.into_iter().flatten().collect(),
         next_last: false,
@@ -48,14 +49,14 @@ pub(super) fn subtitle(report: &RunReport, clock: &DayClock) -> String {
         Mode::Drill => "drill",
         Mode::Recovery => "recovery",
     };
-    format!(
+    clean(&format!(
         "{} · {mode} of {} in {} · run {} · {} UTC",
         identity.title,
         identity.runbook,
         identity.environment,
         identity.short,
         clock.date()
-    )
+    ))
 }
 
 pub(super) fn state_tone(report: &RunReport) -> Tone {
@@ -77,6 +78,12 @@ pub(super) fn verdict_piece(verdict: Verdict) -> Piece {
         Verdict::NotMeasured | Verdict::AtRisk => Tone::Caution,
     };
     Piece::new(verdict_words(verdict), tone)
+}
+
+/// Writes the failure that stands in the way, with its code.
+pub(super) fn why(standing: &RunStanding) -> Option<Piece> {
+    let failure = &standing.failure.as_ref()?.failure;
+    Some(Piece::new(format!("{} {}", failure.code, failure.message), Tone::Bad))
 }
 
 fn section(title: impl Into<String>, blocks: Vec<Block>) -> Option<Section> {
@@ -111,10 +118,6 @@ fn failure(report: &RunReport) -> Option<Section> {
                 failed.place,
                 human::count(failed.attempts as usize, "attempt")
             )),
-        ]));
-        blocks.push(Block::Line(vec![
-            Piece::new(&failure.code, Tone::Strong),
-            Piece::new(format!(" {}", failure.message), Tone::Bad),
         ]));
         blocks.extend(failure.causes.iter().map(|cause| Block::Line(dim(format!("because {cause}")))));
         blocks.extend(failure.help.iter().map(|help| Block::Line(plain(format!("help: {help}")))));
@@ -266,7 +269,9 @@ fn how_known(store: &StoreLoss) -> Cell {
 
 fn time_line(report: &RunReport, clock: &DayClock) -> Option<Section> {
     let mut rows = Table::new(&["start", ">took", "", "step", ""]);
-    for step in &report.steps {
+    let mut steps: Vec<&StepReport> = report.steps.iter().collect();
+    steps.sort_by_key(|step| step.started_at.map_or(i64::MAX, |at| at.0));
+    for step in steps {
         rows.row(vec![
             step.started_at.map_or_else(|| dim("–"), |at| plain(clock.time(at))),
             plain(step.took_ms.map(duration).unwrap_or_default()),
@@ -418,7 +423,7 @@ fn not_checked(report: &RunReport) -> Option<Section> {
     let line = |open: &super::model::NotChecked| {
         let mut line = vec![Piece::new("– ", Tone::Caution), Piece::plain(&open.what)];
         if let Some(step) = &open.step {
-            line.extend([Piece::plain(" ("), Piece::code(step.as_str()), Piece::plain(")")]);
+            line.extend([Piece::plain(" (step "), Piece::code(step.as_str()), Piece::plain(")")]);
         }
         line.push(Piece::plain(format!(": {}", open.why)));
         Block::Line(line)

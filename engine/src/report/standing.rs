@@ -4,6 +4,7 @@ use super::human::{self, Moment};
 use super::model::{
     Doing, EngineReport, Identity, Owner, Rpo, Rto, RunStanding, State, StepFailure, Verdict,
 };
+use super::objectives::{self, Recovery};
 use super::source::View;
 use crate::model::event::{Decision, Person, Question};
 use crate::model::ids::StepId;
@@ -119,7 +120,7 @@ fn reason(view: &View<'_>, state: State) -> Option<String> {
 fn failure(view: &View<'_>, state: State) -> Option<StepFailure> {
     match state {
         State::Succeeded | State::Aborted => None,
-        State::Failed => failed_step(view),
+        State::Failed => failed_step(view).map(|(id, failure)| step_failure(view, id, failure)),
         _ => held_steps(view).into_iter().next().map(|(_, id, failure)| step_failure(view, id, failure)),
     }
 }
@@ -137,7 +138,16 @@ pub(super) fn held_steps<'a>(view: &View<'a>) -> Vec<(i64, &'a StepId, &'a Failu
     held.into_iter().map(|(from, _, id, failure)| (from, id, failure)).collect()
 }
 
-fn failed_step(view: &View<'_>) -> Option<StepFailure> {
+/// Returns the step that ended a failed run, or that holds an open one.
+pub(super) fn stopping_step<'a>(view: &View<'a>) -> Option<&'a StepId> {
+    match state(view) {
+        State::Failed => failed_step(view).map(|(id, _)| id),
+        State::Held => held_steps(view).first().map(|(_, id, _)| *id),
+        _ => None,
+    }
+}
+
+fn failed_step<'a>(view: &View<'a>) -> Option<(&'a StepId, &'a Failure)> {
     let mut failed: Vec<(bool, i64, &StepId, &Failure)> = Vec::new();
     for step in view.plan.steps.iter().filter(|step| !step.always) {
         if let Some((at, Outcome::Failed { failure })) = view.state(step).and_then(|state| state.outcome) {
@@ -145,7 +155,7 @@ fn failed_step(view: &View<'_>) -> Option<StepFailure> {
         }
     }
     failed.sort_by_key(|(tolerated, at, ..)| (*tolerated, *at));
-    failed.first().map(|(_, _, id, failure)| step_failure(view, id, failure))
+    failed.first().map(|(_, _, id, failure)| (*id, *failure))
 }
 
 fn step_failure(view: &View<'_>, id: &StepId, failure: &Failure) -> StepFailure {
@@ -178,8 +188,13 @@ fn headline(
         State::Failed if objectives.rto.recovered_at.is_some() => {
             format!("FAILED{at}, after recovery in {used}")
         }
-        State::Failed => format!("FAILED{at} after {used} · NOT RESTORED"),
-        State::Aborted => format!("ABORTED{} after {used}", by_whom(view)),
+        State::Failed => format!("FAILED{at} after {}{}", spent(objectives.rto), not_restored(view)),
+        State::Aborted if objectives.rto.recovered_at.is_some() => {
+            format!("ABORTED{}, after recovery in {used}", by_whom(view))
+        }
+        State::Aborted => {
+            format!("ABORTED{} after {}{}", by_whom(view), spent(objectives.rto), not_restored(view))
+        }
         _ if view.source.owner == Owner::Gone => {
             format!("STOPPED{} · no process works on this run · {used} used", stopped_at(view, state))
         }
@@ -221,6 +236,20 @@ fn succeeded(view: &View<'_>, objectives: &Objectives<'_>) -> String {
         parts.push(human::count(warnings, "warning"));
     }
     parts.join(" · ")
+}
+
+/// Writes how much of the time a run took that did not recover.
+fn spent(rto: &Rto) -> String {
+    match (rto.objective_ms, rto.verdict) {
+        (Some(limit), Some(Verdict::NotMeasured)) => {
+            format!("{} of {}", human::duration(rto.used_ms), human::duration(limit))
+        }
+        _ => used(rto),
+    }
+}
+
+fn not_restored(view: &View<'_>) -> &'static str {
+    if objectives::recovery(view) == Recovery::Unmarked { "" } else { " · NOT RESTORED" }
 }
 
 /// Writes `3m 12s of 4h (RTO met)`.

@@ -5,9 +5,9 @@ use serde::{Deserialize, Serialize};
 use super::fold::StepFold;
 use super::human::{self, DayClock, Moment, duration};
 use super::model::{BudgetReport, Doing, Forecast, Owner, Rpo, Rto, RunStanding, State, Verdict};
-use super::page::{Block, Page, Piece, Section, Table, Tone};
+use super::page::{Block, Page, Piece, Section, Table, Tone, clean};
 use super::source::{Source, View};
-use super::{loss, objectives, standing, timeline};
+use super::{loss, objectives, sections, standing, timeline};
 use crate::model::evidence::{Progress, Unit};
 use crate::model::ids::{Attempt, StepId};
 use crate::model::outcome::{Failure, Mode};
@@ -117,7 +117,7 @@ impl LiveStatus {
             [self.objectives(&clock), self.people(&clock), self.now(&clock), self.upcoming(), self.loss()];
         Page {
             headline: Piece::new(&self.standing.headline, self.tone()),
-            subtitle: format!(
+            subtitle: clean(&format!(
                 "{} · {} in {} · run {} · {}, {} UTC",
                 self.title,
                 self.runbook,
@@ -125,7 +125,8 @@ impl LiveStatus {
                 self.run,
                 clock.date(),
                 clock.time(self.as_of)
-            ),
+            )),
+            why: sections::why(&self.standing),
             next: self.standing.next.clone(),
             sections: parts.into_iter().flatten().collect(),
             next_last: true,
@@ -164,12 +165,11 @@ impl LiveStatus {
     fn people(&self, clock: &DayClock) -> Option<Section> {
         let mut blocks = Vec::new();
         for need in &self.needs_person {
-            let whom = need.role.as_deref().unwrap_or("anyone");
-            let waited = format!(
-                " waits for {whom} since {} ({}): ",
-                clock.time(need.since),
-                duration(need.waited_ms)
-            );
+            let whom = match (&need.failure, &need.role) {
+                (Some(_), _) => "is held".to_owned(),
+                (None, role) => format!("waits for {}", role.as_deref().unwrap_or("anyone")),
+            };
+            let waited = format!(" {whom} since {} ({}): ", clock.time(need.since), duration(need.waited_ms));
             blocks.push(Block::Line(vec![
                 Piece::code(need.step.as_str()),
                 Piece::plain(waited),

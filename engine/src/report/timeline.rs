@@ -33,7 +33,7 @@ fn step_report(view: &View<'_>, step: &PlannedStep, state: &StepFold<'_>) -> Ste
     };
     let started = state.started();
     let ended = state.ended();
-    let took = started.map(|from| ended.unwrap_or(view.fold.end) - from);
+    let took = started.map(|from| (ended.unwrap_or(view.fold.end) - from).max(0));
     let (checks_passed, checks_failed) = count_checks(state);
     StepReport {
         id: step.id.clone(),
@@ -129,7 +129,7 @@ pub(super) fn groups(view: &View<'_>) -> Vec<GroupReport> {
 
 fn group_report(view: &View<'_>, group: &PlannedGroup) -> GroupReport {
     let (started, ended) = group_times(view, group);
-    let took = started.map(|from| ended.unwrap_or(view.fold.end) - from);
+    let took = started.map(|from| (ended.unwrap_or(view.fold.end) - from).max(0));
     GroupReport {
         id: group.id.clone(),
         title: group.title.clone(),

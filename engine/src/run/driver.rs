@@ -17,6 +17,7 @@ use crate::model::ids::{RunId, StepId};
 use crate::model::request::Request;
 use crate::plan::Plan;
 use crate::process::boot_id;
+use crate::redact::Redactor;
 use crate::secret::Secrets;
 use crate::step::Registry;
 
@@ -36,7 +37,7 @@ pub trait Reporter: Send {
 
 /// Where wishes of other processes come from.
 pub trait RequestSource: Send {
-    /// Returns new wishes in the order in which they were made.
+    /// Returns wishes that are not in the journal yet, in the order in which they were made.
     fn poll(&mut self) -> Vec<(Uuid, Request)>;
     /// Forgets a wish whose consequence is durable.
     fn done(&mut self, id: Uuid);
@@ -71,6 +72,8 @@ pub struct Setup {
     /// The directory of the run's state.
     pub dir: PathBuf,
     pub secrets: Arc<Secrets>,
+    /// Cleans everything that steps report before it reaches the journal or anybody's eyes.
+    pub redactor: Redactor,
     pub output: Arc<dyn OutputSink>,
     pub clock: Arc<dyn Clock>,
     pub reporters: Vec<Box<dyn Reporter>>,
@@ -129,6 +132,7 @@ struct Driver {
     journal: Journal,
     clock: Arc<dyn Clock>,
     reporters: Vec<Box<dyn Reporter>>,
+    redactor: Redactor,
     requests: Box<dyn RequestSource>,
     sender: mpsc::Sender<Message>,
     messages: mpsc::Receiver<Message>,
@@ -141,7 +145,8 @@ struct Driver {
 struct Turn {
     inputs: Vec<Input>,
     replies: Vec<oneshot::Sender<()>>,
-    requests: Vec<Uuid>,
+    /// The wish of another process that this turn grants.
+    request: Option<Uuid>,
 }
 
 impl Driver {
@@ -166,6 +171,7 @@ impl Driver {
             journal: setup.journal,
             clock: setup.clock,
             reporters: setup.reporters,
+            redactor: setup.redactor,
             requests: setup.requests,
             sender,
             messages,
@@ -195,7 +201,7 @@ impl Driver {
                     Control::Kill => return Ok(Situation::Stopped),
                 },
                 () = sleep_until(self.dispatcher.next_wake_ms(), &*self.clock) => one(Input::Tick),
-                _ = poll.tick() => self.wishes(),
+                _ = poll.tick() => self.wish(),
             };
             self.turn(turn).await?;
         }
@@ -215,7 +221,7 @@ impl Driver {
     }
 
     fn take(&mut self, message: Message, turn: &mut Turn) {
-        let input = match message {
+        let input = match message.cleaned(&self.redactor) {
             Message::Ended { step, attempt, result } => {
                 self.executor.ended(&step);
                 Input::AttemptEnded { step, attempt, result }
@@ -244,13 +250,14 @@ impl Driver {
         turn.inputs.push(input);
     }
 
-    fn wishes(&mut self) -> Turn {
-        let mut turn = Turn::default();
-        for (id, request) in self.requests.poll() {
-            turn.requests.push(id);
-            turn.inputs.push(Input::Request(request));
+    /// Takes the oldest wish of another process; the next one follows with the next look.
+    fn wish(&mut self) -> Turn {
+        match self.requests.poll().into_iter().next() {
+            Some((id, request)) => {
+                Turn { inputs: vec![Input::Request(request)], request: Some(id), ..Turn::default() }
+            }
+            None => Turn::default(),
         }
-        turn
     }
 
     fn advise(&mut self, event: EventKind) {
@@ -276,14 +283,19 @@ impl Driver {
                 }
             }
         }
-        if !events.is_empty() {
-            let written = self.journal.append(events).await?;
+        if !events.is_empty() || turn.request.is_some() {
+            let written = match turn.request {
+                Some(id) => self.journal.append_once(id, events).await?.unwrap_or_default(),
+                None => self.journal.append(events).await?,
+            };
             for event in &written {
                 self.reporters.iter_mut().for_each(|reporter| reporter.on_event(event.at_ms, &event.kind));
             }
         }
         actions.into_iter().for_each(|action| self.perform(action));
-        turn.requests.into_iter().for_each(|id| self.requests.done(id));
+        if let Some(id) = turn.request {
+            self.requests.done(id);
+        }
         for reply in turn.replies {
             // Whoever no longer waits has been cancelled.
             let _ = reply.send(());

@@ -11,6 +11,7 @@ use crate::code;
 use crate::model::event::{Answer, AttemptResult, Question};
 use crate::model::evidence::{Created, Progress, Stream};
 use crate::model::ids::{Attempt, StepId};
+use crate::redact::Redactor;
 use crate::step::{StepError, StepLink};
 
 /// What attempts send to the driver.
@@ -55,6 +56,40 @@ pub(super) enum Message {
         removed: bool,
     },
     CleanedUp,
+}
+
+impl Message {
+    /// Returns the message without secrets. Lines come clean from the [`OutputSink`].
+    pub(super) fn cleaned(self, redactor: &Redactor) -> Self {
+        match self {
+            Self::Ended { step, attempt, result } => {
+                let result = redactor.clean(result).unwrap_or_else(|error| spoiled(&error));
+                Self::Ended { step, attempt, result }
+            }
+            Self::Record { step, key, mut value, reply } => {
+                redactor.value(&mut value);
+                Self::Record { step, key, value, reply }
+            }
+            Self::Asked { step, mut question, reply } => {
+                question.message = redactor.text(&question.message).into_owned();
+                Self::Asked { step, question, reply }
+            }
+            Self::Progressed { step, attempt, mut progress } => {
+                progress.note = redactor.text(&progress.note).into_owned();
+                Self::Progressed { step, attempt, progress }
+            }
+            other => other,
+        }
+    }
+}
+
+/// What is left of a result that cannot be told without its secrets.
+fn spoiled(error: &serde_json::Error) -> AttemptResult {
+    let failure = StepError::uncertain(code::LB0353, "the result of the step is made of secrets")
+        .help("its work may be done; do not return secrets as outputs")
+        .caused_by(error)
+        .to_failure();
+    AttemptResult::Failed { failure, checks: Vec::new() }
 }
 
 /// Where lines of output go before anything else: redacted there, and stored whole.

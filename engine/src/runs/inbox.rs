@@ -54,6 +54,12 @@ impl Inbox {
         Ok(ids.into_iter().filter_map(|id| self.take(id).transpose()).collect())
     }
 
+    /// Returns whether a request still waits.
+    pub fn contains(&self, id: RequestId) -> Result<bool, Error> {
+        let path = self.file(id);
+        path.try_exists().map_err(Error::io("read", &path))
+    }
+
     /// Removes a request whose events are durable. It is no error if it is gone.
     pub fn remove(&self, id: RequestId) -> Result<(), Error> {
         let path = self.file(id);

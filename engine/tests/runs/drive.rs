@@ -13,6 +13,7 @@ use lifeboat_engine::model::{
     Attempt, Created, CreatedKind, Mode, Outcome, Request, RunId, RunOutcome, StepId, Stream,
 };
 use lifeboat_engine::plan::{Plan, PlannedStep};
+use lifeboat_engine::redact::Redactor;
 use lifeboat_engine::run::driver::{Control, OutputSink, Patience, RequestSource, Setup, drive};
 use lifeboat_engine::run::{RunState, Situation};
 use lifeboat_engine::secret::Secrets;
@@ -104,6 +105,7 @@ async fn run(dir: &Path, plan: Plan, controls: mpsc::Receiver<Control>) -> Situa
         state,
         dir: dir.to_owned(),
         secrets: Arc::new(Secrets::default()),
+        redactor: Redactor::new(&Secrets::default()),
         output: Arc::new(NoOutput),
         clock,
         reporters: Vec::new(),

@@ -2,7 +2,7 @@
 
 use std::collections::BTreeMap;
 
-use serde_json::{Map, Value, json};
+use serde_json::{Map, json};
 
 use crate::model::event::{Answer, AttemptResult, Decision, Done, Event, EventKind, Person, Question};
 use crate::model::evidence::{Check, Confidence, Created, CreatedKind, Progress, RecoveryPoint, Unit};
@@ -335,7 +335,7 @@ pub(crate) fn good_drill() -> Journal {
     db.position = Some("0/3000060".into());
     let checks = vec![check("rows of members", "20000", "20000")];
     journal.at(161_000).done("recover", 1, Done { recovery_points: vec![db], checks, ..Done::default() });
-    finish_well(&mut journal, 161_100);
+    journal.finish_well(161_100);
     journal
 }
 
@@ -343,30 +343,29 @@ impl Journal {
     fn ok_second(&mut self, step: &str) -> &mut Self {
         self.done(step, 2, Done::default())
     }
-}
 
-/// Starts the application, tests it, reopens, announces and removes what was created.
-fn finish_well(journal: &mut Journal, from: i64) {
-    journal.at(from).start("start_app", 1);
-    journal.at(from + 2_000).ok("start_app").start("smoke", 1);
-    let checks = vec![
-        check("login", "status 200", "status 200"),
-        check("identity marker", "restored-db", "restored-db"),
-    ];
-    journal.at(from + 30_000).done("smoke", 1, Done { checks, ..Done::default() });
-    journal.at(from + 30_100).start("reopen", 1).at(from + 30_900).ok("reopen");
-    journal.push(EventKind::EndingBegan { outcome: RunOutcome::Succeeded, reason: "all steps ended".into() });
-    journal.start("announce", 1).at(from + 31_500).ok("announce");
-    for name in ["server:cache", "server:recover"] {
-        let proof = "the process has ended".to_owned();
-        journal.at(from + 32_000).push(EventKind::ThingRemoved { id: name.into(), proof, removed: true });
+    /// Starts the application, tests it, reopens, announces and removes what was created.
+    pub(crate) fn finish_well(&mut self, from: i64) {
+        self.at(from).start("start_app", 1);
+        self.at(from + 2_000).ok("start_app").start("smoke", 1);
+        let checks = vec![
+            check("login", "status 200", "status 200"),
+            check("identity marker", "restored-db", "restored-db"),
+        ];
+        self.at(from + 30_000).done("smoke", 1, Done { checks, ..Done::default() });
+        self.at(from + 30_100).start("reopen", 1).at(from + 30_900).ok("reopen");
+        self.push(EventKind::EndingBegan {
+            outcome: RunOutcome::Succeeded,
+            reason: "all steps ended".into(),
+        });
+        self.start("announce", 1).at(from + 31_500).ok("announce");
+        for name in ["server:cache", "server:recover"] {
+            let proof = "the process has ended".to_owned();
+            self.at(from + 32_000).push(EventKind::ThingRemoved { id: name.into(), proof, removed: true });
+        }
+        self.end(RunOutcome::Succeeded);
     }
-    journal.end(RunOutcome::Succeeded);
 }
 
 /// Text that tries to break out of whatever it is put into.
 pub(crate) const HOSTILE: &str = "</style><script>alert('x')</script> & \"q\" | `t` \u{1b}[31m";
-
-pub(crate) fn inputs(value: Value) -> Map<String, Value> {
-    Map::from_iter([("note".to_owned(), value)])
-}

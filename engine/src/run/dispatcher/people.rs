@@ -52,7 +52,6 @@ impl Dispatcher {
             Request::Decide { by, decision } => self.decide(by, decision, now_ms)?,
         };
         if let Some(reason) = refusal {
-            self.emit(EventKind::Noted { step: None, text: reason.clone() })?;
             self.actions.push(Action::Refuse { reason });
         }
         Ok(())
