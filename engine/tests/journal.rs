@@ -48,7 +48,7 @@ fn writer() {
     let run = state.find("latest").unwrap();
     let _lock = run.lock(&SystemClock).unwrap();
     let journal = Arc::new(Journal::open(run.path(), Arc::new(SystemClock)).unwrap());
-    let _child = child_with_lock(&run.children_lock());
+    let child = Killed(child_with_lock(&run.children_lock()));
     let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(2).build().unwrap();
     runtime.block_on(async {
         let writers = (0..4).map(|writer| tokio::spawn(write_forever(Arc::clone(&journal), writer)));
@@ -56,6 +56,7 @@ fn writer() {
             writer.await.unwrap();
         }
     });
+    drop(child);
 }
 
 async fn write_forever(journal: Arc<Journal>, writer: usize) {
