@@ -5,12 +5,14 @@
 
 pub mod clock;
 pub mod code;
+pub mod compile;
 pub mod diagnostic;
 pub mod expr;
 pub mod journal;
 pub mod model;
 pub mod plan;
 pub mod process;
+pub mod project;
 pub mod redact;
 pub mod report;
 pub mod resource;

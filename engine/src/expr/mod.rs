@@ -25,4 +25,4 @@ pub use names::{INCIDENT_FIELDS, NAMESPACES, RUN_FIELDS, public_attributes, reso
 pub use references::{Guard, Reference, references};
 pub use render::render;
 pub use script::{Hole, Refused, holes, quote, render_script};
-pub use template::{Shape, has_template, parse, render_text};
+pub use template::{Shape, has_template, input_name, parse, render_text};

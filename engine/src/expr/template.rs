@@ -45,6 +45,12 @@ pub(super) fn single_expression(text: &str) -> Option<(usize, &str)> {
     Some((text.len() - 2 - from.len(), expression))
 }
 
+/// Returns the name of the input if a text is exactly `{{ inputs.NAME }}`.
+pub fn input_name(text: &str) -> Option<&str> {
+    let name = single_expression(text)?.1.trim().strip_prefix("inputs.")?;
+    crate::model::ids::is_plain_id(name).then_some(name)
+}
+
 /// Evaluates a text: one single expression keeps the type of its value, anything else becomes text.
 pub(super) fn evaluate_text(text: &str, names: &Map<String, Value>) -> Result<Value, ExprError> {
     match single_expression(text) {

@@ -238,7 +238,7 @@ impl<'a> Reader<'a> {
             return None;
         }
         let name = self.plain_text(node, "the name of a resource")?;
-        if expr::has_template(&name) {
+        if expr::has_template(&name) && expr::input_name(&name).is_none() {
             let help = "write the name out; environments give the same name to their own systems";
             self.help(codes::LB0106, "the name of a resource cannot be computed", &node.span, help);
             return None;

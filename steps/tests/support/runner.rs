@@ -88,6 +88,7 @@ impl StepLink for TestLink {
 
 /// An environment and a run, in a temporary directory. Steps run through the registry, with defaults filled in as
 /// the engine fills them in; what one step recorded is there for its next attempt.
+#[expect(missing_debug_implementations, reason = "holds secrets")]
 pub struct Rig {
     pub mode: Mode,
     pub incident_at: Timestamp,

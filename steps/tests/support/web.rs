@@ -43,6 +43,7 @@ impl Reply {
 }
 
 /// A server on loopback that lives as long as this value.
+#[derive(Debug)]
 pub struct Web {
     address: SocketAddr,
     requests: Arc<Mutex<Vec<Request>>>,
@@ -54,10 +55,7 @@ impl Web {
         Self::start_at("127.0.0.1:0", answer).await
     }
 
-    pub async fn start_at(
-        address: &str,
-        answer: impl Fn(&Request) -> Reply + Send + Sync + 'static,
-    ) -> Self {
+    pub async fn start_at(address: &str, answer: impl Fn(&Request) -> Reply + Send + Sync + 'static) -> Self {
         let listener = TcpListener::bind(address).await.expect("binds");
         let address = listener.local_addr().expect("has an address");
         let requests = Arc::<Mutex<Vec<Request>>>::default();
