@@ -2,7 +2,7 @@
 
 use std::path::Path;
 
-use lifeboat_engine::diagnostic::{self, Diagnostics, codes};
+use lifeboat_engine::diagnostic::{self, Diagnostics, Severity, codes};
 use lifeboat_engine::project::{self, Project};
 use lifeboat_engine::step::Registry;
 
@@ -20,7 +20,7 @@ pub(crate) fn refuse(problems: &Diagnostics) -> Failure {
     anstream::eprint!("{}", diagnostic::render(problems, style(&std::io::stderr())));
     // What was typed is a usage error; what stands in the files is an invalid runbook.
     let typed = [codes::LB0142, codes::LB0143, codes::LB0144, codes::LB0201, codes::LB0207];
-    let only_typed = problems.iter().filter(|problem| problem.is_error()).all(|problem| typed.contains(&problem.code));
+    let only_typed = problems.iter().filter(|problem| problem.severity == Severity::Error).all(|problem| typed.contains(&problem.code));
     Failure::said(if only_typed { Exit::Usage } else { Exit::Invalid })
 }
 
@@ -34,7 +34,7 @@ pub(crate) fn warn(problems: &Diagnostics) {
 fn style(stream: &impl anstream::stream::RawStream) -> diagnostic::Style {
     match anstream::AutoStream::choice(stream) {
         anstream::ColorChoice::Never => diagnostic::Style::Plain,
-        _ => diagnostic::Style::Color,
+        _ => diagnostic::Style::Coloured,
     }
 }
 
@@ -105,7 +105,7 @@ pub(crate) fn show(project: &Project, name: &str) -> Outcome {
     for input in &runbook.inputs {
         let decl = &input.decl;
         let default = decl.default.as_ref().map_or(String::new(), |default| format!(" (default: {default})"));
-        let text = decl.description.as_deref().unwrap_or("");
+        let text = &decl.description;
         anstream::println!("  {}: {}{default}  {text}", decl.name, decl.ty);
     }
     let environments: Vec<_> = runbook.environments.iter().map(|it| it.value.as_str()).collect();
