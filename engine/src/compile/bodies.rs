@@ -151,7 +151,7 @@ fn require_params(reader: &mut Reader<'_>, step: &StepSpec, kind: &KindSpec, wit
         reader.push(
             Diagnostic::error(codes::LB0114, format!("`{}` needs the parameter `{}`", kind.name, field.name))
                 .at(reader.source, span)
-                .help(format!("`{}` is a {}: {}", field.name, field.ty, field.summary)),
+                .help(format!("`{}` is {}: {}", field.name, field.ty.in_words(), field.summary)),
         );
     }
 }

@@ -79,12 +79,14 @@ impl Checker<'_, '_> {
         for refused in refused {
             let span = node.locate(&self.analysis.spec.source.text, refused.range.clone());
             let name = text.get(refused.range.clone()).unwrap_or_default();
-            self.report(
-                codes::LB0127,
-                format!("a template {} cannot be quoted", refused.place),
-                span,
-                Some(format!("pass it through the environment: `env: {{ VALUE: \"{name}\" }}`, and write `\"$VALUE\"` here")),
+            // Other programs have templates of their own, which are not ours to evaluate.
+            let theirs = name.trim_start_matches(['{', ' ']).starts_with('.');
+            let value = if theirs { format!("{{% raw %}}{name}{{% endraw %}}") } else { name.to_owned() };
+            let help = format!(
+                "pass it through the environment: `env: {{ VALUE: \"{value}\" }}`, and write `\"$VALUE\"` here"
             );
+            let message = format!("a template {} cannot be quoted", refused.place);
+            self.report(codes::LB0127, message, span, Some(help));
         }
         for hole in holes {
             self.text(node, hole.expression.start, Some(hole.expression), Shape::Expression, reader);
