@@ -10,7 +10,7 @@ use lifeboat_engine::model::Mode;
 use lifeboat_engine::model::event::Done;
 use lifeboat_engine::plan::{NeedOn, OnError};
 use lifeboat_engine::project::{Project, RunRequest, check_all};
-use lifeboat_engine::resource::ResourceKind;
+use lifeboat_engine::resource::{Access, ResourceKind};
 use lifeboat_engine::spec::{EnvironmentSpec, RunbookSpec};
 use lifeboat_engine::step::{Effect, KindSpec, ParamProblem, Registry, StepContext, StepError, StepKind};
 use lifeboat_engine::value::{Field, Type};
@@ -51,95 +51,84 @@ fn may(name: &str, ty: Type) -> Field {
     Field::optional(name, ty, "what it says")
 }
 
-fn registry() -> Registry {
+fn postgres_kinds() -> Vec<KindSpec> {
     let store = || need("store", Type::reads(ResourceKind::Store));
     let cluster = || need("cluster", Type::writes(ResourceKind::Postgres));
+    let reads = need("cluster", Type::reads(ResourceKind::Postgres));
+    let target = || need("target_time", Type::Timestamp);
     let backup = Type::Object(vec![need("label", Type::String)]);
-    let query = Type::Object(vec![
-        need("name", Type::String),
-        need("sql", Type::Sql),
-        may("expect", Type::conditions(&["rows"])),
-    ]);
-    let check = Type::Object(vec![
+    let existing = may("existing", Type::choice(&["refuse", "move_aside"]));
+    let query =
+        vec![need("name", Type::String), need("sql", Type::Sql), may("expect", Type::conditions(&["rows"]))];
+    let restore = vec![store(), need("backup", backup.clone()), cluster(), existing];
+    vec![
+        kind("postgres.select_backup", Effect::Read, vec![store(), target()]).output("backup", backup, ""),
+        kind("postgres.restore_base", Effect::Guarded, restore).destroys("the data directory").restores(),
+        kind("postgres.recover", Effect::Guarded, vec![store(), cluster(), target()]).output(
+            "reached",
+            Type::Timestamp,
+            "",
+        ),
+        kind("postgres.verify", Effect::Read, vec![reads, need("queries", Type::list(Type::Object(query)))]),
+        kind("postgres.promote", Effect::Guarded, vec![cluster()]),
+    ]
+}
+
+fn people_kinds() -> Vec<KindSpec> {
+    let kinds = vec![ResourceKind::Slack, ResourceKind::Webhook];
+    let channel = Type::Resource { kinds, access: Access::Write };
+    let approval = vec![need("role", Type::String), need("message", Type::String)];
+    let notify = vec![need("channel", channel), need("message", Type::String)];
+    vec![
+        KindSpec { waits_for_people: true, ..kind("approval", Effect::Read, approval) },
+        KindSpec { continues_on_error: true, ..kind("notify", Effect::Once, notify) },
+    ]
+}
+
+fn other_kinds() -> Vec<KindSpec> {
+    let service = |name| need(name, Type::writes(ResourceKind::Service));
+    let check = vec![
         need("name", Type::String),
         may("get", Type::String),
         may("expect", Type::conditions(&["status"])),
-    ]);
-    let messages = Type::Resource {
-        kinds: vec![ResourceKind::Slack, ResourceKind::Webhook],
-        access: lifeboat_engine::resource::Access::Write,
-    };
-    let run = kind(
-        "run",
-        Effect::Once,
-        vec![
-            need("script", Type::Script),
-            may("env", Type::EnvMap),
-            may("dir", Type::Path),
-            may("probe", Type::Script),
-        ],
-    );
-    let approval =
-        kind("approval", Effect::Read, vec![need("role", Type::String), need("message", Type::String)]);
-    let kinds = [
+    ];
+    let smoke = vec![
+        need("target", Type::reads(ResourceKind::Http)),
+        need("checks", Type::list(Type::Object(check))),
+    ];
+    let as_of = vec![
+        need("store", Type::reads(ResourceKind::Store)),
+        need("at", Type::Timestamp),
+        need("to", Type::Path),
+    ];
+    let script = vec![
+        need("script", Type::Script),
+        may("env", Type::EnvMap),
+        may("dir", Type::Path),
+        may("probe", Type::Script),
+    ];
+    let run = kind("run", Effect::Once, script).output("stdout", Type::String, "");
+    vec![
         kind("note", Effect::Read, vec![need("text", Type::String), may("count", Type::Integer)]).output(
             "words",
             Type::Integer,
             "",
         ),
-        kind("postgres.select_backup", Effect::Read, vec![store(), need("target_time", Type::Timestamp)])
-            .output("backup", backup.clone(), ""),
-        kind(
-            "postgres.restore_base",
-            Effect::Guarded,
-            vec![
-                store(),
-                need("backup", backup),
-                cluster(),
-                may("existing", Type::choice(&["refuse", "move_aside"])),
-            ],
-        )
-        .destroys("the data directory")
-        .restores(),
-        kind(
-            "postgres.recover",
-            Effect::Guarded,
-            vec![store(), cluster(), need("target_time", Type::Timestamp)],
-        )
-        .output("reached", Type::Timestamp, ""),
-        kind(
-            "postgres.verify",
-            Effect::Read,
-            vec![need("cluster", Type::reads(ResourceKind::Postgres)), need("queries", Type::list(query))],
-        ),
-        kind("postgres.promote", Effect::Guarded, vec![cluster()]),
-        kind(
-            "store.restore_as_of",
-            Effect::Idempotent,
-            vec![store(), need("at", Type::Timestamp), need("to", Type::Path)],
-        ),
+        kind("store.restore_as_of", Effect::Idempotent, as_of),
         kind("store.prune", Effect::Idempotent, vec![need("store", Type::writes(ResourceKind::Store))]),
         kind("cache.flush", Effect::Idempotent, vec![need("server", Type::writes(ResourceKind::Redis))]),
-        kind("service.stop", Effect::Idempotent, vec![need("service", Type::writes(ResourceKind::Service))]),
-        kind("access.open", Effect::Idempotent, vec![need("gate", Type::writes(ResourceKind::Service))]),
-        kind(
-            "http.smoke",
-            Effect::Read,
-            vec![need("target", Type::reads(ResourceKind::Http)), need("checks", Type::list(check))],
-        ),
-        KindSpec {
-            continues_on_error: true,
-            ..kind("notify", Effect::Once, vec![need("channel", messages), need("message", Type::String)])
-        },
-        KindSpec { waits_for_people: true, ..approval },
-        KindSpec { effect: None, body_key: Some(("run".into(), "script".into())), ..run }.output(
-            "stdout",
-            Type::String,
-            "",
-        ),
-    ];
+        kind("service.stop", Effect::Idempotent, vec![service("service")]),
+        kind("access.open", Effect::Idempotent, vec![service("gate")]),
+        kind("http.smoke", Effect::Read, smoke),
+        KindSpec { effect: None, body_key: Some(("run".into(), "script".into())), ..run },
+    ]
+}
+
+fn registry() -> Registry {
     let mut registry = Registry::new();
-    kinds.into_iter().for_each(|kind| registry.register(StandIn(kind)));
+    for kind in [postgres_kinds(), people_kinds(), other_kinds()].into_iter().flatten() {
+        registry.register(StandIn(kind));
+    }
     registry
 }
 
