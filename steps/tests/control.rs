@@ -1,6 +1,6 @@
 //! `run`, `assert` and `wait` as the engine runs them.
 
-mod support;
+pub mod support;
 
 use std::time::{Duration, Instant};
 
@@ -8,7 +8,7 @@ use lifeboat_engine::model::outcome::FailureKind;
 use lifeboat_engine::secret::SecretRef;
 use lifeboat_engine::step::Probe;
 use serde_json::json;
-use support::link::Rig;
+use support::runner::Rig;
 
 #[tokio::test]
 async fn a_script_gives_its_output_and_stops_at_the_first_failure() {

@@ -1,6 +1,6 @@
 //! Connections, programs and control files against a real server.
 
-mod support;
+pub mod support;
 
 use std::time::{Duration, Instant};
 
@@ -13,8 +13,8 @@ use support::postgres::{Cluster, Options, bare, free_port};
 
 const LIMIT: Duration = Duration::from_secs(10);
 
-fn context(secret: Option<(&SecretRef, &str)>) -> (StepContext, support::link::Rig) {
-    let mut rig = support::link::Rig::new();
+fn context(secret: Option<(&SecretRef, &str)>) -> (StepContext, support::rig::Rig) {
+    let mut rig = support::rig::Rig::drill();
     if let Some((reference, value)) = secret {
         rig = rig.secret(reference.clone(), value);
     }

@@ -1,6 +1,6 @@
 //! Programs and servers as steps run them, with real processes.
 
-mod support;
+pub mod support;
 
 use std::fs::File;
 use std::time::{Duration, Instant};
@@ -8,7 +8,7 @@ use std::time::{Duration, Instant};
 use lifeboat_engine::model::evidence::{CreatedKind, Stream};
 use lifeboat_engine::model::outcome::FailureKind;
 use lifeboat_steps::process::{Command, Identity, OsUser, Server, ServerSpec, Stopped, identity};
-use support::link::Rig;
+use support::runner::Rig;
 
 fn bash(script: &str) -> Command {
     Command::new("bash").args(["-c", script])

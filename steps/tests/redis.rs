@@ -1,6 +1,6 @@
 //! Snapshots and restores of real Redis servers.
 
-mod support;
+pub mod support;
 
 use std::path::{Path, PathBuf};
 
@@ -11,7 +11,7 @@ use lifeboat_engine::secret::SecretRef;
 use lifeboat_engine::step::StepError;
 use redis::Commands;
 use serde_json::{Value, json};
-use support::link::Rig;
+use support::runner::Rig;
 use support::redis::{Redis, connect};
 
 /// A source with data, a store, and the description of a target that steps start themselves.

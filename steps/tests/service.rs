@@ -1,12 +1,12 @@
 //! Services as plain processes: started once, found again, ended.
 
-mod support;
+pub mod support;
 
 use std::time::{Duration, Instant};
 
 use lifeboat_engine::secret::SecretRef;
 use serde_json::{Value, json};
-use support::link::Rig;
+use support::runner::Rig;
 use support::web::Web;
 
 fn process(rig: &Rig, script: &str, ready: Option<&str>) -> Value {

@@ -2,6 +2,7 @@ use std::collections::BTreeMap;
 use std::path::PathBuf;
 
 use async_trait::async_trait;
+use lifeboat_engine::model::FailureKind;
 use lifeboat_engine::model::event::Done;
 use lifeboat_engine::resource::EnvValue;
 use lifeboat_engine::step::{
@@ -84,8 +85,8 @@ impl StepKind for Run {
 
     async fn run(&self, ctx: &StepContext) -> Result<Done, StepError> {
         let params: Params = ctx.params()?;
-        let output = bash(&params.script, &params, ctx)?.name("the script").run_checked(ctx).await?;
-        Ok(done(output))
+        let output = bash(&params.script, &params, ctx)?.name("the script").run_checked(ctx).await;
+        output.map(done).map_err(|error| classified(error, ctx))
     }
 
     async fn probe(&self, ctx: &StepContext) -> Result<Probe, StepError> {
@@ -106,6 +107,15 @@ impl StepKind for Run {
             }
         }
     }
+}
+
+/// A script that failed will fail again, unless its author says by `retry` that it may not.
+fn classified(error: StepError, ctx: &StepContext) -> StepError {
+    let kind = match error.kind {
+        FailureKind::Permanent if ctx.info.retries => FailureKind::Transient,
+        kind => kind,
+    };
+    StepError { kind, ..error }
 }
 
 fn bash(script: &str, params: &Params, ctx: &StepContext) -> Result<Command, StepError> {

@@ -1,278 +1,214 @@
-//! Runs one step the way the engine does, and remembers what it reported.
+//! A step context without an engine: what a step reports is kept for the test to look at.
 
 use std::collections::{BTreeMap, VecDeque};
-use std::path::{Path, PathBuf};
-use std::sync::{Arc, Mutex, MutexGuard};
+use std::path::Path;
+use std::sync::{Arc, Mutex};
 
 use async_trait::async_trait;
-use jiff::Timestamp;
-use lifeboat_engine::model::event::{Answer, Done, Person, Question};
-use lifeboat_engine::model::evidence::{Created, CreatedKind, Progress, Stream};
+use lifeboat_engine::model::event::{Answer, Person, Question};
+use lifeboat_engine::model::evidence::{Created, Progress, Stream};
 use lifeboat_engine::model::ids::{RunId, StepId};
 use lifeboat_engine::model::outcome::Mode;
-use lifeboat_engine::resource::{Access, Resource, System};
+use lifeboat_engine::resource::Resource;
 use lifeboat_engine::secret::{SecretRef, Secrets};
-use lifeboat_engine::step::{Probe, Registry, StepContext, StepError, StepInfo, StepLink, StepParts};
-use lifeboat_steps::process::Identity;
+use lifeboat_engine::step::{StepContext, StepError, StepInfo, StepLink, StepParts};
+use lifeboat_engine::value::Field;
 use secrecy::SecretString;
-use serde_json::{Map, Value};
+use serde_json::{Map, Value, json};
 use tokio_util::sync::CancellationToken;
 
-/// What steps reported, in order.
+/// Keeps what a step reports; answers questions from a queue.
 #[derive(Debug, Default)]
-pub(crate) struct Reported {
-    pub(crate) progress: Vec<Progress>,
-    pub(crate) lines: Vec<(Stream, String)>,
-    /// By step, then by key.
-    pub(crate) recorded: BTreeMap<String, Map<String, Value>>,
-    /// In order; the same id replaces, as in the journal.
-    pub(crate) created: Vec<Created>,
-    pub(crate) questions: Vec<Question>,
-    /// What will be answered; once it is empty, the first choice.
-    pub(crate) answers: VecDeque<Answer>,
+pub struct TestLink {
+    seen: Mutex<Seen>,
 }
 
-impl Reported {
-    /// Returns the text of one stream, line by line.
-    pub(crate) fn text(&self, stream: Stream) -> String {
-        let lines = self.lines.iter().filter(|(of, _)| *of == stream).map(|(_, line)| line.as_str());
-        lines.collect::<Vec<_>>().join("\n")
-    }
-}
-
-/// A recording [`StepLink`].
-#[derive(Debug)]
-pub(crate) struct TestLink {
-    step: String,
-    reported: Arc<Mutex<Reported>>,
+/// What a step has reported so far.
+#[derive(Clone, Debug, Default)]
+pub struct Seen {
+    pub progress: Vec<Progress>,
+    pub lines: Vec<(Stream, String)>,
+    pub records: Map<String, Value>,
+    pub created: Vec<Created>,
+    pub questions: Vec<Question>,
+    pub answers: VecDeque<Answer>,
 }
 
 impl TestLink {
-    fn reported(&self) -> MutexGuard<'_, Reported> {
-        self.reported.lock().expect("no test panics while it holds this")
+    /// Returns a copy of what was reported so far.
+    pub fn seen(&self) -> Seen {
+        self.seen.lock().unwrap().clone()
+    }
+
+    /// Returns the text of all lines of one stream.
+    pub fn text(&self, stream: Stream) -> String {
+        let seen = self.seen();
+        let lines = seen.lines.iter().filter(|(of, _)| *of == stream).map(|(_, line)| line.as_str());
+        lines.collect::<Vec<_>>().join("\n")
+    }
+
+    /// Adds an answer to the queue.
+    pub fn will_answer(&self, choice: &str, comment: Option<&str>) {
+        let by = Person { name: "tester".into(), uid: 1000 };
+        let answer = Answer { choice: choice.into(), by, comment: comment.map(Into::into), automatic: false };
+        self.seen.lock().unwrap().answers.push_back(answer);
     }
 }
 
 #[async_trait]
 impl StepLink for TestLink {
     fn progress(&self, progress: Progress) {
-        self.reported().progress.push(progress);
+        self.seen.lock().unwrap().progress.push(progress);
     }
 
     fn line(&self, stream: Stream, line: &str) {
-        self.reported().lines.push((stream, line.to_owned()));
+        self.seen.lock().unwrap().lines.push((stream, line.to_owned()));
     }
 
     async fn record(&self, key: &str, value: Value) -> Result<(), StepError> {
-        self.reported().recorded.entry(self.step.clone()).or_default().insert(key.to_owned(), value);
+        self.seen.lock().unwrap().records.insert(key.to_owned(), value);
         Ok(())
     }
 
     async fn created(&self, thing: Created) -> Result<(), StepError> {
-        let mut reported = self.reported();
-        reported.created.retain(|known| known.id != thing.id);
-        reported.created.push(thing);
+        let mut seen = self.seen.lock().unwrap();
+        seen.created.retain(|other| other.id != thing.id);
+        seen.created.push(thing);
         Ok(())
     }
 
     async fn ask(&self, question: Question) -> Result<Answer, StepError> {
-        let choice = question.choices.first().cloned().unwrap_or_default();
-        let mut reported = self.reported();
-        reported.questions.push(question);
-        if let Some(answer) = reported.answers.pop_front() {
-            return Ok(answer);
-        }
-        Ok(Answer { choice, by: Person { name: "test".into(), uid: 0 }, comment: None, automatic: true })
+        let mut seen = self.seen.lock().unwrap();
+        seen.questions.push(question);
+        Ok(seen.answers.pop_front().expect("the test has queued an answer"))
     }
 }
 
-/// An environment and a run, in a temporary directory. Steps run through the registry, with defaults filled in as
-/// the engine fills them in; what one step recorded is there for its next attempt.
-pub(crate) struct Rig {
-    pub(crate) mode: Mode,
-    pub(crate) incident_at: Timestamp,
-    pub(crate) cancel: CancellationToken,
-    pub(crate) run_id: RunId,
-    dir: tempfile::TempDir,
+/// Builds contexts for the steps of one test, in a directory of its own.
+#[expect(missing_debug_implementations, reason = "holds secrets")]
+pub struct Bench {
+    pub dir: tempfile::TempDir,
+    pub link: Arc<TestLink>,
+    pub cancel: CancellationToken,
+    pub mode: Mode,
+    pub run: RunId,
     resources: BTreeMap<String, Resource>,
     named_secrets: BTreeMap<String, SecretRef>,
-    secrets: Vec<(SecretRef, String)>,
-    reported: Arc<Mutex<Reported>>,
-    registry: Registry,
-    _servers: Servers,
+    values: Vec<(SecretRef, SecretString)>,
 }
 
-/// Ends the servers that steps have started, when the test ends.
-struct Servers(Arc<Mutex<Reported>>);
+impl Bench {
+    pub fn new() -> Self {
+        let dir = tempfile::tempdir().unwrap();
+        // Servers that run as another user must be able to pass through.
+        std::fs::set_permissions(dir.path(), std::os::unix::fs::PermissionsExt::from_mode(0o755)).unwrap();
+        for sub in ["project", "work"] {
+            std::fs::create_dir(dir.path().join(sub)).unwrap();
+        }
+        Self {
+            dir,
+            link: Arc::default(),
+            cancel: CancellationToken::new(),
+            mode: Mode::Drill,
+            run: RunId::generate(),
+            resources: BTreeMap::new(),
+            named_secrets: BTreeMap::new(),
+            values: Vec::new(),
+        }
+    }
 
-impl Drop for Servers {
+    pub fn path(&self) -> &Path {
+        self.dir.path()
+    }
+
+    /// Adds a resource, written as in an environment's file.
+    pub fn resource(mut self, name: &str, written: Value) -> Self {
+        self.set_resource(name, written);
+        self
+    }
+
+    /// Sets a resource, written as in an environment's file.
+    pub fn set_resource(&mut self, name: &str, written: Value) {
+        self.resources.insert(name.to_owned(), serde_json::from_value(written).unwrap());
+    }
+
+    /// Adds a named secret with its value; `RESOURCE.password` names that of a resource.
+    pub fn secret(mut self, name: &str, value: &str) -> Self {
+        let reference = SecretRef::Env(format!("TEST_{name}"));
+        self.named_secrets.insert(name.to_owned(), reference.clone());
+        self.values.push((reference, value.to_owned().into()));
+        self
+    }
+
+    /// Makes the context of an attempt; records of earlier attempts are in it.
+    pub fn ctx(&self, with: Value) -> StepContext {
+        let mut secrets = Secrets::default();
+        for (reference, value) in &self.values {
+            secrets.insert(reference.clone(), value.clone());
+        }
+        StepContext::new(StepParts {
+            info: self.info(),
+            cancel: self.cancel.clone(),
+            with,
+            resources: Arc::new(self.resources.clone()),
+            named_secrets: Arc::new(self.named_secrets.clone()),
+            secrets: Arc::new(secrets),
+            recorded: self.link.seen().records,
+            link: self.link.clone(),
+        })
+    }
+
+    /// Makes a context as [`Bench::ctx`] does, with the defaults of a kind filled in.
+    pub fn ctx_for(&self, params: &[Field], with: Value) -> StepContext {
+        let mut with = with;
+        let given = with.as_object_mut().expect("parameters are a map");
+        for field in params {
+            if let Some(default) = &field.default {
+                given.entry(&field.name).or_insert_with(|| default.clone());
+            }
+        }
+        self.ctx(with)
+    }
+
+    fn info(&self) -> StepInfo {
+        StepInfo {
+            run: self.run,
+            runbook: "restore".into(),
+            environment: "sandbox".into(),
+            protected: false,
+            mode: self.mode,
+            step: StepId::new("tested").unwrap(),
+            attempt: 1,
+            retries: false,
+            incident_at: "2026-11-21T03:12:00Z".parse().unwrap(),
+            project_dir: self.path().join("project"),
+            work_dir: self.path().join("work"),
+            children_lock: self.path().join("children.lock"),
+        }
+    }
+}
+
+impl Default for Bench {
+    fn default() -> Self {
+        Self::new()
+    }
+}
+
+impl Drop for Bench {
+    /// Ends the servers that steps have started.
     fn drop(&mut self) {
-        let Ok(reported) = self.0.lock() else { return };
-        for thing in &reported.created {
-            if let CreatedKind::Process { pid, start_ticks, boot_id, .. } = thing.kind.clone() {
-                let identity = Identity { pid, start_ticks, boot_id };
-                // KILL, for nothing of it is needed any more.
+        use lifeboat_engine::model::evidence::CreatedKind;
+        for thing in self.link.seen().created {
+            if let CreatedKind::Process { pid, start_ticks, boot_id, .. } = thing.kind {
+                let identity = lifeboat_steps::process::Identity { pid, start_ticks, boot_id };
+                // KILL, because nothing of it is needed any more.
                 let _ = lifeboat_steps::process::identity::signal(&identity, 9);
             }
         }
     }
 }
 
-impl Rig {
-    /// Makes a drill without resources.
-    pub(crate) fn new() -> Self {
-        let reported = Arc::<Mutex<Reported>>::default();
-        Self {
-            mode: Mode::Drill,
-            incident_at: Timestamp::now(),
-            cancel: CancellationToken::new(),
-            run_id: RunId::generate(),
-            dir: tempfile::Builder::new().prefix("lb-rig-").tempdir().expect("a temporary directory"),
-            resources: BTreeMap::new(),
-            named_secrets: BTreeMap::new(),
-            secrets: Vec::new(),
-            _servers: Servers(Arc::clone(&reported)),
-            reported,
-            registry: lifeboat_steps::registry(),
-        }
-    }
-
-    /// Adds a resource that may be written.
-    pub(crate) fn resource(mut self, name: &str, system: System) -> Self {
-        let resource = Resource { access: Access::Write, optional: false, system };
-        self.resources.insert(name.to_owned(), resource);
-        self
-    }
-
-    /// Adds a resource written as in an environment's file.
-    pub(crate) fn resource_from(mut self, name: &str, written: Value) -> Self {
-        self.set_resource(name, written);
-        self
-    }
-
-    /// Replaces a resource by one written as in an environment's file.
-    pub(crate) fn set_resource(&mut self, name: &str, written: Value) {
-        let resource = serde_json::from_value(written).expect("a resource");
-        self.resources.insert(name.to_owned(), resource);
-    }
-
-    /// Gives a secret reference its value.
-    pub(crate) fn secret(mut self, reference: SecretRef, value: &str) -> Self {
-        self.secrets.push((reference, value.to_owned()));
-        self
-    }
-
-    /// Names a secret, as `secrets:` of an environment does.
-    pub(crate) fn named_secret(mut self, name: &str, reference: SecretRef) -> Self {
-        self.named_secrets.insert(name.to_owned(), reference);
-        self
-    }
-
-    /// The project directory of the run; each step's work directory is below it.
-    pub(crate) fn dir(&self) -> &Path {
-        self.dir.path()
-    }
-
-    /// What steps have reported so far.
-    pub(crate) fn reported(&self) -> MutexGuard<'_, Reported> {
-        self.reported.lock().expect("no test panics while it holds this")
-    }
-
-    /// Runs a step named after its kind; its outputs must be those that the kind declares.
-    pub(crate) async fn run(&self, kind: &str, with: Value) -> Result<Done, StepError> {
-        let step = kind.replace('.', "_");
-        self.run_as(&step, kind, with).await
-    }
-
-    /// Runs a step under a name of its own.
-    pub(crate) async fn run_as(&self, step: &str, kind: &str, with: Value) -> Result<Done, StepError> {
-        let ctx = self.context(step, kind, with);
-        let done = self.registry.kind(kind).expect("a registered kind").run(&ctx).await?;
-        let spec = self.registry.spec(kind).expect("a registered kind");
-        for output in &spec.outputs {
-            assert!(
-                !output.required || done.outputs.contains_key(&output.name),
-                "{kind} did not set `{}`",
-                output.name
-            );
-        }
-        for name in done.outputs.keys() {
-            assert!(spec.outputs.iter().any(|output| &output.name == name), "{kind} declares no `{name}`");
-        }
-        Ok(done)
-    }
-
-    /// Asks a guarded kind whether its work is done.
-    pub(crate) async fn probe(&self, kind: &str, with: Value) -> Result<Probe, StepError> {
-        let step = kind.replace('.', "_");
-        let ctx = self.context(&step, kind, with);
-        self.registry.kind(kind).expect("a registered kind").probe(&ctx).await
-    }
-
-    /// Puts the context of a step together.
-    pub(crate) fn context(&self, step: &str, kind: &str, with: Value) -> StepContext {
-        self.context_with(step, self.with_defaults(kind, with))
-    }
-
-    /// Puts a context together for code that is no step kind.
-    pub(crate) fn bare_context(&self) -> StepContext {
-        self.context_with("bare", Value::Object(Map::new()))
-    }
-
-    fn context_with(&self, step: &str, with: Value) -> StepContext {
-        let mut secrets = Secrets::default();
-        for (reference, value) in &self.secrets {
-            secrets.insert(reference.clone(), SecretString::from(value.clone()));
-        }
-        let recorded = self.reported().recorded.get(step).cloned().unwrap_or_default();
-        StepContext::new(StepParts {
-            info: self.info(step),
-            cancel: self.cancel.clone(),
-            with,
-            resources: Arc::new(self.resources.clone()),
-            named_secrets: Arc::new(self.named_secrets.clone()),
-            secrets: Arc::new(secrets),
-            recorded,
-            link: Arc::new(TestLink { step: step.to_owned(), reported: Arc::clone(&self.reported) }),
-        })
-    }
-
-    fn info(&self, step: &str) -> StepInfo {
-        let work_dir: PathBuf = self.dir.path().join("steps").join(step);
-        std::fs::create_dir_all(&work_dir).expect("a work directory");
-        let children_lock = self.dir.path().join("children.lock");
-        std::fs::OpenOptions::new()
-            .create(true)
-            .append(true)
-            .open(&children_lock)
-            .expect("a lock file for children");
-        StepInfo {
-            run: self.run_id,
-            runbook: "test".into(),
-            environment: "test".into(),
-            protected: false,
-            mode: self.mode,
-            step: StepId::new(step).expect("a step id"),
-            attempt: 1,
-            incident_at: self.incident_at,
-            project_dir: self.dir.path().to_path_buf(),
-            work_dir,
-            children_lock,
-        }
-    }
-
-    fn with_defaults(&self, kind: &str, with: Value) -> Value {
-        let spec = self.registry.spec(kind).expect("a registered kind");
-        let Value::Object(mut with) = with else { panic!("parameters are a map") };
-        for name in with.keys() {
-            assert!(spec.params.iter().any(|param| &param.name == name), "{kind} has no parameter `{name}`");
-        }
-        for param in &spec.params {
-            if let (Some(default), false) = (&param.default, with.contains_key(&param.name)) {
-                with.insert(param.name.clone(), default.clone());
-            }
-            assert!(!param.required || with.contains_key(&param.name), "{kind} needs `{}`", param.name);
-        }
-        Value::Object(with)
-    }
+/// No parameters.
+pub fn nothing() -> Value {
+    json!({})
 }

@@ -1,11 +1,11 @@
-//! What the tests of this crate share: throwaway servers, and a way to run one step without an engine.
+//! What the tests of several families share. Declare it with `pub mod support;`, so that what one of them does not
+//! use is no dead code.
 
-#![allow(
-    dead_code,
-    reason = "each test program uses a part of it; an expectation would fail in one that uses all"
-)]
-
-pub(crate) mod link;
-pub(crate) mod postgres;
-pub(crate) mod redis;
-pub(crate) mod web;
+pub mod archive;
+pub mod backup;
+pub mod link;
+pub mod postgres;
+pub mod redis;
+pub mod rig;
+pub mod runner;
+pub mod web;

@@ -7,66 +7,68 @@ use std::process::{Command, Output, Stdio};
 use std::time::{Duration, Instant};
 
 use lifeboat_engine::resource::{Postgres, System};
-use lifeboat_steps::postgres::account::Account;
+
+use lifeboat_steps::postgres::controldata::ControlData;
 use lifeboat_steps::postgres::tools::Tools;
+use lifeboat_steps::process::OsUser;
 
 /// How a cluster is made.
 #[derive(Clone, Debug, Default)]
-pub(crate) struct Options {
-    /// Switches archiving on.
-    pub(crate) archive_command: Option<String>,
+pub struct Options {
+    /// Switches archiving on, into `wal/<system id>/` below this directory.
+    pub archive_to: Option<PathBuf>,
     /// Further settings, `name = value`.
-    pub(crate) settings: Vec<String>,
+    pub settings: Vec<String>,
     /// Lets everybody in without a password unless this one is given; then all logins need it.
-    pub(crate) password: Option<String>,
+    pub password: Option<String>,
     /// Whether `initdb` switches page checksums on.
-    pub(crate) data_checksums: bool,
+    pub data_checksums: bool,
 }
 
 /// A cluster below a temporary directory that an unprivileged user owns. Ends with the value.
 #[derive(Debug)]
-pub(crate) struct Cluster {
-    pub(crate) data_dir: PathBuf,
-    pub(crate) socket_dir: PathBuf,
-    pub(crate) port: u16,
+pub struct Cluster {
+    pub data_dir: PathBuf,
+    pub socket_dir: PathBuf,
+    pub port: u16,
     password: Option<String>,
     place: Place,
 }
 
 /// A short temporary directory of the server's user, and that user.
 #[derive(Debug)]
-pub(crate) struct Place {
+pub struct Place {
     dir: tempfile::TempDir,
-    pub(crate) account: Option<Account>,
-    pub(crate) tools: Tools,
+    pub account: Option<OsUser>,
+    pub tools: Tools,
 }
 
 impl Place {
     /// Makes a directory that the user `postgres` owns if the test runs as root, and whoever runs it otherwise.
     /// Its path is short, because a socket's path may have 107 bytes.
-    pub(crate) fn new() -> Self {
+    pub fn make() -> Self {
         let dir = tempfile::Builder::new().prefix("lbpg").tempdir_in("/tmp").expect("a temporary directory");
         let account = rustix::process::geteuid()
             .is_root()
-            .then(|| Account::look_up("postgres").expect("as root, tests need a user `postgres`"));
+            .then(|| OsUser::lookup("postgres").expect("as root, tests need a user `postgres`"));
         let place = Self { dir, account, tools: Tools::find(&bare()).expect("Postgres server programs") };
         place.own(place.path());
         place
     }
 
-    pub(crate) fn path(&self) -> &Path {
+    pub fn path(&self) -> &Path {
         self.dir.path()
     }
 
     /// Gives a path to the server's user.
-    pub(crate) fn own(&self, path: &Path) {
+    pub fn own(&self, path: &Path) {
         if let Some(account) = &self.account {
             chown(path, Some(account.uid), Some(account.gid)).expect("root may change owners");
         }
     }
 
     /// Makes a directory of the server's user.
-    pub(crate) fn subdir(&self, name: &str) -> PathBuf {
+    pub fn subdir(&self, name: &str) -> PathBuf {
         let dir = self.path().join(name);
         std::fs::create_dir_all(&dir).expect("a directory");
         self.own(&dir);
@@ -74,7 +76,7 @@ impl Place {
     }
 
     /// Begins a command as the server's user.
-    pub(crate) fn command(&self, program: &str) -> Command {
+    pub fn command(&self, program: &str) -> Command {
         use std::os::unix::process::CommandExt;
         let mut command = Command::new(self.tools.program(program));
         if let Some(account) = &self.account {
@@ -85,7 +87,7 @@ impl Place {
     }
 
     /// Describes a server that could stand at a place below this one; nothing is made.
-    pub(crate) fn resource(&self, name: &str, port: u16) -> Postgres {
+    pub fn resource(&self, name: &str, port: u16) -> Postgres {
         Postgres {
             bin_dir: Some(self.tools.bin_dir.clone()),
             data_dir: Some(self.path().join(name)),
@@ -98,20 +100,20 @@ impl Place {
 }
 
 /// A resource with nothing but defaults.
-pub(crate) fn bare() -> Postgres {
+pub fn bare() -> Postgres {
     serde_json::from_value(serde_json::json!({})).expect("everything has a default")
 }
 
 /// Finds a port that nobody listens on.
-pub(crate) fn free_port() -> u16 {
+pub fn free_port() -> u16 {
     let listener = TcpListener::bind(("127.0.0.1", 0)).expect("a free port");
     listener.local_addr().expect("an address").port()
 }
 
 impl Cluster {
     /// Makes a cluster and starts it.
-    pub(crate) fn start(options: &Options) -> Self {
-        let place = Place::new();
+    pub fn start(options: &Options) -> Self {
+        let place = Place::make();
         let cluster = Self {
             data_dir: place.path().join("data"),
             socket_dir: place.path().to_path_buf(),
@@ -156,9 +158,9 @@ impl Cluster {
             "max_wal_size = 64MB".to_owned(),
             "min_wal_size = 2MB".to_owned(),
         ];
-        if let Some(command) = &options.archive_command {
+        if let Some(store) = &options.archive_to {
             lines.push("archive_mode = on".to_owned());
-            lines.push(format!("archive_command = '{}'", command.replace('\'', "''")));
+            lines.push(format!("archive_command = '{}'", self.archive_command(store)));
         }
         lines.extend(options.settings.iter().cloned());
         let file = self.data_dir.join("postgresql.conf");
@@ -168,8 +170,18 @@ impl Cluster {
         std::fs::write(&file, text).expect("the configuration");
     }
 
+    /// A plain copy, which appears under its name whole or not at all.
+    fn archive_command(&self, store: &Path) -> String {
+        let control = ControlData::read(&self.place.tools, &self.data_dir).expect("a control file");
+        let wal = store.join("wal").join(control.system_id);
+        std::fs::create_dir_all(&wal).expect("the store");
+        self.place.own(&wal);
+        let dir = wal.display();
+        format!("test ! -f {dir}/%f && cp %p {dir}/.%f.tmp && mv {dir}/.%f.tmp {dir}/%f")
+    }
+
     /// Starts the server again after [`Cluster::stop`].
-    pub(crate) fn start_server(&self) {
+    pub fn start_server(&self) {
         let log = self.place.path().join("source.log");
         let mut command = self.place.command("pg_ctl");
         command.args(["-w", "-t", "60", "-D"]).arg(&self.data_dir).arg("-l").arg(&log).arg("start");
@@ -177,14 +189,14 @@ impl Cluster {
     }
 
     /// Stops the server: `fast`, `immediate` or `smart`.
-    pub(crate) fn stop(&self, mode: &str) {
+    pub fn stop(&self, mode: &str) {
         let mut command = self.place.command("pg_ctl");
         command.args(["-w", "-m", mode, "-D"]).arg(&self.data_dir).arg("stop");
         succeed(&mut command);
     }
 
     /// Runs SQL in a database and returns what `psql -At` prints, without the last line break.
-    pub(crate) fn sql_in(&self, database: &str, sql: &str) -> String {
+    pub fn sql_in(&self, database: &str, sql: &str) -> String {
         let mut command = self.place.command("psql");
         command.args(["-X", "-At", "-q", "-v", "ON_ERROR_STOP=1", "-U", "postgres", "-h"]);
         command.arg(&self.socket_dir).args(["-p", &self.port.to_string(), "-d", database, "-c", sql]);
@@ -196,12 +208,12 @@ impl Cluster {
     }
 
     /// Runs SQL in the database `postgres`.
-    pub(crate) fn sql(&self, sql: &str) -> String {
+    pub fn sql(&self, sql: &str) -> String {
         self.sql_in("postgres", sql)
     }
 
     /// Ends the current WAL segment and waits until the archiver has taken it.
-    pub(crate) fn archive_wal(&self) {
+    pub fn archive_wal(&self) {
         let segment = self.sql("select pg_walfile_name(pg_current_wal_lsn())");
         self.sql("select pg_switch_wal()");
         wait_until("the archiver took the segment", || {
@@ -211,16 +223,16 @@ impl Cluster {
         });
     }
 
-    pub(crate) fn place(&self) -> &Place {
+    pub fn place(&self) -> &Place {
         &self.place
     }
 
     /// Describes the cluster as a resource, over its Unix socket.
-    pub(crate) fn resource(&self) -> Postgres {
+    pub fn resource(&self) -> Postgres {
         Postgres { data_dir: Some(self.data_dir.clone()), ..self.place.resource("data", self.port) }
     }
 
-    pub(crate) fn system(&self) -> System {
+    pub fn system(&self) -> System {
         System::Postgres(self.resource())
     }
 }
@@ -235,9 +247,9 @@ impl Drop for Cluster {
 
 /// Ends a server that a step left running, when the test ends.
 #[derive(Debug)]
-pub(crate) struct StopOnDrop<'a> {
-    pub(crate) place: &'a Place,
-    pub(crate) data_dir: PathBuf,
+pub struct StopOnDrop<'a> {
+    pub place: &'a Place,
+    pub data_dir: PathBuf,
 }
 
 impl Drop for StopOnDrop<'_> {
@@ -249,7 +261,7 @@ impl Drop for StopOnDrop<'_> {
 }
 
 /// Polls for at most 30 s.
-pub(crate) fn wait_until(what: &str, mut done: impl FnMut() -> bool) {
+pub fn wait_until(what: &str, mut done: impl FnMut() -> bool) {
     let deadline = Instant::now() + Duration::from_secs(30);
     while !done() {
         assert!(Instant::now() < deadline, "not within 30 s: {what}");
@@ -257,7 +269,8 @@ pub(crate) fn wait_until(what: &str, mut done: impl FnMut() -> bool) {
     }
 }
 
-fn succeed(command: &mut Command) -> Output {
+/// Runs a command that must succeed.
+pub fn succeed(command: &mut Command) -> Output {
     // pg_ctl hands its descriptors on to the server, and a pipe would never see its end.
     let out = tempfile::tempfile().expect("a temporary file");
     let err = tempfile::tempfile().expect("a temporary file");

@@ -7,15 +7,16 @@ use std::time::{Duration, Instant};
 use redis::Commands;
 
 /// A server that lives as long as this value, with its files in a directory of its own.
-pub(crate) struct Redis {
-    pub(crate) port: u16,
-    pub(crate) dir: PathBuf,
+#[derive(Debug)]
+pub struct Redis {
+    pub port: u16,
+    pub dir: PathBuf,
     child: Child,
 }
 
 impl Redis {
     /// Starts a server in `dir` with further settings, and waits until it answers.
-    pub(crate) fn start(dir: &Path, settings: &[&str]) -> Self {
+    pub fn start(dir: &Path, settings: &[&str]) -> Self {
         std::fs::create_dir_all(dir).expect("a directory");
         let port = super::web::closed_port();
         let child = Command::new("redis-server")
@@ -31,11 +32,11 @@ impl Redis {
         server
     }
 
-    pub(crate) fn url(&self) -> String {
+    pub fn url(&self) -> String {
         format!("redis://127.0.0.1:{}", self.port)
     }
 
-    pub(crate) fn connect(&self) -> redis::Connection {
+    pub fn connect(&self) -> redis::Connection {
         connect(self.port, None)
     }
 }
@@ -53,14 +54,14 @@ fn password<'a>(settings: &[&'a str]) -> Option<&'a str> {
     settings.get(at + 1).copied()
 }
 
-pub(crate) fn connect(port: u16, password: Option<&str>) -> redis::Connection {
+pub fn connect(port: u16, password: Option<&str>) -> redis::Connection {
     let credentials = password.map_or(String::new(), |word| format!(":{word}@"));
     let url = format!("redis://{credentials}127.0.0.1:{port}");
     redis::Client::open(url).expect("a url").get_connection().expect("connects")
 }
 
 /// Waits until a server answers and has loaded its data.
-pub(crate) fn wait_up(port: u16, password: Option<&str>) {
+pub fn wait_up(port: u16, password: Option<&str>) {
     let credentials = password.map_or(String::new(), |word| format!(":{word}@"));
     let client = redis::Client::open(format!("redis://{credentials}127.0.0.1:{port}")).expect("a url");
     let deadline = Instant::now() + Duration::from_secs(30);

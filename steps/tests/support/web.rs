@@ -8,56 +8,54 @@ use tokio::net::{TcpListener, TcpStream};
 
 /// One request as it came.
 #[derive(Clone, Debug, Default)]
-pub(crate) struct Request {
-    pub(crate) method: String,
+pub struct Request {
+    pub method: String,
     /// With its query.
-    pub(crate) path: String,
+    pub path: String,
     /// Names in lower case.
-    pub(crate) headers: Vec<(String, String)>,
-    pub(crate) body: String,
+    pub headers: Vec<(String, String)>,
+    pub body: String,
 }
 
 impl Request {
-    pub(crate) fn header(&self, name: &str) -> Option<&str> {
+    pub fn header(&self, name: &str) -> Option<&str> {
         self.headers.iter().find(|(key, _)| key == name).map(|(_, value)| value.as_str())
     }
 }
 
 /// What a server answers.
 #[derive(Clone, Debug)]
-pub(crate) struct Reply {
+pub struct Reply {
     status: u16,
     headers: Vec<(String, String)>,
     body: Vec<u8>,
 }
 
-pub(crate) fn reply(status: u16, body: &str) -> Reply {
+pub fn reply(status: u16, body: &str) -> Reply {
     Reply { status, headers: Vec::new(), body: body.as_bytes().to_vec() }
 }
 
 impl Reply {
-    pub(crate) fn header(mut self, name: &str, value: &str) -> Self {
+    pub fn header(mut self, name: &str, value: &str) -> Self {
         self.headers.push((name.to_owned(), value.to_owned()));
         self
     }
 }
 
 /// A server on loopback that lives as long as this value.
-pub(crate) struct Web {
+#[derive(Debug)]
+pub struct Web {
     address: SocketAddr,
     requests: Arc<Mutex<Vec<Request>>>,
     task: tokio::task::JoinHandle<()>,
 }
 
 impl Web {
-    pub(crate) async fn start(answer: impl Fn(&Request) -> Reply + Send + Sync + 'static) -> Self {
+    pub async fn start(answer: impl Fn(&Request) -> Reply + Send + Sync + 'static) -> Self {
         Self::start_at("127.0.0.1:0", answer).await
     }
 
-    pub(crate) async fn start_at(
-        address: &str,
-        answer: impl Fn(&Request) -> Reply + Send + Sync + 'static,
-    ) -> Self {
+    pub async fn start_at(address: &str, answer: impl Fn(&Request) -> Reply + Send + Sync + 'static) -> Self {
         let listener = TcpListener::bind(address).await.expect("binds");
         let address = listener.local_addr().expect("has an address");
         let requests = Arc::<Mutex<Vec<Request>>>::default();
@@ -75,12 +73,12 @@ impl Web {
         Self { address, requests, task }
     }
 
-    pub(crate) fn url(&self, path: &str) -> String {
+    pub fn url(&self, path: &str) -> String {
         format!("http://{}{path}", self.address)
     }
 
     /// Returns the requests that came so far.
-    pub(crate) fn requests(&self) -> Vec<Request> {
+    pub fn requests(&self) -> Vec<Request> {
         self.requests.lock().expect("no test panics while it holds this").clone()
     }
 }
@@ -92,7 +90,7 @@ impl Drop for Web {
 }
 
 /// Returns a port that nobody listens on.
-pub(crate) fn closed_port() -> u16 {
+pub fn closed_port() -> u16 {
     let listener = std::net::TcpListener::bind("127.0.0.1:0").expect("binds");
     listener.local_addr().expect("has an address").port()
 }

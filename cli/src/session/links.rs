@@ -1,0 +1,67 @@
+//! What connects a run with its directory: redacted output, and requests of other processes.
+
+use std::path::PathBuf;
+
+use lifeboat_engine::journal::Reader;
+use lifeboat_engine::model::{Attempt, Request, StepId, Stream};
+use lifeboat_engine::redact::Redactor;
+use lifeboat_engine::run::driver::{OutputSink, RequestSource};
+use lifeboat_engine::runs::{Inbox, OutputFiles, RequestId};
+
+/// Removes secrets from lines of output and stores them.
+pub(super) struct Output {
+    pub(super) redactor: Redactor,
+    pub(super) files: OutputFiles,
+}
+
+impl OutputSink for Output {
+    fn line(&self, step: &StepId, attempt: Attempt, stream: Stream, line: &str) -> String {
+        let line = self.redactor.text(line).into_owned();
+        if let Err(error) = self.files.line(step, attempt, stream, &line) {
+            // The step must not fail because its output cannot be kept; the journal will complain if the disk is full.
+            tracing::warn!(%step, attempt, %error, "output was not stored");
+        }
+        line
+    }
+}
+
+/// Requests that other processes leave in the run's inbox.
+pub(super) struct InboxSource {
+    pub(super) inbox: Inbox,
+    /// The directory of the journal.
+    pub(super) journal: PathBuf,
+}
+
+impl InboxSource {
+    /// Says whether a request was granted already, by a process that ended before it could remove it.
+    fn is_granted(&self, id: RequestId) -> bool {
+        Reader::open(&self.journal).and_then(|reader| reader.knows(id)).unwrap_or(false)
+    }
+}
+
+impl RequestSource for InboxSource {
+    fn poll(&mut self) -> Vec<(RequestId, Request)> {
+        let pending = match self.inbox.pending() {
+            Ok(pending) => pending,
+            Err(error) => {
+                tracing::warn!(%error, "the inbox cannot be read");
+                return Vec::new();
+            }
+        };
+        let mut wishes = Vec::new();
+        for entry in pending {
+            match entry {
+                Ok(pending) if self.is_granted(pending.id) => self.done(pending.id),
+                Ok(pending) => wishes.push((pending.id, pending.request)),
+                Err(error) => tracing::warn!(%error, "a request was set aside"),
+            }
+        }
+        wishes
+    }
+
+    fn done(&mut self, id: RequestId) {
+        if let Err(error) = self.inbox.remove(id) {
+            tracing::warn!(%error, "a granted request is still in the inbox");
+        }
+    }
+}

@@ -1,0 +1,9 @@
+//! `postgres.restore_base`: unpacks a base backup into a data directory.
+
+mod kind;
+mod listener;
+mod manifest;
+mod target;
+mod unpack;
+
+pub(super) use kind::RestoreBase;

@@ -1,0 +1,203 @@
+//! What `archive_command` runs.
+
+use std::fs::File;
+use std::io::{self, Read, Write};
+use std::path::{Path, PathBuf};
+
+use lifeboat_engine::step::StepError;
+use serde::{Deserialize, Serialize};
+
+use super::WalExit;
+use super::archive::wal_key;
+use super::fetch::{Form, open_form};
+use super::header::{LongHeader, SystemId, bad_segment};
+use super::names::WalName;
+use crate::postgres::codes;
+use crate::store::{self, Key, Store};
+
+/// The file that `lifeboat wal put --config` reads: JSON, readable by the user of the Postgres server.
+///
+/// ```json
+/// { "store": "dir:///var/backups/lifeboat", "compression": "zstd" }
+/// ```
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct PutConfig {
+    /// The address of the store; its directory must exist.
+    pub store: String,
+    #[serde(default)]
+    pub compression: Compression,
+}
+
+/// How segments are stored.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Compression {
+    #[default]
+    Zstd,
+    None,
+}
+
+/// Fast enough to keep up with a busy server, and within a few percent of what higher levels reach.
+const LEVEL: i32 = 1;
+
+/// Archives one file: `path` is `%p`, `name` is `%f`.
+///
+/// Exit code 0 means that the file is in the archive and survives a power cut. Any other one is 1, after which
+/// Postgres keeps the file and tries again. A file that is there already is success if its content is the same, and
+/// refused otherwise.
+pub fn put_main(config: &Path, path: &Path, name: &str) -> WalExit {
+    match put(config, path, name) {
+        Ok(()) => WalExit::silent(0),
+        Err(error) => WalExit { code: 1, message: line(&error) },
+    }
+}
+
+/// One line for the server's log.
+pub(super) fn line(error: &StepError) -> String {
+    match &error.help {
+        Some(help) => format!("{error}; {help}"),
+        None => error.to_string(),
+    }
+}
+
+fn put(config: &Path, path: &Path, name: &str) -> Result<(), StepError> {
+    let kind = WalName::parse(name)?;
+    let config = PutConfig::load(config)?;
+    let store = Store::open_url(&config.store)?;
+    let content = std::fs::read(path).map_err(|error| {
+        StepError::permanent(
+            codes::LB1203,
+            format!("the file to archive, {}, cannot be read: {error}", path.display()),
+        )
+    })?;
+    let system = match kind {
+        WalName::Segment | WalName::Partial => LongHeader::check_segment(name, &content)?.system_id,
+        WalName::BackupLabel | WalName::History(_) => check_small(name, kind, &content, path)?,
+    };
+    put_content(&store, system, name, &content, config.compression)
+}
+
+fn put_content(
+    store: &Store,
+    system: SystemId,
+    name: &str,
+    content: &[u8],
+    compression: Compression,
+) -> Result<(), StepError> {
+    if let Some(existing) = open_form(store, system, name)? {
+        return accept_identical(store, system, name, (existing, content));
+    }
+    // The small files stay readable without a tool.
+    let form = match (compression, WalName::parse(name)?) {
+        (Compression::Zstd, WalName::Segment | WalName::Partial) => Form::Zstd,
+        _ => Form::Plain,
+    };
+    let key = Key::new(format!("{}{}", wal_key(system, name)?, form.suffix()))?;
+    let mut object = store.create(&key)?;
+    write_as(form, content, &mut object).map_err(|error| {
+        StepError::transient(store::codes::LB1111, format!("{name} cannot be stored: {error}"))
+    })?;
+    match object.commit() {
+        Ok(_) => Ok(()),
+        // Somebody else was faster; its bytes differ if another version compressed it.
+        Err(error) if error.code == store::codes::LB1105 => match open_form(store, system, name)? {
+            Some(existing) => accept_identical(store, system, name, (existing, content)),
+            None => Err(error),
+        },
+        Err(error) => Err(error),
+    }
+}
+
+fn write_as(form: Form, content: &[u8], to: &mut impl Write) -> io::Result<()> {
+    match form {
+        Form::Plain => to.write_all(content),
+        Form::Zstd => {
+            let mut encoder = zstd::stream::write::Encoder::new(to, LEVEL)?;
+            encoder.include_checksum(true)?;
+            encoder.set_pledged_src_size(Some(content.len() as u64))?;
+            encoder.write_all(content)?;
+            encoder.finish().map(drop)
+        }
+    }
+}
+
+/// Succeeds if what the archive holds under the name is the same, and makes sure that it is durable.
+fn accept_identical(
+    store: &Store,
+    system: SystemId,
+    name: &str,
+    (existing, content): (impl Read, &[u8]),
+) -> Result<(), StepError> {
+    let mut found = Vec::with_capacity(content.len());
+    let read = existing.take(content.len() as u64 + 1).read_to_end(&mut found);
+    if read.is_ok() && found == content {
+        return sync_existing(store, system, name);
+    }
+    let how = match read {
+        Ok(_) => "with different content".to_owned(),
+        Err(error) => format!("and cannot be read to its end: {error}"),
+    };
+    Err(StepError::permanent(
+        codes::LB1203,
+        format!("{name} is in the archive of cluster {system} already, {how}; it was left as it is"),
+    )
+    .help("make sure that no other server or copy archives into this store: `lifeboat explain LB1203`"))
+}
+
+/// The process that wrote it may have died between the rename and the sync.
+fn sync_existing(store: &Store, system: SystemId, name: &str) -> Result<(), StepError> {
+    let key = wal_key(system, name)?;
+    let path = store.path_of(&key);
+    let sync = |path: &Path| File::open(path).and_then(|file| file.sync_all());
+    let dir = path.parent().map_or(Ok(()), sync);
+    let files =
+        [Form::Zstd, Form::Plain].map(|form| PathBuf::from(format!("{}{}", path.display(), form.suffix())));
+    files.iter().filter(|path| path.exists()).try_for_each(|path| sync(path)).and(dir).map_err(|error| {
+        StepError::transient(store::codes::LB1111, format!("{name} cannot be made durable: {error}"))
+    })
+}
+
+/// Checks a file that is no segment, and finds out which cluster it belongs to.
+fn check_small(name: &str, kind: WalName, content: &[u8], path: &Path) -> Result<SystemId, StepError> {
+    let text = std::str::from_utf8(content).map_err(|_| bad_segment(name, "it is no text"))?;
+    match kind {
+        WalName::History(timeline) => drop(super::History::parse(timeline, text)?),
+        _ if text.starts_with("START WAL LOCATION:") => {}
+        _ => return Err(bad_segment(name, "it does not say where a backup began")),
+    }
+    system_of(path)
+}
+
+/// Reads the system identifier of the cluster whose `pg_wal` a file is in.
+///
+/// Postgres runs the command in the data directory; `pg_wal` may be a link, so that its parent proves nothing.
+fn system_of(path: &Path) -> Result<SystemId, StepError> {
+    let data_dir = match path.is_relative() {
+        true => Some(Path::new("")),
+        false => path.parent().and_then(Path::parent),
+    };
+    let control = data_dir.unwrap_or(Path::new("")).join("global/pg_control");
+    let mut first = [0; 8];
+    File::open(&control).and_then(|mut file| file.read_exact(&mut first)).map_err(|error| {
+        StepError::permanent(codes::LB1203, format!("{} cannot be read: {error}", control.display()))
+            .help("run it as archive_command, in the data directory of the server, with `%p` unchanged")
+    })?;
+    match u64::from_ne_bytes(first) {
+        0 => Err(StepError::permanent(codes::LB1203, format!("{} names no cluster", control.display()))),
+        id => Ok(SystemId(id)),
+    }
+}
+
+impl PutConfig {
+    /// Reads the file.
+    pub fn load(path: &Path) -> Result<Self, StepError> {
+        let text = std::fs::read(path).map_err(|error| Self::invalid(path, &error))?;
+        serde_json::from_slice(&text).map_err(|error| Self::invalid(path, &error))
+    }
+
+    fn invalid(path: &Path, problem: &dyn std::fmt::Display) -> StepError {
+        StepError::permanent(codes::LB1205, format!("{} cannot be used: {problem}", path.display()))
+            .help("it must be readable by the server's user and hold {\"store\": \"dir:///path\"}")
+    }
+}

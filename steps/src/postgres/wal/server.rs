@@ -1,0 +1,253 @@
+use std::io;
+use std::os::unix::fs::PermissionsExt;
+use std::os::unix::net::{UnixListener, UnixStream};
+use std::path::{Path, PathBuf};
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, Mutex, PoisonError};
+use std::thread::JoinHandle;
+use std::time::{Duration, Instant};
+
+use jiff::Timestamp;
+use lifeboat_engine::model::outcome::FailureKind;
+use lifeboat_engine::step::StepError;
+
+use super::archive::Continuity;
+use super::fetch::Fetcher;
+use super::header::SystemId;
+use super::names::SegmentSize;
+pub use super::prefetch::Origin;
+use super::prefetch::Prefetch;
+use super::protocol::{read_request, write_absent, write_delivered, write_failed};
+use super::put::line;
+use crate::postgres::codes;
+use crate::store::{BackupKind, MARKER, Store};
+
+/// What a recovery is given WAL from.
+#[derive(Clone, Debug)]
+pub struct WalSource {
+    pub store: Store,
+    pub system_id: SystemId,
+    pub segment_size: SegmentSize,
+    /// The label of the base backup that is recovered. Its marker proves, whenever a file is absent, that the store
+    /// answers.
+    pub backup: String,
+    /// What was proven to be in the archive. A file of it that is absent is a fault, not the end of the log.
+    pub proven: Option<Continuity>,
+    /// The socket to make: in a directory that the server's user can enter, in a path of at most 107 bytes.
+    pub socket: PathBuf,
+    /// User and group id of the server, if this process is another user: it is given the socket.
+    pub owner: Option<(u32, u32)>,
+}
+
+/// One request of the server for a file.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Request {
+    pub name: String,
+    pub answer: Answered,
+    /// Bytes delivered.
+    pub bytes: u64,
+    pub took: Duration,
+    pub at: Timestamp,
+}
+
+/// How a request was answered.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Answered {
+    Delivered(Origin),
+    /// Proven: the store answers and lacks the file.
+    Absent,
+    /// Why the server was told that something is wrong.
+    Failed(String),
+}
+
+/// Serves WAL to a recovery from within the Lifeboat process, which holds the store. Ends with the value.
+#[derive(Debug)]
+pub struct WalServer {
+    inner: Arc<Inner>,
+    accepting: Option<JoinHandle<()>>,
+}
+
+#[derive(Debug)]
+struct Inner {
+    fetcher: Fetcher,
+    prefetch: Prefetch,
+    proven: Option<Continuity>,
+    socket: PathBuf,
+    requests: Mutex<Vec<Request>>,
+    stopping: AtomicBool,
+}
+
+/// Pauses between tries, after faults that may pass.
+const PAUSES: [Duration; 4] =
+    [Duration::from_millis(200), Duration::from_secs(1), Duration::from_secs(3), Duration::from_secs(10)];
+
+/// A client says what it wants at once, …
+const ASK_PATIENCE: Duration = Duration::from_secs(10);
+/// … and takes what it gets as fast as its disk does.
+const TAKE_PATIENCE: Duration = Duration::from_mins(2);
+
+impl WalServer {
+    /// Starts to listen. A socket that an earlier process left at that place is replaced.
+    pub fn start(source: WalSource) -> Result<Self, StepError> {
+        let witness = BackupKind::PostgresBase.backup(&source.backup)?.join(MARKER)?;
+        // Otherwise every absence would turn out to be a fault, one by one.
+        source.store.read(&witness)?;
+        let failed = |error: io::Error| cannot_start(&source.socket, &error);
+        let listener = listen(&source).map_err(failed)?;
+        let fetcher = Fetcher {
+            store: source.store.clone(),
+            system: source.system_id,
+            size: source.segment_size,
+            witness,
+        };
+        let inner = Arc::new(Inner {
+            prefetch: Prefetch::start(fetcher.clone()).map_err(failed)?,
+            fetcher,
+            proven: source.proven.clone(),
+            socket: source.socket.clone(),
+            requests: Mutex::default(),
+            stopping: AtomicBool::new(false),
+        });
+        let serving = Arc::clone(&inner);
+        let thread = std::thread::Builder::new().name("wal-helper".to_owned());
+        let accepting = thread.spawn(move || serving.accept(&listener)).map_err(failed)?;
+        Ok(Self { inner, accepting: Some(accepting) })
+    }
+
+    /// Returns the path of the socket.
+    pub fn socket(&self) -> &Path {
+        &self.inner.socket
+    }
+
+    /// Returns the value for `restore_command`, with the client at `exe`.
+    pub fn restore_command(&self, exe: &Path) -> String {
+        format!("{} wal get --socket {} %f %p", quoted(exe), quoted(&self.inner.socket))
+    }
+
+    /// Returns every request so far, in the order in which they were answered.
+    pub fn requests(&self) -> Vec<Request> {
+        self.inner.journal().clone()
+    }
+
+    /// Stops listening and removes the socket. A request that is being answered ends first.
+    pub fn shutdown(mut self) -> Vec<Request> {
+        self.stop();
+        self.requests()
+    }
+
+    fn stop(&mut self) {
+        let Some(accepting) = self.accepting.take() else { return };
+        self.inner.stopping.store(true, Ordering::Release);
+        // Wakes the thread that waits for a connection.
+        drop(UnixStream::connect(&self.inner.socket));
+        drop(accepting.join());
+        std::fs::remove_file(&self.inner.socket).ok();
+    }
+}
+
+impl Drop for WalServer {
+    fn drop(&mut self) {
+        self.stop();
+    }
+}
+
+impl Inner {
+    fn journal(&self) -> std::sync::MutexGuard<'_, Vec<Request>> {
+        self.requests.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Answers one connection after the other: Postgres asks for one file at a time.
+    fn accept(&self, listener: &UnixListener) {
+        for stream in listener.incoming() {
+            if self.stopping.load(Ordering::Acquire) {
+                return;
+            }
+            match stream.and_then(|stream| self.serve(stream)) {
+                Ok(()) => {}
+                Err(error) => tracing::debug!("a request for WAL was not answered: {error}"),
+            }
+        }
+    }
+
+    fn serve(&self, mut stream: UnixStream) -> io::Result<()> {
+        stream.set_read_timeout(Some(ASK_PATIENCE))?;
+        stream.set_write_timeout(Some(TAKE_PATIENCE))?;
+        let name = read_request(&mut stream)?;
+        let (at, begun) = (Timestamp::now(), Instant::now());
+        let found = self.find(&name);
+        let record = |answer, bytes| {
+            self.journal().push(Request { name: name.clone(), answer, bytes, took: begun.elapsed(), at });
+        };
+        match found {
+            Ok((Some(bytes), origin)) => match write_delivered(&mut stream, &bytes) {
+                Ok(()) => record(Answered::Delivered(origin), bytes.len() as u64),
+                Err(error) => record(Answered::Failed(format!("the client went away: {error}")), 0),
+            },
+            Ok((None, _)) => {
+                record(Answered::Absent, 0);
+                write_absent(&mut stream)?;
+            }
+            Err(error) => {
+                record(Answered::Failed(error.to_string()), 0);
+                write_failed(&mut stream, &line(&error))?;
+            }
+        }
+        Ok(())
+    }
+
+    /// Finds a file, trying again after faults that may pass. `None` means proven absent.
+    fn find(&self, name: &str) -> Result<(Option<Vec<u8>>, Origin), StepError> {
+        let mut pauses = PAUSES.iter();
+        loop {
+            let found = match self.fetcher.segment_of(name) {
+                Some(segment) => self.prefetch.take(segment),
+                None => self.fetcher.fetch(name).map(|found| (found, Origin::Direct)),
+            };
+            match found {
+                Err(error) if error.kind != FailureKind::Permanent => match pauses.next() {
+                    Some(pause) if !self.stopping.load(Ordering::Acquire) => std::thread::sleep(*pause),
+                    _ => return Err(error),
+                },
+                Ok((None, _)) if self.must_be_there(name) => return Err(vanished(name)),
+                other => return other,
+            }
+        }
+    }
+
+    fn must_be_there(&self, name: &str) -> bool {
+        let segment = self.fetcher.segment_of(name);
+        segment.is_some_and(|segment| self.proven.as_ref().is_some_and(|proven| proven.contains(segment)))
+    }
+}
+
+fn vanished(name: &str) -> StepError {
+    StepError::permanent(
+        codes::LB1207,
+        format!("{name} was in the archive when the backup was chosen, and is gone now"),
+    )
+    .help("find out what removes files from the store, bring the segment back, then `lifeboat resume`")
+}
+
+fn listen(source: &WalSource) -> io::Result<UnixListener> {
+    match std::fs::remove_file(&source.socket) {
+        Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(error),
+        _ => {}
+    }
+    let listener = UnixListener::bind(&source.socket)?;
+    std::fs::set_permissions(&source.socket, std::fs::Permissions::from_mode(0o600))?;
+    if let Some((user, group)) = source.owner {
+        std::os::unix::fs::chown(&source.socket, Some(user), Some(group))?;
+    }
+    Ok(listener)
+}
+
+fn cannot_start(socket: &Path, error: &io::Error) -> StepError {
+    StepError::permanent(codes::LB1206, format!("no helper can listen at {}: {error}", socket.display()))
+        .help("the path of a socket may have 107 bytes; use a shorter state directory")
+}
+
+/// Quotes a path for the shell that runs the command, and for Postgres, which replaces `%`.
+fn quoted(path: &Path) -> String {
+    let text = path.to_string_lossy().replace('\'', r"'\''").replace('%', "%%");
+    format!("'{text}'")
+}

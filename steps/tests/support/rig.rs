@@ -1,0 +1,253 @@
+//! Runs one step the way the engine does, and remembers what it reported.
+
+use std::collections::BTreeMap;
+use std::path::{Path, PathBuf};
+use std::sync::{Arc, Mutex, MutexGuard};
+
+use async_trait::async_trait;
+use jiff::Timestamp;
+use lifeboat_engine::model::event::{Answer, Done, Person, Question};
+use lifeboat_engine::model::evidence::{Created, Progress, Stream};
+use lifeboat_engine::model::ids::{RunId, StepId};
+use lifeboat_engine::model::outcome::Mode;
+use lifeboat_engine::resource::{Access, Resource, System};
+use lifeboat_engine::secret::{SecretRef, Secrets};
+use lifeboat_engine::step::{Probe, Registry, StepContext, StepError, StepInfo, StepLink, StepParts};
+use secrecy::SecretString;
+use serde_json::{Map, Value};
+use tokio_util::sync::CancellationToken;
+
+/// What steps reported, in order.
+#[derive(Debug, Default)]
+pub struct Reported {
+    pub progress: Vec<Progress>,
+    pub lines: Vec<(Stream, String)>,
+    /// By step, then by key.
+    pub recorded: BTreeMap<String, Map<String, Value>>,
+    /// In order; the same id replaces, as in the journal.
+    pub created: Vec<Created>,
+    pub questions: Vec<Question>,
+}
+
+/// A recording [`StepLink`]. Questions are answered with their first choice.
+#[derive(Debug)]
+pub struct RigLink {
+    step: String,
+    reported: Arc<Mutex<Reported>>,
+}
+
+impl RigLink {
+    fn reported(&self) -> MutexGuard<'_, Reported> {
+        self.reported.lock().expect("no test panics while it holds this")
+    }
+}
+
+#[async_trait]
+impl StepLink for RigLink {
+    fn progress(&self, progress: Progress) {
+        self.reported().progress.push(progress);
+    }
+
+    fn line(&self, stream: Stream, line: &str) {
+        self.reported().lines.push((stream, line.to_owned()));
+    }
+
+    async fn record(&self, key: &str, value: Value) -> Result<(), StepError> {
+        self.reported().recorded.entry(self.step.clone()).or_default().insert(key.to_owned(), value);
+        Ok(())
+    }
+
+    async fn created(&self, thing: Created) -> Result<(), StepError> {
+        let mut reported = self.reported();
+        reported.created.retain(|known| known.id != thing.id);
+        reported.created.push(thing);
+        Ok(())
+    }
+
+    async fn ask(&self, question: Question) -> Result<Answer, StepError> {
+        let choice = question.choices.first().cloned().unwrap_or_default();
+        self.reported().questions.push(question);
+        Ok(Answer { choice, by: Person { name: "test".into(), uid: 0 }, comment: None, automatic: true })
+    }
+}
+
+/// An environment and a run, in a temporary directory. Steps run through the registry, with defaults filled in as
+/// the engine fills them in; what one step recorded is there for its next attempt.
+#[expect(missing_debug_implementations, reason = "holds secrets and the registry")]
+pub struct Rig {
+    pub mode: Mode,
+    pub incident_at: Timestamp,
+    pub cancel: CancellationToken,
+    pub run_id: RunId,
+    dir: tempfile::TempDir,
+    resources: BTreeMap<String, Resource>,
+    named_secrets: BTreeMap<String, SecretRef>,
+    secrets: Vec<(SecretRef, String)>,
+    reported: Arc<Mutex<Reported>>,
+    registry: Registry,
+}
+
+impl Rig {
+    /// Makes a drill without resources.
+    pub fn drill() -> Self {
+        Self {
+            mode: Mode::Drill,
+            incident_at: Timestamp::now(),
+            cancel: CancellationToken::new(),
+            run_id: RunId::generate(),
+            dir: tempfile::Builder::new().prefix("lb-rig-").tempdir().expect("a temporary directory"),
+            resources: BTreeMap::new(),
+            named_secrets: BTreeMap::new(),
+            secrets: Vec::new(),
+            reported: Arc::default(),
+            registry: lifeboat_steps::registry(),
+        }
+    }
+
+    /// Adds a resource that may be written.
+    pub fn resource(mut self, name: &str, system: System) -> Self {
+        let resource = Resource { access: Access::Write, optional: false, system };
+        self.resources.insert(name.to_owned(), resource);
+        self
+    }
+
+    /// Gives a secret reference its value.
+    pub fn secret(mut self, reference: SecretRef, value: &str) -> Self {
+        self.secrets.push((reference, value.to_owned()));
+        self
+    }
+
+    /// Names a secret, as `secrets:` of an environment does.
+    pub fn named_secret(mut self, name: &str, reference: SecretRef) -> Self {
+        self.named_secrets.insert(name.to_owned(), reference);
+        self
+    }
+
+    /// The project directory of the run; each step's work directory is below it.
+    pub fn dir(&self) -> &Path {
+        self.dir.path()
+    }
+
+    /// What steps have reported so far.
+    pub fn reported(&self) -> MutexGuard<'_, Reported> {
+        self.reported.lock().expect("no test panics while it holds this")
+    }
+
+    /// Runs a step named after its kind; its outputs must be those that the kind declares.
+    pub async fn run(&self, kind: &str, with: Value) -> Result<Done, StepError> {
+        let step = kind.replace('.', "_");
+        self.run_as(&step, kind, with).await
+    }
+
+    /// Runs a step under a name of its own.
+    pub async fn run_as(&self, step: &str, kind: &str, with: Value) -> Result<Done, StepError> {
+        let ctx = self.context(step, kind, with);
+        let done = self.registry.kind(kind).expect("a registered kind").run(&ctx).await?;
+        let spec = self.registry.spec(kind).expect("a registered kind");
+        for output in &spec.outputs {
+            assert!(
+                !output.required || done.outputs.contains_key(&output.name),
+                "{kind} did not set `{}`",
+                output.name
+            );
+        }
+        for name in done.outputs.keys() {
+            assert!(spec.outputs.iter().any(|output| &output.name == name), "{kind} declares no `{name}`");
+        }
+        Ok(done)
+    }
+
+    /// Asks a guarded kind whether its work is done.
+    pub async fn probe(&self, kind: &str, with: Value) -> Result<Probe, StepError> {
+        let step = kind.replace('.', "_");
+        let ctx = self.context(&step, kind, with);
+        self.registry.kind(kind).expect("a registered kind").probe(&ctx).await
+    }
+
+    /// Puts the context of a step together.
+    pub fn context(&self, step: &str, kind: &str, with: Value) -> StepContext {
+        self.context_with(step, self.with_defaults(kind, with))
+    }
+
+    /// Puts a context together for code that is no step kind.
+    pub fn bare_context(&self) -> StepContext {
+        self.context_with("bare", Value::Object(Map::new()))
+    }
+
+    fn context_with(&self, step: &str, with: Value) -> StepContext {
+        let mut secrets = Secrets::default();
+        for (reference, value) in &self.secrets {
+            secrets.insert(reference.clone(), SecretString::from(value.clone()));
+        }
+        let recorded = self.reported().recorded.get(step).cloned().unwrap_or_default();
+        StepContext::new(StepParts {
+            info: self.info(step),
+            cancel: self.cancel.clone(),
+            with,
+            resources: Arc::new(self.resources.clone()),
+            named_secrets: Arc::new(self.named_secrets.clone()),
+            secrets: Arc::new(secrets),
+            recorded,
+            link: Arc::new(RigLink { step: step.to_owned(), reported: Arc::clone(&self.reported) }),
+        })
+    }
+
+    fn info(&self, step: &str) -> StepInfo {
+        let work_dir: PathBuf = self.dir.path().join("steps").join(step);
+        std::fs::create_dir_all(&work_dir).expect("a work directory");
+        let children_lock = self.dir.path().join("children.lock");
+        std::fs::OpenOptions::new()
+            .create(true)
+            .append(true)
+            .open(&children_lock)
+            .expect("a lock file for children");
+        StepInfo {
+            run: self.run_id,
+            runbook: "test".into(),
+            environment: "test".into(),
+            protected: false,
+            mode: self.mode,
+            step: StepId::new(step).expect("a step id"),
+            attempt: 1,
+            retries: false,
+            incident_at: self.incident_at,
+            project_dir: self.dir.path().to_path_buf(),
+            work_dir,
+            children_lock,
+        }
+    }
+
+    fn with_defaults(&self, kind: &str, with: Value) -> Value {
+        let spec = self.registry.spec(kind).expect("a registered kind");
+        let Value::Object(mut with) = with else { panic!("parameters are a map") };
+        for name in with.keys() {
+            assert!(spec.params.iter().any(|param| &param.name == name), "{kind} has no parameter `{name}`");
+        }
+        for param in &spec.params {
+            if let (Some(default), false) = (&param.default, with.contains_key(&param.name)) {
+                with.insert(param.name.clone(), default.clone());
+            }
+            assert!(!param.required || with.contains_key(&param.name), "{kind} needs `{}`", param.name);
+        }
+        Value::Object(with)
+    }
+}
+
+impl Drop for Rig {
+    /// Ends the servers that steps have started.
+    fn drop(&mut self) {
+        use lifeboat_engine::model::evidence::CreatedKind;
+        use lifeboat_steps::process::{Identity, identity};
+        let created = std::mem::take(&mut self.reported().created);
+        for thing in created {
+            let CreatedKind::Process { pid, start_ticks, boot_id, .. } = thing.kind else { continue };
+            let server = Identity { pid, start_ticks, boot_id };
+            // QUIT, on which a postmaster ends its children, too.
+            drop(identity::signal(&server, 3));
+            let deadline = std::time::Instant::now() + std::time::Duration::from_secs(10);
+            while server.is_alive() && std::time::Instant::now() < deadline {
+                std::thread::sleep(std::time::Duration::from_millis(10));
+            }
+        }
+    }
+}
