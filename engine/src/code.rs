@@ -52,7 +52,17 @@ macro_rules! define_codes {
 }
 
 define_codes! {
+    LB0301 "an expression of a step cannot be evaluated";
+    LB0302 "an attempt took longer than its timeout";
+    LB0303 "ended because the run ended";
     LB0304 "parameters do not fit the step kind";
     LB0305 "no such resource, or of the wrong kind";
     LB0306 "secret not resolved";
+    LB0307 "interrupted, and must not be repeated unasked";
+    LB0308 "the result is not what the step expects";
+    LB0309 "step kind unknown to this version";
+    LB0350 "defect in a step";
+    LB0351 "the journal takes nothing more";
+    LB0352 "the state directory cannot be written";
+    LB0353 "a result made of secrets";
 }

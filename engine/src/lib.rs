@@ -3,12 +3,30 @@
 //! It owns the language, the order of steps, retries, time and the journal. It never prints, never reads the
 //! process environment on its own account and never names a step kind: those come from a [`step::Registry`].
 
+pub mod clock;
 pub mod code;
-
+pub mod compile;
+pub mod diagnostic;
 pub mod expr;
+pub mod journal;
 pub mod model;
 pub mod plan;
+pub mod process;
+pub mod project;
+pub mod redact;
+pub mod report;
 pub mod resource;
+pub mod run;
+pub mod runs;
 pub mod secret;
+pub mod spec;
 pub mod step;
 pub mod value;
+pub mod yaml;
+
+/// Returns the error codes of the engine, for `lifeboat explain`.
+pub fn codes() -> impl Iterator<Item = &'static code::Code> {
+    [diagnostic::codes::ALL, code::ALL, journal::codes::ALL, runs::codes::ALL, secret::codes::ALL]
+        .into_iter()
+        .flatten()
+}

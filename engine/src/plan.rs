@@ -42,6 +42,9 @@ pub struct Plan {
     pub secrets: BTreeMap<String, SecretRef>,
     /// True if approvals of a drill are answered by nobody.
     pub auto_approvals: bool,
+    /// True if a drill leaves what it created.
+    #[serde(default)]
+    pub keep: bool,
     /// In the order of the file, `always` steps last.
     pub steps: Vec<PlannedStep>,
     pub groups: Vec<PlannedGroup>,
@@ -131,7 +134,7 @@ pub struct Need {
 }
 
 /// What must have become of the step that is needed.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum NeedOn {
     #[default]

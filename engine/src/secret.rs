@@ -1,10 +1,16 @@
 //! References to secrets, and their values for as long as a process needs them.
 
+pub mod codes;
+mod resolve;
+
 use std::collections::BTreeMap;
+use std::fmt;
 use std::path::PathBuf;
 
 use secrecy::SecretString;
 use serde::{Deserialize, Serialize};
+
+pub use resolve::Unresolved;
 
 /// Where a secret is kept. The only form in which a secret may stand in a file or a journal.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
@@ -16,6 +22,16 @@ pub enum SecretRef {
     Env(String),
     /// The standard output of a program, without its last line break.
     Command(Vec<String>),
+}
+
+impl fmt::Display for SecretRef {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::File(path) => write!(f, "the file `{}`", path.display()),
+            Self::Env(name) => write!(f, "the environment variable `{name}`"),
+            Self::Command(words) => write!(f, "the command `{}`", words.join(" ")),
+        }
+    }
 }
 
 /// Secrets resolved for one process; never stored. Keys are references, so that one secret named twice is read once.
@@ -38,5 +54,10 @@ impl Secrets {
     /// Iterates over all values, for the redactor.
     pub fn values(&self) -> impl Iterator<Item = &SecretString> {
         self.values.values()
+    }
+
+    /// Iterates over all references with their values.
+    pub fn iter(&self) -> impl Iterator<Item = (&SecretRef, &SecretString)> {
+        self.values.iter()
     }
 }

@@ -46,6 +46,8 @@ pub enum Type {
     },
     /// Environment variables: text, `{ secret: … }` or `{ connection: … }`.
     EnvMap,
+    /// Where a secret is kept: `{ file: … }`, `{ env: … }` or `{ command: […] }`. Only in environment files.
+    Secret,
 }
 
 impl Type {
@@ -103,6 +105,7 @@ impl fmt::Display for Type {
                 write!(f, "name of a {} resource", names.join(" or "))
             }
             Self::EnvMap => f.write_str("map of environment variables"),
+            Self::Secret => f.write_str("reference to a secret"),
         }
     }
 }

@@ -1,8 +1,9 @@
 //! The built-in step kinds of Lifeboat.
 //!
 //! Each family has a folder with its kinds, its error codes and a `register` function. Families may use
-//! [`process`] and [`store`]; they never use each other's kinds. Nothing here knows the command line.
+//! [`process`], [`store`] and [`service::Unit`]; they never use each other's kinds. Nothing here knows the command line.
 
+mod backup;
 pub mod control;
 pub mod files;
 pub mod http;

@@ -8,7 +8,7 @@ use std::time::{Duration, Instant};
 use lifeboat_engine::model::evidence::{CreatedKind, Stream};
 use lifeboat_engine::model::outcome::FailureKind;
 use lifeboat_steps::process::{Command, Identity, OsUser, Server, ServerSpec, Stopped, identity};
-use support::link::{Bench, nothing};
+use support::runner::Rig;
 
 fn bash(script: &str) -> Command {
     Command::new("bash").args(["-c", script])
@@ -28,20 +28,20 @@ fn read_pid(path: &std::path::Path) -> Option<Identity> {
 
 #[tokio::test]
 async fn output_is_passed_on_line_by_line_and_kept() {
-    let bench = Bench::new();
+    let rig = Rig::new();
     let command = bash("echo one; echo two >&2; printf 'a\\rb'; exit 3");
-    let output = command.run(&bench.ctx(nothing())).await.unwrap();
+    let output = command.run(&rig.bare_context()).await.unwrap();
     assert_eq!(output.exit_code, 3);
-    assert_eq!(bench.link.text(Stream::Stdout), "one\na\nb");
-    assert_eq!(bench.link.text(Stream::Stderr), "two");
+    assert_eq!(rig.reported().text(Stream::Stdout), "one\na\nb");
+    assert_eq!(rig.reported().text(Stream::Stderr), "two");
     assert_eq!(output.stderr.text(), "two");
     assert!(output.warnings.is_empty(), "{:?}", output.warnings);
 }
 
 #[tokio::test]
 async fn a_checked_command_shows_its_last_lines() {
-    let bench = Bench::new();
-    let error = bash("echo cause >&2; exit 7").run_checked(&bench.ctx(nothing())).await.unwrap_err();
+    let rig = Rig::new();
+    let error = bash("echo cause >&2; exit 7").run_checked(&rig.bare_context()).await.unwrap_err();
     assert_eq!((error.kind, error.code.id), (FailureKind::Permanent, "LB1001"));
     assert_eq!(error.message, "`bash` ended with exit code 7");
     assert_eq!(error.causes, ["cause"]);
@@ -49,65 +49,65 @@ async fn a_checked_command_shows_its_last_lines() {
 
 #[tokio::test]
 async fn only_the_declared_variables_are_there() {
-    let bench = Bench::new();
+    let rig = Rig::new();
     let command = Command::new("env").env("MINE", "1").secret_env("TOKEN", "s3cret".into()).quiet_stdout();
     assert!(!format!("{command:?}").contains("s3cret"));
-    let output = command.run_checked(&bench.ctx(nothing())).await.unwrap().stdout.text();
+    let output = command.run_checked(&rig.bare_context()).await.unwrap().stdout.text();
     let mut names: Vec<_> = output.lines().filter_map(|line| line.split('=').next()).collect();
     names.retain(|name| !name.starts_with("LIFEBOAT_"));
     names.sort_unstable();
     assert_eq!(names, ["HOME", "LANG", "MINE", "PATH", "TOKEN"]);
-    assert!(output.contains("LIFEBOAT_STEP=tested") && output.contains("LIFEBOAT_MODE=drill"));
-    assert!(bench.link.seen().lines.is_empty(), "quiet output is not shown");
+    assert!(output.contains("LIFEBOAT_STEP=bare") && output.contains("LIFEBOAT_MODE=drill"));
+    assert!(rig.reported().lines.is_empty(), "quiet output is not shown");
 }
 
 #[tokio::test]
 async fn standard_input_is_closed_unless_given() {
-    let bench = Bench::new();
-    let empty = Command::new("cat").run_checked(&bench.ctx(nothing())).await.unwrap();
+    let rig = Rig::new();
+    let empty = Command::new("cat").run_checked(&rig.bare_context()).await.unwrap();
     assert_eq!(empty.stdout.total(), 0);
-    let given = Command::new("cat").stdin("hello").run_checked(&bench.ctx(nothing())).await.unwrap();
+    let given = Command::new("cat").stdin("hello").run_checked(&rig.bare_context()).await.unwrap();
     assert_eq!(given.stdout.text(), "hello");
 }
 
 #[tokio::test]
 async fn standard_output_can_go_to_a_file() {
-    let bench = Bench::new();
-    let path = bench.path().join("out");
+    let rig = Rig::new();
+    let path = rig.dir().join("out");
     let command = bash("echo data; echo note >&2").stdout_to(File::create(&path).unwrap());
-    let output = command.run_checked(&bench.ctx(nothing())).await.unwrap();
+    let output = command.run_checked(&rig.bare_context()).await.unwrap();
     assert_eq!(std::fs::read_to_string(path).unwrap(), "data\n");
     assert_eq!((output.stdout.total(), output.stderr.text().as_str()), (0, "note"));
 }
 
 #[tokio::test]
 async fn what_cannot_be_started_is_a_clear_error() {
-    let bench = Bench::new();
-    let missing = Command::new("no-such-program").run(&bench.ctx(nothing())).await.unwrap_err();
+    let rig = Rig::new();
+    let missing = Command::new("no-such-program").run(&rig.bare_context()).await.unwrap_err();
     assert_eq!((missing.kind, missing.code.id), (FailureKind::Permanent, "LB1002"));
-    let no_dir = bash("true").dir("/no/such/dir").run(&bench.ctx(nothing())).await.unwrap_err();
+    let no_dir = bash("true").dir("/no/such/dir").run(&rig.bare_context()).await.unwrap_err();
     assert!(no_dir.message.contains("/no/such/dir"), "{}", no_dir.message);
 }
 
 #[tokio::test]
 async fn death_by_signal_is_uncertain() {
-    let bench = Bench::new();
-    let error = bash("kill -SEGV $$").run(&bench.ctx(nothing())).await.unwrap_err();
+    let rig = Rig::new();
+    let error = bash("kill -SEGV $$").run(&rig.bare_context()).await.unwrap_err();
     assert_eq!((error.kind, error.code.id), (FailureKind::Uncertain, "LB1003"));
     assert!(error.message.contains("signal 11"), "{}", error.message);
 }
 
 #[tokio::test]
 async fn cancelling_ends_the_whole_group_even_if_it_ignores_term() {
-    let bench = Bench::new();
-    let pid_file = bench.path().join("pid");
+    let rig = Rig::new();
+    let pid_file = rig.dir().join("pid");
     let script = format!("trap '' TERM; sleep 600 & echo $! > {}; wait; sleep 600", pid_file.display());
     let command = bash(&script).grace(Duration::from_millis(300));
-    let ctx = bench.ctx(nothing());
+    let ctx = rig.bare_context();
     let run = tokio::spawn(async move { command.run(&ctx).await });
     until("the grandchild runs", || read_pid(&pid_file).is_some()).await;
     let grandchild = read_pid(&pid_file).unwrap();
-    bench.cancel.cancel();
+    rig.cancel.cancel();
     let error = run.await.unwrap().unwrap_err();
     assert_eq!((error.kind, error.code.id), (FailureKind::Uncertain, "LB1004"));
     assert!(error.message.contains("killed"), "{}", error.message);
@@ -116,17 +116,17 @@ async fn cancelling_ends_the_whole_group_even_if_it_ignores_term() {
 
 #[tokio::test]
 async fn term_comes_first_so_that_a_program_can_clean_up() {
-    let bench = Bench::new();
-    let marks = bench.path().join("marks");
+    let rig = Rig::new();
+    let marks = rig.dir().join("marks");
     let script = format!(
         "trap 'echo cleaned >> {0}; exit 0' TERM; echo up > {0}; while :; do sleep 0.05; done",
         marks.display()
     );
     let command = bash(&script);
-    let ctx = bench.ctx(nothing());
+    let ctx = rig.bare_context();
     let run = tokio::spawn(async move { command.run(&ctx).await });
     until("it is up", || std::fs::read_to_string(&marks).is_ok_and(|text| text.contains("up"))).await;
-    bench.cancel.cancel();
+    rig.cancel.cancel();
     let error = run.await.unwrap().unwrap_err();
     assert!(error.message.contains("ended after TERM"), "{}", error.message);
     assert_eq!(std::fs::read_to_string(&marks).unwrap(), "up\ncleaned\n");
@@ -134,10 +134,10 @@ async fn term_comes_first_so_that_a_program_can_clean_up() {
 
 #[tokio::test]
 async fn dropping_the_future_kills_the_group() {
-    let bench = Bench::new();
-    let pid_file = bench.path().join("pid");
+    let rig = Rig::new();
+    let pid_file = rig.dir().join("pid");
     let command = bash(&format!("sleep 600 & echo $! > {}; wait", pid_file.display()));
-    let ctx = bench.ctx(nothing());
+    let ctx = rig.bare_context();
     let run = tokio::spawn(async move { command.run(&ctx).await });
     until("the grandchild runs", || read_pid(&pid_file).is_some()).await;
     let grandchild = read_pid(&pid_file).unwrap();
@@ -147,11 +147,11 @@ async fn dropping_the_future_kills_the_group() {
 
 #[tokio::test]
 async fn what_a_program_leaves_behind_is_ended_with_a_warning() {
-    let bench = Bench::new();
-    let pid_file = bench.path().join("pid");
+    let rig = Rig::new();
+    let pid_file = rig.dir().join("pid");
     let begun = Instant::now();
     let command = bash(&format!("sleep 600 & echo $! > {}; echo done", pid_file.display()));
-    let output = command.run_checked(&bench.ctx(nothing())).await.unwrap();
+    let output = command.run_checked(&rig.bare_context()).await.unwrap();
     assert_eq!(output.stdout.text(), "done");
     assert!(output.warnings[0].contains("left processes running"), "{:?}", output.warnings);
     assert!(begun.elapsed() < Duration::from_secs(10));
@@ -161,11 +161,11 @@ async fn what_a_program_leaves_behind_is_ended_with_a_warning() {
 
 #[tokio::test]
 async fn a_process_outside_the_group_cannot_keep_a_step_open() {
-    let bench = Bench::new();
-    let pid_file = bench.path().join("pid");
+    let rig = Rig::new();
+    let pid_file = rig.dir().join("pid");
     let script =
         format!("setsid bash -c 'echo $$ > {}; exec sleep 600' & sleep 0.3; echo done", pid_file.display());
-    let output = bash(&script).run_checked(&bench.ctx(nothing())).await.unwrap();
+    let output = bash(&script).run_checked(&rig.bare_context()).await.unwrap();
     let escaped = read_pid(&pid_file).unwrap();
     identity::signal(&escaped, 9).unwrap();
     assert_eq!(output.stdout.text(), "done");
@@ -174,10 +174,10 @@ async fn a_process_outside_the_group_cannot_keep_a_step_open() {
 
 #[tokio::test]
 async fn children_hold_the_lock_that_tells_survivors() {
-    let bench = Bench::new();
-    let ctx = bench.ctx(nothing());
+    let rig = Rig::new();
+    let ctx = rig.bare_context();
     let lock_path = ctx.info.children_lock.clone();
-    let up = bench.path().join("up");
+    let up = rig.dir().join("up");
     // Not bash itself but its child must hold the lock.
     let command =
         bash(&format!("sleep 600 & touch {}; wait", up.display())).grace(Duration::from_millis(300));
@@ -185,16 +185,16 @@ async fn children_hold_the_lock_that_tells_survivors() {
     until("it is up", || up.exists()).await;
     let exclusive = rustix::fs::FlockOperation::NonBlockingLockExclusive;
     assert!(rustix::fs::flock(File::open(&lock_path).unwrap(), exclusive).is_err());
-    bench.cancel.cancel();
+    rig.cancel.cancel();
     run.await.unwrap().unwrap_err();
     until("the lock is free", || rustix::fs::flock(File::open(&lock_path).unwrap(), exclusive).is_ok()).await;
 }
 
 #[tokio::test]
 async fn a_command_runs_as_another_user_only_if_root_runs_it() {
-    let bench = Bench::new();
+    let rig = Rig::new();
     let command = bash("id -un; echo $HOME").os_user(Some("nobody")).dir("/");
-    let result = command.run_checked(&bench.ctx(nothing())).await;
+    let result = command.run_checked(&rig.bare_context()).await;
     if rustix::process::geteuid().is_root() {
         let home = OsUser::lookup("nobody").unwrap().home;
         assert_eq!(result.unwrap().stdout.text(), format!("nobody\n{}", home.display()));
@@ -205,12 +205,12 @@ async fn a_command_runs_as_another_user_only_if_root_runs_it() {
 
 #[tokio::test]
 async fn a_server_outlives_its_step_and_is_recorded_before_it_runs() {
-    let bench = Bench::new();
-    let ctx = bench.ctx(nothing());
-    let spec = server_spec(&bench);
+    let rig = Rig::new();
+    let ctx = rig.bare_context();
+    let spec = server_spec(&rig);
     let command = bash("echo up; read -r x || echo end of input; ps -o sid= -p $$; exec sleep 600");
     let server = Server::start(command, spec, &ctx).await.unwrap();
-    let recorded = bench.link.seen().created.remove(0);
+    let recorded = rig.reported().created.remove(0);
     assert_eq!(recorded.id, "server:test");
     let CreatedKind::Process { pid, start_ticks, boot_id, stop_signal } = recorded.kind else {
         panic!("not a process")
@@ -223,10 +223,10 @@ async fn a_server_outlives_its_step_and_is_recorded_before_it_runs() {
     assert_eq!(log[2].trim(), server.identity.pid.to_string(), "leads a session of its own");
 
     drop(ctx);
-    bench.cancel.cancel();
+    rig.cancel.cancel();
     assert!(server.identity.is_alive());
     let free = rustix::fs::FlockOperation::NonBlockingLockExclusive;
-    let lock = File::create(bench.path().join("children.lock")).unwrap();
+    let lock = File::create(rig.dir().join("children.lock")).unwrap();
     assert!(rustix::fs::flock(lock, free).is_ok(), "a server does not hold the lock of the children");
 
     let stopped = identity::stop(&server.identity, 15, Duration::from_secs(10)).await.unwrap();
@@ -238,9 +238,9 @@ async fn a_server_outlives_its_step_and_is_recorded_before_it_runs() {
 
 #[tokio::test]
 async fn a_server_that_ignores_its_signal_is_killed() {
-    let bench = Bench::new();
+    let rig = Rig::new();
     let command = bash("trap '' TERM; echo up; while :; do sleep 0.1; done");
-    let server = Server::start(command, server_spec(&bench), &bench.ctx(nothing())).await.unwrap();
+    let server = Server::start(command, server_spec(&rig), &rig.bare_context()).await.unwrap();
     until("its log", || !server.log_tail(1).is_empty()).await;
     let stopped = identity::stop(&server.identity, 15, Duration::from_millis(300)).await.unwrap();
     assert_eq!(stopped, Stopped::Killed);
@@ -248,18 +248,18 @@ async fn a_server_that_ignores_its_signal_is_killed() {
 
 #[tokio::test]
 async fn a_server_without_program_is_refused_before_anything_is_recorded() {
-    let bench = Bench::new();
+    let rig = Rig::new();
     let command = Command::new("no-such-program");
-    let error = Server::start(command, server_spec(&bench), &bench.ctx(nothing())).await.unwrap_err();
+    let error = Server::start(command, server_spec(&rig), &rig.bare_context()).await.unwrap_err();
     assert_eq!(error.code.id, "LB1002");
-    assert!(bench.link.seen().created.is_empty());
+    assert!(rig.reported().created.is_empty());
 }
 
-fn server_spec(bench: &Bench) -> ServerSpec {
+fn server_spec(rig: &Rig) -> ServerSpec {
     ServerSpec {
         id: "server:test".into(),
         what: "test server".into(),
-        log_file: bench.path().join("logs/server.log"),
+        log_file: rig.dir().join("logs/server.log"),
         stop_signal: 15,
     }
 }

@@ -4,8 +4,10 @@ pub mod event;
 pub mod evidence;
 pub mod ids;
 pub mod outcome;
+pub mod request;
 
 pub use event::{Event, EventClass, EventKind};
 pub use evidence::{Check, Confidence, Created, CreatedKind, Progress, RecoveryPoint, Stream, Unit};
 pub use ids::{Attempt, RunId, Seq, StepId};
 pub use outcome::{Failure, FailureKind, Mode, Outcome, RunOutcome};
+pub use request::Request;

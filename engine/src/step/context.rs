@@ -28,6 +28,8 @@ pub struct StepInfo {
     pub mode: Mode,
     pub step: StepId,
     pub attempt: Attempt,
+    /// True if the step is repeated after a transient failure: a shell step then calls a non-zero exit transient.
+    pub retries: bool,
     pub incident_at: Timestamp,
     /// The directory of `lifeboat.yaml`.
     pub project_dir: PathBuf,

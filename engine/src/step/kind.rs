@@ -52,6 +52,9 @@ pub struct KindSpec {
     pub body_key: Option<(String, String)>,
     /// Whether it measures a recovery point.
     pub restores: bool,
+    /// Whether it chooses or verifies a backup in a store, which a destructive restore must have before it. True for
+    /// kinds named `FAMILY.select_backup` and `FAMILY.verify_backup`.
+    pub selects_backup: bool,
     /// The `on_error` that holds if the step says none: `continue` for messages.
     pub continues_on_error: bool,
     /// Steps that wait for people have no default time limit and hold no slot.
@@ -71,6 +74,7 @@ impl KindSpec {
             destroys: None,
             body_key: None,
             restores: false,
+            selects_backup: name.ends_with(".select_backup") || name.ends_with(".verify_backup"),
             continues_on_error: false,
             waits_for_people: false,
         }

@@ -1,6 +1,7 @@
 //! Postgres: physical backup, point-in-time recovery, verification.
 
 pub mod account;
+pub mod backup;
 pub mod codes;
 pub mod connect;
 pub mod controldata;
@@ -24,6 +25,8 @@ use lifeboat_engine::step::Registry;
 
 /// Adds the kinds of this family.
 pub fn register(registry: &mut Registry) {
+    registry.register(backup::BaseBackup);
+    registry.register(backup::SelectBackup);
     registry.register(lifecycle::Start);
     registry.register(lifecycle::Stop);
     registry.register(lifecycle::WaitReady);

@@ -9,4 +9,5 @@ lifeboat_engine::define_codes! {
     LB1006 "no such system user";
     LB1007 "server cannot be started";
     LB1008 "process cannot be ended";
+    LB1009 "variable of a program has no value";
 }

@@ -31,6 +31,7 @@ pub struct Command {
     pub(super) quiet: Option<Stream>,
     pub(super) hook: Option<LineHook>,
     pub(super) grace: Duration,
+    pub(super) pid_file: Option<PathBuf>,
     env: BTreeMap<OsString, OsString>,
     secret_env: BTreeMap<OsString, SecretString>,
 }
@@ -62,6 +63,7 @@ impl Command {
             quiet: None,
             hook: None,
             grace: DEFAULT_GRACE,
+            pid_file: None,
             env: BTreeMap::new(),
             secret_env: BTreeMap::new(),
         }
@@ -148,6 +150,13 @@ impl Command {
     #[must_use]
     pub fn grace(mut self, grace: Duration) -> Self {
         self.grace = grace;
+        self
+    }
+
+    /// For a server: keeps its identity in a file for another process to find; see `Identity::load`.
+    #[must_use]
+    pub fn pid_file(mut self, path: impl Into<PathBuf>) -> Self {
+        self.pid_file = Some(path.into());
         self
     }
 

@@ -1,5 +1,7 @@
 //! Tells a process from a later one with the same number, and ends it.
 
+use std::io::Write;
+use std::path::Path;
 use std::time::{Duration, Instant};
 
 use lifeboat_engine::step::StepError;
@@ -36,6 +38,31 @@ impl Identity {
     pub fn of(pid: u32) -> Option<Self> {
         let stat = Stat::read(pid)?;
         Some(Self { pid, start_ticks: stat.start_ticks, boot_id: boot_id()? })
+    }
+
+    /// Writes the identity to a file, whole or not at all: number, start time and boot on one line.
+    pub fn save(&self, path: &Path) -> Result<(), StepError> {
+        let dir = path.parent().unwrap_or(Path::new("."));
+        let written = std::fs::create_dir_all(dir).and_then(|()| {
+            let mut file = tempfile::NamedTempFile::new_in(dir)?;
+            writeln!(file, "{} {} {}", self.pid, self.start_ticks, self.boot_id)?;
+            file.as_file().sync_all()?;
+            file.persist(path).map_err(|error| error.error)
+        });
+        written.map(drop).map_err(|error| {
+            StepError::permanent(codes::LB1007, format!("the pid file {} cannot be written", path.display()))
+                .help("correct `pid_file` in the environment's file, or the permissions of its directory")
+                .caused_by(&error)
+        })
+    }
+
+    /// Reads what [`Identity::save`] wrote; `None` if there is no such file or it is not one of ours.
+    pub fn load(path: &Path) -> Option<Self> {
+        let text = std::fs::read_to_string(path).ok()?;
+        let mut words = text.split_whitespace();
+        let pid = words.next()?.parse().ok()?;
+        let start_ticks = words.next()?.parse().ok()?;
+        Some(Self { pid, start_ticks, boot_id: words.next()?.to_owned() })
     }
 
     /// Says whether this very process still runs. A zombie does not.
@@ -184,6 +211,12 @@ mod tests {
         assert!(me.is_alive());
         assert!(!Identity { start_ticks: me.start_ticks + 1, ..me.clone() }.is_alive());
         assert!(!Identity { boot_id: "another".into(), ..me.clone() }.is_alive());
+        let file = tempfile::tempdir().expect("a directory").path().join("run/me.pid");
+        me.save(&file).expect("can be written");
+        assert_eq!(Identity::load(&file), Some(me));
+        std::fs::write(&file, "123\n").expect("can be written");
+        assert_eq!(Identity::load(&file), None, "a bare number identifies nothing");
+        std::fs::remove_dir_all(file.parent().expect("has a parent")).expect("can be removed");
     }
 
     #[test]

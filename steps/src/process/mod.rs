@@ -14,9 +14,11 @@ mod output;
 mod running;
 mod server;
 mod spawn;
+mod variables;
 
 pub use command::{Command, Output};
 pub use identity::{Identity, Stopped};
 pub use os_user::OsUser;
 pub use output::Kept;
 pub use server::{Server, ServerSpec};
+pub use variables::connection_url;

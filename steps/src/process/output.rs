@@ -77,6 +77,15 @@ impl Kept {
     }
 }
 
+impl From<&str> for Kept {
+    /// Keeps a text as if a program had written it.
+    fn from(text: &str) -> Self {
+        let mut kept = Self::default();
+        kept.push(text.as_bytes());
+        kept
+    }
+}
+
 /// Takes each line of output, before it is passed on.
 pub(super) type LineHook = Arc<dyn Fn(Stream, &str) + Send + Sync>;
 

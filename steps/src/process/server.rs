@@ -56,6 +56,9 @@ impl Server {
             boot_id: identity.boot_id.clone(),
             stop_signal: spec.stop_signal,
         };
+        if let Some(path) = &command.pid_file {
+            identity.save(path)?;
+        }
         // If this fails the gate is closed without the word, and the stage ends.
         ctx.created(Created { id: spec.id, what: spec.what, kind }).await?;
         gate.write_all(b"go\n").map_err(|error| {

@@ -1,3 +1,15 @@
 //! Error codes of this family.
 
-lifeboat_engine::define_codes! {}
+lifeboat_engine::define_codes! {
+    LB1301 "Redis cannot be reached";
+    LB1302 "Redis refused a command";
+    LB1303 "Redis snapshot failed";
+    LB1304 "no Redis snapshot fits";
+    LB1305 "Redis snapshot is damaged or cannot be loaded";
+    LB1306 "append-only file would win over the snapshot";
+    LB1307 "Redis cannot be restored as it is described";
+    LB1308 "another Redis server answers";
+    LB1309 "Redis did not come up with the snapshot";
+    LB1310 "Redis does not hold what was expected";
+    LB1311 "Redis files cannot be placed";
+}

@@ -1,10 +1,24 @@
-//! Redis: snapshots and their restore.
+//! Redis kinds: snapshot, restore, verify.
+//!
+//! A snapshot is an RDB file with its marker. It is loaded into a throw-away server before a restore touches its
+//! target, and the target's own count of loaded keys is compared with it afterwards.
 
+mod check;
+mod client;
 pub mod codes;
+mod config;
+mod info;
+mod place;
+mod restore;
+mod snapshot;
+mod start;
+mod verify;
 
 use lifeboat_engine::step::Registry;
 
 /// Adds the kinds of this family.
 pub fn register(registry: &mut Registry) {
-    let _ = registry;
+    registry.register(snapshot::Snapshot);
+    registry.register(restore::Restore);
+    registry.register(verify::Verify);
 }

@@ -11,8 +11,9 @@ use rustix::io::Errno;
 
 const DIRECTORY: OFlags = OFlags::DIRECTORY.union(OFlags::CLOEXEC).union(OFlags::RDONLY);
 
-/// Group members may read what Lifeboat writes; others may not.
-pub(super) const DIRECTORY_MODE: Mode = Mode::from_raw_mode(0o750);
+/// Group members may read what Lifeboat writes. Others may pass through directories and read nothing: the user of
+/// the Postgres server writes its backup below them when Lifeboat runs as root.
+pub(super) const DIRECTORY_MODE: Mode = Mode::from_raw_mode(0o751);
 pub(super) const FILE_MODE: Mode = Mode::from_raw_mode(0o640);
 
 /// Opens the root itself, which may be a symbolic link.

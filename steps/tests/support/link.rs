@@ -179,6 +179,7 @@ impl Bench {
             mode: self.mode,
             step: StepId::new("tested").unwrap(),
             attempt: 1,
+            retries: false,
             incident_at: "2026-11-21T03:12:00Z".parse().unwrap(),
             project_dir: self.path().join("project"),
             work_dir: self.path().join("work"),

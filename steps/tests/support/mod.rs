@@ -1,7 +1,11 @@
 //! What the tests of several families share. Declare it with `pub mod support;`, so that what one of them does not
 //! use is no dead code.
 
+pub mod archive;
 pub mod backup;
 pub mod link;
 pub mod postgres;
+pub mod redis;
 pub mod rig;
+pub mod runner;
+pub mod web;

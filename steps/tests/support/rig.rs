@@ -209,6 +209,7 @@ impl Rig {
             mode: self.mode,
             step: StepId::new(step).expect("a step id"),
             attempt: 1,
+            retries: false,
             incident_at: self.incident_at,
             project_dir: self.dir.path().to_path_buf(),
             work_dir,

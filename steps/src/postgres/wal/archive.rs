@@ -60,6 +60,17 @@ pub(super) fn wal_key(system: SystemId, name: &str) -> Result<Key, StepError> {
     Key::new(format!("{WAL_PREFIX}/{system}/{name}"))
 }
 
+/// Says whether a file is in the archive, without reading it.
+pub fn is_archived(store: &Store, system: SystemId, name: &str) -> Result<bool, StepError> {
+    let key = wal_key(system, name)?;
+    for form in FORMS {
+        if store.metadata(&Key::new(format!("{key}{}", form.suffix()))?)?.is_some() {
+            return Ok(true);
+        }
+    }
+    Ok(false)
+}
+
 impl Archive {
     /// Lists what is in a store. No WAL at all is an empty archive; a store that does not answer is an error.
     pub fn list(store: &Store, system: SystemId) -> Result<Self, StepError> {

@@ -1,0 +1,251 @@
+//! The command line.
+
+use std::path::PathBuf;
+
+use clap::{Args, Parser, Subcommand, ValueEnum};
+
+/// Runs recovery runbooks: restores real systems against the clock and proves what it did.
+#[derive(Debug, Parser)]
+#[command(name = "lifeboat", version, max_term_width = 100, disable_help_subcommand = true)]
+pub(crate) struct Cli {
+    /// The directory to look for `lifeboat.yaml` from, upwards
+    #[arg(long, short = 'C', global = true, value_name = "DIR", default_value = ".")]
+    pub(crate) project: PathBuf,
+    /// What to print on standard output
+    #[arg(long, global = true, value_enum, default_value_t = Format::Text)]
+    pub(crate) format: Format,
+    /// Who is acting; default: your login name
+    #[arg(long = "as", global = true, value_name = "NAME")]
+    pub(crate) acting_as: Option<String>,
+    #[command(subcommand)]
+    pub(crate) command: Command,
+}
+
+/// Forms of output.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub(crate) enum Format {
+    Text,
+    Json,
+    /// Annotations for GitHub Actions (`check` only)
+    Github,
+    /// Markdown (`report` only)
+    Markdown,
+    /// One self-contained page (`report` only)
+    Html,
+    /// YAML (`show` and `plan` only)
+    Yaml,
+}
+
+#[derive(Debug, Subcommand)]
+pub(crate) enum Command {
+    /// Find every mistake in runbooks and environments
+    Check(CheckArgs),
+    /// Show what a run would do; writes nothing
+    Plan(PlanArgs),
+    /// List the project's runbooks
+    List,
+    /// Show one runbook: what it is for, its inputs and steps
+    Show { runbook: String },
+    /// List step kinds, or explain one
+    Steps { kind: Option<String> },
+    /// Explain an error code
+    Explain { code: String },
+    /// Run a runbook as a recovery
+    Run(RunArgs),
+    /// Run a runbook as a drill: unattended, isolated, cleaned up
+    Drill(RunArgs),
+    /// Continue a run from its journal
+    Resume(ResumeArgs),
+    /// Show how a run stands and what to do next
+    Status { run: Option<String> },
+    /// Follow a run that another process drives
+    Watch { run: Option<String> },
+    /// List runs, newest first
+    Runs(RunsArgs),
+    /// Print the output of steps
+    Logs(LogsArgs),
+    /// Print the report of a run
+    Report(ReportArgs),
+    /// Answer a waiting step with its first choice
+    Approve(AnswerArgs),
+    /// Answer a waiting step with no
+    Reject(AnswerArgs),
+    /// Try a held step again
+    Retry { run: String, step: String },
+    /// End a held step without its work, or with its work done by hand
+    Skip(SkipArgs),
+    /// Write a remark into the journal
+    Note { run: String, text: String },
+    /// Start nothing further until `resume`
+    Pause { run: String },
+    /// End a run: attempts end, `always` steps run
+    Abort(EndArgs),
+    /// End a run without undoing anything
+    Cancel(EndArgs),
+    /// Archive and fetch write-ahead log; Postgres calls this
+    #[command(subcommand)]
+    Wal(WalCommand),
+    /// Print a JSON Schema for editors, or compare the committed ones
+    Schema(SchemaArgs),
+    /// Print completions for a shell
+    Completions { shell: clap_complete::Shell },
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct CheckArgs {
+    /// Files or directories; default: the whole project
+    pub(crate) paths: Vec<PathBuf>,
+    /// Treat warnings as errors
+    #[arg(long)]
+    pub(crate) deny_warnings: bool,
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct Target {
+    /// The runbook's name
+    pub(crate) runbook: String,
+    /// The environment to act on
+    #[arg(long, short)]
+    pub(crate) env: Option<String>,
+    /// When the incident began (RFC 3339 with a zone); the RTO clock starts there. Default: now
+    #[arg(long, value_name = "TIME")]
+    pub(crate) incident_at: Option<String>,
+    /// An input as `key=value`; may be repeated
+    #[arg(long = "input", short = 'i', value_name = "KEY=VALUE")]
+    pub(crate) inputs: Vec<String>,
+    /// A YAML or JSON file with inputs
+    #[arg(long, value_name = "FILE")]
+    pub(crate) input_file: Option<PathBuf>,
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct PlanArgs {
+    #[command(flatten)]
+    pub(crate) target: Target,
+    /// Plan a drill instead of a recovery
+    #[arg(long)]
+    pub(crate) drill: bool,
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct RunArgs {
+    #[command(flatten)]
+    pub(crate) target: Target,
+    /// Confirm what will be destroyed in a protected environment: the token that `plan` prints
+    #[arg(long, value_name = "TOKEN")]
+    pub(crate) confirm: Option<String>,
+    /// Keep what a drill created
+    #[arg(long)]
+    pub(crate) keep: bool,
+    /// Also write report.html and report.json into this directory
+    #[arg(long, value_name = "DIR")]
+    pub(crate) report: Option<PathBuf>,
+    /// Exit with 6 instead of waiting when only a person can help
+    #[arg(long)]
+    pub(crate) no_wait: bool,
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct ResumeArgs {
+    /// The run: its id, part of it, or `latest`
+    #[arg(default_value = "latest")]
+    pub(crate) run: String,
+    /// Also write report.html and report.json into this directory
+    #[arg(long, value_name = "DIR")]
+    pub(crate) report: Option<PathBuf>,
+    /// Exit with 6 instead of waiting when only a person can help
+    #[arg(long)]
+    pub(crate) no_wait: bool,
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct RunsArgs {
+    /// How many to show
+    #[arg(long, short = 'n', default_value_t = 20)]
+    pub(crate) limit: usize,
+    /// Only runs of this runbook
+    #[arg(long)]
+    pub(crate) runbook: Option<String>,
+    /// Only runs that have not ended
+    #[arg(long)]
+    pub(crate) open: bool,
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct LogsArgs {
+    #[arg(default_value = "latest")]
+    pub(crate) run: String,
+    /// Only this step
+    #[arg(long, short)]
+    pub(crate) step: Option<String>,
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct ReportArgs {
+    #[arg(default_value = "latest")]
+    pub(crate) run: String,
+    /// Write to this file instead of standard output
+    #[arg(long, short, value_name = "FILE")]
+    pub(crate) output: Option<PathBuf>,
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct AnswerArgs {
+    #[arg(default_value = "latest")]
+    pub(crate) run: String,
+    /// The step that asks; needed only if several do
+    pub(crate) step: Option<String>,
+    /// Why
+    #[arg(long, short = 'm', value_name = "TEXT")]
+    pub(crate) comment: Option<String>,
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct SkipArgs {
+    pub(crate) run: String,
+    pub(crate) step: String,
+    /// Why; kept in the journal and the report
+    #[arg(long)]
+    pub(crate) reason: String,
+    /// Its work is done: somebody did it by hand
+    #[arg(long)]
+    pub(crate) done: bool,
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct EndArgs {
+    pub(crate) run: String,
+    /// Why; kept in the journal and the report
+    #[arg(long, default_value = "no reason given")]
+    pub(crate) reason: String,
+}
+
+#[derive(Debug, Subcommand)]
+pub(crate) enum WalCommand {
+    /// Archive one segment: `archive_command = 'lifeboat wal put --config FILE %p %f'`
+    Put {
+        #[arg(long, value_name = "FILE")]
+        config: PathBuf,
+        path: PathBuf,
+        name: String,
+    },
+    /// Fetch one segment from the helper of a running recovery
+    Get {
+        #[arg(long, value_name = "SOCKET")]
+        socket: PathBuf,
+        name: String,
+        path: PathBuf,
+    },
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct SchemaArgs {
+    /// `runbook`, `environment` or `project`
+    pub(crate) name: Option<String>,
+    /// Write all schemas into a directory
+    #[arg(long, value_name = "DIR")]
+    pub(crate) write: Option<PathBuf>,
+    /// Fail if the schemas in a directory differ from these
+    #[arg(long, value_name = "DIR")]
+    pub(crate) check: Option<PathBuf>,
+}

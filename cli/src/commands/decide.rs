@@ -1,0 +1,134 @@
+//! Commands by which people act on a run: answers, decisions, notes.
+
+use std::time::{Duration, Instant};
+
+use lifeboat_engine::journal;
+use lifeboat_engine::model::event::{Answer, Decision, EventKind, Person, Question};
+use lifeboat_engine::model::{Request, StepId};
+use lifeboat_engine::runs::{RunDir, StateDir};
+
+use crate::args::AnswerArgs;
+use crate::exit::{Exit, Failure, Outcome};
+use crate::render;
+use crate::session::fold;
+
+/// How long to wait for the owner of the run to take a request.
+const PATIENCE: Duration = Duration::from_secs(10);
+
+/// Which choice a command stands for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Say {
+    /// The choice that lets the step go on.
+    Yes,
+    No,
+}
+
+/// Answers the question of a waiting step.
+pub(crate) fn answer(state: &StateDir, by: Person, args: &AnswerArgs, say: Say) -> Outcome {
+    let run = state.find(&args.run).map_err(|error| render::runs(&error))?;
+    let (step, question) = waiting(&run, args.step.as_deref())?;
+    let choice = match say {
+        Say::Yes => question.choices.first(),
+        Say::No => question.choices.get(1),
+    };
+    let choice = choice.cloned().ok_or_else(|| Failure::usage(format!("`{step}` offers no such answer")))?;
+    let answer = Answer { choice: choice.clone(), by, comment: args.comment.clone(), automatic: false };
+    let request = Request::Answer { step: step.clone(), question: question.id, answer };
+    hand_over(&run, &request, &format!("{step}: {choice}"))
+}
+
+/// Finds the question that is meant: the only one, or the one of the step named.
+fn waiting(run: &RunDir, wanted: Option<&str>) -> Result<(StepId, Question), Failure> {
+    let (header, events) = journal::read(run.path()).map_err(|error| render::journal(&error))?;
+    let state = fold(&header.plan, &events)?;
+    let mut open: Vec<(StepId, Question)> = Vec::new();
+    for (step, now) in header.plan.steps.iter().zip(&state.steps) {
+        if now.outcome().is_some() {
+            continue;
+        }
+        let unanswered = now.questions.values().filter(|(_, answer)| answer.is_none());
+        open.extend(unanswered.map(|(question, _)| (step.id.clone(), question.clone())));
+    }
+    if let Some(wanted) = wanted {
+        open.retain(|(step, _)| step.as_str() == wanted);
+    }
+    let short = run.id().short();
+    match open.len() {
+        1 => Ok(open.remove(0)),
+        0 => Err(Failure::new(Exit::Refused, format!("nothing in the run {short} waits for an answer"))
+            .help(format!("lifeboat status {short}"))),
+        _ => {
+            let steps: Vec<_> = open.iter().map(|(step, _)| step.as_str()).collect();
+            Err(Failure::usage(format!("several steps wait: {}", steps.join(", ")))
+                .help(format!("name one: lifeboat approve {short} {}", steps[0])))
+        }
+    }
+}
+
+/// Decides about a run or one of its steps.
+pub(crate) fn decide(state: &StateDir, by: Person, text: &str, decision: Decision) -> Outcome {
+    let run = state.find(text).map_err(|error| render::runs(&error))?;
+    let what = match &decision {
+        Decision::RetryStep { step } => format!("retry of {step}"),
+        Decision::SkipStep { step, .. } => format!("skip of {step}"),
+        Decision::MarkDone { step, .. } => format!("{step} done"),
+        Decision::Abort { .. } => "abort".to_owned(),
+        Decision::Cancel { .. } => "cancel".to_owned(),
+        Decision::Pause => "pause".to_owned(),
+        Decision::Unpause => "continue".to_owned(),
+        Decision::Note { .. } => "note".to_owned(),
+    };
+    hand_over(&run, &Request::Decide { by, decision }, &what)
+}
+
+/// Parses the name of a step.
+pub(crate) fn step_id(text: &str) -> Result<StepId, Failure> {
+    StepId::new(text).map_err(|error| Failure::usage(error.to_string()))
+}
+
+/// Leaves a request and waits until the owner of the run has taken it. Without an owner it is taken on resume.
+fn hand_over(run: &RunDir, request: &Request, what: &str) -> Outcome {
+    let short = run.id().short();
+    if !run.is_open().map_err(|error| render::runs(&error))? {
+        return Err(Failure::new(Exit::Refused, format!("the run {short} has ended")));
+    }
+    let before = last_seq(run)?;
+    let inbox = run.inbox();
+    let id = inbox.send(request).map_err(|error| render::runs(&error))?;
+    let deadline = Instant::now() + PATIENCE;
+    while Instant::now() < deadline {
+        let waits = inbox.contains(id).map_err(|error| render::runs(&error))?;
+        if !waits {
+            return taken(run, before, what);
+        }
+        if run.owner().map_err(|error| render::runs(&error))?.is_none() {
+            break;
+        }
+        std::thread::sleep(Duration::from_millis(50));
+    }
+    anstream::eprintln!("{what}: left for the run {short}, which no process drives now");
+    anstream::eprintln!("to go on: lifeboat resume {short}");
+    Ok(Exit::Success)
+}
+
+fn last_seq(run: &RunDir) -> Result<u64, Failure> {
+    let (_, events) = journal::read(run.path()).map_err(|error| render::journal(&error))?;
+    Ok(events.last().map_or(0, |event| event.seq))
+}
+
+/// Says what became of a request that was taken.
+fn taken(run: &RunDir, before: u64, what: &str) -> Outcome {
+    let (_, events) = journal::read(run.path()).map_err(|error| render::journal(&error))?;
+    let refusal = events.iter().filter(|event| event.seq > before).find_map(|event| match &event.kind {
+        EventKind::Noted { step: None, text } => Some(text.clone()),
+        _ => None,
+    });
+    match refusal {
+        Some(reason) => Err(Failure::new(Exit::Refused, reason)
+            .help(format!("lifeboat status {}", run.id().short()))),
+        None => {
+            anstream::eprintln!("{what}: taken by the run {}", run.id().short());
+            Ok(Exit::Success)
+        }
+    }
+}

@@ -1,0 +1,17 @@
+//! `lifeboat wal`: what Postgres calls. Nothing here loads a project or starts a runtime, because it runs once for
+//! every segment.
+
+use crate::args::WalCommand;
+use std::process::ExitCode;
+
+/// Runs a WAL command and returns the exit code that Postgres expects.
+pub(crate) fn wal(command: &WalCommand) -> ExitCode {
+    let (code, message) = match command {
+        WalCommand::Put { config, path, name } => lifeboat_steps::postgres::wal::put_main(config, path, name),
+        WalCommand::Get { socket, name, path } => lifeboat_steps::postgres::wal::get_main(socket, name, path),
+    };
+    if !message.is_empty() {
+        anstream::eprintln!("lifeboat: {message}");
+    }
+    ExitCode::from(code)
+}

@@ -1,0 +1,58 @@
+//! What connects a run with its directory: redacted output, and requests of other processes.
+
+use std::sync::Arc;
+
+use lifeboat_engine::model::{Attempt, Request, StepId, Stream};
+use lifeboat_engine::redact::Redactor;
+use lifeboat_engine::run::driver::{OutputSink, RequestSource};
+use lifeboat_engine::runs::{Inbox, OutputFiles, RequestId};
+
+/// Removes secrets from lines of output and stores them.
+pub(super) struct Output {
+    pub(super) redactor: Arc<Redactor>,
+    pub(super) files: OutputFiles,
+}
+
+impl OutputSink for Output {
+    fn line(&self, step: &StepId, attempt: Attempt, stream: Stream, line: &str) -> String {
+        let line = self.redactor.text(line).into_owned();
+        if let Err(error) = self.files.line(step, attempt, stream, &line) {
+            // The step must not fail because its output cannot be kept; the journal will complain if the disk is full.
+            tracing::warn!(%step, attempt, %error, "output was not stored");
+        }
+        line
+    }
+}
+
+/// Requests that other processes leave in the run's inbox.
+pub(super) struct InboxSource {
+    pub(super) inbox: Inbox,
+}
+
+impl RequestSource for InboxSource {
+    fn poll(&mut self) -> Vec<(RequestId, Request)> {
+        let pending = match self.inbox.pending() {
+            Ok(pending) => pending,
+            Err(error) => {
+                tracing::warn!(%error, "the inbox cannot be read");
+                return Vec::new();
+            }
+        };
+        pending
+            .into_iter()
+            .filter_map(|entry| match entry {
+                Ok(pending) => Some((pending.id, pending.request)),
+                Err(error) => {
+                    tracing::warn!(%error, "a request was set aside");
+                    None
+                }
+            })
+            .collect()
+    }
+
+    fn done(&mut self, id: RequestId) {
+        if let Err(error) = self.inbox.remove(id) {
+            tracing::warn!(%error, "a granted request is still in the inbox");
+        }
+    }
+}

@@ -1,0 +1,199 @@
+//! One process that owns a run: starts or resumes it, shows it, and tells how it ended.
+
+mod end;
+mod links;
+mod signals;
+mod start;
+mod typed;
+
+use std::io::IsTerminal;
+use std::path::PathBuf;
+use std::sync::Arc;
+use std::time::Duration;
+
+use lifeboat_engine::clock::{Clock, SystemClock};
+use lifeboat_engine::journal::{self, Journal};
+use lifeboat_engine::model::event::{Decision, Person};
+use lifeboat_engine::model::{Event, Request};
+use lifeboat_engine::plan::Plan;
+use lifeboat_engine::redact::Redactor;
+use lifeboat_engine::run::driver::{Control, Patience, Reporter, Setup, drive};
+use lifeboat_engine::run::{RunState, Situation};
+use lifeboat_engine::runs::{ResourceLocks, RunDir, RunLock, StateDir, end_survivors};
+use lifeboat_engine::secret::Secrets;
+use lifeboat_engine::step::Registry;
+use tokio::sync::mpsc;
+
+use crate::exit::{Exit, Failure, Outcome};
+use crate::render;
+use crate::view::{Place, View};
+
+pub(crate) use start::{Declaration, start};
+
+/// Where runs are kept and who acts.
+pub(crate) struct Site {
+    pub(crate) state: StateDir,
+    pub(crate) registry: Arc<Registry>,
+    pub(crate) by: Person,
+}
+
+/// How a run is to be driven by this process.
+pub(crate) struct Manner {
+    pub(crate) report: Option<PathBuf>,
+    /// Leave with exit code 6 as soon as only a person can help.
+    pub(crate) no_wait: bool,
+}
+
+/// How long children of a killed process have to end before they are killed.
+const SURVIVOR_GRACE: Duration = Duration::from_secs(5);
+
+/// How many requests of this process may wait.
+const CONTROL_LIMIT: usize = 64;
+
+/// Continues a run from its journal: ends what a killed process left behind, then goes on with the first step that
+/// has not completed.
+pub(crate) fn resume(site: &Site, text: &str, manner: &Manner) -> Outcome {
+    let run = site.state.find(text).map_err(|error| render::runs(&error))?;
+    let clock: Arc<dyn Clock> = Arc::new(SystemClock);
+    let lock = run.lock(&*clock).map_err(|error| render::runs(&error))?;
+    for ended in end_survivors(&run.children_lock(), SURVIVOR_GRACE).map_err(|error| render::runs(&error))? {
+        anstream::eprintln!("ended a process that the earlier one had left: {ended}");
+    }
+    let journal = Journal::open(run.path(), Arc::clone(&clock)).map_err(|error| render::journal(&error))?;
+    let (header, events) = journal::read(run.path()).map_err(|error| render::journal(&error))?;
+    let state = fold(&header.plan, &events)?;
+    if let lifeboat_engine::run::Phase::Finished(_) = state.phase {
+        return Err(Failure::new(Exit::Refused, format!("the run {} has ended", run.id().short()))
+            .help(format!("see it with `lifeboat report {}`; a new run begins with `lifeboat run`", run.id().short())));
+    }
+    let locks = start::lock_resources(site, run.id(), &header.plan, &*clock)?;
+    let secrets = start::resolve_secrets(&header.plan)?;
+    let held = Held { run, _lock: lock, locks };
+    let begun = Begun { plan: Arc::new(header.plan), journal, state, events, secrets };
+    serve(site, held, begun, manner)
+}
+
+/// Folds a journal into the state of its run.
+pub(crate) fn fold(plan: &Plan, events: &[Event]) -> Result<RunState, Failure> {
+    let mut state = RunState::new(plan);
+    for event in events {
+        state.apply(&event.kind).map_err(|error| {
+            Failure::new(Exit::Refused, format!("event {} of the journal is out of place", event.seq))
+                .help("the journal was changed from outside, or written by another version")
+                .caused_by(&error)
+        })?;
+    }
+    Ok(state)
+}
+
+/// What this process holds as long as it drives the run.
+struct Held {
+    run: RunDir,
+    _lock: RunLock,
+    locks: ResourceLocks,
+}
+
+/// A run that is in its journal.
+struct Begun {
+    plan: Arc<Plan>,
+    journal: Journal,
+    state: RunState,
+    events: Vec<Event>,
+    secrets: Secrets,
+}
+
+fn serve(site: &Site, held: Held, begun: Begun, manner: &Manner) -> Outcome {
+    let runtime = tokio::runtime::Builder::new_multi_thread()
+        .enable_all()
+        .build()
+        .map_err(|error| Failure::internal("the runtime cannot start").caused_by(&error))?;
+    let run = held.run.clone();
+    let (situation, stopped) = runtime.block_on(drive_run(site, &run, begun, manner))?;
+    // A blocking task that does not end must not keep the process.
+    runtime.shutdown_timeout(Duration::from_secs(2));
+    if let Situation::Finished(_) = situation {
+        held.locks.release().map_err(|error| render::runs(&error))?;
+    }
+    let ending =
+        end::Ending { state: &site.state, run: &run, situation, report: manner.report.as_deref() };
+    let exit = ending.tell()?;
+    Ok(if situation == Situation::Stopped { stopped.exit().unwrap_or(exit) } else { exit })
+}
+
+async fn drive_run(
+    site: &Site,
+    run: &RunDir,
+    begun: Begun,
+    manner: &Manner,
+) -> Result<(Situation, signals::Stopped), Failure> {
+    let (controls, receiver) = mpsc::channel(CONTROL_LIMIT);
+    let stopped = signals::listen(controls.clone())?;
+    let paused = begun.state.paused;
+    if paused {
+        let request = Request::Decide { by: site.by.clone(), decision: Decision::Unpause };
+        // The channel is new and has room.
+        let _ = controls.try_send(Control::Request(request));
+    }
+    let redactor = Arc::new(Redactor::new(&begun.secrets));
+    for warning in redactor.warnings() {
+        anstream::eprintln!("warning: {warning}");
+    }
+    let reporters = reporters(site, run, &begun, controls);
+    let when_waiting = if manner.no_wait { Patience::Leave } else { Patience::Stay };
+    // Without a terminal nobody can answer a held step here, and whoever started it must know at once.
+    let interactive = std::io::stdin().is_terminal() && std::io::stderr().is_terminal();
+    let when_held = if interactive { when_waiting } else { Patience::Leave };
+    let situation = drive(Setup {
+        run: run.id(),
+        plan: begun.plan,
+        registry: Arc::clone(&site.registry),
+        journal: begun.journal,
+        state: begun.state,
+        dir: run.path().to_owned(),
+        secrets: Arc::new(begun.secrets),
+        output: Arc::new(links::Output { redactor, files: run.output() }),
+        clock: Arc::new(SystemClock),
+        reporters,
+        controls: receiver,
+        requests: Box::new(links::InboxSource { inbox: run.inbox() }),
+        when_held,
+        when_waiting,
+    })
+    .await
+    .map_err(|error| not_driven(run, &error))?;
+    Ok((situation, stopped))
+}
+
+fn reporters(
+    site: &Site,
+    run: &RunDir,
+    begun: &Begun,
+    controls: mpsc::Sender<Control>,
+) -> Vec<Box<dyn Reporter>> {
+    let place = if std::io::stderr().is_terminal() { Place::Terminal } else { Place::Pipe };
+    let mut view = View::new(run.id(), Arc::clone(&begun.plan), place);
+    // The declaration of a new run is shown; what an earlier process has shown is not.
+    match begun.events.as_slice() {
+        [declared] => view.on_event(declared.at_ms, &declared.kind),
+        events => view.catch_up(events),
+    }
+    let mut reporters: Vec<Box<dyn Reporter>> = vec![Box::new(view)];
+    if std::io::stdin().is_terminal() {
+        let mut typed = typed::Typed::default();
+        begun.events.iter().for_each(|event| typed.on_event(event.at_ms, &event.kind));
+        typed.listen(site.by.clone(), controls);
+        reporters.push(Box::new(typed));
+    }
+    reporters
+}
+
+fn not_driven(run: &RunDir, error: &lifeboat_engine::run::driver::Error) -> Failure {
+    use lifeboat_engine::run::driver::Error;
+    let failure = match error {
+        Error::Journal(error) => render::journal(error),
+        Error::Illegal(error) => Failure::internal("a defect in Lifeboat stopped the run").caused_by(error),
+    };
+    let help = failure.help.clone().unwrap_or_default();
+    let separator = if help.is_empty() { "" } else { "; then " };
+    failure.help(format!("{help}{separator}lifeboat resume {}", run.id().short()))
+}

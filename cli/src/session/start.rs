@@ -1,0 +1,96 @@
+//! The beginning of a run: locks, secrets, and the declaration in the journal.
+
+use std::collections::BTreeSet;
+use std::sync::Arc;
+
+use jiff::Timestamp;
+use lifeboat_engine::clock::{Clock, SystemClock};
+use lifeboat_engine::journal::{Header, Journal};
+use lifeboat_engine::model::RunId;
+use lifeboat_engine::model::event::EventKind;
+use lifeboat_engine::plan::Plan;
+use lifeboat_engine::runs::{ResourceLocks, RunDir, Wanted};
+use lifeboat_engine::secret::Secrets;
+
+use crate::exit::{Exit, Failure, Outcome};
+use crate::render;
+
+use super::{Begun, Held, Manner, Site, fold, serve};
+
+/// A run that is about to be.
+pub(crate) struct Declaration {
+    pub(crate) plan: Plan,
+    pub(crate) incident_at: Timestamp,
+}
+
+/// Declares a run and drives it.
+///
+/// Locks and secrets come first: if one is refused, no run exists and nothing has happened.
+pub(crate) fn start(site: &Site, declaration: Declaration, manner: &Manner) -> Outcome {
+    let Declaration { plan, incident_at } = declaration;
+    let clock: Arc<dyn Clock> = Arc::new(SystemClock);
+    let secrets = resolve_secrets(&plan)?;
+    let id = RunId::generate();
+    let locks = lock_resources(site, id, &plan, &*clock)?;
+    let run = site.state.create_run(id).map_err(|error| render::runs(&error))?;
+    let lock = run.lock(&*clock).map_err(|error| render::runs(&error))?;
+    let declared = EventKind::RunDeclared {
+        plan_digest: plan.digest(),
+        incident_at_ms: incident_at.as_millisecond(),
+        by: site.by.clone(),
+        inputs: plan.inputs.clone(),
+        engine: env!("CARGO_PKG_VERSION").to_owned(),
+    };
+    let (journal, events) = declare(&run, &plan, declared, clock)?;
+    let state = fold(&plan, &events)?;
+    let begun = Begun { plan: Arc::new(plan), journal, state, events, secrets };
+    serve(site, Held { run, _lock: lock, locks }, begun, manner)
+}
+
+fn declare(
+    run: &RunDir,
+    plan: &Plan,
+    declared: EventKind,
+    clock: Arc<dyn Clock>,
+) -> Result<(Journal, Vec<lifeboat_engine::model::Event>), Failure> {
+    let header = Header {
+        run: run.id(),
+        engine: env!("CARGO_PKG_VERSION").to_owned(),
+        created_ms: clock.now_ms(),
+        plan: plan.clone(),
+    };
+    let journal = Journal::create(run.path(), header, clock).map_err(|error| render::journal(&error))?;
+    let runtime = tokio::runtime::Builder::new_current_thread()
+        .build()
+        .map_err(|error| Failure::internal("the runtime cannot start").caused_by(&error))?;
+    let events =
+        runtime.block_on(journal.append(vec![declared])).map_err(|error| render::journal(&error))?;
+    Ok((journal, events))
+}
+
+/// Takes what the run writes to, so that no other run touches it meanwhile.
+pub(super) fn lock_resources(
+    site: &Site,
+    run: RunId,
+    plan: &Plan,
+    clock: &dyn Clock,
+) -> Result<ResourceLocks, Failure> {
+    let written: BTreeSet<&str> =
+        plan.steps.iter().flat_map(|step| step.writes.iter().map(String::as_str)).collect();
+    let identities = written
+        .into_iter()
+        .filter_map(|name| plan.resources.get(name))
+        .flat_map(|resource| resource.identities())
+        .collect();
+    let by = format!("{}@{}", plan.runbook, plan.environment);
+    ResourceLocks::acquire(&site.state, &Wanted { run, by, identities }, clock)
+        .map_err(|error| render::runs(&error))
+}
+
+/// Reads every secret of the environment afresh.
+pub(super) fn resolve_secrets(plan: &Plan) -> Result<Secrets, Failure> {
+    let references = plan.secrets.values().chain(plan.resources.values().filter_map(|it| it.webhook()));
+    Secrets::resolve(references).map_err(|error| {
+        Failure::new(Exit::Refused, error.to_string()).code(error.code()).help(error.help())
+    })
+}

@@ -1,0 +1,299 @@
+//! Events as lines.
+
+use std::collections::HashMap;
+use std::sync::Arc;
+
+use anstyle::{AnsiColor, Style};
+use jiff::Timestamp;
+use lifeboat_engine::model::event::{Answer, AttemptResult, Decision, EventKind, Question};
+use lifeboat_engine::model::{Failure, Mode, Outcome, Progress, RunId, RunOutcome, StepId, Unit};
+use lifeboat_engine::plan::Plan;
+use lifeboat_engine::report::human;
+
+const GREEN: Style = AnsiColor::Green.on_default();
+const RED: Style = AnsiColor::Red.on_default().bold();
+const YELLOW: Style = AnsiColor::Yellow.on_default();
+const DIM: Style = Style::new().dimmed();
+const BOLD: Style = Style::new().bold();
+
+/// In a pipe, progress of a step is told at most this often.
+const PROGRESS_EVERY_MS: i64 = 10_000;
+
+/// How many of the last lines of output are shown when an attempt fails.
+const TAIL: usize = 8;
+
+/// Turns events into lines and remembers what it needs for the next ones.
+pub(super) struct Story {
+    run: RunId,
+    plan: Arc<Plan>,
+    incident_ms: i64,
+    width: usize,
+    started: HashMap<StepId, i64>,
+    told: HashMap<StepId, i64>,
+    output: HashMap<StepId, Vec<String>>,
+    engines: usize,
+}
+
+impl Story {
+    pub(super) fn new(run: RunId, plan: Arc<Plan>) -> Self {
+        let width = plan.steps.iter().map(|step| step.id.as_str().len()).max().unwrap_or(0).clamp(8, 28);
+        Self {
+            run,
+            plan,
+            incident_ms: 0,
+            width,
+            started: HashMap::new(),
+            told: HashMap::new(),
+            output: HashMap::new(),
+            engines: 0,
+        }
+    }
+
+    /// Returns the lines that an event is worth. In a live view progress and output are shown otherwise.
+    pub(super) fn tell(&mut self, at_ms: i64, event: &EventKind, live: bool) -> Vec<String> {
+        match event {
+            EventKind::RunDeclared { incident_at_ms, .. } => {
+                self.incident_ms = *incident_at_ms;
+                self.headline()
+            }
+            EventKind::EngineStarted { .. } => self.engine_started(at_ms),
+            EventKind::AttemptStarted { step, attempt, .. } => self.attempt_started(at_ms, step, *attempt),
+            EventKind::AttemptFinished { step, attempt, result } => {
+                self.attempt_finished(at_ms, step, *attempt, result)
+            }
+            EventKind::RetryScheduled { step, at_ms: due, .. } => {
+                let wait = human::duration(due - at_ms);
+                self.line(at_ms, YELLOW, "↻", step.as_str(), &format!("next attempt in {wait}"))
+            }
+            EventKind::StepFinished { step, outcome } => self.step_finished(at_ms, step, outcome),
+            EventKind::StepHeld { step, failure } => self.held(at_ms, step, failure),
+            EventKind::QuestionAsked { step, question } => self.asked(at_ms, step, question),
+            EventKind::QuestionAnswered { step, answer, .. } => self.answered(at_ms, step, answer),
+            EventKind::Decided { by, decision } => {
+                self.line(at_ms, BOLD, "●", &by.name, &describe(decision))
+            }
+            EventKind::EndingBegan { outcome, reason } if *outcome != RunOutcome::Succeeded => {
+                self.line(at_ms, RED, "■", "run", &format!("ends: {reason}"))
+            }
+            EventKind::ThingRemoved { proof, removed: true, .. } => {
+                self.line(at_ms, DIM, "⌫", "clean-up", proof)
+            }
+            EventKind::ThingRemoved { proof, .. } => {
+                self.line(at_ms, YELLOW, "!", "clean-up", &format!("not removed: {proof}"))
+            }
+            EventKind::Noted { text, .. } => self.line(at_ms, BOLD, "●", "note", text),
+            EventKind::Progressed { step, progress, .. } if !live => self.progressed(at_ms, step, progress),
+            EventKind::OutputLine { step, line, .. } => {
+                self.keep_output(step, line);
+                Vec::new()
+            }
+            _ => Vec::new(),
+        }
+    }
+
+    fn headline(&self) -> Vec<String> {
+        let plan = &self.plan;
+        let mode = if plan.mode == Mode::Drill { "drill" } else { "recovery" };
+        let mut lines = vec![format!(
+            "{BOLD}{}{BOLD:#} ({}) in {BOLD}{}{BOLD:#}, {mode}, run {BOLD}{}{BOLD:#}",
+            plan.title,
+            plan.runbook,
+            plan.environment,
+            self.run.short()
+        )];
+        let incident = Timestamp::from_millisecond(self.incident_ms).unwrap_or_default();
+        let rto = plan.objective.rto.map_or_else(|| "no RTO".to_owned(), |rto| format!("RTO {rto}"));
+        let rpo = plan.objective.rpo.map_or_else(|| "no RPO".to_owned(), |rpo| format!("RPO {rpo}"));
+        lines.push(format!("incident {incident:.0}; {rto}, {rpo}; {} steps", plan.steps.len()));
+        lines
+    }
+
+    fn engine_started(&mut self, at_ms: i64) -> Vec<String> {
+        self.engines += 1;
+        if self.engines == 1 {
+            return Vec::new();
+        }
+        self.line(at_ms, BOLD, "●", "run", &format!("{} goes on", self.run.short()))
+    }
+
+    fn attempt_started(&mut self, at_ms: i64, step: &StepId, attempt: u32) -> Vec<String> {
+        self.started.entry(step.clone()).or_insert(at_ms);
+        self.output.remove(step);
+        let title = self.plan.step(step).map_or("", |planned| planned.title.as_str());
+        let again = if attempt > 1 { format!(" (attempt {attempt})") } else { String::new() };
+        self.line(at_ms, DIM, "▸", step.as_str(), &format!("{title}{again}"))
+    }
+
+    fn attempt_finished(
+        &mut self,
+        at_ms: i64,
+        step: &StepId,
+        attempt: u32,
+        result: &AttemptResult,
+    ) -> Vec<String> {
+        match result {
+            AttemptResult::Failed { failure, checks } => {
+                let text = format!("attempt {attempt} failed: [{}] {}", failure.code, failure.message);
+                let mut lines = self.line(at_ms, RED, "✗", step.as_str(), &text);
+                lines.extend(self.details(failure));
+                for check in checks.iter().filter(|check| !check.passed) {
+                    lines.push(self.indent(&format!(
+                        "check `{}`: expected {}, found {}",
+                        check.name, check.expected, check.actual
+                    )));
+                }
+                lines.extend(self.output_tail(step));
+                lines
+            }
+            AttemptResult::Lost => {
+                let text = "was running when Lifeboat stopped; what it left was ended";
+                self.line(at_ms, YELLOW, "!", step.as_str(), text)
+            }
+            AttemptResult::Interrupted => self.line(at_ms, YELLOW, "!", step.as_str(), "interrupted"),
+            AttemptResult::Succeeded { done } => {
+                done.warnings.iter().flat_map(|text| self.line(at_ms, YELLOW, "!", step.as_str(), text)).collect()
+            }
+        }
+    }
+
+    fn details(&self, failure: &Failure) -> Vec<String> {
+        let mut lines: Vec<_> =
+            failure.causes.iter().map(|cause| self.indent(&format!("because: {cause}"))).collect();
+        if let Some(help) = &failure.help {
+            lines.push(self.indent(&format!("help: {help}")));
+        }
+        lines
+    }
+
+    fn output_tail(&self, step: &StepId) -> Vec<String> {
+        let Some(lines) = self.output.get(step) else { return Vec::new() };
+        lines.iter().map(|line| self.indent(&format!("{DIM}| {line}{DIM:#}"))).collect()
+    }
+
+    fn keep_output(&mut self, step: &StepId, line: &str) {
+        let lines = self.output.entry(step.clone()).or_default();
+        if lines.len() == TAIL {
+            lines.remove(0);
+        }
+        lines.push(line.to_owned());
+    }
+
+    fn step_finished(&mut self, at_ms: i64, step: &StepId, outcome: &Outcome) -> Vec<String> {
+        let took = self.started.get(step).map_or(0, |from| at_ms - from);
+        let name = step.as_str();
+        match outcome {
+            Outcome::Succeeded => {
+                let text = format!("done in {}", human::duration(took));
+                self.line(at_ms, GREEN, "✓", name, &text)
+            }
+            Outcome::Skipped { reason } => self.line(at_ms, DIM, "–", name, &format!("skipped: {reason}")),
+            Outcome::Failed { .. } => {
+                self.line(at_ms, RED, "✗", name, &format!("failed after {}", human::duration(took)))
+            }
+            Outcome::MarkedDone { by, reason } => {
+                self.line(at_ms, GREEN, "✓", name, &format!("marked done by {by}: {reason}"))
+            }
+            Outcome::NotRun { .. } => Vec::new(),
+        }
+    }
+
+    fn held(&self, at_ms: i64, step: &StepId, failure: &Failure) -> Vec<String> {
+        let run = self.run.short();
+        let text = format!("held: [{}] {}", failure.code, failure.message);
+        let mut lines = self.line(at_ms, YELLOW, "‖", step.as_str(), &text);
+        lines.push(self.indent(&format!("try again:   {BOLD}lifeboat retry {run} {step}{BOLD:#}")));
+        lines.push(self.indent(&format!("leave out:   lifeboat skip {run} {step} --reason …")));
+        lines.push(self.indent(&format!("done by hand: lifeboat skip {run} {step} --done --reason …")));
+        lines.push(self.indent(&format!("give up:     lifeboat abort {run}")));
+        lines
+    }
+
+    fn asked(&self, at_ms: i64, step: &StepId, question: &Question) -> Vec<String> {
+        let run = self.run.short();
+        let role = question.role.as_deref().map_or(String::new(), |role| format!(" ({role})"));
+        let mut lines = self.line(at_ms, YELLOW, "?", step.as_str(), &format!("{}{role}", question.message));
+        lines.push(self.indent(&format!(
+            "to go on: {BOLD}lifeboat approve {run} {step}{BOLD:#}   or: lifeboat reject {run} {step}"
+        )));
+        lines
+    }
+
+    fn answered(&self, at_ms: i64, step: &StepId, answer: &Answer) -> Vec<String> {
+        let comment = answer.comment.as_deref().map_or(String::new(), |text| format!(": {text}"));
+        let text = if answer.automatic {
+            format!("{} (automatic, by the settings of drills; no evidence)", answer.choice)
+        } else {
+            format!("{} by {}{comment}", answer.choice, answer.by.name)
+        };
+        self.line(at_ms, BOLD, "●", step.as_str(), &text)
+    }
+
+    fn progressed(&mut self, at_ms: i64, step: &StepId, progress: &Progress) -> Vec<String> {
+        let last = self.told.get(step).or(self.started.get(step)).copied().unwrap_or(0);
+        if at_ms - last < PROGRESS_EVERY_MS {
+            return Vec::new();
+        }
+        self.told.insert(step.clone(), at_ms);
+        self.line(at_ms, DIM, "…", step.as_str(), &measure(progress))
+    }
+
+    /// One line: the RTO clock, a mark, whom it is about, what happened.
+    fn line(&self, at_ms: i64, style: Style, mark: &str, about: &str, text: &str) -> Vec<String> {
+        let clock = clock(at_ms - self.incident_ms);
+        let width = self.width;
+        vec![format!("{DIM}{clock}{DIM:#} {style}{mark}{style:#} {about:<width$}  {text}")]
+    }
+
+    fn indent(&self, text: &str) -> String {
+        format!("{:1$}{text}", "", self.width + 14)
+    }
+}
+
+/// Shows how far the RTO clock has come: hours, minutes and seconds since the incident.
+pub(super) fn clock(ms: i64) -> String {
+    let sign = if ms < 0 { '-' } else { '+' };
+    let seconds = ms.unsigned_abs() / 1000;
+    format!("{sign}{:02}:{:02}:{:02}", seconds / 3600, seconds / 60 % 60, seconds % 60)
+}
+
+/// Says how far a step is.
+pub(super) fn measure(progress: &Progress) -> String {
+    let show = |count: u64| match progress.unit {
+        Unit::Bytes => human::bytes(count),
+        Unit::Items => count.to_string(),
+        Unit::Seconds => human::duration(i64::try_from(count).unwrap_or(0).saturating_mul(1000)),
+    };
+    let mut text = show(progress.done);
+    if let Some(total) = progress.total {
+        text.push_str(&format!(" of {}", show(total)));
+    }
+    if !progress.note.is_empty() {
+        text.push_str(&format!(", {}", progress.note));
+    }
+    text
+}
+
+fn describe(decision: &Decision) -> String {
+    match decision {
+        Decision::RetryStep { step } => format!("retries {step}"),
+        Decision::SkipStep { step, reason } => format!("skips {step}: {reason}"),
+        Decision::MarkDone { step, reason } => format!("marks {step} done: {reason}"),
+        Decision::Abort { reason } => format!("aborts the run: {reason}"),
+        Decision::Cancel { reason } => format!("cancels the run: {reason}"),
+        Decision::Pause => "pauses the run".to_owned(),
+        Decision::Unpause => "lets the run go on".to_owned(),
+        Decision::Note { text } => text.clone(),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::clock;
+
+    #[test]
+    fn the_clock_counts_from_the_incident_in_both_directions() {
+        assert_eq!(clock(3_723_000), "+01:02:03");
+        assert_eq!(clock(-5_000), "-00:00:05");
+        assert_eq!(clock(100 * 3_600_000), "+100:00:00");
+    }
+}

@@ -1,0 +1,137 @@
+use std::collections::HashSet;
+
+use super::backups::check_backups;
+use super::bodies::{Around, StepBody, read_body};
+use super::cycle::report_cycles;
+use super::expressions::check_expressions;
+use super::graph::{Graph, GroupNode, Node};
+use super::order::Order;
+use super::resources::check_resources;
+use super::time::check_time;
+use crate::diagnostic::{Diagnostic, Diagnostics, codes, nearest_help};
+use crate::project::Project;
+use crate::spec::{EnvironmentSpec, RunbookSpec};
+use crate::step::Registry;
+
+/// A runbook with everything that can be known about it before a run.
+pub(super) struct Analysis<'s> {
+    pub(super) spec: &'s RunbookSpec,
+    /// The environments that it is checked against.
+    pub(super) environments: Vec<&'s EnvironmentSpec>,
+    pub(super) order: Order<'s>,
+    /// For every step; `None` if its kind is not known.
+    pub(super) bodies: Vec<Option<StepBody<'s>>>,
+    pub(super) graph: Graph,
+    /// Empty if steps wait for each other in a circle.
+    pub(super) topological: Vec<usize>,
+    pub(super) cyclic: bool,
+    /// Words after `steps.` anywhere in the file: the steps whose outputs may be read.
+    pub(super) mentioned: HashSet<String>,
+}
+
+/// Checks a runbook against all environments that it may run in.
+pub fn check(project: &Project, spec: &RunbookSpec, registry: &Registry, out: &mut Diagnostics) {
+    let mut environments = Vec::new();
+    for name in &spec.environments {
+        if let Some(environment) = project.environments.get(&name.value) {
+            environments.push(environment);
+        } else if !project.broken.contains(&name.value) {
+            let known = project.environments.keys().map(String::as_str);
+            out.push(
+                Diagnostic::error(codes::LB0144, format!("there is no environment `{}`", name.value))
+                    .at(&spec.source, name.span.clone())
+                    .maybe_help(nearest_help(&name.value, "environments", known)),
+            );
+        }
+    }
+    let analysis = analyse(project, spec, environments, registry, out);
+    for environment in analysis.environments.iter().filter(|environment| !environment.protected) {
+        let writes = analysis.bodies.iter().flatten().flat_map(|body| super::resources::named(body).1);
+        for diagnostic in super::fence::fence_writes(environment, writes, project.environments.values()) {
+            out.push(diagnostic);
+        }
+    }
+}
+
+/// Checks a runbook against some environments.
+pub(super) fn analyse<'s>(
+    project: &'s Project,
+    spec: &'s RunbookSpec,
+    environments: Vec<&'s EnvironmentSpec>,
+    registry: &'s Registry,
+    out: &mut Diagnostics,
+) -> Analysis<'s> {
+    let order = Order::build(spec, out);
+    let around = Around { source: &spec.source, project_dir: &project.spec.dir, registry };
+    let bodies: Vec<_> = order.steps.iter().map(|step| read_body(&around, step.spec, out)).collect();
+    let graph = graph_of(&order);
+    let cyclic = report_cycles(&order, &graph, &spec.source, out);
+    let topological = graph.topological_order().unwrap_or_default();
+    let mentioned = mentioned_steps(&spec.source.text);
+    let analysis = Analysis { spec, environments, order, bodies, graph, topological, cyclic, mentioned };
+    check_expressions(&analysis, out);
+    check_resources(&analysis, out);
+    check_backups(&analysis, registry, out);
+    check_time(&analysis, out);
+    check_roles(&analysis, out);
+    analysis
+}
+
+fn graph_of(order: &Order<'_>) -> Graph {
+    let budget = |common: &crate::spec::Common| common.budget.as_ref().map(|budget| budget.value.0);
+    Graph {
+        steps: order
+            .steps
+            .iter()
+            .map(|step| Node {
+                needs: step.needs.iter().map(|(at, _)| *at).collect(),
+                budget: budget(&step.spec.common).unwrap_or_default(),
+                group: step.group,
+            })
+            .collect(),
+        groups: order
+            .groups
+            .iter()
+            .map(|group| GroupNode { parent: group.parent, budget: budget(&group.spec.common) })
+            .collect(),
+    }
+}
+
+/// Finds the words that may name a step whose output is read: cheap, and never too few.
+fn mentioned_steps(text: &str) -> HashSet<String> {
+    let mut found = HashSet::new();
+    for (at, _) in text.match_indices("steps") {
+        let rest = text[at + 5..]
+            .trim_start_matches(|c: char| c.is_whitespace() || matches!(c, '.' | '[' | '"' | '\'' | '\\'));
+        let end = rest.find(|c: char| !(c.is_ascii_lowercase() || c.is_ascii_digit() || c == '_'));
+        found.insert(rest[..end.unwrap_or(rest.len())].to_owned());
+    }
+    found
+}
+
+/// Checks that steps ask only roles that the runbook declares.
+fn check_roles(analysis: &Analysis<'_>, out: &mut Diagnostics) {
+    for (step, body) in analysis.order.steps.iter().zip(&analysis.bodies) {
+        let Some(body) = body.as_ref().filter(|body| body.kind.waits_for_people) else { continue };
+        let Some(role) = body.with.get("role").and_then(|role| role.as_str()) else { continue };
+        if crate::expr::has_template(role) || analysis.spec.roles.contains_key(role) {
+            continue;
+        }
+        let span = match &step.spec.body {
+            crate::spec::Body::Uses { with: Some(node), .. } | crate::spec::Body::Key { value: node, .. } => {
+                node.get("role").map(|node| node.span.clone())
+            }
+            _ => None,
+        };
+        let known = analysis.spec.roles.keys().map(String::as_str);
+        out.push(
+            Diagnostic::error(codes::LB0137, format!("the runbook has no role `{role}`"))
+                .at(&analysis.spec.source, span.unwrap_or_else(|| step.spec.common.id.span.clone()))
+                .maybe_help(
+                    nearest_help(role, "its roles", known).or_else(|| {
+                        Some(format!("declare it: `roles: {{ {role}: What this role decides }}`"))
+                    }),
+                ),
+        );
+    }
+}

@@ -1,0 +1,262 @@
+use std::path::Path;
+
+use serde_json::{Map, Value};
+
+use crate::diagnostic::{Diagnostic, Diagnostics, Source, codes, nearest_help};
+use crate::plan::OnError;
+use crate::resource::{Access, ResourceKind};
+use crate::spec::{Body, Reader, Site, SiteKind, StepSpec};
+use crate::step::{Effect, KindSpec, Registry};
+use crate::value::Type;
+use crate::yaml::Entry;
+use std::sync::Arc;
+
+/// What a step does, checked against its kind.
+#[derive(Debug)]
+pub(super) struct StepBody<'r> {
+    pub(super) kind: &'r KindSpec,
+    pub(super) with: Map<String, Value>,
+    pub(super) sites: Vec<Site>,
+    pub(super) effect: Effect,
+}
+
+/// What reading the body of a step needs.
+pub(super) struct Around<'a> {
+    pub(super) source: &'a Arc<Source>,
+    pub(super) project_dir: &'a Path,
+    pub(super) registry: &'a Registry,
+}
+
+/// Reads the body of a step. `None` if its kind is not known, which has been reported.
+pub(super) fn read_body<'a>(
+    around: &Around<'a>,
+    step: &StepSpec,
+    out: &mut Diagnostics,
+) -> Option<StepBody<'a>> {
+    let kind = find_kind(around, step, out)?;
+    let mut reader = Reader::for_params(around.source, out, around.project_dir);
+    let mut with = read_params(&mut reader, step, kind);
+    for (key, entry) in [("env", &step.env), ("dir", &step.dir), ("probe", &step.probe)] {
+        if let Some(entry) = entry {
+            read_side(&mut reader, kind, key, entry, &mut with);
+        }
+    }
+    if let Some(host) = &step.host {
+        reader.read(&host.value, &Type::Resource { kinds: vec![ResourceKind::Host], access: Access::Read });
+    }
+    require_params(&mut reader, step, kind, &with);
+    let sites = std::mem::take(&mut reader.sites);
+    ask_kind(around, step, kind, &with, &sites, out);
+    let effect = settle_effect(around, step, kind, out);
+    Some(StepBody { kind, with, sites, effect })
+}
+
+fn find_kind<'a>(around: &Around<'a>, step: &StepSpec, out: &mut Diagnostics) -> Option<&'a KindSpec> {
+    match &step.body {
+        Body::Uses { kind, .. } => {
+            let found = around.registry.spec(&kind.value);
+            if found.is_none() {
+                let known = around.registry.specs().map(|spec| spec.name.as_str());
+                let mut diagnostic =
+                    Diagnostic::error(codes::LB0112, format!("there is no step kind `{}`", kind.value))
+                        .at(around.source, kind.span.clone())
+                        .help("`lifeboat steps` lists all kinds");
+                if let Some(near) = crate::diagnostic::nearest(&kind.value, known) {
+                    diagnostic =
+                        diagnostic.help(format!("did you mean `{near}`?")).fix(kind.span.clone(), near);
+                }
+                out.push(diagnostic);
+            }
+            found
+        }
+        Body::Key { key, .. } => {
+            let found = around.registry.by_body_key(&key.value).map(|(spec, _)| spec);
+            if found.is_none() {
+                let message = format!("`{}` is not supported by this version", key.value);
+                out.push(Diagnostic::error(codes::LB0116, message).at(around.source, key.span.clone()));
+            }
+            found
+        }
+        Body::Unclear => None,
+    }
+}
+
+fn read_params(reader: &mut Reader<'_>, step: &StepSpec, kind: &KindSpec) -> Map<String, Value> {
+    let what = format!("`{}`", kind.name);
+    match &step.body {
+        Body::Uses { with: Some(with), .. } if !with.is_null() => {
+            let fields: Vec<_> = kind
+                .params
+                .iter()
+                .map(|field| crate::value::Field { required: false, ..field.clone() })
+                .collect();
+            reader.object(with, &fields, &what).unwrap_or_default()
+        }
+        Body::Key { value, .. } => {
+            let Some((_, param)) = &kind.body_key else { return Map::new() };
+            let ty =
+                kind.params.iter().find(|field| &field.name == param).map_or(&Type::Any, |field| &field.ty);
+            let whole =
+                value.mapping().is_some() && !matches!(ty, Type::Any | Type::Map(_) | Type::Object(_));
+            if whole {
+                return reader.object(value, &kind.params, &what).unwrap_or_default();
+            }
+            reader.read(value, ty).map(|value| Map::from_iter([(param.clone(), value)])).unwrap_or_default()
+        }
+        _ => Map::new(),
+    }
+}
+
+/// Reads `env`, `dir` or `probe` of a step into the parameter of the same name.
+fn read_side(
+    reader: &mut Reader<'_>,
+    kind: &KindSpec,
+    key: &str,
+    entry: &Entry,
+    with: &mut Map<String, Value>,
+) {
+    let Some(field) = kind.params.iter().find(|field| field.name == key) else {
+        reader.error(codes::LB0104, format!("`{}` takes no `{key}`", kind.name), &entry.key.span);
+        return;
+    };
+    if with.contains_key(key) {
+        reader.error(codes::LB0103, format!("`{key}` stands both here and under `with`"), &entry.key.span);
+        return;
+    }
+    if let Some(value) = reader.read(&entry.value, &field.ty) {
+        with.insert(key.to_owned(), value);
+    }
+}
+
+fn require_params(reader: &mut Reader<'_>, step: &StepSpec, kind: &KindSpec, with: &Map<String, Value>) {
+    let written = |name: &str| match &step.body {
+        Body::Uses { with: Some(node), .. } | Body::Key { value: node, .. } => {
+            node.get(name).is_some_and(|node| !node.is_null())
+        }
+        _ => false,
+    };
+    let body_param = kind.body_key.as_ref().map(|(_, param)| param.as_str());
+    let is_body = matches!(step.body, Body::Key { .. });
+    for field in kind.params.iter().filter(|field| field.required) {
+        if with.contains_key(&field.name)
+            || written(&field.name)
+            || (is_body && body_param == Some(&field.name))
+        {
+            continue;
+        }
+        let span = match &step.body {
+            Body::Uses { kind, .. } => kind.span.clone(),
+            _ => step.common.id.span.clone(),
+        };
+        reader.push(
+            Diagnostic::error(codes::LB0114, format!("`{}` needs the parameter `{}`", kind.name, field.name))
+                .at(reader.source, span)
+                .help(format!("`{}` is a {}: {}", field.name, field.ty, field.summary)),
+        );
+    }
+}
+
+/// Lets the kind check the parameters that hold no template.
+fn ask_kind(
+    around: &Around<'_>,
+    step: &StepSpec,
+    kind: &KindSpec,
+    with: &Map<String, Value>,
+    sites: &[Site],
+    out: &mut Diagnostics,
+) {
+    let node = |param: &str| match &step.body {
+        Body::Uses { with: Some(node), .. } => node.get(param),
+        Body::Key { value, .. } if value.mapping().is_some() => value.get(param),
+        Body::Key { value, .. } => kind.body_key.as_ref().filter(|(_, name)| name == param).map(|_| value),
+        _ => None,
+    };
+    let sides = [("env", &step.env), ("dir", &step.dir), ("probe", &step.probe)];
+    let place = |param: &str| {
+        let side = sides.iter().find(|(name, _)| *name == param).and_then(|(_, entry)| entry.as_ref());
+        node(param).or(side.map(|entry| &entry.value)).map(|node| node.span.clone())
+    };
+    let computed = |param: &str| {
+        place(param).is_some_and(|span| {
+            sites.iter().any(|site| {
+                matches!(site.kind, SiteKind::Template | SiteKind::Script)
+                    && span.start <= site.node.span.start
+                    && site.node.span.end <= span.end
+            })
+        })
+    };
+    let literal: Map<_, _> =
+        with.iter().filter(|(param, _)| !computed(param)).map(|(k, v)| (k.clone(), v.clone())).collect();
+    let Some(found) = around.registry.kind(&kind.name) else { return };
+    for problem in found.check(&literal) {
+        let top = problem.param.split(['.', '[']).next().unwrap_or_default();
+        let span = place(top).unwrap_or_else(|| step.common.id.span.clone());
+        out.push(
+            Diagnostic::error(codes::LB0138, format!("`{}`: {}", problem.param, problem.message))
+                .at(around.source, span)
+                .maybe_help(problem.help),
+        );
+    }
+}
+
+fn settle_effect(around: &Around<'_>, step: &StepSpec, kind: &KindSpec, out: &mut Diagnostics) -> Effect {
+    let mut report = |message: String, span: std::ops::Range<usize>, help: &str| {
+        out.push(Diagnostic::error(codes::LB0134, message).at(around.source, span).help(help));
+    };
+    let id = step.common.id.span.clone();
+    let effect = match (kind.effect, &step.effect) {
+        (None, Some(said)) => said.value,
+        (Some(own), None) => own,
+        (Some(own), Some(said)) => {
+            let message = format!("the effect of `{}` is known: {own}", kind.name);
+            report(message, said.span.clone(), "remove `effect`; only shell steps say it");
+            own
+        }
+        (None, None) => {
+            let help =
+                "add `effect: read`, `idempotent`, `guarded` or `once`: what it means to run this twice";
+            report(format!("`{}` must say its effect", kind.name), id.clone(), help);
+            return Effect::Once;
+        }
+    };
+    if kind.effect.is_none() {
+        match (&step.probe, effect) {
+            (None, Effect::Guarded) => {
+                let help =
+                    "add `probe:`, a script that exits with 0 if the work is done and with 1 if it is not";
+                report("`effect: guarded` needs a `probe`".to_owned(), id, help);
+            }
+            (Some(probe), effect) if effect != Effect::Guarded => {
+                let message = format!("a `probe` is only asked with `effect: guarded`, not `{effect}`");
+                report(message, probe.key.span.clone(), "say `effect: guarded`, or remove the probe");
+            }
+            _ => {}
+        }
+    }
+    check_retry(around, step, effect, out);
+    effect
+}
+
+fn check_retry(around: &Around<'_>, step: &StepSpec, effect: Effect, out: &mut Diagnostics) {
+    let Some(retry) = step.retry.as_ref().filter(|retry| retry.value.attempts > 1) else { return };
+    if effect == Effect::Once {
+        out.push(
+            Diagnostic::error(codes::LB0133, "this step must not be repeated, and asks for it")
+                .at(around.source, retry.span.clone())
+                .help("remove `retry`, or say `effect: idempotent` if running it twice does no harm"),
+        );
+    }
+}
+
+/// Says whether the step may fail while the run goes on as if nothing were wrong.
+pub(super) fn continues(step: &StepSpec, kind: &KindSpec, always: bool) -> bool {
+    match step.on_error {
+        Some(on_error) => on_error == OnError::Continue,
+        None => kind.continues_on_error || always,
+    }
+}
+
+/// Helps with names: the nearest of these, or all of them.
+pub(super) fn known(text: &str, what: &str, names: Vec<&str>) -> Option<String> {
+    nearest_help(text, what, names)
+}

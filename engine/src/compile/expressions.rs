@@ -1,0 +1,369 @@
+use std::collections::{HashMap, HashSet};
+use std::ops::Range;
+
+use super::analysis::Analysis;
+use super::order::Place;
+use crate::code::Code;
+use crate::diagnostic::{Diagnostic, Diagnostics, codes, nearest_help};
+use crate::expr::{self, Guard, INCIDENT_FIELDS, NAMESPACES, RUN_FIELDS, Reference, Shape};
+use crate::model::ids::is_plain_id;
+use crate::plan::{NeedOn, OnError};
+use crate::spec::{Site, SiteKind};
+use crate::value::{Field, Type};
+use crate::yaml::Node;
+
+/// Where an expression stands.
+#[derive(Clone, Copy)]
+pub(super) enum Reader<'a> {
+    /// In the default of an input: only inputs before this one can be read.
+    Input(usize),
+    /// In a step, with names that only this place has.
+    Step { at: usize, extra: &'a [String] },
+}
+
+/// Checks all expressions of a runbook.
+pub(super) fn check_expressions(analysis: &Analysis<'_>, out: &mut Diagnostics) {
+    let steps = StepNames::new(analysis);
+    let mut checker = Checker { analysis, steps, out };
+    for (at, input) in analysis.spec.inputs.iter().enumerate() {
+        for site in &input.sites {
+            checker.site(site, Reader::Input(at));
+        }
+    }
+    for at in 0..analysis.order.steps.len() {
+        checker.step(at);
+    }
+}
+
+struct Checker<'a, 's> {
+    analysis: &'a Analysis<'s>,
+    steps: StepNames,
+    out: &'a mut Diagnostics,
+}
+
+impl Checker<'_, '_> {
+    fn step(&mut self, at: usize) {
+        let step = &self.analysis.order.steps[at];
+        for (node, _) in step.conditions.clone() {
+            self.expression(node, Reader::Step { at, extra: &[] });
+        }
+        let output = ["output".to_owned()];
+        for node in &step.spec.expect {
+            self.expression(node, Reader::Step { at, extra: &output });
+        }
+        if let Some(node) = &step.spec.retry_when {
+            self.expression(node, Reader::Step { at, extra: &["error".to_owned(), "attempt".to_owned()] });
+        }
+        let Some(body) = &self.analysis.bodies[at] else { return };
+        for site in &body.sites {
+            self.site(site, Reader::Step { at, extra: &[] });
+        }
+    }
+
+    fn site(&mut self, site: &Site, reader: Reader<'_>) {
+        match &site.kind {
+            SiteKind::Template => self.text(&site.node, 0, None, Shape::Template, reader),
+            SiteKind::Script => self.script(&site.node, reader),
+            SiteKind::Condition(names) => self.condition(&site.node, names),
+            SiteKind::Resource { .. } | SiteKind::Secret => {}
+        }
+    }
+
+    fn expression(&mut self, node: &Node, reader: Reader<'_>) {
+        self.text(node, 0, None, Shape::Expression, reader);
+    }
+
+    fn script(&mut self, node: &Node, reader: Reader<'_>) {
+        let Some(text) = node.text() else { return };
+        let (holes, refused) = expr::holes(text);
+        for refused in refused {
+            let span = node.locate(&self.analysis.spec.source.text, refused.range.clone());
+            let name = text.get(refused.range.clone()).unwrap_or_default();
+            self.report(
+                codes::LB0127,
+                format!("a template {} cannot be quoted", refused.place),
+                span,
+                Some(format!("pass it through the environment: `env: {{ VALUE: \"{name}\" }}`, and write `\"$VALUE\"` here")),
+            );
+        }
+        for hole in holes {
+            self.text(node, hole.expression.start, Some(hole.expression), Shape::Expression, reader);
+        }
+    }
+
+    /// Checks an expression that a step evaluates itself, over its own names only.
+    fn condition(&mut self, node: &Node, names: &[String]) {
+        let Some(text) = node.text() else { return };
+        match expr::references(text.trim(), Shape::Expression) {
+            Err(error) => self.syntax(node, 0, &error),
+            Ok(references) => {
+                for reference in references.iter().filter(|reference| !names.contains(&reference.path[0])) {
+                    let help = format!(
+                        "here stand only {}; give other values as parameters of the step",
+                        names.join(", ")
+                    );
+                    let message = format!("`{}` does not exist in this expression", reference.path[0]);
+                    let span = node.locate(&self.analysis.spec.source.text, reference.range.clone());
+                    self.report(codes::LB0119, message, span, Some(help));
+                }
+            }
+        }
+    }
+
+    fn text(
+        &mut self,
+        node: &Node,
+        offset: usize,
+        part: Option<Range<usize>>,
+        shape: Shape,
+        reader: Reader<'_>,
+    ) {
+        let Some(text) = node.text() else { return };
+        let text = part.and_then(|part| text.get(part)).unwrap_or(text);
+        match expr::references(text, shape) {
+            Err(error) => self.syntax(node, offset, &error),
+            Ok(references) => {
+                for reference in references {
+                    let range = reference.range.start + offset..reference.range.end + offset;
+                    let span = node.locate(&self.analysis.spec.source.text, range);
+                    self.reference(&reference, span, reader);
+                }
+            }
+        }
+    }
+
+    fn syntax(&mut self, node: &Node, offset: usize, error: &expr::ExprError) {
+        let span = match &error.range {
+            Some(range) => {
+                node.locate(&self.analysis.spec.source.text, range.start + offset..range.end + offset)
+            }
+            None => node.span.clone(),
+        };
+        self.report(codes::LB0117, format!("not a valid expression: {}", error.message), span, None);
+    }
+
+    fn report(&mut self, code: Code, message: String, span: Range<usize>, help: Option<String>) {
+        self.out.push(Diagnostic::error(code, message).at(&self.analysis.spec.source, span).maybe_help(help));
+    }
+
+    fn reference(&mut self, reference: &Reference, span: Range<usize>, reader: Reader<'_>) {
+        let extra = if let Reader::Step { extra, .. } = reader { extra } else { &[] };
+        if extra.contains(&reference.path[0]) {
+            return self.own_output(reference, span, reader);
+        }
+        match reference.path[0].as_str() {
+            "inputs" => self.input(reference, span, reader),
+            "vars" => self.var(reference, span),
+            "run" => self.field_of("run", RUN_FIELDS, reference, span),
+            "incident" => self.field_of("incident", INCIDENT_FIELDS, reference, span),
+            "resources" => super::resources::check_reference(self.analysis, reference, &span, self.out),
+            "steps" => self.step_output(reference, span, reader),
+            name => self.unknown_name(name, span, extra),
+        }
+    }
+
+    fn unknown_name(&mut self, name: &str, span: Range<usize>, extra: &[String]) {
+        let spec = self.analysis.spec;
+        let help = if spec.inputs.iter().any(|input| input.decl.name == name) {
+            Some(format!("did you mean `inputs.{name}`?"))
+        } else if self.analysis.order.names.contains_key(name) {
+            Some(format!("did you mean `steps.{name}`?"))
+        } else {
+            let names = NAMESPACES.iter().copied().chain(extra.iter().map(String::as_str));
+            nearest_help(name, "names begin with", names)
+        };
+        self.report(codes::LB0119, format!("there is nothing named `{name}`"), span, help);
+    }
+
+    fn input(&mut self, reference: &Reference, span: Range<usize>, reader: Reader<'_>) {
+        let Some(name) = reference.path.get(1) else { return };
+        let inputs = &self.analysis.spec.inputs;
+        let found = inputs.iter().position(|input| &input.decl.name == name);
+        match (found, reader) {
+            (None, _) => {
+                let known = inputs.iter().map(|input| input.decl.name.as_str());
+                let help = nearest_help(name, "its inputs", known);
+                self.report(codes::LB0119, format!("the runbook has no input `{name}`"), span, help);
+            }
+            (Some(found), Reader::Input(at)) if found >= at => {
+                let help = "declare it above the one that reads it".to_owned();
+                self.report(codes::LB0119, format!("the input `{name}` has no value yet"), span, Some(help));
+            }
+            _ => {}
+        }
+    }
+
+    fn var(&mut self, reference: &Reference, span: Range<usize>) {
+        let Some(name) = reference.path.get(1).filter(|_| reference.guard == Guard::None) else { return };
+        for environment in &self.analysis.environments {
+            if !environment.vars.contains_key(name) {
+                let help = nearest_help(name, "its variables", environment.vars.keys().map(String::as_str));
+                let message =
+                    format!("the environment `{}` has no variable `{name}`", environment.name.value);
+                self.report(codes::LB0119, message, span.clone(), help);
+            }
+        }
+    }
+
+    fn field_of(&mut self, of: &str, fields: &[&str], reference: &Reference, span: Range<usize>) {
+        let Some(name) = reference.path.get(1).filter(|name| !fields.contains(&name.as_str())) else {
+            return;
+        };
+        let help = nearest_help(name, "it has", fields.iter().copied());
+        self.report(codes::LB0119, format!("`{of}` has no `{name}`"), span, help);
+    }
+
+    /// Checks `output.x` in the step's own `expect`.
+    fn own_output(&mut self, reference: &Reference, span: Range<usize>, reader: Reader<'_>) {
+        let (Reader::Step { at, .. }, "output") = (reader, reference.path[0].as_str()) else { return };
+        if let Some(body) = &self.analysis.bodies[at] {
+            self.output_path(
+                &format!("`{}`", body.kind.name),
+                &body.kind.outputs,
+                &reference.path[1..],
+                span,
+            );
+        }
+    }
+
+    fn output_path(&mut self, of: &str, outputs: &[Field], path: &[String], span: Range<usize>) {
+        let Some(name) = path.first() else { return };
+        match outputs.iter().find(|field| &field.name == name) {
+            None => {
+                let help = nearest_help(name, "its outputs", outputs.iter().map(|field| field.name.as_str()))
+                    .or_else(|| outputs.is_empty().then(|| "it has no outputs".to_owned()));
+                self.report(codes::LB0121, format!("{of} has no output `{name}`"), span, help);
+            }
+            Some(Field { ty: Type::Object(fields), .. }) => {
+                self.output_path(&format!("`{name}` of {of}"), fields, &path[1..], span);
+            }
+            Some(_) => {}
+        }
+    }
+
+    fn step_output(&mut self, reference: &Reference, span: Range<usize>, reader: Reader<'_>) {
+        let Some(name) = reference.path.get(1) else { return };
+        let Reader::Step { at, .. } = reader else {
+            let message = "a default is needed before any step has run".to_owned();
+            return self.report(codes::LB0122, message, span, None);
+        };
+        let target = match self.analysis.order.names.get(name.as_str()) {
+            Some(Place::Step(target)) => *target,
+            Some(Place::Group(_)) => {
+                let message = format!("`{name}` is a group; only steps have outputs");
+                return self.report(codes::LB0120, message, span, None);
+            }
+            None => {
+                let mut known: Vec<_> =
+                    self.analysis.order.names.keys().copied().filter(|id| is_plain_id(id)).collect();
+                known.sort_unstable();
+                let help = nearest_help(name, "steps", known);
+                return self.report(codes::LB0120, format!("there is no step `{name}`"), span, help);
+            }
+        };
+        if let Some(body) = &self.analysis.bodies[target] {
+            let of = format!("`{name}` (`{}`)", body.kind.name);
+            self.output_path(&of, &body.kind.outputs, &reference.path[2..], span.clone());
+        }
+        self.order_of(target, at, reference, span);
+    }
+
+    /// Checks that the step that is read has ended, and that what is read exists then.
+    fn order_of(&mut self, target: usize, at: usize, reference: &Reference, span: Range<usize>) {
+        let (name, order) = (&reference.path[1], &self.analysis.order);
+        let (reader_always, target_always) = (order.steps[at].always, order.steps[target].always);
+        let ended = (reader_always && !target_always) || self.steps.ended(target, at);
+        if !ended && !self.analysis.cyclic {
+            let message = if target == at {
+                "a step cannot read its own outputs here".to_owned()
+            } else {
+                format!("`{name}` is not sure to have run by then")
+            };
+            let help = (target != at)
+                .then(|| format!("add `{name}` to `needs` of this step, or move it below `{name}`"));
+            return self.report(codes::LB0122, message, span, help);
+        }
+        if reference.guard != Guard::None || reference.path.len() < 3 {
+            return;
+        }
+        if let Some(reason) = self.may_be_absent(target, at) {
+            let text = reference.path.join(".");
+            let help = format!("provide for its absence: `{text} | default(…)`");
+            self.report(codes::LB0123, format!("`{text}` may not exist: {reason}"), span, Some(help));
+        }
+    }
+
+    fn may_be_absent(&self, target: usize, at: usize) -> Option<String> {
+        let order = &self.analysis.order;
+        let (step, reader) = (&order.steps[target], &order.steps[at]);
+        let name = &step.spec.common.id.value;
+        if reader.always && !step.always {
+            return Some(format!("`always` also runs when `{name}` has not"));
+        }
+        let own: HashSet<_> =
+            reader.conditions.iter().filter_map(|(node, _)| node.text().map(str::trim)).collect();
+        let open = step
+            .conditions
+            .iter()
+            .find(|(node, _)| node.text().is_some_and(|text| !own.contains(text.trim())));
+        if let Some((_, of)) = open {
+            return Some(format!("`{of}` has an `if`"));
+        }
+        if step.needs.iter().any(|(_, on)| *on == NeedOn::Failure) {
+            return Some(format!("`{name}` is skipped if nothing failed"));
+        }
+        let continues = match (&self.analysis.bodies[target], step.spec.on_error) {
+            (_, Some(on_error)) => on_error == OnError::Continue,
+            (Some(body), None) => super::bodies::continues(step.spec, body.kind, step.always),
+            (None, None) => false,
+        };
+        if continues {
+            return Some(format!("`{name}` may fail while the run goes on"));
+        }
+        self.steps.handled.contains(&target).then(|| format!("the failure of `{name}` is handled"))
+    }
+}
+
+/// Which steps have ended when another one starts; only for steps whose outputs are read.
+struct StepNames {
+    /// The position in the bit sets of each step that is read.
+    bits: HashMap<usize, usize>,
+    ended: Vec<Vec<u64>>,
+    /// Steps whose failure another step waits for.
+    handled: HashSet<usize>,
+}
+
+impl StepNames {
+    fn new(analysis: &Analysis<'_>) -> Self {
+        let order = &analysis.order;
+        let mut read: Vec<_> = order
+            .names
+            .iter()
+            .filter_map(|(name, place)| match place {
+                Place::Step(at) if analysis.mentioned.contains(*name) => Some(*at),
+                _ => None,
+            })
+            .collect();
+        read.sort_unstable();
+        let bits: HashMap<_, _> = read.into_iter().enumerate().map(|(bit, at)| (at, bit)).collect();
+        let words = bits.len().div_ceil(64);
+        let mut ended = vec![vec![0_u64; words]; order.steps.len()];
+        for at in analysis.topological.iter().copied() {
+            let mut own = std::mem::take(&mut ended[at]);
+            for (need, _) in &order.steps[at].needs {
+                own.iter_mut().zip(&ended[*need]).for_each(|(own, theirs)| *own |= theirs);
+                if let Some(bit) = bits.get(need) {
+                    own[bit / 64] |= 1 << (bit % 64);
+                }
+            }
+            ended[at] = own;
+        }
+        let handlers = order.steps.iter().flat_map(|step| &step.needs);
+        let handled = handlers.filter(|(_, on)| *on != NeedOn::Success).map(|(at, _)| *at).collect();
+        Self { bits, ended, handled }
+    }
+
+    fn ended(&self, target: usize, at: usize) -> bool {
+        self.bits.get(&target).is_some_and(|bit| self.ended[at][bit / 64] & (1 << (bit % 64)) != 0)
+    }
+}

@@ -1,0 +1,20 @@
+//! From what the files say to what will run. Finds every problem it can before it gives up.
+//!
+//! [`analyse`](analysis::analyse) checks a runbook against the environments it may run in; [`compile`] does the same
+//! for one environment, binds the inputs and makes a [`Plan`]. [`fence`] keeps exercises away from protected systems.
+
+mod analysis;
+mod backups;
+mod bodies;
+mod cycle;
+mod expressions;
+mod fence;
+pub mod graph;
+mod order;
+mod plan;
+mod resources;
+mod time;
+
+pub use analysis::check;
+pub use fence::fence;
+pub use plan::{CompileRequest, Compiled, compile};

@@ -1,0 +1,341 @@
+use std::collections::HashMap;
+use std::ops::Range;
+use std::sync::Arc;
+
+use crate::diagnostic::{Diagnostic, Diagnostics, Source, codes, nearest_help};
+use crate::plan::NeedOn;
+use crate::spec::{Common, GroupSpec, ItemSpec, NeedSpec, RunbookSpec, StepSpec};
+use crate::yaml::Node;
+
+/// More edges than this are refused: groups that follow each other multiply.
+const MAX_EDGES: usize = 1_000_000;
+
+/// A step or a group, by its position.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub(super) enum Place {
+    Step(usize),
+    Group(usize),
+}
+
+/// A step in its order.
+#[derive(Debug)]
+pub(super) struct OrderedStep<'s> {
+    pub(super) spec: &'s StepSpec,
+    pub(super) group: Option<usize>,
+    pub(super) always: bool,
+    /// What must have ended before it starts.
+    pub(super) needs: Vec<(usize, NeedOn)>,
+    /// Conditions of its groups, outermost first, then its own, with the id each was written on.
+    pub(super) conditions: Vec<(&'s Node, &'s str)>,
+}
+
+/// A group in its order.
+#[derive(Debug)]
+pub(super) struct OrderedGroup<'s> {
+    pub(super) spec: &'s GroupSpec,
+    pub(super) parent: Option<usize>,
+    always: bool,
+    /// All steps in it, at any depth.
+    steps: Vec<usize>,
+}
+
+/// All steps of a runbook with the edges between them.
+#[derive(Debug)]
+pub(super) struct Order<'s> {
+    pub(super) steps: Vec<OrderedStep<'s>>,
+    pub(super) groups: Vec<OrderedGroup<'s>>,
+    pub(super) names: HashMap<&'s str, Place>,
+    source: &'s Arc<Source>,
+    /// What steps and groups wait for, groups not yet replaced by their steps.
+    waits: Vec<(usize, Vec<(Place, NeedOn)>)>,
+}
+
+impl<'s> Order<'s> {
+    /// Puts the steps of a runbook into their order.
+    pub(super) fn build(spec: &'s RunbookSpec, out: &mut Diagnostics) -> Self {
+        let mut order = Self {
+            steps: Vec::new(),
+            groups: Vec::new(),
+            names: HashMap::new(),
+            source: &spec.source,
+            waits: Vec::new(),
+        };
+        let main = order.place_all(&spec.steps, None, false, &mut Vec::new(), out);
+        let always = order.place_all(&spec.always, None, true, &mut Vec::new(), out);
+        order.wire(&main, &[], false, None, out);
+        order.wire(&always, &[], false, None, out);
+        order.expand(out);
+        order
+    }
+
+    /// Gives every step and group its position and its name.
+    fn place_all(
+        &mut self,
+        items: &'s [ItemSpec],
+        group: Option<usize>,
+        always: bool,
+        conditions: &mut Vec<(&'s Node, &'s str)>,
+        out: &mut Diagnostics,
+    ) -> Vec<(Place, &'s ItemSpec)> {
+        let mut placed = Vec::with_capacity(items.len());
+        for item in items {
+            let common = item.common();
+            let before = conditions.len();
+            conditions.extend(common.condition.as_ref().map(|node| (node, common.id.value.as_str())));
+            let place = match item {
+                ItemSpec::Step(spec) => {
+                    let conditions = conditions.clone();
+                    self.steps.push(OrderedStep { spec, group, always, needs: Vec::new(), conditions });
+                    Place::Step(self.steps.len() - 1)
+                }
+                ItemSpec::Group(spec) => {
+                    let at = self.groups.len();
+                    self.groups.push(OrderedGroup { spec, parent: group, always, steps: Vec::new() });
+                    let first = self.steps.len();
+                    self.place_all(&spec.steps, Some(at), always, conditions, out);
+                    self.groups[at].steps = (first..self.steps.len()).collect();
+                    Place::Group(at)
+                }
+            };
+            conditions.truncate(before);
+            self.name(common, place, out);
+            placed.push((place, item));
+        }
+        placed
+    }
+
+    fn name(&mut self, common: &'s Common, place: Place, out: &mut Diagnostics) {
+        let id = &common.id;
+        let Some(first) = self.names.get(id.value.as_str()).map(|first| self.common(*first).id.span.clone())
+        else {
+            self.names.insert(&id.value, place);
+            return;
+        };
+        // Groups get their name after their steps: tell the second of the two in the order of the file.
+        let (first, second) =
+            if first.start < id.span.start { (first, id.span.clone()) } else { (id.span.clone(), first) };
+        out.push(
+            Diagnostic::error(codes::LB0111, format!("the id `{}` is used twice", id.value))
+                .at(self.source, second)
+                .label("second")
+                .also(first, "first")
+                .help("steps and groups of a runbook share one set of names; rename one of the two"),
+        );
+    }
+
+    pub(super) fn common(&self, place: Place) -> &'s Common {
+        match place {
+            Place::Step(at) => &self.steps[at].spec.common,
+            Place::Group(at) => &self.groups[at].spec.common,
+        }
+    }
+
+    fn always(&self, place: Place) -> bool {
+        match place {
+            Place::Step(at) => self.steps[at].always,
+            Place::Group(at) => self.groups[at].always,
+        }
+    }
+
+    fn group_of(&self, place: Place) -> Option<usize> {
+        match place {
+            Place::Step(at) => self.steps[at].group,
+            Place::Group(at) => self.groups[at].parent,
+        }
+    }
+
+    /// Says whether a step or group is somewhere within a group.
+    fn within(&self, place: Place, group: usize) -> bool {
+        let mut next = self.group_of(place);
+        while let Some(at) = next {
+            if at == group {
+                return true;
+            }
+            next = self.groups[at].parent;
+        }
+        false
+    }
+
+    /// Writes down what every item of a list waits for: the one above, the entry of its group, or its `needs`.
+    fn wire(
+        &mut self,
+        items: &[(Place, &'s ItemSpec)],
+        entry: &[(Place, NeedOn)],
+        parallel: bool,
+        group: Option<usize>,
+        out: &mut Diagnostics,
+    ) {
+        let mut previous: Option<Place> = None;
+        for (place, item) in items {
+            let needs = match (&item.common().needs, previous) {
+                (Some(list), _) => self.explicit(*place, list, entry, group, out),
+                (None, Some(previous)) if !parallel => vec![(previous, NeedOn::Success)],
+                _ => entry.to_vec(),
+            };
+            previous = Some(*place);
+            match (place, item) {
+                (Place::Step(at), _) => self.waits.push((*at, needs)),
+                (Place::Group(at), ItemSpec::Group(spec)) => {
+                    let children = self.children(*at, spec);
+                    self.wire(&children, &needs, spec.parallel, Some(*at), out);
+                }
+                (Place::Group(_), ItemSpec::Step(_)) => {}
+            }
+        }
+    }
+
+    /// Finds the positions of the direct children of a group again.
+    fn children(&self, group: usize, spec: &'s GroupSpec) -> Vec<(Place, &'s ItemSpec)> {
+        let mut steps = self.groups[group].steps.first().copied().unwrap_or(0)..usize::MAX;
+        let mut groups = group + 1..self.groups.len();
+        let mut children = Vec::with_capacity(spec.steps.len());
+        for item in &spec.steps {
+            match item {
+                ItemSpec::Step(_) => children.extend(steps.next().map(|at| (Place::Step(at), item))),
+                ItemSpec::Group(_) => {
+                    let Some(at) = groups.find(|at| self.groups[*at].parent == Some(group)) else { continue };
+                    children.push((Place::Group(at), item));
+                    for _ in 0..self.groups[at].steps.len() {
+                        steps.next();
+                    }
+                }
+            }
+        }
+        children
+    }
+
+    fn explicit(
+        &self,
+        place: Place,
+        list: &'s [NeedSpec],
+        entry: &[(Place, NeedOn)],
+        group: Option<usize>,
+        out: &mut Diagnostics,
+    ) -> Vec<(Place, NeedOn)> {
+        let found: Vec<_> = list.iter().filter_map(|need| self.need(place, need, out)).collect();
+        // Nothing in a group starts before the group does.
+        let inside = group.is_some_and(|group| found.iter().any(|(needed, _)| self.within(*needed, group)));
+        if inside { found } else { entry.iter().copied().chain(found).collect() }
+    }
+
+    fn need(&self, place: Place, need: &NeedSpec, out: &mut Diagnostics) -> Option<(Place, NeedOn)> {
+        let name = need.step.value.as_str();
+        let span = need.step.span.clone();
+        let Some(found) = self.names.get(name).copied() else {
+            let known = self.names.keys().copied();
+            let mut known: Vec<_> = known.collect();
+            known.sort_unstable();
+            out.push(
+                Diagnostic::error(codes::LB0120, format!("there is no step or group `{name}`"))
+                    .at(self.source, span)
+                    .maybe_help(nearest_help(name, "steps and groups", known)),
+            );
+            return None;
+        };
+        let wrong = match found {
+            _ if found == place => Some("itself"),
+            Place::Group(group) if self.within(place, group) => Some("the group it is in"),
+            _ if self.always(found) && !self.always(place) => {
+                Some("a step of `always`, which runs after all others")
+            }
+            _ if !self.always(found) && self.always(place) => {
+                Some("a step that has ended by then; `always` runs after all others")
+            }
+            _ => None,
+        };
+        if let Some(wrong) = wrong {
+            let id = &self.common(place).id.value;
+            out.push(Diagnostic::error(codes::LB0146, format!("`{id}` needs {wrong}")).at(self.source, span));
+            return None;
+        }
+        if matches!((found, need.on), (Place::Group(_), NeedOn::Failure)) {
+            out.push(
+                Diagnostic::error(codes::LB0116, "the failure of a group cannot be handled by this version")
+                    .at(self.source, span)
+                    .help("name the step whose failure is meant"),
+            );
+            return None;
+        }
+        Some((found, need.on))
+    }
+
+    /// Replaces groups by the steps that end them.
+    fn expand(&mut self, out: &mut Diagnostics) {
+        let ends = self.ends();
+        let mut edges = 0;
+        for (step, needs) in std::mem::take(&mut self.waits) {
+            let mut expanded: Vec<(usize, NeedOn)> = Vec::new();
+            for (place, on) in needs {
+                match place {
+                    Place::Step(at) => expanded.push((at, on)),
+                    Place::Group(at) => expanded.extend(ends[at].iter().map(|end| (*end, on))),
+                }
+            }
+            let mut seen = std::collections::HashSet::new();
+            expanded.retain(|edge| seen.insert(*edge));
+            edges += expanded.len();
+            if edges > MAX_EDGES {
+                let span: Range<usize> = self.steps[step].spec.common.id.span.clone();
+                out.push(
+                    Diagnostic::error(
+                        codes::LB0147,
+                        "the steps up to here wait for each other more than a million times",
+                    )
+                    .at(self.source, span)
+                    .help("put one step, such as an `assert`, between very wide groups"),
+                );
+                return;
+            }
+            self.steps[step].needs = expanded;
+        }
+    }
+
+    /// Returns for every group the steps that no other step of the group waits for.
+    fn ends(&self) -> Vec<Vec<usize>> {
+        // For every step, the innermost group that holds both it and a step that waits for it: it ends only groups
+        // inside of that one.
+        let mut bound: Vec<Option<usize>> = vec![None; self.steps.len()];
+        for (waiting, needs) in &self.waits {
+            for (place, _) in needs {
+                let (common, depth) = self.common_group(Place::Step(*waiting), *place);
+                let Some(_) = common else { continue };
+                let needed = match place {
+                    Place::Step(at) => std::slice::from_ref(at),
+                    Place::Group(at) => self.groups[*at].steps.as_slice(),
+                };
+                for at in needed {
+                    bound[*at] = bound[*at].max(Some(depth));
+                }
+            }
+        }
+        let ends_group =
+            |group: usize, step: &usize| bound[*step].is_none_or(|bound| bound < self.depth(group));
+        (0..self.groups.len())
+            .map(|group| {
+                self.groups[group].steps.iter().copied().filter(|step| ends_group(group, step)).collect()
+            })
+            .collect()
+    }
+
+    fn depth(&self, group: usize) -> usize {
+        let mut depth = 1;
+        let mut next = self.groups[group].parent;
+        while let Some(at) = next {
+            depth += 1;
+            next = self.groups[at].parent;
+        }
+        depth
+    }
+
+    /// Returns the innermost group that holds both, and its depth.
+    fn common_group(&self, a: Place, b: Place) -> (Option<usize>, usize) {
+        let mut next = self.group_of(b);
+        while let Some(group) = next {
+            if self.within(a, group) {
+                return (Some(group), self.depth(group));
+            }
+            next = self.groups[group].parent;
+        }
+        (None, 0)
+    }
+}

@@ -1,0 +1,93 @@
+use std::collections::BTreeSet;
+
+use super::analysis::Analysis;
+use super::order::Place;
+use crate::diagnostic::{Diagnostic, Diagnostics, codes, nearest_help};
+use crate::spec::Common;
+use crate::value::Span;
+
+/// Checks the objective against budgets and `recovered`, and milestones against their declaration.
+pub(super) fn check_time(analysis: &Analysis<'_>, out: &mut Diagnostics) {
+    check_milestones(analysis, out);
+    let Some(rto) = analysis.spec.objective.value.rto else { return };
+    let ends = recovered_steps(analysis);
+    let span = analysis.spec.objective.span.clone();
+    if ends.is_empty() {
+        out.push(
+            Diagnostic::error(
+                codes::LB0131,
+                "no step says when the system is recovered, so the RTO cannot be judged",
+            )
+            .at(&analysis.spec.source, span)
+            .help("add `recovered: true` to the step after which users can work again"),
+        );
+        return;
+    }
+    let Some(path) = analysis.graph.critical_path(&ends) else { return };
+    if path.length <= rto.0 {
+        return;
+    }
+    let id = |at: &usize| &analysis.order.steps[*at].spec.common;
+    let told: Vec<_> =
+        path.steps.iter().filter(|at| id(at).budget.is_some()).map(|at| id(at).id.value.as_str()).collect();
+    let message = format!(
+        "the budgets on the critical path add up to {}, more than the RTO of {rto}",
+        Span(path.length)
+    );
+    let mut diagnostic = Diagnostic::error(codes::LB0132, message).at(&analysis.spec.source, span);
+    for at in path.steps.iter().filter(|at| id(at).budget.is_some()).take(8) {
+        if let Some(budget) = &id(at).budget {
+            diagnostic =
+                diagnostic.also(budget.span.clone(), format!("{} for `{}`", budget.value, id(at).id.value));
+        }
+    }
+    if !told.is_empty() {
+        diagnostic = diagnostic.help(format!("the path with budgets: {}", told.join(", ")));
+    }
+    out.push(diagnostic);
+}
+
+/// Returns the steps that end the RTO clock: those marked, and all steps of groups marked.
+fn recovered_steps(analysis: &Analysis<'_>) -> Vec<usize> {
+    let order = &analysis.order;
+    let marked = |at: &usize| {
+        let step = &order.steps[*at];
+        let mut groups = std::iter::successors(step.group, |group| order.groups[*group].parent);
+        !step.always
+            && (step.spec.common.recovered || groups.any(|group| order.groups[group].spec.common.recovered))
+    };
+    (0..order.steps.len()).filter(marked).collect()
+}
+
+fn check_milestones(analysis: &Analysis<'_>, out: &mut Diagnostics) {
+    let spec = analysis.spec;
+    let mut marked = BTreeSet::new();
+    let places = (0..analysis.order.steps.len())
+        .map(Place::Step)
+        .chain((0..analysis.order.groups.len()).map(Place::Group));
+    for place in places {
+        let common: &Common = analysis.order.common(place);
+        let Some(milestone) = &common.milestone else { continue };
+        let name = &milestone.value.name;
+        marked.insert(name.as_str());
+        if !spec.milestones.contains_key(name) {
+            let known = spec.milestones.keys().map(String::as_str);
+            out.push(
+                Diagnostic::error(codes::LB0136, format!("the milestone `{name}` is not declared"))
+                    .at(&spec.source, milestone.span.clone())
+                    .maybe_help(
+                        nearest_help(name, "milestones", known).or_else(|| {
+                            Some(format!("declare its deadline: `milestones: {{ {name}: 45m }}`"))
+                        }),
+                    ),
+            );
+        }
+    }
+    for (name, declared) in spec.milestones.iter().filter(|(name, _)| !marked.contains(name.as_str())) {
+        out.push(
+            Diagnostic::warning(codes::LB0136, format!("no step marks the milestone `{name}`"))
+                .at(&spec.source, declared.span.clone())
+                .help(format!("add `milestone: {name}` to the step that reaches it")),
+        );
+    }
+}

@@ -1,0 +1,105 @@
+use std::ops::Range;
+use std::path::Path;
+use std::sync::Arc;
+
+use super::codes;
+use super::{Diagnostic, Diagnostics};
+
+/// The largest file that is read, in bytes.
+const MAX_BYTES: u64 = 16 * 1024 * 1024;
+
+/// The text of one file, with the positions of its lines.
+#[derive(Debug)]
+pub struct Source {
+    /// As shown to people: relative to the project.
+    pub name: String,
+    pub text: String,
+    line_starts: Vec<usize>,
+}
+
+/// A place in a text, both counted from 1; the column counts characters.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub struct Position {
+    pub line: usize,
+    pub column: usize,
+}
+
+impl Source {
+    /// Wraps a text that is already in memory.
+    pub fn new(name: impl Into<String>, text: impl Into<String>) -> Arc<Self> {
+        let text = text.into();
+        let starts = text.bytes().enumerate().filter(|(_, byte)| *byte == b'\n').map(|(at, _)| at + 1);
+        let line_starts = std::iter::once(0).chain(starts).collect();
+        Arc::new(Self { name: name.into(), text, line_starts })
+    }
+
+    /// Reads a file. A file that cannot be read, is too large or is not UTF-8 becomes a diagnostic.
+    pub fn read(path: &Path, name: &str, out: &mut Diagnostics) -> Option<Arc<Self>> {
+        match read_limited(path) {
+            Ok(bytes) => Self::from_bytes(name, bytes, out),
+            Err(error) => {
+                out.push(
+                    Diagnostic::error(codes::LB0202, format!("cannot read `{name}`: {error}"))
+                        .help(format!("check that `{}` exists and may be read", path.display())),
+                );
+                None
+            }
+        }
+    }
+
+    /// Checks the limits on bytes and wraps them as text.
+    pub fn from_bytes(name: &str, bytes: Vec<u8>, out: &mut Diagnostics) -> Option<Arc<Self>> {
+        if bytes.len() as u64 > MAX_BYTES {
+            out.push(
+                Diagnostic::error(codes::LB0102, format!("`{name}` is larger than 16 MiB"))
+                    .help("no runbook needs that much text; is it the right file?"),
+            );
+            return None;
+        }
+        match String::from_utf8(bytes) {
+            Ok(text) => Some(Self::new(name, text)),
+            Err(error) => {
+                let good = error.utf8_error().valid_up_to();
+                let line = 1 + error.as_bytes()[..good].iter().filter(|byte| **byte == b'\n').count();
+                out.push(
+                    Diagnostic::error(
+                        codes::LB0102,
+                        format!("`{name}` is not UTF-8: line {line}, byte {good}"),
+                    )
+                    .help("save the file as UTF-8"),
+                );
+                None
+            }
+        }
+    }
+
+    /// Returns line and column of a byte offset.
+    pub fn position(&self, offset: usize) -> Position {
+        let offset = self.floor(offset);
+        let line = self.line_starts.partition_point(|start| *start <= offset);
+        let start = self.line_starts[line - 1];
+        Position { line, column: self.text[start..offset].chars().count() + 1 }
+    }
+
+    /// Returns a range that lies within the text, on character boundaries.
+    pub fn clamp(&self, span: Range<usize>) -> Range<usize> {
+        let start = self.floor(span.start);
+        start..self.floor(span.end).max(start)
+    }
+
+    fn floor(&self, offset: usize) -> usize {
+        let mut offset = offset.min(self.text.len());
+        while !self.text.is_char_boundary(offset) {
+            offset -= 1;
+        }
+        offset
+    }
+}
+
+/// Reads at most one byte more than allowed, so that a device or a huge file cannot fill the memory.
+fn read_limited(path: &Path) -> std::io::Result<Vec<u8>> {
+    use std::io::Read;
+    let mut bytes = Vec::new();
+    std::fs::File::open(path)?.take(MAX_BYTES + 1).read_to_end(&mut bytes)?;
+    Ok(bytes)
+}

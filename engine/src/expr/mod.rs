@@ -1,0 +1,28 @@
+//! Expressions and templates. The only module that knows minijinja.
+//!
+//! *Before* a run, [`parse`] and [`references`] say what an expression reads, so that a name that cannot exist is
+//! found without running anything. *During* a run, [`evaluate`], [`holds`], [`check_all`] and [`render`] give values.
+//!
+//! The names that the engine gives to every evaluation are `inputs`, `vars`, `steps`, `run`, `incident` and
+//! `resources`. Under `steps` every step that has ended must have an entry, an empty map if it has no outputs:
+//! `steps.x.y | default(1)` works only if `steps.x` exists.
+
+mod environment;
+mod evaluate;
+mod filters;
+mod fit;
+mod inputs;
+mod names;
+mod references;
+mod render;
+mod script;
+mod template;
+
+pub use evaluate::{ExprError, check_all, evaluate, holds};
+pub use fit::fit;
+pub use inputs::{InputDecl, InputProblem, ProblemKind, bind_inputs};
+pub use names::{INCIDENT_FIELDS, NAMESPACES, RUN_FIELDS, public_attributes, resource_names};
+pub use references::{Guard, Reference, references};
+pub use render::render;
+pub use script::{Hole, Refused, holes, quote, render_script};
+pub use template::{Shape, has_template, input_name, parse, render_text};

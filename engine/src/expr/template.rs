@@ -1,0 +1,128 @@
+use std::io;
+
+use minijinja::machinery::{self, ast};
+use serde_json::{Map, Value};
+
+use super::environment::environment;
+use super::evaluate::{ExprError, evaluate, from_minijinja};
+use super::references::with_parents;
+
+/// The longest text that a template may make, in bytes.
+const MAX_OUTPUT: usize = 1024 * 1024;
+
+/// How a text is to be read.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Shape {
+    /// A bare expression.
+    Expression,
+    /// Text with `{{ … }}` and `{% … %}` in it.
+    Template,
+}
+
+/// Says whether a text holds anything to evaluate.
+pub fn has_template(text: &str) -> bool {
+    text.contains("{{") || text.contains("{%")
+}
+
+/// Checks the syntax of an expression or template, and the names of filters and tests.
+pub fn parse(text: &str, shape: Shape) -> Result<(), ExprError> {
+    super::references::references(text, shape).map(|_| ())
+}
+
+/// Returns the expression of a text that is exactly one `{{ expression }}`, with its byte offset.
+pub(super) fn single_expression(text: &str) -> Option<(usize, &str)> {
+    let ast::Stmt::Template(template) =
+        machinery::parse(text, "template", environment().syntax().clone()).ok()?
+    else {
+        return None;
+    };
+    if !matches!(template.children.as_slice(), [ast::Stmt::EmitExpr(_)]) || !text.starts_with("{{") {
+        return None;
+    }
+    let inner = text.strip_prefix("{{")?.strip_suffix("}}")?;
+    let from = inner.strip_prefix(['-', '+']).unwrap_or(inner);
+    let expression = from.strip_suffix(['-', '+']).unwrap_or(from);
+    Some((text.len() - 2 - from.len(), expression))
+}
+
+/// Returns the name of the input if a text is exactly `{{ inputs.NAME }}`.
+pub fn input_name(text: &str) -> Option<&str> {
+    let name = single_expression(text)?.1.trim().strip_prefix("inputs.")?;
+    crate::model::ids::is_plain_id(name).then_some(name)
+}
+
+/// Evaluates a text: one single expression keeps the type of its value, anything else becomes text.
+pub(super) fn evaluate_text(text: &str, names: &Map<String, Value>) -> Result<Value, ExprError> {
+    match single_expression(text) {
+        Some((_, expression)) => evaluate(expression.trim(), names),
+        None => render_text(text, names).map(Value::String),
+    }
+}
+
+/// Renders a template to text.
+pub fn render_text(text: &str, names: &Map<String, Value>) -> Result<String, ExprError> {
+    let template = environment().template_from_str(text).map_err(|error| from_minijinja(&error))?;
+    let names = with_parents(text, Shape::Template, names);
+    let mut out = Limited(Vec::new());
+    let rendered = template.render_captured_to(minijinja::value::Serde(&*names), &mut out);
+    rendered.map_err(|error| match error.kind() {
+        minijinja::ErrorKind::WriteFailure => ExprError::new("the text is longer than 1 MiB"),
+        _ => from_minijinja(&error),
+    })?;
+    String::from_utf8(out.0).map_err(|_| ExprError::new("the result is not text"))
+}
+
+struct Limited(Vec<u8>);
+
+impl io::Write for Limited {
+    fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
+        if self.0.len() + bytes.len() > MAX_OUTPUT {
+            return Err(io::Error::other("too long"));
+        }
+        self.0.extend_from_slice(bytes);
+        Ok(bytes.len())
+    }
+
+    fn flush(&mut self) -> io::Result<()> {
+        Ok(())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use serde_json::json;
+
+    fn value(text: &str) -> Result<Value, ExprError> {
+        let names = json!({"n": 3, "ok": true, "none": null, "list": [1], "s": "x", "big": "y".repeat(2000)});
+        evaluate_text(text, names.as_object().unwrap())
+    }
+
+    #[test]
+    fn one_expression_keeps_its_type() {
+        assert_eq!(value("{{ n + 1 }}"), Ok(json!(4)));
+        assert_eq!(value("{{ list }}"), Ok(json!([1])));
+        assert_eq!(value("{{ s | default('}}') }}"), Ok(json!("x")));
+        assert_eq!(value("{{- ok -}}"), Ok(json!(true)));
+        assert_eq!(value(" {{ n }}"), Ok(json!(" 3")));
+        assert_eq!(value("{{ n }}{{ s }}"), Ok(json!("3x")));
+        assert_eq!(value("{{ n }}\n"), Ok(json!("3\n")));
+    }
+
+    #[test]
+    fn text_prints_only_what_has_one_text() {
+        assert_eq!(value("it is {{ ok }}"), Ok(json!("it is true")));
+        assert!(value("a {{ list }}").unwrap_err().message.contains("tojson"));
+        assert_eq!(value("a {{ list | tojson }}"), Ok(json!("a [1]")));
+        assert!(value("a {{ none }}").unwrap_err().message.contains("null"));
+        assert!(value("a {{ missing }}").unwrap_err().message.contains("missing"));
+    }
+
+    #[test]
+    fn work_and_output_are_limited() {
+        let error = value("{% for i in range(9999) %}{% for j in range(9999) %}{% endfor %}{% endfor %}");
+        assert!(error.unwrap_err().message.contains("too long"));
+        let error = value("{% for i in range(1000) %}{{ big }}{% endfor %}").unwrap_err();
+        assert!(error.message.contains("1 MiB"), "{error:?}");
+    }
+}

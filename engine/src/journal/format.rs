@@ -1,0 +1,219 @@
+//! The form of the file: schema, versions, and the settings that durability rests on.
+
+use std::fs::File;
+use std::path::Path;
+use std::time::Duration;
+
+use rusqlite::{Connection, OpenFlags, OptionalExtension};
+
+use super::error::Error;
+use crate::model::RunId;
+use crate::plan::Plan;
+
+/// The version of the form that this program writes, kept in `user_version`.
+pub const FORMAT: u32 = 1;
+
+/// `LBJN`: tells a journal from any other SQLite file.
+const APPLICATION_ID: i32 = 0x4C42_4A4E;
+
+/// The first SQLite without the bug that corrupts a write-ahead log with two connections.
+const SQLITE_FLOOR: i32 = 3_051_003;
+
+const SCHEMA: &str = "
+CREATE TABLE meta (
+    one        INTEGER PRIMARY KEY CHECK (one = 1),
+    run        TEXT NOT NULL,
+    engine     TEXT NOT NULL,
+    created_ms INTEGER NOT NULL,
+    plan       TEXT NOT NULL
+) STRICT;
+CREATE TABLE events (
+    seq   INTEGER PRIMARY KEY,
+    at_ms INTEGER NOT NULL,
+    class TEXT NOT NULL CHECK (class IN ('essential', 'advisory')),
+    kind  TEXT NOT NULL,
+    body  TEXT NOT NULL,
+    hash  BLOB CHECK ((hash IS NOT NULL) = (class = 'essential'))
+) STRICT;
+CREATE INDEX events_finished ON events (seq) WHERE kind = 'run_finished';
+CREATE TABLE requests (
+    id  TEXT PRIMARY KEY,
+    seq INTEGER NOT NULL
+) STRICT, WITHOUT ROWID;
+";
+
+/// Statements that lead from version n to n + 1, the first from version 1.
+const MIGRATIONS: &[&str] = &[];
+
+/// What is stored once, when a run is declared.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Header {
+    pub run: RunId,
+    /// The version of the engine that declared the run.
+    pub engine: String,
+    /// Milliseconds since 1970 UTC.
+    pub created_ms: i64,
+    pub plan: Plan,
+}
+
+/// Opens an existing file for writing, with every setting checked.
+pub(super) fn connect_writer(path: &Path) -> Result<Connection, Error> {
+    let conn = Connection::open_with_flags(path, OpenFlags::SQLITE_OPEN_READ_WRITE)
+        .map_err(|error| Error::sqlite(path, "opened", error))?;
+    let version = rusqlite::version_number();
+    require(path, version >= SQLITE_FLOOR, || format!("version 3.51.3 or newer (found {version})"))?;
+    let set = || -> rusqlite::Result<(String, i64, i64)> {
+        conn.busy_timeout(Duration::from_secs(10))?;
+        conn.execute_batch(
+            "PRAGMA trusted_schema = OFF; PRAGMA foreign_keys = ON; PRAGMA cell_size_check = ON;",
+        )?;
+        let mode = conn.query_row("PRAGMA journal_mode = WAL", [], |row| row.get(0))?;
+        conn.execute_batch("PRAGMA synchronous = FULL")?;
+        let synchronous = conn.query_row("PRAGMA synchronous", [], |row| row.get(0))?;
+        let keys = conn.query_row("PRAGMA foreign_keys", [], |row| row.get(0))?;
+        Ok((mode, synchronous, keys))
+    };
+    let (mode, synchronous, keys) = set().map_err(|error| Error::sqlite(path, "opened", error))?;
+    require(path, mode == "wal", || format!("a write-ahead log (found `{mode}`)"))?;
+    require(path, synchronous == 2, || format!("synchronous = FULL (found {synchronous})"))?;
+    require(path, keys == 1, || "foreign keys".to_owned())?;
+    Ok(conn)
+}
+
+/// Opens an existing file for reading only.
+pub(super) fn connect_reader(path: &Path) -> Result<Connection, Error> {
+    if !path.exists() {
+        return Err(Error::Missing { path: path.to_owned() });
+    }
+    let open = || -> rusqlite::Result<Connection> {
+        let conn = Connection::open_with_flags(path, OpenFlags::SQLITE_OPEN_READ_ONLY)?;
+        conn.busy_timeout(Duration::from_secs(10))?;
+        conn.execute_batch(
+            "PRAGMA trusted_schema = OFF; PRAGMA query_only = ON; PRAGMA cell_size_check = ON;",
+        )?;
+        Ok(conn)
+    };
+    open().map_err(|error| Error::sqlite(path, "opened", error))
+}
+
+fn require(path: &Path, holds: bool, what: impl FnOnce() -> String) -> Result<(), Error> {
+    if holds { Ok(()) } else { Err(Error::Unsafe { path: path.to_owned(), what: what() }) }
+}
+
+/// Writes tables and header in one transaction, so that a crash leaves either nothing or a whole journal.
+pub(super) fn lay_out(path: &Path, conn: &mut Connection, header: &Header, plan: &str) -> Result<(), Error> {
+    let write = || -> rusqlite::Result<()> {
+        let tx = conn.transaction()?;
+        tx.execute_batch(SCHEMA)?;
+        tx.execute(
+            "INSERT INTO meta (one, run, engine, created_ms, plan) VALUES (1, ?1, ?2, ?3, ?4)",
+            (header.run.to_string(), &header.engine, header.created_ms, plan),
+        )?;
+        tx.pragma_update(None, "application_id", APPLICATION_ID)?;
+        tx.pragma_update(None, "user_version", FORMAT)?;
+        tx.commit()
+    };
+    let mut write = write;
+    write().map_err(|error| Error::sqlite(path, "created", error))
+}
+
+/// Refuses what is no journal and what is newer than this program; returns the version found.
+pub(super) fn check_version(path: &Path, conn: &Connection) -> Result<u32, Error> {
+    let pragma = |name: &str| -> Result<i64, Error> {
+        conn.query_row(&format!("PRAGMA {name}"), [], |row| row.get(0))
+            .map_err(|error| Error::sqlite(path, "read", error))
+    };
+    let (application, version) = (pragma("application_id")?, pragma("user_version")?);
+    if application == 0 && version == 0 {
+        return Err(Error::Empty { path: path.to_owned() });
+    }
+    if application != i64::from(APPLICATION_ID) || version < 1 {
+        let what = "the file is a SQLite database but no journal".to_owned();
+        return Err(Error::Damaged { path: path.to_owned(), seq: None, what });
+    }
+    match u32::try_from(version) {
+        Ok(version) if version <= FORMAT => Ok(version),
+        _ => Err(Error::Newer {
+            path: path.to_owned(),
+            what: "journal format",
+            found: version.to_string(),
+            known: FORMAT,
+        }),
+    }
+}
+
+/// Brings an older journal to the version of this program.
+pub(super) fn migrate(path: &Path, conn: &mut Connection, from: u32) -> Result<(), Error> {
+    migrate_with(conn, from, MIGRATIONS).map_err(|error| Error::sqlite(path, "migrated", error))
+}
+
+fn migrate_with(conn: &mut Connection, from: u32, migrations: &[&str]) -> rusqlite::Result<()> {
+    for (step, version) in migrations.iter().zip(2u32..).filter(|&(_, version)| version > from) {
+        let tx = conn.transaction()?;
+        tx.execute_batch(step)?;
+        tx.pragma_update(None, "user_version", version)?;
+        tx.commit()?;
+    }
+    Ok(())
+}
+
+/// Reads the header, and the plan as it is stored.
+pub(super) fn read_header(path: &Path, conn: &Connection) -> Result<(Header, String), Error> {
+    let damaged = |what: String| Error::Damaged { path: path.to_owned(), seq: None, what };
+    let row = conn
+        .query_row("SELECT run, engine, created_ms, plan FROM meta", [], |row| {
+            Ok((row.get::<_, String>(0)?, row.get(1)?, row.get(2)?, row.get::<_, String>(3)?))
+        })
+        .optional()
+        .map_err(|error| Error::sqlite(path, "read", error))?;
+    let (run, engine, created_ms, text) = row.ok_or_else(|| damaged("it has no header".to_owned()))?;
+    let run = run.parse().map_err(|_| damaged(format!("`{run}` is no run id")))?;
+    let plan = parse_plan(path, &text)?;
+    Ok((Header { run, engine, created_ms, plan }, text))
+}
+
+fn parse_plan(path: &Path, text: &str) -> Result<Plan, Error> {
+    #[derive(serde::Deserialize)]
+    struct Version {
+        format: u32,
+    }
+    let damaged = |error: serde_json::Error| Error::Damaged {
+        path: path.to_owned(),
+        seq: None,
+        what: format!("its plan cannot be read: {error}"),
+    };
+    let version: Version = serde_json::from_str(text).map_err(damaged)?;
+    if version.format > Plan::FORMAT {
+        let found = version.format.to_string();
+        return Err(Error::Newer { path: path.to_owned(), what: "plan format", found, known: Plan::FORMAT });
+    }
+    serde_json::from_str(text).map_err(damaged)
+}
+
+/// Makes the names in a directory survive a power cut.
+pub(super) fn sync_dir(dir: &Path) -> Result<(), Error> {
+    File::open(dir).and_then(|dir| dir.sync_all()).map_err(|error| Error::io(dir, "made durable", error))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn migrations_run_from_the_version_found_and_only_once() {
+        let mut conn = Connection::open_in_memory().unwrap();
+        conn.execute_batch("CREATE TABLE t (a) ; PRAGMA user_version = 1").unwrap();
+        let steps = ["ALTER TABLE t ADD COLUMN b", "ALTER TABLE t ADD COLUMN c"];
+        migrate_with(&mut conn, 1, &steps[..1]).unwrap();
+        migrate_with(&mut conn, 2, &steps).unwrap();
+        migrate_with(&mut conn, 3, &steps).unwrap();
+        let version: u32 = conn.query_row("PRAGMA user_version", [], |row| row.get(0)).unwrap();
+        assert_eq!(version, 3);
+        conn.execute("INSERT INTO t (a, b, c) VALUES (1, 2, 3)", []).unwrap();
+    }
+
+    #[test]
+    fn every_older_version_has_a_migration() {
+        assert_eq!(MIGRATIONS.len() as u32 + 1, FORMAT);
+    }
+}

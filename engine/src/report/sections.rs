@@ -1,0 +1,591 @@
+//! The report as a page: what a terminal shows, and what Markdown and HTML are made of.
+
+use super::human::{self, DayClock, Moment, duration, percent};
+use super::model::{
+    AttemptEnd, BudgetReport, CheckReport, DecisionReport, Doing, Fate, Owner, QuestionReport, RunReport,
+    RunStanding, State, StepReport, StoreLoss, TimeSpent, TroubleKind, Verdict,
+};
+use super::page::{Block, Cell, Page, Piece, Section, Table, Tone, clean};
+use super::standing::{self, verdict_words};
+use crate::model::event::{Decision, Person};
+use crate::model::evidence::Confidence;
+use crate::model::outcome::{Mode, Outcome};
+
+/// The title of the section that HTML shows as cards.
+pub(super) const OBJECTIVES: &str = "Objectives";
+
+/// Lays a report out as a page.
+pub fn page(report: &RunReport) -> Page {
+    let clock = DayClock::new(report.identity.incident_at);
+    let parts = [
+        failure(report),
+        warnings(report),
+        objectives(report, &clock),
+        milestones(report, &clock),
+        data_loss(report, &clock),
+        time_line(report, &clock),
+        critical_path(report),
+        checks(report),
+        not_checked(report),
+        people(report, &clock),
+        troubles(report, &clock),
+        created(report),
+        facts(report),
+        run(report, &clock),
+    ];
+    Page {
+        headline: Piece::new(&report.outcome.headline, state_tone(report)),
+        subtitle: subtitle(report, &clock),
+        why: why(&report.outcome),
+        next: report.outcome.next.clone(),
+        sections: parts.into_iter().flatten().collect(),
+        next_last: false,
+    }
+}
+
+pub(super) fn subtitle(report: &RunReport, clock: &DayClock) -> String {
+    let identity = &report.identity;
+    let mode = match identity.mode {
+        Mode::Drill => "drill",
+        Mode::Recovery => "recovery",
+    };
+    clean(&format!(
+        "{} · {mode} of {} in {} · run {} · {} UTC",
+        identity.title,
+        identity.runbook,
+        identity.environment,
+        identity.short,
+        clock.date()
+    ))
+}
+
+pub(super) fn state_tone(report: &RunReport) -> Tone {
+    let objectives = [report.rto.verdict, report.rpo.verdict];
+    match report.outcome.state {
+        State::Failed | State::Aborted => Tone::Bad,
+        State::Succeeded if objectives.contains(&Some(Verdict::Missed)) => Tone::Bad,
+        State::Succeeded if objectives.contains(&Some(Verdict::NotMeasured)) => Tone::Caution,
+        State::Succeeded => Tone::Good,
+        State::Running if report.outcome.owner != Owner::Gone => Tone::Strong,
+        _ => Tone::Caution,
+    }
+}
+
+pub(super) fn verdict_piece(verdict: Verdict) -> Piece {
+    let tone = match verdict {
+        Verdict::Met => Tone::Good,
+        Verdict::Missed => Tone::Bad,
+        Verdict::NotMeasured | Verdict::AtRisk => Tone::Caution,
+    };
+    Piece::new(verdict_words(verdict), tone)
+}
+
+/// Writes the failure that stands in the way, with its code.
+pub(super) fn why(standing: &RunStanding) -> Option<Piece> {
+    let failure = &standing.failure.as_ref()?.failure;
+    Some(Piece::new(format!("{} {}", failure.code, failure.message), Tone::Bad))
+}
+
+fn section(title: impl Into<String>, blocks: Vec<Block>) -> Option<Section> {
+    (!blocks.is_empty()).then(|| Section { title: title.into(), blocks })
+}
+
+fn table(table: Table) -> Vec<Block> {
+    if table.rows.is_empty() { Vec::new() } else { vec![Block::Table(table)] }
+}
+
+fn plain(text: impl AsRef<str>) -> Cell {
+    vec![Piece::plain(text)]
+}
+
+fn dim(text: impl AsRef<str>) -> Cell {
+    vec![Piece::dim(text)]
+}
+
+fn code(text: impl AsRef<str>) -> Cell {
+    vec![Piece::code(text)]
+}
+
+fn failure(report: &RunReport) -> Option<Section> {
+    let mut blocks = Vec::new();
+    if let Some(failed) = &report.outcome.failure {
+        let failure = &failed.failure;
+        blocks.push(Block::Line(vec![
+            Piece::code(failed.step.as_str()),
+            Piece::plain(format!(
+                " {} ({}), {}",
+                failed.title,
+                failed.place,
+                human::count(failed.attempts as usize, "attempt")
+            )),
+        ]));
+        blocks.extend(failure.causes.iter().map(|cause| Block::Line(dim(format!("because {cause}")))));
+        blocks.extend(failure.help.iter().map(|help| Block::Line(plain(format!("help: {help}")))));
+    }
+    if let Some(reason) = &report.outcome.reason {
+        blocks.push(Block::Line(plain(format!("The run ended because: {reason}"))));
+    }
+    let title = if report.outcome.state.is_ended() { "What went wrong" } else { "What holds it" };
+    section(title, blocks)
+}
+
+fn warnings(report: &RunReport) -> Option<Section> {
+    let line = |warning: &super::model::Warning| {
+        let mut line = vec![Piece::new("! ", Tone::Caution)];
+        if let Some(step) = &warning.step {
+            line.extend([Piece::code(step.as_str()), Piece::plain(": ")]);
+        }
+        line.push(Piece::plain(&warning.text));
+        Block::Line(line)
+    };
+    section("Warnings", report.warnings.iter().map(line).collect())
+}
+
+fn objectives(report: &RunReport, clock: &DayClock) -> Option<Section> {
+    let mut verdicts = Table::new(&["", "", ""]);
+    let (rto, rpo) = (&report.rto, &report.rpo);
+    let verdict = |verdict: Option<Verdict>| match verdict {
+        Some(verdict) => vec![verdict_piece(verdict)],
+        None => dim("no objective"),
+    };
+    verdicts.row(vec![plain("RTO"), verdict(rto.verdict), plain(rto_words(report, clock))]);
+    let lost = rpo.worst_ms.map_or_else(|| "not known".to_owned(), duration);
+    let of = rpo.objective_ms.map(|limit| format!(" of {} allowed", duration(limit))).unwrap_or_default();
+    verdicts.row(vec![
+        plain("RPO"),
+        verdict(rpo.verdict),
+        plain(format!("data loss {lost}{of}; {}", rpo.reason)),
+    ]);
+    section(OBJECTIVES, vec![Block::Table(verdicts), Block::Table(spent(&report.time))])
+}
+
+pub(super) fn rto_words(report: &RunReport, clock: &DayClock) -> String {
+    let rto = &report.rto;
+    let used = duration(rto.used_ms);
+    let of = rto.objective_ms.map(|limit| format!(" of {}", duration(limit))).unwrap_or_default();
+    let margin = match (rto.left_ms, rto.margin_ms) {
+        (_, Some(margin)) if margin < 0 => format!(", {} over", duration(-margin)),
+        (Some(left), _) => format!(", {} left", duration(left)),
+        (None, Some(margin)) if rto.recovered_at.is_some() => format!(", {} to spare", duration(margin)),
+        _ => String::new(),
+    };
+    let forecast = rto.forecast.as_ref().map(|forecast| {
+        let about = if forecast.without_budget.is_empty() { "" } else { "at the earliest " };
+        let breaks =
+            forecast.breaks_at.as_ref().map(|step| format!(", over during `{step}`")).unwrap_or_default();
+        format!("; forecast {about}{} ({} used{breaks})", clock.time(forecast.at), duration(forecast.used_ms))
+    });
+    format!("{used}{of}{margin}{}; {}", forecast.unwrap_or_default(), rto.reason)
+}
+
+/// Names the parts of the time, those that are zero left out.
+pub(super) fn parts(time: &TimeSpent) -> Vec<(&'static str, i64)> {
+    let all = [
+        ("before the run began", time.before_run_ms),
+        ("working", time.working_ms),
+        ("waiting for a person", time.waiting_for_person_ms),
+        ("waiting for a retry", time.waiting_for_retry_ms),
+        ("paused", time.paused_ms),
+        ("engine down", time.engine_down_ms),
+        ("between steps", time.between_steps_ms),
+        ("cleaning up", time.cleaning_up_ms),
+    ];
+    all.into_iter().filter(|(_, spent)| *spent > 0).collect()
+}
+
+fn spent(time: &TimeSpent) -> Table {
+    let mut table = Table::new(&["Where the time went", ">", ">"]);
+    for (name, ms) in parts(time) {
+        table.row(vec![plain(name), plain(duration(ms)), dim(percent(ms, time.total_ms))]);
+    }
+    table.row(vec![plain("from the incident to the end"), plain(duration(time.total_ms)), dim("")]);
+    table
+}
+
+fn milestones(report: &RunReport, clock: &DayClock) -> Option<Section> {
+    let mut rows = Table::new(&["", "reached", ">after", ">deadline", ""]);
+    for mark in &report.milestones {
+        rows.row(vec![
+            plain(&mark.name),
+            mark.reached_at.map_or_else(|| dim("not reached"), |at| plain(clock.time(at))),
+            plain(mark.reached_after_ms.map(duration).unwrap_or_default()),
+            plain(mark.deadline_ms.map(duration).unwrap_or_default()),
+            mark.verdict.map_or_else(Cell::new, |verdict| vec![verdict_piece(verdict)]),
+        ]);
+    }
+    section("Milestones, from the incident", table(rows))
+}
+
+fn data_loss(report: &RunReport, clock: &DayClock) -> Option<Section> {
+    let rpo = &report.rpo;
+    let mut rows =
+        Table::new(&["store", "recovered to", ">before target", ">before incident", "how it is known"]);
+    for store in &rpo.stores {
+        rows.row(vec![
+            code(&store.resource),
+            plain(store_time(store, clock)),
+            plain(store.against_target_ms.map_or_else(|| "–".to_owned(), duration)),
+            plain(store.against_incident_ms.map_or_else(|| "–".to_owned(), duration)),
+            how_known(store),
+        ]);
+    }
+    let mut blocks = table(rows);
+    for gap in &rpo.unmeasured {
+        blocks.push(Block::Line(vec![
+            Piece::new("not measured: ", Tone::Caution),
+            Piece::code(gap.step.as_str()),
+            Piece::plain(format!(", {}", gap.why)),
+        ]));
+    }
+    let title = match rpo.target {
+        Some(target) => format!("Data loss, asked for everything up to {}", clock.time(target)),
+        None => "Data loss".to_owned(),
+    };
+    section(title, blocks)
+}
+
+fn store_time(store: &StoreLoss, clock: &DayClock) -> String {
+    match crate::value::parse_timestamp(&store.time) {
+        Ok(stamp) => {
+            let moment = Moment(stamp.as_millisecond());
+            format!("{}.{:03}", clock.time(moment), moment.0.rem_euclid(1000))
+        }
+        Err(_) => store.time.clone(),
+    }
+}
+
+fn how_known(store: &StoreLoss) -> Cell {
+    let confidence = match store.confidence {
+        Confidence::Measured => Piece::new("measured", Tone::Good),
+        Confidence::Bound => Piece::new("at most this much", Tone::Caution),
+        Confidence::Stated => Piece::new("stated by the backup", Tone::Caution),
+    };
+    let position = store.position.as_ref().map(|at| format!(", at {at}")).unwrap_or_default();
+    let mut cell = vec![Piece::plain(format!("{}{position}; ", store.method)), confidence];
+    if store.beyond_target {
+        cell.push(Piece::new("; AFTER the target", Tone::Bad));
+    }
+    cell
+}
+
+fn time_line(report: &RunReport, clock: &DayClock) -> Option<Section> {
+    let mut rows = Table::new(&["start", ">took", "", "step", ""]);
+    let mut steps: Vec<&StepReport> = report.steps.iter().collect();
+    steps.sort_by_key(|step| step.started_at.map_or(i64::MAX, |at| at.0));
+    for step in steps {
+        rows.row(vec![
+            step.started_at.map_or_else(|| dim("–"), |at| plain(clock.time(at))),
+            plain(step.took_ms.map(duration).unwrap_or_default()),
+            plain(if step.critical { "*" } else { "" }),
+            code(step.id.as_str()),
+            step_words(step),
+        ]);
+    }
+    let mut blocks = table(rows);
+    blocks.extend(groups(report));
+    if report.steps.iter().any(|step| step.critical) {
+        blocks.push(Block::Line(dim("* on the critical path: what decided how long it took")));
+    }
+    section("Time line", blocks)
+}
+
+fn groups(report: &RunReport) -> Vec<Block> {
+    let budgeted = report.groups.iter().filter_map(|group| {
+        let (budget, took) = (group.budget?, group.took_ms?);
+        let mut line = vec![
+            Piece::plain("group "),
+            Piece::code(group.id.as_str()),
+            Piece::plain(format!(": {}", duration(took))),
+        ];
+        line.extend(budget_pieces(Some(budget)));
+        Some(Block::Line(line))
+    });
+    budgeted.collect()
+}
+
+/// Says how a step ended, or what it does, and what cost it time.
+fn step_words(step: &StepReport) -> Cell {
+    let mut cell = vec![step_piece(step)];
+    let mut add = |name: &str, ms: i64| {
+        if ms > 0 {
+            cell.push(Piece::dim(format!(", {name} {}", duration(ms))));
+        }
+    };
+    add("waited for a person", step.waiting_for_person_ms);
+    add("waited to retry", step.waiting_for_retry_ms);
+    add("held", step.held_ms);
+    add("engine down", step.engine_down_ms);
+    if step.attempts.len() > 1 {
+        cell.push(Piece::new(format!(", {} attempts", step.attempts.len()), Tone::Caution));
+    }
+    if step.checks_failed > 0 {
+        cell.push(Piece::new(format!(", {} failed", human::count(step.checks_failed, "check")), Tone::Bad));
+    } else if step.checks_passed > 0 {
+        cell.push(Piece::dim(format!(", {}", human::count(step.checks_passed, "check"))));
+    }
+    cell.extend(budget_pieces(step.budget.filter(|_| step.started_at.is_some())));
+    cell
+}
+
+fn step_piece(step: &StepReport) -> Piece {
+    match &step.outcome {
+        Some(Outcome::Succeeded) => Piece::new("ok", Tone::Good),
+        Some(Outcome::Skipped { reason }) => Piece::dim(standing::skipped(reason)),
+        Some(Outcome::Failed { .. }) if was_interrupted(step) => {
+            Piece::new("interrupted, because the run ended", Tone::Caution)
+        }
+        Some(Outcome::Failed { failure }) => Piece::new(format!("failed: {}", failure.code), Tone::Bad),
+        Some(Outcome::MarkedDone { by, reason }) => {
+            Piece::new(format!("marked as done by {by}: {reason}"), Tone::Caution)
+        }
+        Some(Outcome::NotRun { reason }) => Piece::new(format!("not run: {reason}"), Tone::Caution),
+        None => match step.doing {
+            Some(Doing::Working) => Piece::new("running", Tone::Strong),
+            Some(Doing::WaitingForPerson) => Piece::new("waiting for a person", Tone::Caution),
+            Some(Doing::WaitingForRetry) => Piece::new("waiting to retry", Tone::Caution),
+            Some(Doing::Held) => Piece::new("HELD", Tone::Bad),
+            Some(Doing::EngineDown) => Piece::new("its process is gone", Tone::Bad),
+            None if step.started_at.is_some() => Piece::new("interrupted", Tone::Caution),
+            None => Piece::dim("not started"),
+        },
+    }
+}
+
+fn was_interrupted(step: &StepReport) -> bool {
+    step.attempts.last().is_some_and(|attempt| attempt.result == Some(AttemptEnd::Interrupted))
+}
+
+fn budget_pieces(budget: Option<BudgetReport>) -> Vec<Piece> {
+    let Some(budget) = budget else { return Vec::new() };
+    let of = duration(budget.budget_ms);
+    match budget.verdict {
+        Some(Verdict::Missed) => {
+            vec![Piece::new(format!(", {} over its budget of {of}", duration(-budget.margin_ms)), Tone::Bad)]
+        }
+        _ => vec![Piece::dim(format!(", budget {of}"))],
+    }
+}
+
+fn critical_path(report: &RunReport) -> Option<Section> {
+    let path = &report.critical_path;
+    let mut blocks = Vec::new();
+    if !path.actual.is_empty() {
+        let total: i64 = path.actual.iter().map(|part| part.took_ms + part.waited_ms).sum();
+        let mut line = vec![Piece::plain(format!("actual, {}: ", duration(total)))];
+        for (at, part) in path.actual.iter().enumerate() {
+            let arrow = if at > 0 { " → " } else { "" };
+            line.push(Piece::plain(arrow));
+            line.push(Piece::code(part.step.as_str()));
+            line.push(Piece::plain(format!(" {}", duration(part.took_ms))));
+        }
+        blocks.push(Block::Line(line));
+    }
+    if let Some(planned) = &path.planned {
+        let mut line = vec![Piece::plain(format!("by budgets, {}: ", duration(planned.total_ms)))];
+        for (at, item) in planned.items.iter().enumerate() {
+            let arrow = if at > 0 { " → " } else { "" };
+            line.push(Piece::plain(arrow));
+            line.push(Piece::code(item.id.as_str()));
+            line.push(Piece::plain(format!(" {}", duration(item.budget_ms))));
+        }
+        if planned.partial {
+            line.push(Piece::dim(" (steps without a budget count as nothing)"));
+        }
+        blocks.push(Block::Line(line));
+    }
+    section("Critical path", blocks)
+}
+
+fn checks(report: &RunReport) -> Option<Section> {
+    let current: Vec<&CheckReport> = report.checks.iter().filter(|check| !check.superseded).collect();
+    let passed = current.iter().filter(|check| check.passed).count();
+    let failed = current.len() - passed;
+    let mut rows = Table::new(&["", "step", "check", "expected and found"]);
+    for check in &report.checks {
+        let result = match (check.passed, check.superseded) {
+            (true, false) => Piece::new("ok", Tone::Good),
+            (false, false) => Piece::new("FAILED", Tone::Bad),
+            (true, true) => Piece::dim(format!("ok, attempt {}", check.attempt)),
+            (false, true) => Piece::dim(format!("failed, attempt {}", check.attempt)),
+        };
+        rows.row(vec![vec![result], code(check.step.as_str()), plain(&check.name), found(check)]);
+    }
+    let title = match failed {
+        0 => format!("Checks: {passed} passed"),
+        _ => format!("Checks: {failed} FAILED, {passed} passed"),
+    };
+    section(title, table(rows))
+}
+
+fn found(check: &CheckReport) -> Cell {
+    let tone = if check.passed || check.superseded { Tone::Plain } else { Tone::Bad };
+    vec![
+        Piece::dim("expected "),
+        Piece::plain(&check.expected),
+        Piece::dim(", found "),
+        Piece::new(&check.actual, tone),
+    ]
+}
+
+fn not_checked(report: &RunReport) -> Option<Section> {
+    let line = |open: &super::model::NotChecked| {
+        let mut line = vec![Piece::new("– ", Tone::Caution), Piece::plain(&open.what)];
+        if let Some(step) = &open.step {
+            line.extend([Piece::plain(" (step "), Piece::code(step.as_str()), Piece::plain(")")]);
+        }
+        line.push(Piece::plain(format!(": {}", open.why)));
+        Block::Line(line)
+    };
+    section("Not checked", report.not_checked.iter().map(line).collect())
+}
+
+pub(super) fn person(person: &Person) -> String {
+    format!("{} (uid {})", person.name, person.uid)
+}
+
+fn people(report: &RunReport, clock: &DayClock) -> Option<Section> {
+    let mut rows: Vec<(Moment, Cell, Cell)> = Vec::new();
+    rows.extend(
+        report.questions.iter().map(|asked| (asked.asked_at, code(asked.step.as_str()), asked_words(asked))),
+    );
+    rows.extend(report.decisions.iter().map(|made| {
+        let (step, words) = decided_words(made);
+        (made.at, code(step), words)
+    }));
+    rows.extend(report.notes.iter().map(|note| {
+        let step = note.step.as_ref().map_or("", |step| step.as_str());
+        (note.at, code(step), vec![Piece::dim("note: "), Piece::plain(&note.text)])
+    }));
+    rows.sort_by_key(|(at, ..)| *at);
+    let mut people = Table::new(&["at", "step", ""]);
+    for (at, step, words) in rows {
+        people.row(vec![plain(clock.time(at)), step, words]);
+    }
+    section("People", table(people))
+}
+
+fn asked_words(asked: &QuestionReport) -> Cell {
+    let role = asked.role.as_deref().unwrap_or("anyone");
+    let mut cell =
+        vec![Piece::dim(format!("asked {role}: ")), Piece::plain(&asked.message), Piece::plain(" ")];
+    let after = duration(asked.waited_ms);
+    match &asked.answer {
+        Some(answer) if answer.automatic => cell.push(Piece::new(
+            format!("→ {} after {after}, automatic: no evidence of a decision", answer.choice),
+            Tone::Caution,
+        )),
+        Some(answer) => {
+            cell.push(Piece::new(format!("→ {}", answer.choice), Tone::Strong));
+            cell.push(Piece::plain(format!(" by {} after {after}", person(&answer.by))));
+        }
+        None if asked.open => cell.push(Piece::new(format!("→ no answer yet, {after}"), Tone::Caution)),
+        None => cell.push(Piece::new(format!("→ never answered, {after}"), Tone::Caution)),
+    }
+    if let Some(comment) = asked.answer.as_ref().and_then(|answer| answer.comment.as_ref()) {
+        cell.push(Piece::plain(format!(": “{comment}”")));
+    }
+    cell
+}
+
+fn decided_words(made: &DecisionReport) -> (&str, Cell) {
+    let (step, words) = match &made.decision {
+        Decision::RetryStep { step } => (step.as_str(), "had it tried again".to_owned()),
+        Decision::SkipStep { step, reason } => (step.as_str(), format!("skipped it: {reason}")),
+        Decision::MarkDone { step, reason } => (step.as_str(), format!("marked it as done: {reason}")),
+        Decision::Abort { reason } => ("", format!("aborted the run: {reason}")),
+        Decision::Cancel { reason } => ("", format!("cancelled the run: {reason}")),
+        Decision::Pause => ("", "paused the run".to_owned()),
+        Decision::Unpause => ("", "let the run go on".to_owned()),
+        Decision::Note { text } => ("", format!("noted: {text}")),
+    };
+    let after = made.after_ms.map(|ms| format!(" (held for {})", duration(ms))).unwrap_or_default();
+    (step, vec![Piece::new(person(&made.by), Tone::Strong), Piece::plain(format!(" {words}{after}"))])
+}
+
+fn troubles(report: &RunReport, clock: &DayClock) -> Option<Section> {
+    let mut rows = Table::new(&["at", "step", "what", ">cost", ""]);
+    for trouble in &report.troubles {
+        let attempt = trouble.attempt.map(|number| format!("attempt {number} ")).unwrap_or_default();
+        let what = match trouble.kind {
+            TroubleKind::AttemptFailed => "failed",
+            TroubleKind::AttemptLost => "lost with its process",
+            TroubleKind::AttemptInterrupted => "interrupted",
+            TroubleKind::StepHeld => "held for a person",
+        };
+        let why = trouble.failure.as_ref().map(|failure| format!("{} {}", failure.code, failure.message));
+        rows.row(vec![
+            plain(clock.time(trouble.at)),
+            code(trouble.step.as_str()),
+            plain(format!("{attempt}{what}")),
+            plain(duration(trouble.cost_ms)),
+            plain(why.unwrap_or_default()),
+        ]);
+    }
+    section("Retries and blockers", table(rows))
+}
+
+fn created(report: &RunReport) -> Option<Section> {
+    let mut rows = Table::new(&["", "step", "what became of what was created"]);
+    for made in &report.created {
+        let fate = match made.fate {
+            Fate::Removed => Piece::new("removed", Tone::Good),
+            Fate::Kept => Piece::plain("kept"),
+            Fate::NotRemoved => Piece::new("NOT removed", Tone::Bad),
+        };
+        let proof = made.proof.as_ref().map(|proof| format!(" ({proof})")).unwrap_or_default();
+        let what = vec![Piece::plain(&made.thing.what), Piece::dim(proof)];
+        rows.row(vec![vec![fate], code(made.step.as_str()), what]);
+    }
+    section("Created", table(rows))
+}
+
+fn facts(report: &RunReport) -> Option<Section> {
+    let mut rows = Table::new(&["step", "", ""]);
+    for step in &report.facts {
+        for (name, value) in &step.facts {
+            rows.row(vec![code(step.step.as_str()), dim(name), plain(value)]);
+        }
+    }
+    section("Versions and facts", table(rows))
+}
+
+fn run(report: &RunReport, clock: &DayClock) -> Option<Section> {
+    let identity = &report.identity;
+    let mut rows = Table::new(&["", ""]);
+    let mut add = |name: &str, value: String| rows.row(vec![dim(name), plain(value)]);
+    add("run", identity.run.to_string());
+    add("runbook", format!("{} of {}", identity.runbook, identity.project));
+    let protected = if identity.protected { " (protected)" } else { "" };
+    add("environment", format!("{}{protected}", identity.environment));
+    let given = if identity.incident_given { "" } else { ", when the run was declared" };
+    add("incident", format!("{}{given}", identity.incident_at.full()));
+    if let (Some(at), Some(by)) = (identity.declared_at, &identity.declared_by) {
+        add("declared", format!("{} by {}", clock.time(at), person(by)));
+    }
+    for engine in &identity.engines {
+        let down = match engine.down_before_ms {
+            0 => String::new(),
+            ms => format!(", after {} without any", duration(ms)),
+        };
+        add(
+            "process",
+            format!("{} on {} from {}{down}", engine.pid, engine.host, clock.time(engine.started_at)),
+        );
+    }
+    match identity.ended_at {
+        Some(at) => add("ended", clock.time(at)),
+        None => add("as of", clock.time(identity.as_of)),
+    }
+    add("people", identity.people.iter().map(person).collect::<Vec<_>>().join(", "));
+    if let Some(commit) = &identity.commit {
+        let dirty = if commit.dirty { ", with changes that are in no commit" } else { "" };
+        add("commit", format!("{}{dirty}", commit.hash));
+    }
+    add("plan", identity.plan_digest.clone());
+    add("lifeboat", identity.engine_version.clone().unwrap_or_default());
+    for (name, value) in &identity.inputs {
+        let value = value.as_str().map_or_else(|| value.to_string(), str::to_owned);
+        rows.row(vec![dim("input"), vec![Piece::code(name), Piece::plain(format!(" = {value}"))]]);
+    }
+    section("The run", table(rows))
+}

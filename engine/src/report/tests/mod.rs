@@ -1,0 +1,7 @@
+//! What the report says of runs that people will have.
+
+mod fixture;
+mod properties;
+mod runs;
+mod snapshots;
+mod verdicts;

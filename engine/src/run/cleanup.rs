@@ -1,0 +1,94 @@
+//! Removes what a drill created, and proves it.
+
+use std::fs;
+use std::path::Path;
+use std::time::Duration;
+
+use crate::model::evidence::{Created, CreatedKind};
+use crate::process::Identity;
+
+/// How long a server has to stop before it is killed.
+const PATIENCE: Duration = Duration::from_secs(30);
+
+/// What became of one thing.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Removal {
+    pub removed: bool,
+    /// How that is known, or why it was not possible.
+    pub proof: String,
+}
+
+/// Removes one thing. Blocks. Removing what is gone already is a success.
+pub fn remove(thing: &Created) -> Removal {
+    let outcome = match &thing.kind {
+        CreatedKind::Process { pid, start_ticks, boot_id, stop_signal } => {
+            let identity = Identity { pid: *pid, start_ticks: *start_ticks, boot_id: boot_id.clone() };
+            stop(&identity, *stop_signal)
+        }
+        CreatedKind::Directory { path } => delete(path, |path| fs::remove_dir_all(path)),
+        CreatedKind::File { path } => delete(path, |path| fs::remove_file(path)),
+        CreatedKind::MovedAside { from, to } => move_back(from, to),
+    };
+    match outcome {
+        Ok(proof) => Removal { removed: true, proof },
+        Err(reason) => Removal { removed: false, proof: reason },
+    }
+}
+
+fn stop(identity: &Identity, signal: i32) -> Result<String, String> {
+    match identity.stop(signal, PATIENCE) {
+        Ok(true) => Ok(format!("process {} is gone", identity.pid)),
+        Ok(false) => Err(format!("process {} does not end; end it with `kill -9 {0}`", identity.pid)),
+        Err(error) => Err(format!("process {} cannot be stopped: {error}", identity.pid)),
+    }
+}
+
+fn delete(path: &Path, how: impl FnOnce(&Path) -> std::io::Result<()>) -> Result<String, String> {
+    match how(path) {
+        Ok(()) => {}
+        Err(error) if error.kind() == std::io::ErrorKind::NotFound => {}
+        Err(error) => return Err(format!("`{}` cannot be removed: {error}", path.display())),
+    }
+    if path.symlink_metadata().is_ok() {
+        return Err(format!("`{}` is still there", path.display()));
+    }
+    Ok(format!("`{}` does not exist", path.display()))
+}
+
+fn move_back(from: &Path, to: &Path) -> Result<String, String> {
+    if to.symlink_metadata().is_err() {
+        return Ok(format!("`{}` was not moved, or is back already", from.display()));
+    }
+    if from.symlink_metadata().is_ok() {
+        return Err(format!(
+            "`{}` is in the way of `{}`, which was moved aside; compare the two and keep the right one",
+            from.display(),
+            to.display()
+        ));
+    }
+    fs::rename(to, from).map_err(|error| format!("`{}` cannot be moved back: {error}", to.display()))?;
+    Ok(format!("`{}` is back in its place", from.display()))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn thing(kind: CreatedKind) -> Created {
+        Created { id: "x".into(), what: "a thing".into(), kind }
+    }
+
+    #[test]
+    fn what_was_moved_aside_comes_back_and_nothing_is_overwritten() {
+        let dir = tempfile::tempdir().unwrap();
+        let (from, to) = (dir.path().join("data"), dir.path().join("data.pre-1"));
+        fs::create_dir(&to).unwrap();
+        fs::create_dir(&from).unwrap();
+        let moved = thing(CreatedKind::MovedAside { from: from.clone(), to: to.clone() });
+        assert!(!remove(&moved).removed, "a restored directory is still in the way");
+        assert!(remove(&thing(CreatedKind::Directory { path: from.clone() })).removed);
+        assert!(remove(&moved).removed);
+        assert!(from.exists() && !to.exists());
+        assert!(remove(&moved).removed, "again is no error");
+    }
+}

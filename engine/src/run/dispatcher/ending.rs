@@ -1,0 +1,83 @@
+//! How a run comes to its end.
+
+use crate::code;
+use crate::model::event::{AttemptResult, EventKind};
+use crate::model::evidence::Created;
+use crate::model::outcome::{Failure, FailureKind, Mode, Outcome, RunOutcome};
+use crate::plan::PlannedStep;
+use crate::run::state::{IllegalEvent, Phase, StepPhase};
+
+use super::{Action, Dispatcher};
+
+impl Dispatcher {
+    /// Says whether the run is ending and this step is not one of those that still run.
+    pub(super) fn ending(&self, at: usize) -> bool {
+        !self.plan.steps[at].always && matches!(self.state.phase, Phase::Ending(_))
+    }
+
+    pub(super) fn begin_ending(&mut self, outcome: RunOutcome, reason: String) -> Result<(), IllegalEvent> {
+        self.emit(EventKind::EndingBegan { outcome, reason })?;
+        self.timers.retain(|(_, at)| self.plan.steps[*at].always);
+        for &position in &self.running {
+            self.actions.push(Action::EndAttempt { position });
+        }
+        self.close_main()
+    }
+
+    /// Ends every main step that is not running: none of them will run any more.
+    pub(super) fn close_main(&mut self) -> Result<(), IllegalEvent> {
+        for at in 0..self.plan.steps.len() {
+            let open = self.state.steps[at].outcome().is_none();
+            if open && !self.plan.steps[at].always && self.state.steps[at].phase != StepPhase::Running {
+                self.close(at)?;
+            }
+        }
+        Ok(())
+    }
+
+    pub(super) fn close(&mut self, at: usize) -> Result<(), IllegalEvent> {
+        let state = &self.state.steps[at];
+        let outcome = match (&state.phase, &state.last_failure) {
+            (StepPhase::Settling(AttemptResult::Succeeded { .. }), _) => Outcome::Succeeded,
+            (StepPhase::Settling(_) | StepPhase::Held | StepPhase::WaitingRetry { .. }, Some(failure)) => {
+                Outcome::Failed { failure: failure.clone() }
+            }
+            (StepPhase::Settling(_), None) => Outcome::Failed { failure: interrupted(&self.plan.steps[at]) },
+            _ => Outcome::NotRun { reason: "the run ended before it".to_owned() },
+        };
+        self.end_step(at, outcome)
+    }
+
+    /// Cleans up and ends the run once every step has ended.
+    pub(super) fn finish(&mut self) -> Result<(), IllegalEvent> {
+        let Phase::Ending(outcome) = self.state.phase else { return Ok(()) };
+        if self.graph.open != [0, 0] || self.cleaning || self.stopping {
+            return Ok(());
+        }
+        let untried = self.untried_things();
+        if self.plan.mode == Mode::Drill && !self.plan.keep && !untried.is_empty() {
+            self.cleaning = true;
+            self.actions.push(Action::CleanUp(untried));
+            return Ok(());
+        }
+        self.emit(EventKind::RunFinished { outcome })
+    }
+
+    /// Returns what was made, newest first, unless this process has tried to remove it already.
+    fn untried_things(&self) -> Vec<Created> {
+        if self.cleaned {
+            return Vec::new();
+        }
+        self.state.things.iter().rev().map(|(_, thing)| thing.clone()).collect()
+    }
+}
+
+fn interrupted(step: &PlannedStep) -> Failure {
+    Failure {
+        kind: FailureKind::Uncertain,
+        code: code::LB0303.id.to_owned(),
+        message: format!("`{}` was ended because the run ended", step.id),
+        help: None,
+        causes: Vec::new(),
+    }
+}

@@ -1,0 +1,208 @@
+//! What may start, and how it starts.
+
+use serde_json::{Map, Value, json};
+
+use crate::code;
+use crate::expr;
+use crate::model::event::{AttemptResult, EventKind};
+use crate::model::ids::StepId;
+use crate::model::outcome::{Failure, FailureKind, Outcome};
+use crate::plan::{NeedOn, OnError, PlannedStep};
+use crate::run::state::{IllegalEvent, Phase};
+use crate::step::Effect;
+
+use super::{Action, Dispatcher};
+
+/// How many attempts run at once, those that wait for people not counted. Enough for every restore that one machine
+/// can feed, and a bound on processes.
+const MAX_RUNNING: usize = 16;
+
+impl Dispatcher {
+    pub(super) fn fire_timers(&mut self, now_ms: i64) {
+        while let Some(&(due, at)) = self.timers.first() {
+            if due > now_ms {
+                break;
+            }
+            self.timers.pop_first();
+            self.make_ready(at);
+        }
+    }
+
+    pub(super) fn launch_ready(&mut self, now_ms: i64) -> Result<(), IllegalEvent> {
+        loop {
+            let Some(at) = self.next_launchable() else { return Ok(()) };
+            self.unready(at);
+            self.start(at, now_ms)?;
+        }
+    }
+
+    fn next_launchable(&self) -> Option<usize> {
+        if self.stopping || self.state.paused || self.state.phase == Phase::New {
+            return None;
+        }
+        let may_start = |at: &usize| self.phase_allows(*at) && self.group_allows(*at);
+        let people = self.ready_people.iter().copied().find(may_start);
+        let working = self.running.iter().filter(|at| !self.people[**at]).count();
+        if people.is_some() || working >= MAX_RUNNING {
+            return people;
+        }
+        self.ready.iter().copied().find(may_start)
+    }
+
+    fn phase_allows(&self, at: usize) -> bool {
+        let ending = matches!(self.state.phase, Phase::Ending(_));
+        if self.plan.steps[at].always { ending && self.graph.open[0] == 0 } else { !ending }
+    }
+
+    fn group_allows(&self, at: usize) -> bool {
+        let mut group = self.plan.steps[at].group.as_ref();
+        while let Some(id) = group {
+            let Some((parent, limit)) = self.graph.groups.get(id) else { break };
+            if limit.is_some_and(|limit| self.running_in(id) >= limit) {
+                return false;
+            }
+            group = parent.as_ref();
+        }
+        true
+    }
+
+    pub(super) fn make_ready(&mut self, at: usize) {
+        let set = if self.people[at] { &mut self.ready_people } else { &mut self.ready };
+        set.insert(at);
+    }
+
+    pub(super) fn unready(&mut self, at: usize) {
+        self.ready.remove(&at);
+        self.ready_people.remove(&at);
+    }
+
+    fn running_in(&self, group: &StepId) -> usize {
+        self.running.iter().filter(|at| self.is_in(**at, group)).count()
+    }
+
+    fn is_in(&self, at: usize, group: &StepId) -> bool {
+        let mut current = self.plan.steps[at].group.as_ref();
+        while let Some(id) = current {
+            if id == group {
+                return true;
+            }
+            current = self.graph.groups.get(id).and_then(|(parent, _)| parent.as_ref());
+        }
+        false
+    }
+
+    /// Launches a ready step, or ends it if its needs or conditions say that it must not run.
+    fn start(&mut self, at: usize, now_ms: i64) -> Result<(), IllegalEvent> {
+        if self.state.steps[at].attempt > 0 {
+            return self.launch(at, now_ms);
+        }
+        if let Some(outcome) = self.outcome_by_needs(at) {
+            return self.end_step(at, outcome);
+        }
+        match self.skip_reason(at) {
+            Ok(None) => self.launch(at, now_ms),
+            Ok(Some(reason)) => self.end_step(at, Outcome::Skipped { reason }),
+            Err(failure) => self.fail_before_start(at, failure, now_ms),
+        }
+    }
+
+    fn outcome_by_needs(&self, at: usize) -> Option<Outcome> {
+        let step = &self.plan.steps[at];
+        let mut missed_failure = None;
+        for need in &step.needs {
+            let needed = self.state.position(&need.step)?;
+            let outcome = self.state.steps[needed].outcome()?;
+            let success = outcome.is_success() || self.goes_on_after(needed, outcome);
+            match need.on {
+                NeedOn::Any => {}
+                NeedOn::Success if success || step.always => {}
+                NeedOn::Success => {
+                    let reason = format!("`{}`, which it needs, did not succeed", need.step);
+                    return Some(Outcome::NotRun { reason });
+                }
+                NeedOn::Failure if matches!(outcome, Outcome::Failed { .. }) => return None,
+                NeedOn::Failure => missed_failure = Some(&need.step),
+            }
+        }
+        missed_failure
+            .map(|id| Outcome::Skipped { reason: format!("`{id}`, whose failure it handles, did not fail") })
+    }
+
+    /// Says whether a failed step was told to let the others go on.
+    fn goes_on_after(&self, at: usize, outcome: &Outcome) -> bool {
+        matches!(outcome, Outcome::Failed { .. }) && self.plan.steps[at].on_error == OnError::Continue
+    }
+
+    fn skip_reason(&self, at: usize) -> Result<Option<String>, Failure> {
+        let step = &self.plan.steps[at];
+        for condition in &step.conditions {
+            let names = self.names.for_texts(&self.plan, &self.state, &json!(condition.expression));
+            let holds = expr::holds(&condition.expression, &names)
+                .map_err(|error| cannot_evaluate(&format!("`if` of `{}`", condition.of), &error))?;
+            if !holds {
+                let of =
+                    if condition.of == step.id { String::new() } else { format!(" of `{}`", condition.of) };
+                return Ok(Some(format!("`if`{of} is false: {}", condition.expression)));
+            }
+        }
+        Ok(None)
+    }
+
+    pub(super) fn launch(&mut self, at: usize, now_ms: i64) -> Result<(), IllegalEvent> {
+        if self.stopping {
+            return Ok(());
+        }
+        let step = self.plan.steps[at].clone();
+        let with = match self.render(&step) {
+            Ok(with) => with,
+            Err(failure) => return self.fail_before_start(at, failure, now_ms),
+        };
+        let attempt = self.state.steps[at].attempt + 1;
+        self.emit(EventKind::AttemptStarted { step: step.id.clone(), attempt, with: with.clone() })?;
+        self.running.insert(at);
+        let probe = step.effect == Effect::Guarded && attempt > 1;
+        self.actions.push(Action::Launch { position: at, attempt, with, probe });
+        Ok(())
+    }
+
+    fn render(&self, step: &PlannedStep) -> Result<Value, Failure> {
+        let names = self.names.for_texts(&self.plan, &self.state, &step.with);
+        let Some(spec) = self.registry.spec(&step.uses) else {
+            return Err(Failure {
+                kind: FailureKind::Permanent,
+                code: code::LB0309.id.to_owned(),
+                message: format!("this version has no step kind `{}`", step.uses),
+                help: Some("resume with the version of Lifeboat that began the run".to_owned()),
+                causes: Vec::new(),
+            });
+        };
+        expr::render(&step.with, &spec.params, &names)
+            .map_err(|error| cannot_evaluate(&format!("the parameters of `{}`", step.id), &error))
+    }
+
+    /// Fails a step whose texts cannot be evaluated, with an attempt in the journal that shows when.
+    fn fail_before_start(&mut self, at: usize, failure: Failure, now_ms: i64) -> Result<(), IllegalEvent> {
+        let step = self.plan.steps[at].id.clone();
+        let attempt = self.state.steps[at].attempt + 1;
+        self.emit(EventKind::AttemptStarted {
+            step: step.clone(),
+            attempt,
+            with: Value::Object(Map::new()),
+        })?;
+        let result = AttemptResult::Failed { failure, checks: Vec::new() };
+        self.emit(EventKind::AttemptFinished { step, attempt, result: result.clone() })?;
+        self.settle(at, &result, now_ms)
+    }
+}
+
+fn cannot_evaluate(what: &str, error: &expr::ExprError) -> Failure {
+    Failure {
+        kind: FailureKind::Permanent,
+        code: code::LB0301.id.to_owned(),
+        message: format!("{what} cannot be evaluated: {error}"),
+        help: Some(
+            "correct the runbook or the input; `lifeboat check` finds most of these beforehand".to_owned(),
+        ),
+        causes: Vec::new(),
+    }
+}

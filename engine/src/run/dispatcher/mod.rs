@@ -1,0 +1,403 @@
+//! Decides what happens next: inputs in, events and actions out, no I/O.
+
+use std::collections::BTreeSet;
+use std::sync::Arc;
+
+use serde_json::{Value, json};
+
+use crate::code;
+use crate::expr;
+use crate::model::event::{Answer, AttemptResult, EventKind, Question};
+use crate::model::evidence::Created;
+use crate::model::ids::{Attempt, RunId, StepId};
+use crate::model::outcome::{Failure, FailureKind, Outcome, RunOutcome};
+use crate::model::request::Request;
+use crate::plan::{Plan, PlannedStep};
+use crate::step::Registry;
+
+use crate::run::names::Names;
+use crate::run::retry;
+use crate::run::settle::{Circumstances, Consequence, consequence};
+use crate::run::state::{IllegalEvent, Phase, RunState, StepPhase};
+
+mod ending;
+mod graph;
+mod launch;
+mod people;
+
+use graph::Graph;
+
+/// What reaches the dispatcher.
+#[derive(Debug)]
+pub enum Input {
+    /// This process takes the run over; the first process says so too, after the declaration.
+    EngineStarted {
+        pid: u32,
+        host: String,
+        boot_id: String,
+    },
+    AttemptEnded {
+        step: StepId,
+        attempt: Attempt,
+        result: AttemptResult,
+    },
+    Recorded {
+        step: StepId,
+        key: String,
+        value: Value,
+    },
+    ThingCreated {
+        step: StepId,
+        thing: Created,
+    },
+    Asked {
+        step: StepId,
+        question: Question,
+    },
+    Request(Request),
+    ThingRemoved {
+        id: String,
+        proof: String,
+        removed: bool,
+    },
+    /// Every thing of the last [`Action::CleanUp`] was tried.
+    CleanedUp,
+    /// Time has passed.
+    Tick,
+    /// A signal: nothing further starts, running attempts end, the run stays open.
+    Stop,
+}
+
+/// What the driver does for the dispatcher, after the events of the same turn are durable.
+#[derive(Debug, PartialEq)]
+pub enum Action {
+    /// Makes an event durable. Always precedes the actions that rely on it.
+    Append(EventKind),
+    Launch {
+        position: usize,
+        attempt: Attempt,
+        with: Value,
+        /// Ask the probe first: an earlier attempt may have done the work.
+        probe: bool,
+    },
+    EndAttempt {
+        position: usize,
+    },
+    /// Gives an answer to the attempt that waits for it.
+    Deliver {
+        step: StepId,
+        question: String,
+        answer: Answer,
+    },
+    CleanUp(Vec<Created>),
+    /// Tells whoever asked that a request could not be granted.
+    Refuse {
+        reason: String,
+    },
+}
+
+/// How a run stands between two inputs.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Situation {
+    /// Attempts run or a timer is set.
+    Busy,
+    /// All that is left waits for a person's answer.
+    WaitingForPerson,
+    /// Steps are held and nothing else can run.
+    Held,
+    Paused,
+    /// A signal stopped it and no attempt runs any more.
+    Stopped,
+    Finished(RunOutcome),
+    /// Nothing can ever happen: a defect of this program.
+    Stuck,
+}
+
+/// The owner of the state of a run.
+pub struct Dispatcher {
+    plan: Arc<Plan>,
+    registry: Arc<Registry>,
+    names: Names,
+    state: RunState,
+    graph: Graph,
+    /// Steps that can start now, but for those in `ready_people`.
+    ready: BTreeSet<usize>,
+    /// Steps that can start now and wait for people: they take no slot.
+    ready_people: BTreeSet<usize>,
+    /// Which steps wait for people.
+    people: Vec<bool>,
+    /// Retries by the moment they are due.
+    timers: BTreeSet<(i64, usize)>,
+    running: BTreeSet<usize>,
+    stopping: bool,
+    cleaning: bool,
+    /// This process has tried to remove everything; what is left cannot be removed by it.
+    cleaned: bool,
+    random: Box<dyn FnMut() -> f64 + Send>,
+    actions: Vec<Action>,
+}
+
+impl Dispatcher {
+    /// Takes over a run in the state that its journal says; `random` gives numbers in `0.0..1.0` for jitter.
+    pub fn new(
+        run: RunId,
+        plan: Arc<Plan>,
+        registry: Arc<Registry>,
+        state: RunState,
+        random: Box<dyn FnMut() -> f64 + Send>,
+    ) -> Self {
+        let names = Names::new(&plan, run, state.incident_at_ms);
+        let graph = Graph::new(&plan, &state);
+        let waits = |step: &PlannedStep| registry.spec(&step.uses).is_some_and(|spec| spec.waits_for_people);
+        let people = plan.steps.iter().map(waits).collect();
+        Self {
+            people,
+            names,
+            graph,
+            plan,
+            registry,
+            state,
+            ready: BTreeSet::new(),
+            ready_people: BTreeSet::new(),
+            timers: BTreeSet::new(),
+            running: BTreeSet::new(),
+            stopping: false,
+            cleaning: false,
+            cleaned: false,
+            random,
+            actions: Vec::new(),
+        }
+    }
+
+    /// Returns the state after every input so far.
+    pub fn state(&self) -> &RunState {
+        &self.state
+    }
+
+    /// Returns the moment at which a [`Input::Tick`] is due.
+    pub fn next_wake_ms(&self) -> Option<i64> {
+        self.timers.first().map(|(at, _)| *at)
+    }
+
+    /// Says how the run stands.
+    pub fn situation(&self) -> Situation {
+        if let Phase::Finished(outcome) = self.state.phase {
+            return Situation::Finished(outcome);
+        }
+        if self.stopping && self.running.is_empty() {
+            return Situation::Stopped;
+        }
+        let asking = |at: &&usize| self.state.steps[**at].asks();
+        let waiting = self.running.iter().filter(asking).count();
+        if self.cleaning || self.running.len() > waiting || !self.timers.is_empty() {
+            Situation::Busy
+        } else if waiting > 0 {
+            Situation::WaitingForPerson
+        } else if self.state.paused {
+            Situation::Paused
+        } else if self.state.steps.iter().any(|step| step.phase == StepPhase::Held) {
+            Situation::Held
+        } else {
+            Situation::Stuck
+        }
+    }
+
+    /// Takes one input and returns what must be done, in order.
+    pub fn handle(&mut self, input: Input, now_ms: i64) -> Result<Vec<Action>, IllegalEvent> {
+        match input {
+            Input::EngineStarted { pid, host, boot_id } => {
+                self.emit(EventKind::EngineStarted { pid, host, boot_id })?;
+                self.take_over(now_ms)?;
+            }
+            Input::AttemptEnded { step, attempt, result } => {
+                self.attempt_ended(&step, attempt, result, now_ms)?;
+            }
+            Input::Recorded { step, key, value } => self.emit(EventKind::Recorded { step, key, value })?,
+            Input::ThingCreated { step, thing } => self.emit(EventKind::ThingCreated { step, thing })?,
+            Input::Asked { step, question } => self.asked(step, question)?,
+            Input::Request(request) => self.request(request, now_ms)?,
+            Input::ThingRemoved { id, proof, removed } => {
+                self.emit(EventKind::ThingRemoved { id, proof, removed })?;
+            }
+            Input::CleanedUp => {
+                self.cleaning = false;
+                self.cleaned = true;
+                self.finish()?;
+            }
+            Input::Tick => {}
+            Input::Stop => self.stop(),
+        }
+        self.advance(now_ms)?;
+        Ok(std::mem::take(&mut self.actions))
+    }
+
+    fn emit(&mut self, event: EventKind) -> Result<(), IllegalEvent> {
+        self.state.apply(&event)?;
+        self.actions.push(Action::Append(event));
+        Ok(())
+    }
+
+    /// Brings attempts of a process that is gone to an end, and finds out what can start.
+    fn take_over(&mut self, now_ms: i64) -> Result<(), IllegalEvent> {
+        for at in 0..self.plan.steps.len() {
+            match self.state.steps[at].phase.clone() {
+                StepPhase::Running => {
+                    let (step, attempt) = (self.plan.steps[at].id.clone(), self.state.steps[at].attempt);
+                    let result = AttemptResult::Lost;
+                    self.emit(EventKind::AttemptFinished { step, attempt, result: result.clone() })?;
+                    self.settle(at, &result, now_ms)?;
+                }
+                StepPhase::Settling(result) => self.settle(at, &result, now_ms)?,
+                StepPhase::WaitingRetry { at_ms } => {
+                    self.timers.insert((at_ms, at));
+                }
+                StepPhase::Waiting if self.graph.blockers[at] == 0 => {
+                    self.make_ready(at);
+                }
+                _ => {}
+            }
+        }
+        Ok(())
+    }
+
+    fn attempt_ended(
+        &mut self,
+        id: &StepId,
+        attempt: Attempt,
+        result: AttemptResult,
+        now_ms: i64,
+    ) -> Result<(), IllegalEvent> {
+        let Some(at) = self.state.position(id) else { return Ok(()) };
+        let state = &self.state.steps[at];
+        // A superseded attempt has no say.
+        if state.phase != StepPhase::Running || state.attempt != attempt {
+            return Ok(());
+        }
+        self.running.remove(&at);
+        let result = self.judge(at, result);
+        self.emit(EventKind::AttemptFinished { step: id.clone(), attempt, result: result.clone() })?;
+        // An attempt that a signal ended is settled when the run is resumed.
+        let stopped = self.stopping && matches!(result, AttemptResult::Interrupted);
+        if stopped { Ok(()) } else { self.settle(at, &result, now_ms) }
+    }
+
+    /// Applies the step's own `expect` to a success.
+    fn judge(&self, at: usize, result: AttemptResult) -> AttemptResult {
+        let step = &self.plan.steps[at];
+        let AttemptResult::Succeeded { mut done } = result else { return result };
+        if step.expect.is_empty() {
+            return AttemptResult::Succeeded { done };
+        }
+        let mut names = self.names.for_texts(&self.plan, &self.state, &json!(step.expect));
+        names.insert("output".into(), Value::Object(done.outputs.clone()));
+        let checks = expr::check_all("expect", &step.expect, &names);
+        let broken = checks.iter().find(|check| !check.passed).cloned();
+        done.checks.extend(checks);
+        let Some(check) = broken else { return AttemptResult::Succeeded { done } };
+        let failure = Failure {
+            kind: FailureKind::Permanent,
+            code: code::LB0308.id.to_owned(),
+            message: format!("`{}` does not hold: {}", check.expected, check.actual),
+            help: Some("the step did its work, but not with the result that the runbook expects".to_owned()),
+            causes: Vec::new(),
+        };
+        AttemptResult::Failed { failure, checks: done.checks }
+    }
+
+    fn settle(&mut self, at: usize, result: &AttemptResult, now_ms: i64) -> Result<(), IllegalEvent> {
+        if self.ending(at) {
+            return self.close(at);
+        }
+        let step = self.plan.steps[at].clone();
+        let around = Circumstances {
+            mode: self.plan.mode,
+            handled: self.graph.handled[at],
+            retry_allowed: self.retry_allowed(at),
+        };
+        match consequence(&step, &self.state.steps[at], result, around) {
+            Consequence::Succeed => self.end_step(at, Outcome::Succeeded),
+            Consequence::Again => self.launch(at, now_ms),
+            Consequence::Retry => self.schedule_retry(at, now_ms),
+            Consequence::Hold(failure) => self.emit(EventKind::StepHeld { step: step.id, failure }),
+            Consequence::Fail(failure) => self.fail_step(at, failure),
+        }
+    }
+
+    fn retry_allowed(&self, at: usize) -> bool {
+        let (step, state) = (&self.plan.steps[at], &self.state.steps[at]);
+        let Some(when) = &step.retry.when else { return true };
+        let mut names = self.names.for_texts(&self.plan, &self.state, &json!(when));
+        names.insert("error".into(), serde_json::to_value(&state.last_failure).unwrap_or_default());
+        names.insert("attempt".into(), state.attempt.into());
+        // A condition that cannot be evaluated must not repeat anything.
+        expr::holds(when, &names).unwrap_or(false)
+    }
+
+    fn schedule_retry(&mut self, at: usize, now_ms: i64) -> Result<(), IllegalEvent> {
+        let step = &self.plan.steps[at];
+        let wait = retry::delay(&step.retry, self.state.steps[at].used, (self.random)());
+        let at_ms = now_ms + i64::try_from(wait.as_millis()).unwrap_or(i64::MAX / 2);
+        let next_attempt = self.state.steps[at].attempt + 1;
+        self.emit(EventKind::RetryScheduled { step: step.id.clone(), next_attempt, at_ms })?;
+        self.timers.insert((at_ms, at));
+        Ok(())
+    }
+
+    fn fail_step(&mut self, at: usize, failure: Failure) -> Result<(), IllegalEvent> {
+        let step = &self.plan.steps[at];
+        let (id, ends) =
+            (step.id.clone(), step.on_error == crate::plan::OnError::Abort && !self.graph.handled[at]);
+        let reason = format!("`{id}` failed: {}", failure.message);
+        self.end_step(at, Outcome::Failed { failure })?;
+        if ends && self.state.phase == Phase::Main {
+            self.begin_ending(RunOutcome::Failed, reason)?;
+        }
+        Ok(())
+    }
+
+    fn end_step(&mut self, at: usize, outcome: Outcome) -> Result<(), IllegalEvent> {
+        let step = self.plan.steps[at].id.clone();
+        self.emit(EventKind::StepFinished { step, outcome })?;
+        self.unready(at);
+        self.graph.open[usize::from(self.plan.steps[at].always)] -= 1;
+        for dependant in self.graph.dependants[at].clone() {
+            self.graph.blockers[dependant] -= 1;
+            let waits = self.state.steps[dependant].phase == StepPhase::Waiting;
+            if self.graph.blockers[dependant] == 0 && waits {
+                self.make_ready(dependant);
+            }
+        }
+        Ok(())
+    }
+
+    fn stop(&mut self) {
+        self.stopping = true;
+        for &position in &self.running {
+            self.actions.push(Action::EndAttempt { position });
+        }
+    }
+
+    /// Starts what can start and ends what is complete, until nothing changes.
+    fn advance(&mut self, now_ms: i64) -> Result<(), IllegalEvent> {
+        self.fire_timers(now_ms);
+        self.launch_ready(now_ms)?;
+        if self.state.phase == Phase::Main && self.graph.open[0] == 0 {
+            self.begin_ending(RunOutcome::Succeeded, "every step has ended".to_owned())?;
+        } else if matches!(self.state.phase, Phase::Ending(_)) && self.graph.open[0] > self.running_main() {
+            // Only after a crash in the middle of an ending.
+            self.close_main()?;
+        }
+        self.launch_ready(now_ms)?;
+        self.finish()
+    }
+
+    fn running_main(&self) -> usize {
+        self.running.iter().filter(|at| !self.plan.steps[**at].always).count()
+    }
+}
+
+impl std::fmt::Debug for Dispatcher {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Dispatcher").field("state", &self.state).finish_non_exhaustive()
+    }
+}

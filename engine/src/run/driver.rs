@@ -1,0 +1,379 @@
+//! Connects the dispatcher with the world: makes its events durable, performs its actions, feeds it what happens.
+
+use std::collections::HashMap;
+use std::path::PathBuf;
+use std::sync::Arc;
+use std::time::Duration;
+
+use jiff::Timestamp;
+use tokio::sync::{mpsc, oneshot};
+use uuid::Uuid;
+
+use crate::clock::Clock;
+use crate::journal::{self, Journal};
+use crate::model::event::{Answer, EventClass, EventKind};
+use crate::model::evidence::Created;
+use crate::model::ids::{RunId, StepId};
+use crate::model::request::Request;
+use crate::plan::Plan;
+use crate::process::boot_id;
+use crate::redact::Redactor;
+use crate::secret::Secrets;
+use crate::step::Registry;
+
+use super::cleanup;
+use super::dispatcher::{Action, Dispatcher, Input, Situation};
+use super::executor::{Executor, ExecutorParts, Launch};
+use super::link::Message;
+use super::state::{IllegalEvent, RunState};
+
+pub use super::link::OutputSink;
+
+/// Observes a run. What it does or fails to do can never change the run.
+pub trait Reporter: Send {
+    /// Takes note of something that has happened; essential events are durable by then.
+    fn on_event(&mut self, at_ms: i64, event: &EventKind);
+}
+
+/// Where wishes of other processes come from.
+pub trait RequestSource: Send {
+    /// Returns wishes that are not in the journal yet, in the order in which they were made.
+    fn poll(&mut self) -> Vec<(Uuid, Request)>;
+    /// Forgets a wish whose consequence is durable.
+    fn done(&mut self, id: Uuid);
+}
+
+/// What the process itself tells the driver.
+#[derive(Debug)]
+pub enum Control {
+    Request(Request),
+    /// The first signal: end attempts in an orderly way and leave the run open.
+    Stop,
+    /// The second signal: leave at once.
+    Kill,
+}
+
+/// Whether the driver stays when only a person can help.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Patience {
+    Stay,
+    Leave,
+}
+
+/// Everything a run needs to be driven.
+#[expect(missing_debug_implementations, reason = "holds secrets")]
+pub struct Setup {
+    pub run: RunId,
+    pub plan: Arc<Plan>,
+    pub registry: Arc<Registry>,
+    pub journal: Journal,
+    /// The fold of the journal so far; holds at least the declaration.
+    pub state: RunState,
+    /// The directory of the run's state.
+    pub dir: PathBuf,
+    pub secrets: Arc<Secrets>,
+    /// Cleans everything that steps report before it reaches the journal or anybody's eyes.
+    pub redactor: Redactor,
+    pub output: Arc<dyn OutputSink>,
+    pub clock: Arc<dyn Clock>,
+    pub reporters: Vec<Box<dyn Reporter>>,
+    pub controls: mpsc::Receiver<Control>,
+    pub requests: Box<dyn RequestSource>,
+    /// What to do when steps are held and nothing else can run.
+    pub when_held: Patience,
+    /// What to do when everything waits for answers.
+    pub when_waiting: Patience,
+}
+
+/// Why a run could not be driven further. It stays open and can be resumed.
+#[derive(Debug, thiserror::Error)]
+pub enum Error {
+    #[error("the journal cannot be written")]
+    Journal(#[from] journal::Error),
+    #[error("the journal and this program disagree")]
+    Illegal(#[from] IllegalEvent),
+}
+
+/// How many messages of attempts may wait. When it is full, attempts wait, and so does their progress.
+const MESSAGE_LIMIT: usize = 4096;
+
+/// How many inputs share one commit at most.
+const TURN_LIMIT: usize = 512;
+
+/// How often wishes of other processes are looked for.
+const POLL_INTERVAL: Duration = Duration::from_millis(200);
+
+/// How long running attempts may take to end after the journal has failed.
+const FAREWELL: Duration = Duration::from_secs(20);
+
+/// Drives a run until it has ended, or cannot go on without a person, or is told to stop.
+///
+/// Returns how it stands then. After an error nothing runs any more and the run can be resumed.
+pub async fn drive(setup: Setup) -> Result<Situation, Error> {
+    let (sender, messages) = mpsc::channel(MESSAGE_LIMIT);
+    let (mut driver, inlets) = Driver::new(setup, sender, messages);
+    let result = driver.serve(inlets).await;
+    if result.is_err() {
+        driver.end_everything().await;
+    }
+    result
+}
+
+/// Where inputs come from.
+struct Inlets {
+    controls: mpsc::Receiver<Control>,
+    when_held: Patience,
+    when_waiting: Patience,
+}
+
+struct Driver {
+    dispatcher: Dispatcher,
+    executor: Executor,
+    journal: Journal,
+    clock: Arc<dyn Clock>,
+    reporters: Vec<Box<dyn Reporter>>,
+    redactor: Redactor,
+    requests: Box<dyn RequestSource>,
+    sender: mpsc::Sender<Message>,
+    messages: mpsc::Receiver<Message>,
+    /// Attempts that wait for a person.
+    asking: HashMap<(StepId, String), oneshot::Sender<Answer>>,
+}
+
+/// Inputs of one turn, with those who wait for their durability.
+#[derive(Default)]
+struct Turn {
+    inputs: Vec<Input>,
+    replies: Vec<oneshot::Sender<()>>,
+    /// The wish of another process that this turn grants.
+    request: Option<Uuid>,
+}
+
+impl Driver {
+    fn new(setup: Setup, sender: mpsc::Sender<Message>, messages: mpsc::Receiver<Message>) -> (Self, Inlets) {
+        let incident_at =
+            Timestamp::from_millisecond(setup.state.incident_at_ms).unwrap_or(Timestamp::UNIX_EPOCH);
+        let executor = Executor::new(ExecutorParts {
+            plan: Arc::clone(&setup.plan),
+            registry: Arc::clone(&setup.registry),
+            run: setup.run,
+            incident_at,
+            dir: setup.dir,
+            secrets: setup.secrets,
+            output: setup.output,
+            messages: sender.clone(),
+        });
+        let dispatcher =
+            Dispatcher::new(setup.run, setup.plan, setup.registry, setup.state, Box::new(random));
+        let driver = Self {
+            dispatcher,
+            executor,
+            journal: setup.journal,
+            clock: setup.clock,
+            reporters: setup.reporters,
+            redactor: setup.redactor,
+            requests: setup.requests,
+            sender,
+            messages,
+            asking: HashMap::new(),
+        };
+        let inlets =
+            Inlets { controls: setup.controls, when_held: setup.when_held, when_waiting: setup.when_waiting };
+        (driver, inlets)
+    }
+
+    async fn serve(&mut self, mut inlets: Inlets) -> Result<Situation, Error> {
+        let host = rustix::system::uname().nodename().to_string_lossy().into_owned();
+        let started = Input::EngineStarted { pid: std::process::id(), host, boot_id: boot_id() };
+        self.turn(Turn { inputs: vec![started], ..Turn::default() }).await?;
+        let mut poll = tokio::time::interval(POLL_INTERVAL);
+        poll.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
+        loop {
+            let situation = self.dispatcher.situation();
+            if must_leave(situation, &inlets) {
+                return Ok(situation);
+            }
+            let turn = tokio::select! {
+                Some(message) = self.messages.recv() => self.gather(message),
+                Some(control) = inlets.controls.recv() => match control {
+                    Control::Request(request) => one(Input::Request(request)),
+                    Control::Stop => one(Input::Stop),
+                    Control::Kill => return Ok(Situation::Stopped),
+                },
+                () = sleep_until(self.dispatcher.next_wake_ms(), &*self.clock) => one(Input::Tick),
+                _ = poll.tick() => self.wish(),
+            };
+            self.turn(turn).await?;
+        }
+    }
+
+    /// Takes what else has arrived meanwhile, so that it shares a commit.
+    fn gather(&mut self, first: Message) -> Turn {
+        let mut turn = Turn::default();
+        self.take(first, &mut turn);
+        while turn.inputs.len() < TURN_LIMIT {
+            match self.messages.try_recv() {
+                Ok(message) => self.take(message, &mut turn),
+                Err(_) => break,
+            }
+        }
+        turn
+    }
+
+    fn take(&mut self, message: Message, turn: &mut Turn) {
+        let input = match message.cleaned(&self.redactor) {
+            Message::Ended { step, attempt, result } => {
+                self.executor.ended(&step);
+                Input::AttemptEnded { step, attempt, result }
+            }
+            Message::Record { step, key, value, reply } => {
+                turn.replies.push(reply);
+                Input::Recorded { step, key, value }
+            }
+            Message::Created { step, thing, reply } => {
+                turn.replies.push(reply);
+                Input::ThingCreated { step, thing }
+            }
+            Message::Asked { step, question, reply } => {
+                self.asking.insert((step.clone(), question.id.clone()), reply);
+                Input::Asked { step, question }
+            }
+            Message::Removed { id, proof, removed } => Input::ThingRemoved { id, proof, removed },
+            Message::CleanedUp => Input::CleanedUp,
+            Message::Progressed { step, attempt, progress } => {
+                return self.advise(EventKind::Progressed { step, attempt, progress });
+            }
+            Message::Line { step, attempt, stream, line } => {
+                return self.advise(EventKind::OutputLine { step, attempt, stream, line });
+            }
+        };
+        turn.inputs.push(input);
+    }
+
+    /// Takes the oldest wish of another process; the next one follows with the next look.
+    fn wish(&mut self) -> Turn {
+        for (id, request) in self.requests.poll() {
+            if !self.journal.knows(id) {
+                return Turn { inputs: vec![Input::Request(request)], request: Some(id), ..Turn::default() };
+            }
+            // An earlier process granted it and was gone before it could forget it.
+            self.requests.done(id);
+        }
+        Turn::default()
+    }
+
+    fn advise(&mut self, event: EventKind) {
+        let now = self.clock.now_ms();
+        self.reporters.iter_mut().for_each(|reporter| reporter.on_event(now, &event));
+        // The whole output is in files; the journal would only grow by it.
+        if !matches!(event, EventKind::OutputLine { .. }) {
+            self.journal.advise(event);
+        }
+    }
+
+    /// Handles inputs, commits all events that follow, then performs the actions.
+    async fn turn(&mut self, turn: Turn) -> Result<(), Error> {
+        let now = self.clock.now_ms();
+        let mut events = Vec::new();
+        let mut actions = Vec::new();
+        for input in turn.inputs {
+            for action in self.dispatcher.handle(input, now)? {
+                match action {
+                    Action::Append(event) if event.class() == EventClass::Advisory => self.advise(event),
+                    Action::Append(event) => events.push(event),
+                    other => actions.push(other),
+                }
+            }
+        }
+        if !events.is_empty() || turn.request.is_some() {
+            let written = self.journal.append_for(turn.request.into_iter().collect(), events).await?;
+            for event in &written {
+                self.reporters.iter_mut().for_each(|reporter| reporter.on_event(event.at_ms, &event.kind));
+            }
+        }
+        actions.into_iter().for_each(|action| self.perform(action));
+        if let Some(id) = turn.request {
+            self.requests.done(id);
+        }
+        for reply in turn.replies {
+            // Whoever no longer waits has been cancelled.
+            let _ = reply.send(());
+        }
+        Ok(())
+    }
+
+    fn perform(&mut self, action: Action) {
+        match action {
+            Action::Launch { position, attempt, with, probe } => {
+                let recorded = self.dispatcher.state().steps[position].recorded.clone();
+                self.executor.launch(Launch { position, attempt, with, probe, recorded });
+            }
+            Action::EndAttempt { position } => self.executor.end(position),
+            Action::Deliver { step, question, answer } => {
+                if let Some(reply) = self.asking.remove(&(step, question)) {
+                    drop(reply.send(answer));
+                }
+            }
+            Action::CleanUp(things) => self.clean_up(things),
+            Action::Refuse { reason } => self.advise(EventKind::Noted { step: None, text: reason }),
+            Action::Append(_) => unreachable!("events are taken out before actions are performed"),
+        }
+    }
+
+    fn clean_up(&self, things: Vec<Created>) {
+        let sender = self.sender.clone();
+        tokio::task::spawn_blocking(move || {
+            for thing in things {
+                let cleanup::Removal { removed, proof } = cleanup::remove(&thing);
+                // Without a listener the engine is ending; resume tries again.
+                let _ = sender.blocking_send(Message::Removed { id: thing.id, proof, removed });
+            }
+            let _ = sender.blocking_send(Message::CleanedUp);
+        });
+    }
+
+    /// Ends all attempts after the journal has failed: their results cannot be recorded any more.
+    async fn end_everything(&mut self) {
+        self.executor.end_all();
+        self.asking.clear();
+        let deadline = tokio::time::Instant::now() + FAREWELL;
+        while self.executor.is_busy() {
+            match tokio::time::timeout_at(deadline, self.messages.recv()).await {
+                Ok(Some(Message::Ended { step, .. })) => self.executor.ended(&step),
+                // Dropping a message tells whoever waits for it that the journal is closed.
+                Ok(Some(_)) => {}
+                Ok(None) | Err(_) => break,
+            }
+        }
+    }
+}
+
+fn one(input: Input) -> Turn {
+    Turn { inputs: vec![input], ..Turn::default() }
+}
+
+fn must_leave(situation: Situation, inlets: &Inlets) -> bool {
+    match situation {
+        Situation::Finished(_) | Situation::Stopped | Situation::Stuck => true,
+        Situation::Held => inlets.when_held == Patience::Leave,
+        Situation::WaitingForPerson | Situation::Paused => inlets.when_waiting == Patience::Leave,
+        Situation::Busy => false,
+    }
+}
+
+async fn sleep_until(due_ms: Option<i64>, clock: &dyn Clock) {
+    match due_ms {
+        Some(due) => {
+            let left = u64::try_from(due - clock.now_ms()).unwrap_or(0);
+            // The wall clock may jump: look again at least every second.
+            tokio::time::sleep(Duration::from_millis(left.min(1000))).await;
+        }
+        None => std::future::pending().await,
+    }
+}
+
+/// Returns a number in `0.0..1.0` for jitter, where nothing depends on how random it is.
+fn random() -> f64 {
+    let bytes = Uuid::now_v7().into_bytes();
+    f64::from(u16::from_be_bytes([bytes[14], bytes[15]])) / 65536.0
+}

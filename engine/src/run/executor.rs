@@ -1,0 +1,261 @@
+//! Runs attempts: one task each, with a time limit, an orderly end and nothing left behind.
+
+use std::collections::{BTreeMap, HashMap};
+use std::path::PathBuf;
+use std::sync::{Arc, Mutex};
+use std::time::Duration;
+
+use jiff::Timestamp;
+use serde_json::{Map, Value};
+use tokio::sync::mpsc;
+use tokio_util::sync::CancellationToken;
+
+use crate::code;
+use crate::model::event::{AttemptResult, Done};
+use crate::model::ids::{Attempt, RunId, StepId};
+use crate::model::outcome::{Failure, FailureKind, Mode};
+use crate::plan::{Plan, PlannedStep};
+use crate::resource::Resource;
+use crate::secret::{SecretRef, Secrets};
+use crate::step::{Probe, Registry, StepContext, StepError, StepInfo, StepKind, StepParts};
+
+use super::link::{AttemptLink, Message, OutputSink};
+
+/// How long an attempt has to end itself once it is told to; its children get less, so that it can report on them.
+const GRACE: Duration = Duration::from_secs(30);
+
+/// How long people have to answer in a drill, if the step says nothing else.
+const DRILL_PATIENCE: Duration = Duration::from_secs(30 * 60);
+
+/// What attempts of a run share.
+pub(super) struct Executor {
+    plan: Arc<Plan>,
+    registry: Arc<Registry>,
+    run: RunId,
+    incident_at: Timestamp,
+    /// The directory of the run's state.
+    dir: PathBuf,
+    resources: Arc<BTreeMap<String, Resource>>,
+    named_secrets: Arc<BTreeMap<String, SecretRef>>,
+    secrets: Arc<Secrets>,
+    output: Arc<dyn OutputSink>,
+    messages: mpsc::Sender<Message>,
+    running: HashMap<StepId, CancellationToken>,
+}
+
+/// What an executor is made from.
+pub(super) struct ExecutorParts {
+    pub(super) plan: Arc<Plan>,
+    pub(super) registry: Arc<Registry>,
+    pub(super) run: RunId,
+    pub(super) incident_at: Timestamp,
+    pub(super) dir: PathBuf,
+    pub(super) secrets: Arc<Secrets>,
+    pub(super) output: Arc<dyn OutputSink>,
+    pub(super) messages: mpsc::Sender<Message>,
+}
+
+/// One attempt as the dispatcher wants it.
+pub(super) struct Launch {
+    pub(super) position: usize,
+    pub(super) attempt: Attempt,
+    pub(super) with: Value,
+    pub(super) probe: bool,
+    pub(super) recorded: Map<String, Value>,
+}
+
+impl Executor {
+    pub(super) fn new(parts: ExecutorParts) -> Self {
+        let ExecutorParts { plan, registry, run, incident_at, dir, secrets, output, messages } = parts;
+        Self {
+            resources: Arc::new(plan.resources.clone()),
+            named_secrets: Arc::new(plan.secrets.clone()),
+            plan,
+            registry,
+            run,
+            incident_at,
+            dir,
+            secrets,
+            output,
+            messages,
+            running: HashMap::new(),
+        }
+    }
+
+    /// Starts an attempt whose start is durable. Its end arrives as a message.
+    pub(super) fn launch(&mut self, launch: Launch) {
+        let plan = Arc::clone(&self.plan);
+        let step = &plan.steps[launch.position];
+        let cancel = CancellationToken::new();
+        self.running.insert(step.id.clone(), cancel.clone());
+        let messages = self.messages.clone();
+        let (id, attempt) = (step.id.clone(), launch.attempt);
+        let work = self.prepare(step, launch, &cancel);
+        let limit = self.time_limit(step);
+        tokio::spawn(async move {
+            let result = match work {
+                Ok(work) => work.carry_out(limit, &cancel).await,
+                Err(error) => failed(&error),
+            };
+            // If nobody listens, the engine is ending and finds the attempt in the journal on resume.
+            let _ = messages.send(Message::Ended { step: id, attempt, result }).await;
+        });
+    }
+
+    /// Tells an attempt to end.
+    pub(super) fn end(&mut self, position: usize) {
+        if let Some(cancel) = self.running.get(&self.plan.steps[position].id) {
+            cancel.cancel();
+        }
+    }
+
+    /// Tells every attempt to end.
+    pub(super) fn end_all(&mut self) {
+        self.running.values().for_each(CancellationToken::cancel);
+    }
+
+    /// Takes note that an attempt has ended.
+    pub(super) fn ended(&mut self, step: &StepId) {
+        self.running.remove(step);
+    }
+
+    /// Says whether any attempt runs.
+    pub(super) fn is_busy(&self) -> bool {
+        !self.running.is_empty()
+    }
+
+    fn time_limit(&self, step: &PlannedStep) -> Option<Duration> {
+        let people = self.registry.spec(&step.uses).is_some_and(|spec| spec.waits_for_people);
+        let patience = (people && self.plan.mode == Mode::Drill).then_some(DRILL_PATIENCE);
+        step.timeout.map(|limit| limit.0).or(patience)
+    }
+
+    fn prepare(
+        &self,
+        step: &PlannedStep,
+        launch: Launch,
+        cancel: &CancellationToken,
+    ) -> Result<Work, StepError> {
+        let kind = self
+            .registry
+            .kind(&step.uses)
+            .ok_or_else(|| StepError::permanent(code::LB0309, format!("no step kind `{}`", step.uses)))?;
+        let context = StepContext::new(StepParts {
+            info: self.info(step, launch.attempt)?,
+            cancel: cancel.clone(),
+            with: launch.with,
+            resources: Arc::clone(&self.resources),
+            named_secrets: Arc::clone(&self.named_secrets),
+            secrets: Arc::clone(&self.secrets),
+            recorded: launch.recorded,
+            link: Arc::new(AttemptLink {
+                step: step.id.clone(),
+                attempt: launch.attempt,
+                messages: self.messages.clone(),
+                output: Arc::clone(&self.output),
+                last_progress: Mutex::new(None),
+            }),
+        });
+        Ok(Work { kind, context, probe: launch.probe })
+    }
+
+    fn info(&self, step: &PlannedStep, attempt: Attempt) -> Result<StepInfo, StepError> {
+        let work_dir = self.dir.join("work").join(step.id.as_str());
+        std::fs::create_dir_all(&work_dir).map_err(|error| {
+            StepError::transient(code::LB0352, format!("cannot create `{}`", work_dir.display()))
+                .help("make room or mend the permissions of the state directory")
+                .caused_by(&error)
+        })?;
+        Ok(StepInfo {
+            run: self.run,
+            runbook: self.plan.runbook.clone(),
+            environment: self.plan.environment.clone(),
+            protected: self.plan.protected,
+            mode: self.plan.mode,
+            step: step.id.clone(),
+            attempt,
+            retries: step.retry.attempts > 1,
+            incident_at: self.incident_at,
+            project_dir: self.plan.project_dir.clone(),
+            work_dir,
+            children_lock: self.dir.join("children.lock"),
+        })
+    }
+}
+
+/// One attempt, ready to run.
+struct Work {
+    kind: Arc<dyn StepKind>,
+    context: StepContext,
+    probe: bool,
+}
+
+impl Work {
+    async fn carry_out(self, limit: Option<Duration>, cancel: &CancellationToken) -> AttemptResult {
+        let id = self.context.info.step.clone();
+        // A task of its own, so that a panic in a step is a failure of that step only.
+        let mut task = tokio::spawn(async move { self.perform().await });
+        let joined = tokio::select! {
+            joined = &mut task => Some(joined),
+            () = expiry(limit) => None,
+            () = cancel.cancelled() => {
+                return match tokio::time::timeout(GRACE, &mut task).await {
+                    Ok(Ok(Ok(done))) => AttemptResult::Succeeded { done },
+                    _ => { task.abort(); AttemptResult::Interrupted }
+                };
+            }
+        };
+        match joined {
+            Some(Ok(Ok(done))) => AttemptResult::Succeeded { done },
+            Some(Ok(Err(error))) => failed(&error),
+            Some(Err(panic)) => failed(&panicked(&panic)),
+            None => {
+                cancel.cancel();
+                if let Ok(Ok(Ok(done))) = tokio::time::timeout(GRACE, &mut task).await {
+                    return AttemptResult::Succeeded { done };
+                }
+                task.abort();
+                timed_out(id.as_str(), limit.unwrap_or_default())
+            }
+        }
+    }
+
+    async fn perform(self) -> Result<Done, StepError> {
+        if self.probe
+            && let Probe::Done(done) = self.kind.probe(&self.context).await?
+        {
+            return Ok(done);
+        }
+        self.kind.run(&self.context).await
+    }
+}
+
+async fn expiry(limit: Option<Duration>) {
+    match limit {
+        Some(limit) => tokio::time::sleep(limit).await,
+        None => std::future::pending().await,
+    }
+}
+
+fn failed(error: &StepError) -> AttemptResult {
+    AttemptResult::Failed { failure: error.to_failure(), checks: error.checks.clone() }
+}
+
+fn panicked(error: &tokio::task::JoinError) -> StepError {
+    StepError::uncertain(code::LB0350, "the step ended through a defect in Lifeboat")
+        .help("report it with the output of `lifeboat logs RUN`; the system may be half changed")
+        .caused_by(error)
+}
+
+fn timed_out(id: &str, limit: Duration) -> AttemptResult {
+    let failure = Failure {
+        kind: FailureKind::Uncertain,
+        code: code::LB0302.id.to_owned(),
+        message: format!("`{id}` did not end within {}", humantime::format_duration(limit)),
+        help: Some(
+            "see its output with `lifeboat logs`; a step that is merely slow needs a longer `timeout`".into(),
+        ),
+        causes: Vec::new(),
+    };
+    AttemptResult::Failed { failure, checks: Vec::new() }
+}

@@ -1,0 +1,177 @@
+//! The way from an attempt to the dispatcher.
+
+use std::sync::{Arc, Mutex};
+use std::time::{Duration, Instant};
+
+use async_trait::async_trait;
+use serde_json::Value;
+use tokio::sync::{mpsc, oneshot};
+
+use crate::code;
+use crate::model::event::{Answer, AttemptResult, Question};
+use crate::model::evidence::{Created, Progress, Stream};
+use crate::model::ids::{Attempt, StepId};
+use crate::redact::Redactor;
+use crate::step::{StepError, StepLink};
+
+/// What attempts send to the driver.
+#[derive(Debug)]
+pub(super) enum Message {
+    Ended {
+        step: StepId,
+        attempt: Attempt,
+        result: AttemptResult,
+    },
+    /// The reply comes when the fact is durable.
+    Record {
+        step: StepId,
+        key: String,
+        value: Value,
+        reply: oneshot::Sender<()>,
+    },
+    Created {
+        step: StepId,
+        thing: Created,
+        reply: oneshot::Sender<()>,
+    },
+    Asked {
+        step: StepId,
+        question: Question,
+        reply: oneshot::Sender<Answer>,
+    },
+    Progressed {
+        step: StepId,
+        attempt: Attempt,
+        progress: Progress,
+    },
+    Line {
+        step: StepId,
+        attempt: Attempt,
+        stream: Stream,
+        line: String,
+    },
+    Removed {
+        id: String,
+        proof: String,
+        removed: bool,
+    },
+    CleanedUp,
+}
+
+impl Message {
+    /// Returns the message without secrets. Lines come clean from the [`OutputSink`].
+    pub(super) fn cleaned(self, redactor: &Redactor) -> Self {
+        match self {
+            Self::Ended { step, attempt, result } => {
+                let result = redactor.clean(result).unwrap_or_else(|error| spoiled(&error));
+                Self::Ended { step, attempt, result }
+            }
+            Self::Record { step, key, mut value, reply } => {
+                redactor.value(&mut value);
+                Self::Record { step, key, value, reply }
+            }
+            Self::Asked { step, mut question, reply } => {
+                question.message = redactor.text(&question.message).into_owned();
+                Self::Asked { step, question, reply }
+            }
+            Self::Progressed { step, attempt, mut progress } => {
+                progress.note = redactor.text(&progress.note).into_owned();
+                Self::Progressed { step, attempt, progress }
+            }
+            other => other,
+        }
+    }
+}
+
+/// What is left of a result that cannot be told without its secrets.
+fn spoiled(error: &serde_json::Error) -> AttemptResult {
+    let failure = StepError::uncertain(code::LB0353, "the result of the step is made of secrets")
+        .help("its work may be done; do not return secrets as outputs")
+        .caused_by(error)
+        .to_failure();
+    AttemptResult::Failed { failure, checks: Vec::new() }
+}
+
+/// Where lines of output go before anything else: redacted there, and stored whole.
+pub trait OutputSink: Send + Sync {
+    /// Stores a line and returns it with secrets removed.
+    fn line(&self, step: &StepId, attempt: Attempt, stream: Stream, line: &str) -> String;
+}
+
+/// Progress more often than this is of no use to anybody.
+const PROGRESS_INTERVAL: Duration = Duration::from_millis(250);
+
+/// The link of one attempt.
+pub(super) struct AttemptLink {
+    pub(super) step: StepId,
+    pub(super) attempt: Attempt,
+    pub(super) messages: mpsc::Sender<Message>,
+    pub(super) output: Arc<dyn OutputSink>,
+    pub(super) last_progress: Mutex<Option<Instant>>,
+}
+
+impl AttemptLink {
+    async fn send<T>(
+        &self,
+        message: impl FnOnce(oneshot::Sender<T>) -> Message + Send,
+    ) -> Result<T, StepError> {
+        let (reply, answer) = oneshot::channel();
+        self.messages.send(message(reply)).await.map_err(|_| closed())?;
+        answer.await.map_err(|_| closed())
+    }
+
+    fn progress_is_due(&self) -> bool {
+        let Ok(mut last) = self.last_progress.lock() else { return false };
+        let due = last.is_none_or(|at| at.elapsed() >= PROGRESS_INTERVAL);
+        if due {
+            *last = Some(Instant::now());
+        }
+        due
+    }
+}
+
+fn closed() -> StepError {
+    StepError::uncertain(code::LB0351, "the journal takes nothing more, so this step must not go on")
+        .help("`lifeboat status RUN` says why; `lifeboat resume RUN` goes on when that is mended")
+}
+
+#[async_trait]
+impl StepLink for AttemptLink {
+    fn progress(&self, progress: Progress) {
+        let complete = progress.total.is_some_and(|total| progress.done >= total);
+        if self.progress_is_due() || complete {
+            // Losing one is harmless: the next says more.
+            let _ = self.messages.try_send(Message::Progressed {
+                step: self.step.clone(),
+                attempt: self.attempt,
+                progress,
+            });
+        }
+    }
+
+    fn line(&self, stream: Stream, line: &str) {
+        let line = self.output.line(&self.step, self.attempt, stream, line);
+        // The line is in the step's file; only its live display can be lost.
+        let _ = self.messages.try_send(Message::Line {
+            step: self.step.clone(),
+            attempt: self.attempt,
+            stream,
+            line,
+        });
+    }
+
+    async fn record(&self, key: &str, value: Value) -> Result<(), StepError> {
+        let (step, key) = (self.step.clone(), key.to_owned());
+        self.send(|reply| Message::Record { step, key, value, reply }).await
+    }
+
+    async fn created(&self, thing: Created) -> Result<(), StepError> {
+        let step = self.step.clone();
+        self.send(|reply| Message::Created { step, thing, reply }).await
+    }
+
+    async fn ask(&self, question: Question) -> Result<Answer, StepError> {
+        let step = self.step.clone();
+        self.send(|reply| Message::Asked { step, question, reply }).await
+    }
+}

@@ -1,0 +1,18 @@
+//! Executes plans.
+//!
+//! The [`Dispatcher`] alone owns the [`RunState`]: it turns inputs into events and actions, is synchronous and does
+//! no I/O. The [`driver`] makes its events durable, performs its actions and feeds it what happens. The executor
+//! runs attempts and talks to the dispatcher through messages only.
+
+pub mod cleanup;
+mod dispatcher;
+pub mod driver;
+mod executor;
+mod link;
+mod names;
+mod retry;
+mod settle;
+mod state;
+
+pub use dispatcher::{Action, Dispatcher, Input, Situation};
+pub use state::{Phase, RunState, StepPhase, StepState};

@@ -1,0 +1,289 @@
+use std::collections::HashMap;
+use std::fs::{self, File, OpenOptions};
+use std::io::{self, Write};
+use std::os::unix::fs::OpenOptionsExt;
+use std::path::{Path, PathBuf};
+use std::sync::{Arc, Mutex, PoisonError};
+
+use super::error::Error;
+use crate::model::{Attempt, StepId, Stream};
+
+/// How much of a stream is kept from its beginning.
+const HEAD: u64 = 4 << 20;
+
+/// How much is kept in each of the two files that take turns at its end.
+const TAIL: u64 = 2 << 20;
+
+/// Each tail file begins with a line of this length that says where in the stream it begins.
+const MARK: u64 = 31;
+
+/// What steps write to stdout and stderr, in `<step>/<attempt>/stdout` and `stderr`.
+///
+/// The first 4 MiB of each are kept, and the last 2 to 4 MiB beside them in `stdout.tail.old` and `stdout.tail`, each
+/// of which says at which byte it begins. Lines must be redacted before they come here. May be shared by threads.
+#[derive(Debug)]
+pub struct OutputFiles {
+    dir: PathBuf,
+    limits: Limits,
+    open: Mutex<HashMap<Key, Arc<Mutex<Capped>>>>,
+}
+
+type Key = (StepId, Attempt, Stream);
+
+#[derive(Clone, Copy, Debug)]
+struct Limits {
+    head: u64,
+    tail: u64,
+}
+
+impl OutputFiles {
+    pub(super) fn at(dir: PathBuf) -> Self {
+        Self { dir, limits: Limits { head: HEAD, tail: TAIL }, open: Mutex::default() }
+    }
+
+    /// Returns the directory of one attempt; it exists once there is a line.
+    pub fn attempt_dir(&self, step: &StepId, attempt: Attempt) -> PathBuf {
+        self.dir.join(step.as_str()).join(attempt.to_string())
+    }
+
+    /// Appends a line and a line break.
+    pub fn line(&self, step: &StepId, attempt: Attempt, stream: Stream, line: &str) -> Result<(), Error> {
+        let capped = self.capped(step, attempt, stream)?;
+        let mut capped = capped.lock().unwrap_or_else(PoisonError::into_inner);
+        capped.line(line).map_err(Error::io("write", &capped.path))
+    }
+
+    /// Closes the files of an attempt that has ended.
+    pub fn close(&self, step: &StepId, attempt: Attempt) {
+        let mut open = self.open.lock().unwrap_or_else(PoisonError::into_inner);
+        open.retain(|(of, number, _), _| (of, *number) != (step, attempt));
+    }
+
+    /// Reads what was kept of a stream; a line says where and how much was left out. Empty if there was no output.
+    pub fn read(&self, step: &StepId, attempt: Attempt, stream: Stream) -> Result<Vec<u8>, Error> {
+        let path = self.attempt_dir(step, attempt).join(name(stream));
+        read(&path).map_err(Error::io("read", &path))
+    }
+
+    fn capped(&self, step: &StepId, attempt: Attempt, stream: Stream) -> Result<Arc<Mutex<Capped>>, Error> {
+        let mut open = self.open.lock().unwrap_or_else(PoisonError::into_inner);
+        let key = (step.clone(), attempt, stream);
+        if let Some(capped) = open.get(&key) {
+            return Ok(Arc::clone(capped));
+        }
+        let dir = self.attempt_dir(step, attempt);
+        fs::create_dir_all(&dir).map_err(Error::io("create", &dir))?;
+        let path = dir.join(name(stream));
+        let capped = Capped::open(path.clone(), self.limits).map_err(Error::io("open", &path))?;
+        let capped = Arc::new(Mutex::new(capped));
+        open.insert(key, Arc::clone(&capped));
+        Ok(capped)
+    }
+}
+
+fn name(stream: Stream) -> &'static str {
+    match stream {
+        Stream::Stdout => "stdout",
+        Stream::Stderr => "stderr",
+    }
+}
+
+/// One stream of one attempt.
+#[derive(Debug)]
+struct Capped {
+    path: PathBuf,
+    limits: Limits,
+    /// The file that takes the next line.
+    file: File,
+    /// Its length.
+    len: u64,
+    in_tail: bool,
+    /// All that ever came.
+    total: u64,
+}
+
+impl Capped {
+    /// Opens the files where an earlier process left them.
+    fn open(path: PathBuf, limits: Limits) -> io::Result<Self> {
+        let tail = tail(&path);
+        if tail.exists() {
+            let content = fs::read(&tail)?;
+            let (file, len) = (append_to(&tail)?, content.len() as u64);
+            let total = begin(&content).unwrap_or(limits.head) + len.saturating_sub(MARK);
+            return Ok(Self { path, limits, file, len, in_tail: true, total });
+        }
+        let file = append_to(&path)?;
+        let len = file.metadata()?.len();
+        Ok(Self { path, limits, file, len, in_tail: false, total: len })
+    }
+
+    fn line(&mut self, line: &str) -> io::Result<()> {
+        let size = line.len() as u64 + 1;
+        if !self.in_tail && self.len + size > self.limits.head {
+            writeln!(
+                self.file,
+                "[lifeboat: {} bytes are kept here; of the rest only the end, in {}]",
+                self.len,
+                tail(&self.path).file_name().unwrap_or_default().display()
+            )?;
+            self.begin_tail()?;
+        } else if self.in_tail && self.len > MARK && self.len + size > MARK + self.limits.tail {
+            fs::rename(tail(&self.path), old_tail(&self.path))?;
+            self.begin_tail()?;
+        }
+        self.file.write_all(format!("{line}\n").as_bytes())?;
+        self.len += size;
+        self.total += size;
+        Ok(())
+    }
+
+    fn begin_tail(&mut self) -> io::Result<()> {
+        self.file = append_to(&tail(&self.path))?;
+        let mark = format!("[from byte {:018}]\n", self.total);
+        self.file.write_all(mark.as_bytes())?;
+        self.len = mark.len() as u64;
+        self.in_tail = true;
+        Ok(())
+    }
+}
+
+fn append_to(path: &Path) -> io::Result<File> {
+    OpenOptions::new().append(true).create(true).mode(0o600).open(path)
+}
+
+fn tail(path: &Path) -> PathBuf {
+    path.with_extension("tail")
+}
+
+fn old_tail(path: &Path) -> PathBuf {
+    path.with_extension("tail.old")
+}
+
+/// Where in the stream a tail begins.
+fn begin(content: &[u8]) -> Option<u64> {
+    let digits = content.strip_prefix(b"[from byte ")?.get(..18)?;
+    std::str::from_utf8(digits).ok()?.parse().ok()
+}
+
+fn read(path: &Path) -> io::Result<Vec<u8>> {
+    let mut whole = read_or_empty(path)?;
+    let mut position = None;
+    for part in [old_tail(path), tail(path)] {
+        let content = read_or_empty(&part)?;
+        let Some(begin) = begin(&content) else { continue };
+        // The note at the end of the head is not part of the stream.
+        let reached = position.unwrap_or_else(|| stream_length_of_head(&whole));
+        if begin > reached {
+            let gap = format!("[lifeboat: {} bytes are left out here]\n", begin - reached);
+            whole.extend_from_slice(gap.as_bytes());
+        }
+        let kept = &content[MARK as usize..];
+        position = Some(begin + kept.len() as u64);
+        whole.extend_from_slice(kept);
+    }
+    Ok(whole)
+}
+
+fn stream_length_of_head(head: &[u8]) -> u64 {
+    let note = b"[lifeboat: ";
+    let last_line =
+        head[..head.len().saturating_sub(1)].iter().rposition(|b| *b == b'\n').map_or(0, |at| at + 1);
+    if head[last_line..].starts_with(note) { last_line as u64 } else { head.len() as u64 }
+}
+
+fn read_or_empty(path: &Path) -> io::Result<Vec<u8>> {
+    match fs::read(path) {
+        Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(Vec::new()),
+        other => other,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const OUT: Stream = Stream::Stdout;
+
+    fn files(dir: &Path, head: u64, tail: u64) -> OutputFiles {
+        OutputFiles { limits: Limits { head, tail }, ..OutputFiles::at(dir.to_owned()) }
+    }
+
+    fn step() -> StepId {
+        StepId::new("base").unwrap()
+    }
+
+    fn text(files: &OutputFiles) -> String {
+        String::from_utf8(files.read(&step(), 1, OUT).unwrap()).unwrap()
+    }
+
+    #[test]
+    fn short_output_is_kept_as_it_is_and_apart() {
+        let dir = tempfile::tempdir().unwrap();
+        let files = files(dir.path(), HEAD, TAIL);
+        files.line(&step(), 1, OUT, "one").unwrap();
+        files.line(&step(), 1, Stream::Stderr, "oops").unwrap();
+        files.line(&step(), 2, OUT, "again").unwrap();
+        files.line(&step(), 1, OUT, "").unwrap();
+        assert_eq!(text(&files), "one\n\n");
+        assert_eq!(files.read(&step(), 1, Stream::Stderr).unwrap(), b"oops\n");
+        assert_eq!(fs::read(files.attempt_dir(&step(), 2).join("stdout")).unwrap(), b"again\n");
+        assert_eq!(files.read(&step(), 3, OUT).unwrap(), b"");
+    }
+
+    #[test]
+    fn long_output_keeps_its_beginning_and_end_and_says_what_is_missing() {
+        let dir = tempfile::tempdir().unwrap();
+        let files = files(dir.path(), 30, 20);
+        for n in 0..100 {
+            files.line(&step(), 1, OUT, &format!("line{n:04}")).unwrap();
+        }
+        let expected = "line0000\nline0001\nline0002\n\
+                        [lifeboat: 27 bytes are kept here; of the rest only the end, in stdout.tail]\n\
+                        [lifeboat: 846 bytes are left out here]\n\
+                        line0097\nline0098\nline0099\n";
+        // Of the tails, which take two lines each, one and a half: 3 + 94 left out + 3 = 100 lines of nine bytes.
+        assert_eq!(text(&files), expected);
+    }
+
+    #[test]
+    fn nothing_is_left_out_as_long_as_it_fits() {
+        let dir = tempfile::tempdir().unwrap();
+        let files = files(dir.path(), 30, 20);
+        for n in 0..6 {
+            files.line(&step(), 1, OUT, &format!("line{n:04}")).unwrap();
+        }
+        assert!(!text(&files).contains("left out"), "{}", text(&files));
+        assert!(text(&files).contains("line0003\nline0004\nline0005\n"));
+    }
+
+    #[test]
+    fn a_later_process_goes_on_where_the_earlier_stopped() {
+        let (one, two) = (tempfile::tempdir().unwrap(), tempfile::tempdir().unwrap());
+        let whole = files(one.path(), 30, 20);
+        for n in 0..50 {
+            whole.line(&step(), 1, OUT, &format!("line{n:04}")).unwrap();
+            // Opened anew for each line.
+            files(two.path(), 30, 20).line(&step(), 1, OUT, &format!("line{n:04}")).unwrap();
+        }
+        assert_eq!(text(&whole), text(&files(two.path(), 30, 20)));
+    }
+
+    #[test]
+    fn lines_of_several_threads_stay_whole() {
+        let dir = tempfile::tempdir().unwrap();
+        let files = files(dir.path(), HEAD, TAIL);
+        std::thread::scope(|scope| {
+            for thread in 0..4 {
+                let files = &files;
+                scope.spawn(move || {
+                    for n in 0..200 {
+                        files.line(&step(), 1, OUT, &format!("{thread} {n} end")).unwrap();
+                    }
+                });
+            }
+        });
+        files.close(&step(), 1);
+        assert_eq!(text(&files).lines().count(), 800);
+        assert!(text(&files).lines().all(|line| line.ends_with(" end") && line.matches(' ').count() == 2));
+    }
+}

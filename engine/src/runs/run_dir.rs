@@ -1,0 +1,92 @@
+use std::path::{Path, PathBuf};
+
+use super::durable;
+use super::error::{Candidate, Error};
+use super::inbox::Inbox;
+use super::output::OutputFiles;
+use super::owner::{Holder, RunLock};
+use crate::clock::Clock;
+use crate::journal;
+use crate::model::RunId;
+
+/// The directory of one run.
+#[derive(Clone, Debug)]
+pub struct RunDir {
+    id: RunId,
+    path: PathBuf,
+}
+
+impl RunDir {
+    pub(super) fn at(runs: &Path, id: RunId) -> Self {
+        Self { id, path: runs.join(id.to_string()) }
+    }
+
+    pub(super) fn create(runs: &Path, id: RunId) -> Result<Self, Error> {
+        let dir = Self::at(runs, id);
+        durable::private_dir(&dir.path)?;
+        for name in ["inbox", "output", "work"] {
+            durable::private_dir(&dir.path.join(name))?;
+        }
+        for name in ["lock", "children.lock"] {
+            durable::lock_file(&dir.path.join(name))?;
+        }
+        durable::sync_dir(&dir.path)?;
+        Ok(dir)
+    }
+
+    /// Returns the run's id.
+    pub fn id(&self) -> RunId {
+        self.id
+    }
+
+    /// Returns the directory, in which the journal lies too.
+    pub fn path(&self) -> &Path {
+        &self.path
+    }
+
+    /// Returns the file on which every child of the run holds a shared lock.
+    pub fn children_lock(&self) -> PathBuf {
+        self.path.join("children.lock")
+    }
+
+    /// Takes the run for this process.
+    pub fn lock(&self, clock: &dyn Clock) -> Result<RunLock, Error> {
+        RunLock::acquire(self, clock)
+    }
+
+    /// Returns the process that owns the run now, if any does.
+    pub fn owner(&self) -> Result<Option<Holder>, Error> {
+        RunLock::holder(self)
+    }
+
+    /// Returns the place where other processes leave requests.
+    pub fn inbox(&self) -> Inbox {
+        Inbox::at(self.path.join("inbox"))
+    }
+
+    /// Returns the place where output of steps is kept.
+    pub fn output(&self) -> OutputFiles {
+        OutputFiles::at(self.path.join("output"))
+    }
+
+    /// Returns whether the run has not ended. A run that was never declared, or whose journal does not exist, is not
+    /// open: nothing was started in it.
+    pub fn is_open(&self) -> Result<bool, Error> {
+        match journal::Reader::open(&self.path).and_then(|reader| reader.is_finished()) {
+            Ok(finished) => Ok(!finished),
+            Err(journal::Error::Missing { .. } | journal::Error::Empty { .. }) => Ok(false),
+            Err(error) => Err(error.into()),
+        }
+    }
+
+    /// Describes the run for people who must choose; a journal that cannot be read makes it open.
+    pub(super) fn candidate(&self) -> Candidate {
+        let what = journal::Reader::open(&self.path)
+            .map(|reader| {
+                let plan = &reader.header().plan;
+                format!("{}@{}", plan.runbook, plan.environment)
+            })
+            .unwrap_or_default();
+        Candidate { run: self.id, what, open: self.is_open().unwrap_or(true) }
+    }
+}

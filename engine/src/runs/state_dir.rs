@@ -1,0 +1,216 @@
+use std::fs;
+use std::os::unix::fs::{DirBuilderExt, MetadataExt};
+use std::path::{Path, PathBuf};
+
+use super::durable;
+use super::error::Error;
+use super::run_dir::RunDir;
+use crate::model::RunId;
+
+/// Tells what a directory lies on and who asks; injected, because tests cannot mount.
+pub trait FileSystemProbe {
+    /// Returns the magic number of the file system, as `statfs` gives it.
+    fn file_system(&self, path: &Path) -> std::io::Result<u64>;
+    /// Returns the effective user id of this process.
+    fn user(&self) -> u32;
+}
+
+/// Asks the system.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct SystemProbe;
+
+impl FileSystemProbe for SystemProbe {
+    fn file_system(&self, path: &Path) -> std::io::Result<u64> {
+        let stat = rustix::fs::statfs(path)?;
+        // Magic numbers have 32 bits, which some systems sign.
+        Ok(u64::from(stat.f_type as u32))
+    }
+
+    fn user(&self) -> u32 {
+        rustix::process::geteuid().as_raw()
+    }
+}
+
+/// File systems on which locks or shared memory cannot be relied on.
+const REMOTE: &[(u64, &str)] = &[
+    (0x6969, "NFS"),
+    (0x517B, "SMB"),
+    (0xFE53_4D42, "SMB"),
+    (0xFF53_4D42, "CIFS"),
+    (0x564C, "NCP"),
+    (0x7375_7245, "Coda"),
+    (0x5346_414F, "AFS"),
+    (0x6B41_4653, "AFS"),
+    (0x0102_1997, "9p"),
+    (0x6573_5546, "FUSE"),
+    (0x00C3_6400, "Ceph"),
+    (0x0116_1970, "GFS2"),
+    (0x7461_636F, "OCFS2"),
+    (0x0BD0_0BD0, "Lustre"),
+    (0x4750_4653, "GPFS"),
+    (0x1983_0326, "BeeGFS"),
+    (0x786F_4256, "a shared folder of VirtualBox"),
+];
+
+/// The directory that holds the state of all runs of a project.
+#[derive(Clone, Debug)]
+pub struct StateDir {
+    root: PathBuf,
+}
+
+impl StateDir {
+    /// Opens the directory, made if it is missing.
+    ///
+    /// Refuses one that belongs to another user, that others may enter, or that lies on a network file system: locks
+    /// and the journal would not hold there.
+    pub fn open(root: &Path, probe: &dyn FileSystemProbe) -> Result<Self, Error> {
+        if !root.exists() {
+            create(root)?;
+        }
+        // Commands run in other directories must find the same one.
+        let root = fs::canonicalize(root).map_err(Error::io("open", root))?;
+        check(&root, probe)?;
+        for name in ["runs", "locks"] {
+            durable::private_dir(&root.join(name))?;
+        }
+        Ok(Self { root })
+    }
+
+    /// Returns its path, absolute.
+    pub fn path(&self) -> &Path {
+        &self.root
+    }
+
+    /// Makes the directory of a new run.
+    pub fn create_run(&self, run: RunId) -> Result<RunDir, Error> {
+        RunDir::create(&self.runs_dir(), run)
+    }
+
+    /// Opens the directory of a run.
+    pub fn run(&self, run: RunId) -> Result<RunDir, Error> {
+        let dir = RunDir::at(&self.runs_dir(), run);
+        if dir.path().is_dir() {
+            Ok(dir)
+        } else {
+            Err(Error::NoSuchRun { text: run.to_string(), known: self.newest(5)? })
+        }
+    }
+
+    /// Returns all runs, newest first. A name that is no run id is left out.
+    pub fn runs(&self) -> Result<Vec<RunDir>, Error> {
+        let dir = self.runs_dir();
+        let mut runs = Vec::new();
+        for entry in fs::read_dir(&dir).map_err(Error::io("read", &dir))? {
+            let name = entry.map_err(Error::io("read", &dir))?.file_name();
+            runs.extend(name.to_str().and_then(|name| name.parse().ok()).map(|run| RunDir::at(&dir, run)));
+        }
+        runs.sort_by_key(|run| std::cmp::Reverse(run.id()));
+        Ok(runs)
+    }
+
+    pub(super) fn runs_dir(&self) -> PathBuf {
+        self.root.join("runs")
+    }
+
+    pub(super) fn locks_dir(&self) -> PathBuf {
+        self.root.join("locks")
+    }
+}
+
+fn create(root: &Path) -> Result<(), Error> {
+    fs::DirBuilder::new().recursive(true).mode(0o700).create(root).map_err(Error::io("create", root))?;
+    durable::sync_dir(root.parent().filter(|parent| parent.is_dir()).unwrap_or(Path::new(".")))
+}
+
+fn check(root: &Path, probe: &dyn FileSystemProbe) -> Result<(), Error> {
+    let refused = |reason: String, help: String| Err(Error::Refused { path: root.to_owned(), reason, help });
+    let metadata = fs::metadata(root).map_err(Error::io("read", root))?;
+    if !metadata.is_dir() {
+        let help = "name another place with `state:` in lifeboat.yaml".to_owned();
+        return refused("it is not a directory".to_owned(), help);
+    }
+    if metadata.uid() != probe.user() {
+        let reason = format!("it belongs to user {}, and this is user {}", metadata.uid(), probe.user());
+        return refused(reason, "run lifeboat as the user that owns the state directory".to_owned());
+    }
+    if metadata.mode() & 0o077 != 0 {
+        let reason = format!("others may enter it (mode {:04o})", metadata.mode() & 0o7777);
+        return refused(reason, format!("`chmod 700 {}`", root.display()));
+    }
+    let magic = probe.file_system(root).map_err(Error::io("look at the file system of", root))?;
+    if let Some((_, name)) = REMOTE.iter().find(|(known, _)| *known == magic) {
+        let reason = format!("it lies on {name}, where locks and the journal cannot be relied on");
+        let help = "name a directory on a local disk with `state:` in lifeboat.yaml".to_owned();
+        return refused(reason, help);
+    }
+    Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::os::unix::fs::PermissionsExt;
+
+    struct Fake {
+        magic: u64,
+        user: u32,
+    }
+
+    impl FileSystemProbe for Fake {
+        fn file_system(&self, _: &Path) -> std::io::Result<u64> {
+            Ok(self.magic)
+        }
+        fn user(&self) -> u32 {
+            self.user
+        }
+    }
+
+    fn me() -> u32 {
+        SystemProbe.user()
+    }
+
+    #[test]
+    fn a_missing_directory_is_made_for_its_owner_alone() {
+        let outer = tempfile::tempdir().unwrap();
+        let root = outer.path().join("var/lifeboat");
+        let state = StateDir::open(&root, &SystemProbe).unwrap();
+        assert_eq!(fs::metadata(state.path()).unwrap().mode() & 0o7777, 0o700);
+        StateDir::open(&root, &SystemProbe).unwrap();
+    }
+
+    #[test]
+    fn foreign_open_and_remote_directories_are_refused() {
+        let dir = tempfile::tempdir().unwrap();
+        fs::set_permissions(dir.path(), fs::Permissions::from_mode(0o700)).unwrap();
+        let refusal = |magic, user| match StateDir::open(dir.path(), &Fake { magic, user }) {
+            Err(error @ Error::Refused { .. }) => error.to_string(),
+            other => panic!("not refused: {other:?}"),
+        };
+        assert!(refusal(0x6969, me()).contains("NFS"));
+        assert!(refusal(0x6573_5546, me()).contains("FUSE"));
+        assert!(refusal(0xEF53, me() + 1).contains("belongs to user"));
+        StateDir::open(dir.path(), &Fake { magic: 0xEF53, user: me() }).unwrap();
+
+        fs::set_permissions(dir.path(), fs::Permissions::from_mode(0o750)).unwrap();
+        assert!(refusal(0xEF53, me()).contains("mode 0750"));
+        let file = dir.path().join("file");
+        fs::write(&file, "").unwrap();
+        let error = StateDir::open(&file, &SystemProbe).unwrap_err();
+        assert!(error.to_string().contains("not a directory"), "{error}");
+    }
+
+    #[test]
+    fn runs_are_listed_newest_first() {
+        let dir = tempfile::tempdir().unwrap();
+        let state = StateDir::open(&dir.path().join("state"), &SystemProbe).unwrap();
+        let mut ids: Vec<_> = (0..3).map(|_| RunId::generate()).collect();
+        for id in &ids {
+            state.create_run(*id).unwrap();
+        }
+        fs::create_dir(state.runs_dir().join("lost+found")).unwrap();
+        ids.sort();
+        ids.reverse();
+        let found: Vec<_> = state.runs().unwrap().iter().map(RunDir::id).collect();
+        assert_eq!(found, ids);
+    }
+}

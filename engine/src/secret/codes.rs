@@ -1,0 +1,6 @@
+//! Codes of secrets.
+
+crate::define_codes! {
+    LB0330 "secret cannot be read";
+    LB0331 "secret too short to be removed from output";
+}

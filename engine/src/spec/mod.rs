@@ -1,0 +1,22 @@
+//! What the files of a project say, with positions: nothing is resolved yet, nothing is decided.
+//!
+//! [`Reader`] checks a YAML tree against [`Type`](crate::value::Type)s and collects every problem. On top of it stand
+//! the three documents: [`RunbookSpec`], [`EnvironmentSpec`] and [`ProjectSpec`].
+
+mod environment;
+mod keys;
+mod manager;
+mod project;
+mod reader;
+mod resources;
+mod runbook;
+pub mod schema;
+mod step;
+
+pub use environment::{EnvironmentSpec, ResourceSpec};
+pub use keys::Spanned;
+pub use project::{ProjectSpec, find_project};
+pub use reader::{Reader, Site, SiteKind};
+pub use resources::{RESOURCE_KINDS, resource_fields};
+pub use runbook::{InputSpec, RunbookSpec};
+pub use step::{Body, Common, GroupSpec, ItemSpec, NeedSpec, StepSpec};

@@ -1,0 +1,103 @@
+//! The keys of every kind of resource: one table for the reader, the schema and the reference.
+
+use super::manager::manager_fields;
+use crate::value::{Field, Type};
+
+/// The words that `kind:` takes.
+pub const RESOURCE_KINDS: &[&str] =
+    &["host", "postgres", "redis", "store", "files", "service", "http", "slack", "webhook"];
+
+/// Returns the keys of a kind of resource, `kind`, `access` and `optional` included. Empty for an unknown kind.
+pub fn resource_fields(kind: &str) -> Vec<Field> {
+    let own = match kind {
+        "host" => host(),
+        "postgres" => postgres(),
+        "redis" => redis(),
+        "store" => store(),
+        "files" => files(),
+        "service" => service(),
+        "http" => {
+            vec![Field::required("url", Type::String, "`http://…` or `https://…`, without credentials")]
+        }
+        "slack" | "webhook" => {
+            vec![Field::required("webhook", Type::Secret, "the address; who knows it can post")]
+        }
+        _ => return Vec::new(),
+    };
+    let mut fields = vec![
+        Field::required("kind", Type::choice(RESOURCE_KINDS), "what sort of system it is"),
+        Field::optional("access", Type::choice(&["read", "write"]), "`read` makes writing it an error"),
+        Field::optional("optional", Type::Boolean, "it may be absent in other environments"),
+    ];
+    fields.extend(own);
+    fields
+}
+
+fn host() -> Vec<Field> {
+    vec![
+        Field::optional("local", Type::Boolean, "true for the machine that Lifeboat runs on"),
+        Field::optional("address", Type::String, "name or address of another machine"),
+    ]
+}
+
+fn postgres() -> Vec<Field> {
+    vec![
+        Field::optional("bin_dir", Type::Path, "where `postgres` and its programs are; found if absent"),
+        Field::optional("data_dir", Type::Path, "the data directory, on this machine"),
+        Field::optional(
+            "config_file",
+            Type::Path,
+            "`postgresql.conf`, where it lies outside the data directory",
+        ),
+        Field::optional("host", Type::String, "name or address; absent means the Unix socket"),
+        Field::optional("socket_dir", Type::Path, "the directory of the Unix socket"),
+        Field::optional("port", Type::Integer, "the port, 5432 if absent"),
+        Field::optional("user", Type::String, "the role to connect as"),
+        Field::optional("database", Type::String, "the database of connections that name none"),
+        Field::optional("os_user", Type::String, "the system user that owns the server"),
+        Field::optional("password", Type::Secret, "the role's password"),
+        Field::optional("service", Type::Object(manager_fields()), "who starts it for use"),
+        Field::optional(
+            "heartbeat",
+            Type::Object(vec![
+                Field::required("database", Type::String, "the database it is in"),
+                Field::required("table", Type::String, "the table"),
+                Field::required("column", Type::String, "the column with the time"),
+            ]),
+            "a table that the running system writes the time to",
+        ),
+    ]
+}
+
+fn redis() -> Vec<Field> {
+    vec![
+        Field::required("url", Type::String, "`redis://host:port`, without credentials"),
+        Field::optional("password", Type::Secret, "the server's password"),
+        Field::optional("data_dir", Type::Path, "where its files are, on this machine"),
+        Field::optional("bin_dir", Type::Path, "where `redis-server` is; found if absent"),
+        Field::optional("config_file", Type::Path, "its configuration file"),
+        Field::optional("os_user", Type::String, "the system user that owns the server"),
+        Field::optional("service", Type::Object(manager_fields()), "who starts it for use"),
+    ]
+}
+
+fn store() -> Vec<Field> {
+    vec![
+        Field::required("url", Type::String, "`dir:///path` or `s3://bucket/prefix`"),
+        Field::optional("region", Type::String, "the region of the bucket"),
+        Field::optional("endpoint", Type::String, "the address of an S3-compatible server"),
+    ]
+}
+
+fn files() -> Vec<Field> {
+    vec![
+        Field::required("path", Type::Path, "the directory, on this machine"),
+        Field::optional("owner", Type::String, "the system user that owns restored files"),
+    ]
+}
+
+fn service() -> Vec<Field> {
+    let mut fields = manager_fields();
+    fields.push(Field::optional("ready", Type::String, "an address that answers 2xx when it is ready"));
+    fields
+}

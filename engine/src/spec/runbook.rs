@@ -1,0 +1,281 @@
+use std::collections::BTreeMap;
+use std::ops::Range;
+use std::path::Path;
+use std::sync::Arc;
+
+use super::keys::{Keys, Spanned};
+use super::reader::{Reader, Site};
+use super::step::{ItemSpec, read_items};
+use crate::diagnostic::{Diagnostic, Diagnostics, Source, codes};
+use crate::expr::InputDecl;
+use crate::model::ids::is_plain_id;
+use crate::plan::Objective;
+use crate::resource::{Access, ResourceKind};
+use crate::value::{Span, Type};
+use crate::yaml::{self, Node};
+
+pub(super) const RUNBOOK_KEYS: &[&str] = &[
+    "runbook",
+    "title",
+    "description",
+    "owner",
+    "environments",
+    "objective",
+    "roles",
+    "milestones",
+    "inputs",
+    "outputs",
+    "lock",
+    "steps",
+    "always",
+];
+pub(super) const INPUT_KEYS: &[&str] = &["type", "description", "default", "pattern", "values", "of", "kind"];
+pub(super) const INPUT_TYPES: &[&str] = &[
+    "string",
+    "integer",
+    "number",
+    "boolean",
+    "enum",
+    "duration",
+    "timestamp",
+    "list",
+    "map",
+    "path",
+    "resource",
+];
+
+/// A runbook as written.
+#[derive(Clone, Debug)]
+pub struct RunbookSpec {
+    pub source: Arc<Source>,
+    pub name: Spanned<String>,
+    pub title: String,
+    pub description: Option<String>,
+    pub owner: Option<String>,
+    pub environments: Vec<Spanned<String>>,
+    pub objective: Spanned<Objective>,
+    pub roles: BTreeMap<String, String>,
+    /// Deadlines counted from the incident.
+    pub milestones: BTreeMap<String, Spanned<Span>>,
+    pub inputs: Vec<InputSpec>,
+    pub steps: Vec<ItemSpec>,
+    pub always: Vec<ItemSpec>,
+}
+
+/// A declared input.
+#[derive(Clone, Debug)]
+pub struct InputSpec {
+    pub decl: InputDecl,
+    pub span: Range<usize>,
+    /// The templates in its default.
+    pub sites: Vec<Site>,
+}
+
+impl RunbookSpec {
+    /// Reads a runbook. `None` if it has no name, or is no map at all.
+    pub fn read(source: &Arc<Source>, project_dir: &Path, out: &mut Diagnostics) -> Option<Self> {
+        let root = yaml::parse(source, out)?;
+        let mut reader = Reader::new(source, out, project_dir);
+        let reader = &mut reader;
+        let keys = Keys::new(reader, &root, "a runbook", RUNBOOK_KEYS)?;
+        keys.refuse(
+            reader,
+            &[
+                (
+                    "outputs",
+                    "only a runbook that another one calls has outputs; calling is not supported yet",
+                ),
+                ("lock", "what a run writes is locked without being told"),
+            ],
+        );
+        let name = read_name(reader, &keys, "runbook")?;
+        let title = keys.text(reader, "title").unwrap_or_else(|| name.value.clone());
+        let steps =
+            keys.need(reader, "steps", "the runbook").map(|node| read_items(reader, node, "the runbook"));
+        Some(Self {
+            source: Arc::clone(source),
+            description: keys.text(reader, "description"),
+            owner: keys.text(reader, "owner"),
+            environments: read_environments(reader, &keys),
+            objective: read_objective(reader, &keys),
+            roles: read_roles(reader, &keys),
+            milestones: read_milestones(reader, &keys),
+            inputs: keys.get("inputs").map(|node| read_inputs(reader, node)).unwrap_or_default(),
+            steps: steps.unwrap_or_default(),
+            always: keys.get("always").map(|node| read_items(reader, node, "`always`")).unwrap_or_default(),
+            title,
+            name,
+        })
+    }
+}
+
+/// Reads the name of a runbook or an environment: it is typed in commands and is part of file names.
+pub(super) fn read_name(reader: &mut Reader<'_>, keys: &Keys<'_>, key: &str) -> Option<Spanned<String>> {
+    let node = keys.need(reader, key, &format!("this {key}"))?;
+    let text = reader.text(node)?;
+    let fine = text.starts_with(|c: char| c.is_ascii_lowercase())
+        && text.chars().all(|c| c.is_ascii_lowercase() || c.is_ascii_digit() || matches!(c, '-' | '_'));
+    if !fine {
+        reader.push(
+            Diagnostic::error(codes::LB0110, format!("`{text}` cannot be the name of a {key}"))
+                .at(reader.source, node.span.clone())
+                .help("a lower-case letter, then lower-case letters, digits, `-` and `_`"),
+        );
+    }
+    Some(Spanned::new(text, node.span.clone()))
+}
+
+fn read_environments(reader: &mut Reader<'_>, keys: &Keys<'_>) -> Vec<Spanned<String>> {
+    let Some(node) = keys.need(reader, "environments", "the runbook") else { return Vec::new() };
+    let Some(nodes) = node.sequence() else {
+        reader.wrong(node, "a list of environments");
+        return Vec::new();
+    };
+    if nodes.is_empty() {
+        reader.error(codes::LB0105, "the runbook may run in no environment", &node.span);
+    }
+    nodes.iter().filter_map(|node| Some(Spanned::new(reader.text(node)?, node.span.clone()))).collect()
+}
+
+fn read_objective(reader: &mut Reader<'_>, keys: &Keys<'_>) -> Spanned<Objective> {
+    let Some(entry) = keys.entry("objective") else { return Spanned::new(Objective::default(), 0..0) };
+    let node = &entry.value;
+    let Some(inner) = Keys::new(reader, node, "`objective`", &["rto", "rpo"]) else {
+        return Spanned::new(Objective::default(), node.span.clone());
+    };
+    let objective = Objective { rto: inner.span(reader, "rto"), rpo: inner.span(reader, "rpo") };
+    let span =
+        inner.entry("rto").map_or(entry.key.span.clone(), |rto| rto.key.span.start..rto.value.span.end);
+    Spanned::new(objective, span)
+}
+
+fn read_roles(reader: &mut Reader<'_>, keys: &Keys<'_>) -> BTreeMap<String, String> {
+    let Some(node) = keys.get("roles") else { return BTreeMap::new() };
+    let Some(entries) = node.mapping() else {
+        reader.wrong(node, "a map of roles");
+        return BTreeMap::new();
+    };
+    let read = entries.iter().filter_map(|entry| Some((entry.key.text.clone(), reader.text(&entry.value)?)));
+    read.collect()
+}
+
+fn read_milestones(reader: &mut Reader<'_>, keys: &Keys<'_>) -> BTreeMap<String, Spanned<Span>> {
+    let Some(node) = keys.get("milestones") else { return BTreeMap::new() };
+    let Some(entries) = node.mapping() else {
+        reader.wrong(node, "a map of milestones");
+        return BTreeMap::new();
+    };
+    let read = entries.iter().filter_map(|entry| {
+        let span = reader.duration(&entry.value)?;
+        Some((entry.key.text.clone(), Spanned::new(span, entry.key.span.clone())))
+    });
+    read.collect()
+}
+
+fn read_inputs(reader: &mut Reader<'_>, node: &Node) -> Vec<InputSpec> {
+    let Some(entries) = node.mapping() else {
+        reader.wrong(node, "a map of inputs");
+        return Vec::new();
+    };
+    let mut inputs = Vec::new();
+    for entry in entries {
+        if !is_plain_id(&entry.key.text) {
+            let message = format!("`{}` is not the name of an input", entry.key.text);
+            reader.push(
+                Diagnostic::error(codes::LB0110, message)
+                    .at(reader.source, entry.key.span.clone())
+                    .help("a lower-case letter, then lower-case letters, digits and `_`"),
+            );
+            continue;
+        }
+        inputs.extend(read_input(reader, &entry.key.text, &entry.key.span, &entry.value));
+    }
+    inputs
+}
+
+fn read_input(reader: &mut Reader<'_>, name: &str, span: &Range<usize>, node: &Node) -> Option<InputSpec> {
+    let keys = Keys::new(reader, node, "an input", INPUT_KEYS)?;
+    let ty = input_type(reader, &keys)?;
+    let pattern = read_pattern(reader, &keys, &ty);
+    let before = reader.sites.len();
+    reader.templates = true;
+    let default = keys.get("default").and_then(|node| reader.read(node, &default_type(&ty)));
+    reader.templates = false;
+    let sites = reader.sites.drain(before..).collect();
+    let description = keys.text(reader, "description").unwrap_or_default();
+    if let (Some(pattern), Some(text)) = (&pattern, default.as_ref().and_then(|value| value.as_str()))
+        && !crate::expr::has_template(text)
+        && !regex::Regex::new(&format!("^(?:{pattern})$")).is_ok_and(|regex| regex.is_match(text))
+    {
+        let at = keys.get("default").map_or(span.clone(), |node| node.span.clone());
+        reader.error(codes::LB0143, format!("the default does not match the pattern {pattern}"), &at);
+    }
+    let decl = InputDecl { name: name.to_owned(), ty, pattern, default, description };
+    Some(InputSpec { decl, span: span.clone(), sites })
+}
+
+/// A default that names a resource is checked like any other text; the resource is looked up when it is used.
+fn default_type(ty: &Type) -> Type {
+    if matches!(ty, Type::Resource { .. }) { Type::String } else { ty.clone() }
+}
+
+fn input_type(reader: &mut Reader<'_>, keys: &Keys<'_>) -> Option<Type> {
+    let Some(node) = keys.get("type") else { return Some(Type::String) };
+    let word = reader.read(node, &Type::choice(INPUT_TYPES))?;
+    Some(match word.as_str()? {
+        "string" => Type::String,
+        "integer" => Type::Integer,
+        "number" => Type::Number,
+        "boolean" => Type::Boolean,
+        "duration" => Type::Duration,
+        "timestamp" => Type::Timestamp,
+        "path" => Type::Path,
+        "list" => Type::list(element_type(reader, keys)?),
+        "map" => Type::map(element_type(reader, keys)?),
+        "enum" => {
+            let values = keys.need(reader, "values", "an input of type enum")?;
+            let words = reader.read(values, &Type::list(Type::String))?;
+            Type::Choice(
+                words.as_array()?.iter().filter_map(|word| word.as_str().map(ToOwned::to_owned)).collect(),
+            )
+        }
+        _ => Type::Resource { kinds: resource_kind(reader, keys)?, access: Access::Read },
+    })
+}
+
+fn element_type(reader: &mut Reader<'_>, keys: &Keys<'_>) -> Option<Type> {
+    let Some(node) = keys.get("of") else { return Some(Type::Any) };
+    let word = reader
+        .read(node, &Type::choice(&["string", "integer", "number", "boolean", "duration", "timestamp"]))?;
+    Some(match word.as_str()? {
+        "integer" => Type::Integer,
+        "number" => Type::Number,
+        "boolean" => Type::Boolean,
+        "duration" => Type::Duration,
+        "timestamp" => Type::Timestamp,
+        _ => Type::String,
+    })
+}
+
+fn resource_kind(reader: &mut Reader<'_>, keys: &Keys<'_>) -> Option<Vec<ResourceKind>> {
+    let node = keys.need(reader, "kind", "an input of type resource")?;
+    let word = reader.read(node, &Type::choice(super::RESOURCE_KINDS))?;
+    serde_json::from_value(word).ok().map(|kind| vec![kind])
+}
+
+fn read_pattern(reader: &mut Reader<'_>, keys: &Keys<'_>, ty: &Type) -> Option<String> {
+    let node = keys.get("pattern")?;
+    let pattern = reader.text(node)?;
+    if *ty != Type::String {
+        reader.error(codes::LB0106, format!("a {ty} takes no `pattern`"), &node.span);
+        return None;
+    }
+    match regex::Regex::new(&format!("^(?:{pattern})$")) {
+        Ok(_) => Some(pattern),
+        Err(error) => {
+            let reason = error.to_string().lines().last().unwrap_or_default().to_owned();
+            reader.error(codes::LB0106, format!("not a regular expression: {reason}"), &node.span);
+            None
+        }
+    }
+}

@@ -1,0 +1,1 @@
+//! JSON Schemas for editors, from the same tables that the reader uses.

@@ -1,0 +1,414 @@
+use std::ops::Range;
+
+use serde_json::Value;
+
+use super::keys::{Keys, Spanned, first_line};
+use super::reader::Reader;
+use crate::diagnostic::{Diagnostic, codes};
+use crate::model::ids::is_plain_id;
+use crate::plan::{Backoff, Milestone, MilestoneAt, NeedOn, OnError, Retry};
+use crate::step::Effect;
+use crate::value::{Field, Span, Type};
+use crate::yaml::{Entry, Node};
+
+pub(super) const STEP_KEYS: &[&str] = &[
+    "id",
+    "title",
+    "needs",
+    "if",
+    "env",
+    "dir",
+    "host",
+    "effect",
+    "probe",
+    "expect",
+    "retry",
+    "timeout",
+    "budget",
+    "milestone",
+    "recovered",
+    "on_error",
+    "undo",
+    "for_each",
+    "max_parallel",
+    "until",
+    "every",
+    "uses",
+    "with",
+    "run",
+    "runbook",
+    "manual",
+];
+pub(super) const GROUP_KEYS: &[&str] = &[
+    "group",
+    "title",
+    "needs",
+    "if",
+    "parallel",
+    "max_parallel",
+    "budget",
+    "milestone",
+    "recovered",
+    "steps",
+];
+const BODIES: &[&str] = &["uses", "run", "runbook", "manual"];
+
+/// One place in the order.
+#[derive(Clone, Debug)]
+pub enum ItemSpec {
+    Step(Box<StepSpec>),
+    Group(Box<GroupSpec>),
+}
+
+/// What steps and groups have in common.
+#[derive(Clone, Debug)]
+pub struct Common {
+    pub id: Spanned<String>,
+    pub title: Option<String>,
+    /// `None`: after the one above.
+    pub needs: Option<Vec<NeedSpec>>,
+    /// A bare expression.
+    pub condition: Option<Node>,
+    pub budget: Option<Spanned<Span>>,
+    pub milestone: Option<Spanned<Milestone>>,
+    pub recovered: bool,
+}
+
+/// One name in `needs`.
+#[derive(Clone, Debug)]
+pub struct NeedSpec {
+    pub step: Spanned<String>,
+    pub on: NeedOn,
+}
+
+/// Steps that share one place.
+#[derive(Clone, Debug)]
+pub struct GroupSpec {
+    pub common: Common,
+    pub parallel: bool,
+    pub max_parallel: Option<usize>,
+    pub steps: Vec<ItemSpec>,
+}
+
+/// One step.
+#[derive(Clone, Debug)]
+pub struct StepSpec {
+    pub common: Common,
+    pub body: Body,
+    pub env: Option<Entry>,
+    pub dir: Option<Entry>,
+    pub host: Option<Entry>,
+    pub probe: Option<Entry>,
+    pub effect: Option<Spanned<Effect>>,
+    /// Bare expressions over `output`.
+    pub expect: Vec<Node>,
+    pub retry: Option<Spanned<Retry>>,
+    /// A bare expression over `error` and `attempt`.
+    pub retry_when: Option<Node>,
+    pub timeout: Option<Span>,
+    pub on_error: Option<OnError>,
+}
+
+/// What a step does.
+#[derive(Clone, Debug)]
+pub enum Body {
+    Uses {
+        kind: Spanned<String>,
+        with: Option<Node>,
+    },
+    /// `run`, `manual`: a key that stands for a kind.
+    Key {
+        key: Spanned<String>,
+        value: Node,
+    },
+    /// None or several, which has been reported.
+    Unclear,
+}
+
+impl ItemSpec {
+    /// Returns what steps and groups have in common.
+    pub fn common(&self) -> &Common {
+        match self {
+            Self::Step(step) => &step.common,
+            Self::Group(group) => &group.common,
+        }
+    }
+}
+
+/// Reads a list of steps and groups; what cannot be read is left out.
+pub(super) fn read_items(reader: &mut Reader<'_>, node: &Node, what: &str) -> Vec<ItemSpec> {
+    let Some(nodes) = node.sequence() else {
+        reader.wrong(node, "a list of steps");
+        return Vec::new();
+    };
+    if nodes.is_empty() {
+        reader.error(codes::LB0105, format!("{what} has no steps"), &node.span);
+    }
+    nodes.iter().filter_map(|node| read_item(reader, node)).collect()
+}
+
+fn read_item(reader: &mut Reader<'_>, node: &Node) -> Option<ItemSpec> {
+    if node.get("group").is_some() {
+        read_group(reader, node).map(|group| ItemSpec::Group(Box::new(group)))
+    } else {
+        read_step(reader, node).map(|step| ItemSpec::Step(Box::new(step)))
+    }
+}
+
+fn read_group(reader: &mut Reader<'_>, node: &Node) -> Option<GroupSpec> {
+    let keys = Keys::new(reader, node, "a group", GROUP_KEYS)?;
+    let common = read_common(reader, &keys, "group", "a group")?;
+    let what = format!("the group `{}`", common.id.value);
+    let steps = keys.need(reader, "steps", &what).map(|node| read_items(reader, node, &what));
+    Some(GroupSpec {
+        common,
+        parallel: keys.flag(reader, "parallel").unwrap_or(false),
+        max_parallel: keys.get("max_parallel").and_then(|node| read_count(reader, node)),
+        steps: steps.unwrap_or_default(),
+    })
+}
+
+fn read_count(reader: &mut Reader<'_>, node: &Node) -> Option<usize> {
+    let count = reader.read(node, &Type::Integer)?.as_i64()?;
+    if count < 1 {
+        reader.error(codes::LB0106, "must be at least 1", &node.span);
+        return None;
+    }
+    usize::try_from(count).ok()
+}
+
+fn read_step(reader: &mut Reader<'_>, node: &Node) -> Option<StepSpec> {
+    let keys = Keys::new(reader, node, "a step", STEP_KEYS)?;
+    keys.refuse(
+        reader,
+        &[
+            ("undo", "write a runbook that undoes the step, and run it when needed"),
+            ("for_each", "write one step for each element"),
+            ("max_parallel", "it belongs to `for_each` here; on a `group` it is supported"),
+            ("until", "use a step kind that waits, such as `http.wait` or `postgres.wait_ready`"),
+            ("every", "use a step kind that waits, such as `http.wait` or `postgres.wait_ready`"),
+            ("runbook", "write the steps of that runbook into this one, in a group"),
+        ],
+    );
+    let common = read_common(reader, &keys, "id", "a step")?;
+    let (retry, retry_when) = match keys.entry("retry") {
+        Some(entry) => read_retry(reader, entry),
+        None => (None, None),
+    };
+    Some(StepSpec {
+        body: read_body(reader, &keys),
+        env: keys.entry("env").cloned(),
+        dir: keys.entry("dir").cloned(),
+        host: keys.entry("host").cloned(),
+        probe: keys.entry("probe").cloned(),
+        effect: read_effect(reader, &keys),
+        expect: read_expect(reader, &keys),
+        retry,
+        retry_when,
+        timeout: keys.span(reader, "timeout"),
+        on_error: read_on_error(reader, &keys),
+        common,
+    })
+}
+
+fn read_common(reader: &mut Reader<'_>, keys: &Keys<'_>, id_key: &str, what: &str) -> Option<Common> {
+    let id = read_id(reader, keys, id_key, what)?;
+    Some(Common {
+        title: keys.text(reader, "title"),
+        needs: keys.get("needs").map(|node| read_needs(reader, node)),
+        condition: keys.get("if").and_then(|node| checked_condition(reader, node)),
+        budget: keys
+            .get("budget")
+            .and_then(|node| reader.duration(node).map(|span| Spanned::new(span, node.span.clone()))),
+        milestone: keys.get("milestone").and_then(|node| read_milestone(reader, node)),
+        recovered: keys.flag(reader, "recovered").unwrap_or(false),
+        id,
+    })
+}
+
+/// Checks the form of a bare expression and keeps its node, for the checks of its names.
+fn checked_condition(reader: &mut Reader<'_>, node: &Node) -> Option<Node> {
+    let before = reader.sites.len();
+    let found = reader.condition(node, &[]);
+    reader.sites.truncate(before);
+    found.map(|_| node.clone())
+}
+
+fn read_id(reader: &mut Reader<'_>, keys: &Keys<'_>, key: &str, what: &str) -> Option<Spanned<String>> {
+    let node = keys.need(reader, key, what)?;
+    let text = reader.text(node)?;
+    if is_plain_id(&text) {
+        return Some(Spanned::new(text, node.span.clone()));
+    }
+    let plain: String = text.to_ascii_lowercase().replace(['-', ' ', '.'], "_");
+    let mut diagnostic = Diagnostic::error(codes::LB0110, format!("`{text}` is not an id"))
+        .at(reader.source, node.span.clone())
+        .help("a lower-case letter, then lower-case letters, digits and `_`");
+    if is_plain_id(&plain) {
+        diagnostic = diagnostic.fix(node.span.clone(), plain.clone());
+    }
+    reader.push(diagnostic);
+    // Going on under the corrected name finds what else is wrong with the step.
+    is_plain_id(&plain).then(|| Spanned::new(plain, node.span.clone()))
+}
+
+fn read_needs(reader: &mut Reader<'_>, node: &Node) -> Vec<NeedSpec> {
+    let Some(nodes) = node.sequence() else {
+        reader.push(
+            Diagnostic::error(codes::LB0106, format!("`needs` is a list, not {}", node.describe()))
+                .at(reader.source, node.span.clone())
+                .help("write `needs: [step]`"),
+        );
+        return Vec::new();
+    };
+    nodes.iter().filter_map(|node| read_need(reader, node)).collect()
+}
+
+fn read_need(reader: &mut Reader<'_>, node: &Node) -> Option<NeedSpec> {
+    if node.mapping().is_none() {
+        let step = reader.text(node)?;
+        return Some(NeedSpec { step: Spanned::new(step, node.span.clone()), on: NeedOn::Success });
+    }
+    let keys = Keys::new(reader, node, "a need", &["step", "on"])?;
+    let step_node = keys.need(reader, "step", "a need")?;
+    let step = reader.text(step_node)?;
+    let on = match read_word(reader, keys.get("on"), &["success", "failure", "any"]).as_deref() {
+        Some("failure") => NeedOn::Failure,
+        Some("any") => NeedOn::Any,
+        _ => NeedOn::Success,
+    };
+    Some(NeedSpec { step: Spanned::new(step, step_node.span.clone()), on })
+}
+
+fn read_word(reader: &mut Reader<'_>, node: Option<&Node>, words: &[&str]) -> Option<String> {
+    match reader.read(node?, &Type::choice(words))? {
+        Value::String(word) => Some(word),
+        _ => None,
+    }
+}
+
+fn read_milestone(reader: &mut Reader<'_>, node: &Node) -> Option<Spanned<Milestone>> {
+    if node.mapping().is_none() {
+        let name = reader.text(node)?;
+        return Some(Spanned::new(Milestone { name, at: MilestoneAt::Succeeded }, node.span.clone()));
+    }
+    let keys = Keys::new(reader, node, "a milestone", &["name", "at"])?;
+    let name_node = keys.need(reader, "name", "a milestone")?;
+    let name = reader.text(name_node)?;
+    let at = match read_word(reader, keys.get("at"), &["started", "succeeded"]).as_deref() {
+        Some("started") => MilestoneAt::Started,
+        _ => MilestoneAt::Succeeded,
+    };
+    Some(Spanned::new(Milestone { name, at }, name_node.span.clone()))
+}
+
+fn read_body(reader: &mut Reader<'_>, keys: &Keys<'_>) -> Body {
+    let bodies: Vec<_> = BODIES.iter().filter_map(|key| keys.entry(key)).collect();
+    let [entry] = bodies.as_slice() else {
+        let span =
+            bodies.get(1).map_or_else(|| first_line(reader, &keys.node.span), |entry| entry.key.span.clone());
+        let message =
+            if bodies.is_empty() { "this step does nothing" } else { "this step has several bodies" };
+        reader.push(
+            Diagnostic::error(codes::LB0115, message)
+                .at(reader.source, span)
+                .help("give exactly one of `uses`, `run`, `runbook` and `manual`"),
+        );
+        return Body::Unclear;
+    };
+    match entry.key.text.as_str() {
+        "uses" => match reader.text(&entry.value) {
+            Some(kind) => {
+                let kind = Spanned::new(kind, entry.value.span.clone());
+                Body::Uses { kind, with: keys.get("with").cloned() }
+            }
+            None => Body::Unclear,
+        },
+        "runbook" => Body::Unclear,
+        key => {
+            if let Some(with) = keys.entry("with") {
+                reader.error(
+                    codes::LB0104,
+                    format!("`with` belongs to `uses`, not to `{key}`"),
+                    &with.key.span,
+                );
+            }
+            Body::Key {
+                key: Spanned::new(key.to_owned(), entry.key.span.clone()),
+                value: entry.value.clone(),
+            }
+        }
+    }
+}
+
+fn read_effect(reader: &mut Reader<'_>, keys: &Keys<'_>) -> Option<Spanned<Effect>> {
+    let node = keys.get("effect")?;
+    let word = read_word(reader, Some(node), &["read", "idempotent", "guarded", "once"])?;
+    let effect = match word.as_str() {
+        "read" => Effect::Read,
+        "idempotent" => Effect::Idempotent,
+        "guarded" => Effect::Guarded,
+        _ => Effect::Once,
+    };
+    Some(Spanned::new(effect, node.span.clone()))
+}
+
+fn read_expect(reader: &mut Reader<'_>, keys: &Keys<'_>) -> Vec<Node> {
+    let Some(node) = keys.get("expect") else { return Vec::new() };
+    let before = reader.sites.len();
+    reader.read(node, &Type::conditions(&["output"]));
+    reader.sites.drain(before..).map(|site| site.node).collect()
+}
+
+fn read_on_error(reader: &mut Reader<'_>, keys: &Keys<'_>) -> Option<OnError> {
+    match read_word(reader, keys.get("on_error"), &["hold", "abort", "continue"])?.as_str() {
+        "hold" => Some(OnError::Hold),
+        "abort" => Some(OnError::Abort),
+        _ => Some(OnError::Continue),
+    }
+}
+
+/// The keys of `retry`; the schema is made from them too.
+pub(super) fn retry_fields() -> Vec<Field> {
+    vec![
+        Field::required("attempts", Type::Integer, "how many attempts there are, the first one counted"),
+        Field::optional("backoff", Type::choice(&["fixed", "exponential"]), "how delays grow"),
+        Field::optional("delay", Type::Duration, "the wait before the second attempt"),
+        Field::optional("max_delay", Type::Duration, "the longest wait"),
+        Field::optional("jitter", Type::Boolean, "takes a random part off each wait"),
+        Field::optional("when", Type::String, "a bare expression over `error` and `attempt`"),
+    ]
+}
+
+fn read_retry(reader: &mut Reader<'_>, entry: &Entry) -> (Option<Spanned<Retry>>, Option<Node>) {
+    let node = &entry.value;
+    if node.mapping().is_none() {
+        reader.push(
+            Diagnostic::error(codes::LB0106, format!("`retry` is a map, not {}", node.describe()))
+                .at(reader.source, node.span.clone())
+                .help("write `retry: { attempts: 3, delay: 5s }`"),
+        );
+        return (None, None);
+    }
+    let Some(map) = reader.object(node, &retry_fields(), "`retry`") else { return (None, None) };
+    let attempts = map.get("attempts").and_then(Value::as_i64).unwrap_or(1);
+    if !(1..=1000).contains(&attempts) {
+        let span: Range<usize> = node.get("attempts").map_or(node.span.clone(), |node| node.span.clone());
+        reader.error(codes::LB0106, "`attempts` is between 1 and 1000, the first attempt counted", &span);
+    }
+    let span = |name: &str| map.get(name).and_then(Value::as_str).and_then(|text| Span::parse(text).ok());
+    let defaults = Retry::default();
+    let retry = Retry {
+        attempts: u32::try_from(attempts.clamp(1, 1000)).unwrap_or(1),
+        backoff: match map.get("backoff").and_then(Value::as_str) {
+            Some("exponential") => Backoff::Exponential,
+            _ => Backoff::Fixed,
+        },
+        delay: span("delay").unwrap_or(defaults.delay),
+        max_delay: span("max_delay"),
+        jitter: map.get("jitter").and_then(Value::as_bool).unwrap_or(false),
+        when: map.get("when").and_then(Value::as_str).map(ToOwned::to_owned),
+    };
+    let when = node.get("when").and_then(|node| checked_condition(reader, node));
+    (Some(Spanned::new(retry, entry.key.span.clone())), when)
+}

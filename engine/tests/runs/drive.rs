@@ -1,0 +1,203 @@
+//! Whole runs with a real journal and real time, over step kinds of the tests' own.
+
+use std::path::Path;
+use std::sync::Arc;
+use std::time::Duration;
+
+use crate::plans::{declared, id, person, plan, step};
+use async_trait::async_trait;
+use lifeboat_engine::clock::SystemClock;
+use lifeboat_engine::journal::{self, Header, Journal};
+use lifeboat_engine::model::event::{Answer, Done, EventKind, Question};
+use lifeboat_engine::model::{
+    Attempt, Created, CreatedKind, Mode, Outcome, Request, RunId, RunOutcome, StepId, Stream,
+};
+use lifeboat_engine::plan::{Plan, PlannedStep};
+use lifeboat_engine::redact::Redactor;
+use lifeboat_engine::run::driver::{Control, OutputSink, Patience, RequestSource, Setup, drive};
+use lifeboat_engine::run::{RunState, Situation};
+use lifeboat_engine::secret::Secrets;
+use lifeboat_engine::step::{Effect, KindSpec, Registry, StepContext, StepError, StepKind};
+use lifeboat_engine::value::{Field, Type};
+use serde_json::json;
+use tokio::sync::mpsc;
+
+/// Does what its parameter `act` says.
+struct Act;
+
+#[async_trait]
+impl StepKind for Act {
+    fn spec(&self) -> KindSpec {
+        KindSpec::new("act", "Acts.", Effect::Idempotent).param(Field::required("act", Type::String, "What."))
+    }
+
+    async fn run(&self, ctx: &StepContext) -> Result<Done, StepError> {
+        match ctx.with()["act"].as_str() {
+            Some("ask") => {
+                let answer = ctx.ask(question()).await?;
+                Ok(Done {
+                    outputs: [("by".into(), json!(answer.by.name))].into_iter().collect(),
+                    ..Done::default()
+                })
+            }
+            Some("hang") => {
+                ctx.cancelled().await;
+                Err(StepError::uncertain(lifeboat_engine::code::LB0303, "ended"))
+            }
+            Some("panic") => panic!("a defect"),
+            Some(path) if path.starts_with('/') => {
+                let kind = CreatedKind::Directory { path: path.into() };
+                ctx.created(Created { id: "dir".into(), what: "a directory".into(), kind }).await?;
+                std::fs::create_dir(path).expect("the directory is new");
+                Ok(Done::default())
+            }
+            _ => Ok(Done::default()),
+        }
+    }
+}
+
+fn question() -> Question {
+    Question {
+        id: "go".into(),
+        role: None,
+        message: "Go?".into(),
+        choices: vec!["approve".into(), "reject".into()],
+    }
+}
+
+struct NoOutput;
+
+impl OutputSink for NoOutput {
+    fn line(&self, _: &StepId, _: Attempt, _: Stream, line: &str) -> String {
+        line.to_owned()
+    }
+}
+
+struct NoRequests;
+
+impl RequestSource for NoRequests {
+    fn poll(&mut self) -> Vec<(uuid::Uuid, Request)> {
+        Vec::new()
+    }
+
+    fn done(&mut self, _: uuid::Uuid) {}
+}
+
+fn act(name: &str, needs: &[&str], what: &str) -> PlannedStep {
+    PlannedStep { uses: "act".into(), with: json!({ "act": what }), ..step(name, needs) }
+}
+
+async fn run(dir: &Path, plan: Plan, controls: mpsc::Receiver<Control>) -> Situation {
+    let run = RunId::generate();
+    let header = Header { run, engine: "test".into(), created_ms: 0, plan: plan.clone() };
+    let clock = Arc::new(SystemClock);
+    let journal = Journal::create(dir, header, clock.clone()).expect("a new journal");
+    journal.append(vec![declared()]).await.expect("the declaration");
+    let mut state = RunState::new(&plan);
+    state.apply(&declared()).expect("the first event");
+    let mut registry = Registry::new();
+    registry.register(Act);
+    let setup = Setup {
+        run,
+        plan: Arc::new(plan),
+        registry: Arc::new(registry),
+        journal,
+        state,
+        dir: dir.to_owned(),
+        secrets: Arc::new(Secrets::default()),
+        redactor: Redactor::new(&Secrets::default()),
+        output: Arc::new(NoOutput),
+        clock,
+        reporters: Vec::new(),
+        controls,
+        requests: Box::new(NoRequests),
+        when_held: Patience::Leave,
+        when_waiting: Patience::Stay,
+    };
+    drive(setup).await.expect("a journal that can be written")
+}
+
+fn outcomes(dir: &Path) -> Vec<(String, Outcome)> {
+    let (_, events) = journal::read(dir).expect("a readable journal");
+    events
+        .into_iter()
+        .filter_map(|event| match event.kind {
+            EventKind::StepFinished { step, outcome } => Some((step.to_string(), outcome)),
+            _ => None,
+        })
+        .collect()
+}
+
+fn code_of(outcome: &Outcome) -> &str {
+    match outcome {
+        Outcome::Failed { failure } => &failure.code,
+        _ => "none",
+    }
+}
+
+#[tokio::test]
+async fn a_question_waits_until_it_is_answered() {
+    let dir = tempfile::tempdir().unwrap();
+    let (controls, receiver) = mpsc::channel(8);
+    let work = run(dir.path(), plan(vec![act("a", &[], "ask")]), receiver);
+    let answer = async {
+        // The question must be in the journal before an answer to it can count.
+        let asked = || {
+            journal::read(dir.path()).is_ok_and(|(_, events)| {
+                events.iter().any(|e| matches!(e.kind, EventKind::QuestionAsked { .. }))
+            })
+        };
+        while !asked() {
+            tokio::time::sleep(Duration::from_millis(5)).await;
+        }
+        let answer = Answer { choice: "approve".into(), by: person(), comment: None, automatic: false };
+        let request = Request::Answer { step: id("a"), question: "go".into(), answer };
+        controls.send(Control::Request(request)).await.unwrap();
+    };
+    let (situation, ()) =
+        tokio::time::timeout(Duration::from_secs(20), async { tokio::join!(work, answer) }).await.unwrap();
+    assert_eq!(situation, Situation::Finished(RunOutcome::Succeeded));
+}
+
+#[tokio::test]
+async fn a_step_that_hangs_is_ended_at_its_timeout() {
+    let dir = tempfile::tempdir().unwrap();
+    let limit = lifeboat_engine::value::Span(Duration::from_millis(50));
+    let hanging = PlannedStep { timeout: Some(limit), ..act("a", &[], "hang") };
+    let (_controls, receiver) = mpsc::channel(1);
+    assert_eq!(run(dir.path(), plan(vec![hanging]), receiver).await, Situation::Finished(RunOutcome::Failed));
+    assert_eq!(code_of(&outcomes(dir.path())[0].1), "LB0302");
+}
+
+#[tokio::test]
+async fn a_panic_in_a_step_is_a_failure_of_that_step_only() {
+    let dir = tempfile::tempdir().unwrap();
+    let broken = PlannedStep { on_error: lifeboat_engine::plan::OnError::Continue, ..act("a", &[], "panic") };
+    let (_controls, receiver) = mpsc::channel(1);
+    let situation = run(dir.path(), plan(vec![broken, act("b", &[], "")]), receiver).await;
+    assert_eq!(situation, Situation::Finished(RunOutcome::Succeeded));
+    let ended = outcomes(dir.path());
+    assert!(ended.iter().any(|(step, outcome)| step == "a" && code_of(outcome) == "LB0350"), "{ended:?}");
+}
+
+#[tokio::test]
+async fn a_drill_removes_what_it_created_and_says_so() {
+    let dir = tempfile::tempdir().unwrap();
+    let made = dir.path().join("made");
+    let drill = Plan { mode: Mode::Drill, ..plan(vec![act("a", &[], made.to_str().unwrap())]) };
+    let (_controls, receiver) = mpsc::channel(1);
+    assert_eq!(run(dir.path(), drill, receiver).await, Situation::Finished(RunOutcome::Succeeded));
+    assert!(!made.exists());
+    let (_, events) = journal::read(dir.path()).unwrap();
+    assert!(events.iter().any(|e| matches!(&e.kind, EventKind::ThingRemoved { removed: true, .. })));
+}
+
+#[tokio::test]
+async fn a_signal_ends_attempts_and_leaves_the_run_open() {
+    let dir = tempfile::tempdir().unwrap();
+    let (controls, receiver) = mpsc::channel(1);
+    controls.send(Control::Stop).await.unwrap();
+    let situation = run(dir.path(), plan(vec![act("a", &[], "hang"), act("b", &["a"], "")]), receiver).await;
+    assert_eq!(situation, Situation::Stopped);
+    assert_eq!(outcomes(dir.path()), []);
+}

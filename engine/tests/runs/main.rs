@@ -1,0 +1,6 @@
+//! Runs of the engine over step kinds of the tests' own.
+
+mod dispatch;
+mod drive;
+mod plans;
+mod world;

@@ -1,0 +1,221 @@
+use std::collections::{BTreeMap, BTreeSet};
+
+use async_trait::async_trait;
+use jiff::Timestamp;
+use lifeboat_engine::model::event::Done;
+use lifeboat_engine::resource::{ResourceKind, System};
+use lifeboat_engine::step::{Effect, KindSpec, Preview, StepContext, StepError, StepKind};
+use lifeboat_engine::value::{Field, Type, parse_timestamp};
+use serde::Deserialize;
+use serde_json::{Value, json};
+
+use super::choice::{Candidate, Choice, Gap, Wanted, choose};
+use crate::postgres::codes;
+use crate::postgres::wal::{Archive, History, SystemId};
+use crate::store::{BackupKind, Catalogue, Rejection, Store, blocking, catalogue};
+
+/// `postgres.select_backup`
+#[derive(Clone, Copy, Debug)]
+pub struct SelectBackup;
+
+#[derive(Clone, Debug, Deserialize)]
+struct Params {
+    store: String,
+    target_time: Option<String>,
+    system_id: Option<SystemId>,
+    timeline: Option<u32>,
+    gap: Gap,
+}
+
+const DOC: &str = "\
+Chooses the newest complete backup that was *finished* before the target and that is part of the target timeline's \
+history, and walks the archive from its first WAL segment to the end: every name must be there. A missing segment is an \
+error that names it, unless a later backup proves that the target lies before the gap; Postgres would otherwise end \
+recovery at the gap without an error.
+
+Without `target_time` it takes the newest backup, for recovery to the end of the archive. The target timeline is the \
+newest one in the archive unless `timeline` says another. Nothing is written.
+
+`gap: accept` goes on in spite of missing WAL: recovery then ends at `end_segment`, and a later target is not reached.";
+
+#[async_trait]
+impl StepKind for SelectBackup {
+    fn spec(&self) -> KindSpec {
+        let gap = Type::choice(&["refuse", "accept"]);
+        KindSpec::new("postgres.select_backup", "Chooses the base backup for a recovery.", Effect::Read)
+            .doc(DOC)
+            .param(Field::required("store", Type::reads(ResourceKind::Store), "Where the backups are."))
+            .param(Field::optional(
+                "target_time",
+                Type::Timestamp,
+                "The moment to recover to; the end if absent.",
+            ))
+            .param(Field::optional("system_id", Type::String, "The cluster, if the store holds several."))
+            .param(Field::optional(
+                "timeline",
+                Type::Integer,
+                "The target timeline; the newest one if absent.",
+            ))
+            .param(Field::defaulted("gap", gap, "refuse", "What to do if WAL is missing."))
+            .output("backup", Type::String, "The label of the backup.")
+            .output("stop_time", Type::Timestamp, "When it was finished.")
+            .output("start_segment", Type::String, "The first WAL segment that recovery needs.")
+            .output("end_segment", Type::String, "The last WAL segment up to which none is missing.")
+            .output("system_id", Type::String, "The system identifier of the cluster.")
+            .output("timeline", Type::Integer, "The timeline to recover along.")
+            .output("bytes", Type::Integer, "Bytes of the backup in the store.")
+            .output("wal_segments", Type::Integer, "How many WAL segments follow without a gap.")
+            .output(
+                "restore_bytes",
+                Type::Integer,
+                "Bytes that a recovery to the end writes and replays, uncompressed.",
+            )
+    }
+
+    async fn preview(&self, ctx: &StepContext) -> Result<Preview, StepError> {
+        let params: Params = ctx.params()?;
+        let target = params.target_time.as_deref().unwrap_or("the end of the archive");
+        let actions =
+            vec![format!("choose the newest usable base backup in `{}` for {target}", params.store)];
+        Ok(Preview { actions, destroys: vec![] })
+    }
+
+    async fn run(&self, ctx: &StepContext) -> Result<Done, StepError> {
+        let params: Params = ctx.params()?;
+        let target = params
+            .target_time
+            .as_deref()
+            .map(parse_timestamp)
+            .transpose()
+            .map_err(|problem| StepError::permanent(lifeboat_engine::code::LB0304, problem))?;
+        let resource = ctx.system(&params.store, |system| match system {
+            System::Store(store) => Some(store),
+            _ => None,
+        })?;
+        let resource = resource.clone();
+        blocking(move || select(&Store::open(&resource)?, &params, target)).await
+    }
+}
+
+fn select(store: &Store, params: &Params, target: Option<Timestamp>) -> Result<Done, StepError> {
+    let found = catalogue(store, BackupKind::PostgresBase)?;
+    let (candidates, mut warnings) = candidates(&found);
+    if candidates.is_empty() {
+        return Err(nothing_there(store, &found));
+    }
+    let system = the_system(&candidates, params.system_id)?;
+    let candidates: Vec<_> = candidates.into_iter().filter(|backup| backup.system == system).collect();
+    let archive = Archive::list(store, system)?;
+    let history = history(store, system, (&archive, &candidates), params.timeline)?;
+    let strays: Vec<_> =
+        archive.timelines().into_iter().filter(|timeline| !history.timelines().contains(timeline)).collect();
+    if !strays.is_empty() {
+        warnings.push(format!(
+            "the archive has timelines {strays:?} that are not part of timeline {}; `timeline` chooses another",
+            history.timeline
+        ));
+    }
+    let wanted = Wanted { target, history, gap: params.gap };
+    let choice = choose(store, &candidates, (&archive, &wanted))?;
+    warnings.extend(choice.warnings.iter().cloned());
+    Ok(done(&choice, &wanted, (&found, warnings)))
+}
+
+/// Backups whose details can be read, newest first by the moment they became consistent.
+fn candidates(found: &Catalogue) -> (Vec<Candidate>, Vec<String>) {
+    let (mut candidates, mut warnings) = (Vec::new(), Vec::new());
+    for marker in &found.complete {
+        match Candidate::of(marker) {
+            Ok(candidate) => candidates.push(candidate),
+            Err(error) => warnings.push(error.message),
+        }
+    }
+    let damaged = found.rejected.iter().filter(|rejected| rejected.why != Rejection::Unfinished);
+    warnings.extend(damaged.map(|rejected| format!("{} is not used: {}", rejected.label, rejected.reason)));
+    candidates.sort_by_key(|candidate| std::cmp::Reverse(candidate.details.base.stop_time));
+    (candidates, warnings)
+}
+
+fn nothing_there(store: &Store, found: &Catalogue) -> StepError {
+    let rejected: Vec<_> =
+        found.rejected.iter().map(|rejected| format!("{}: {}", rejected.label, rejected.reason)).collect();
+    if rejected.is_empty() && found.complete.is_empty() {
+        return StepError::permanent(codes::LB1220, format!("there is no base backup in {store}"))
+            .help("check `url` of the store; a backup is made with the step `postgres.base_backup`");
+    }
+    let unfinished = found.complete.is_empty()
+        && found.rejected.iter().all(|rejected| rejected.why == Rejection::Unfinished);
+    let code = if unfinished { codes::LB1220 } else { codes::LB1225 };
+    StepError::permanent(code, format!("no base backup in {store} can be used: {}", rejected.join("; ")))
+        .help("bring a whole backup, its marker included, back from a copy of the store")
+}
+
+fn the_system(candidates: &[Candidate], wanted: Option<SystemId>) -> Result<SystemId, StepError> {
+    let systems: BTreeSet<_> = candidates.iter().map(|candidate| candidate.system).collect();
+    let listed: Vec<_> = systems.iter().map(ToString::to_string).collect();
+    match (wanted, systems.first()) {
+        (Some(wanted), _) if systems.contains(&wanted) => Ok(wanted),
+        (Some(wanted), _) => Err(StepError::permanent(
+            codes::LB1220,
+            format!("there is no base backup of cluster {wanted}, only of {}", listed.join(", ")),
+        )
+        .help("correct `system_id`, or name the store of that cluster")),
+        (None, Some(only)) if systems.len() == 1 => Ok(*only),
+        (None, _) => Err(StepError::permanent(
+            codes::LB1223,
+            format!("the store holds backups of several clusters: {}", listed.join(", ")),
+        )
+        .help("give `system_id`; on a server: select system_identifier from pg_control_system()")),
+    }
+}
+
+/// Returns the history of the target timeline: the one asked for, or the newest that there is.
+fn history(
+    store: &Store,
+    system: SystemId,
+    (archive, candidates): (&Archive, &[Candidate]),
+    wanted: Option<u32>,
+) -> Result<History, StepError> {
+    let mut known = archive.timelines();
+    known.extend(candidates.iter().map(|candidate| candidate.details.base.timeline));
+    let timeline = match wanted {
+        Some(wanted) if known.contains(&wanted) => wanted,
+        Some(wanted) => {
+            return Err(StepError::permanent(
+                codes::LB1224,
+                format!("cluster {system} has no timeline {wanted} in the archive, only {known:?}"),
+            )
+            .help("leave `timeline` out for the newest one"));
+        }
+        None => known.last().copied().unwrap_or(1),
+    };
+    archive.history(store, system, timeline)
+}
+
+fn done(choice: &Choice<'_>, wanted: &Wanted, (found, warnings): (&Catalogue, Vec<String>)) -> Done {
+    let details = &choice.candidate.details;
+    let walk = &choice.walk;
+    let end = walk.end().map_or_else(|| details.wal_stop_segment.clone(), |end| end.name(walk.size));
+    let outputs = json!({
+        "backup": choice.candidate.marker.label,
+        "stop_time": details.base.stop_time.to_string(),
+        "start_segment": details.wal_start_segment,
+        "end_segment": end,
+        "system_id": details.base.system_id,
+        "timeline": wanted.history.timeline,
+        "bytes": choice.candidate.marker.bytes(),
+        "wal_segments": walk.count(),
+        "restore_bytes": details.data_bytes + walk.count() * walk.size.bytes(),
+    });
+    let Value::Object(outputs) = outputs else { unreachable!("written as an object") };
+    let mut facts = BTreeMap::from([
+        ("complete backups".to_owned(), found.complete.len().to_string()),
+        ("backup made on timeline".to_owned(), details.base.timeline.to_string()),
+        ("WAL bytes as stored".to_owned(), walk.stored_bytes.to_string()),
+    ]);
+    if let Some(target) = wanted.target {
+        let age = target.duration_since(details.base.stop_time);
+        facts.insert("replay spans at most".to_owned(), format!("{} s", age.as_secs()));
+    }
+    Done { outputs, checks: choice.checks(wanted), facts, warnings, ..Done::default() }
+}

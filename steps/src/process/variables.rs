@@ -1,0 +1,154 @@
+//! Variables of programs as runbooks and environments write them: text, secrets and connections.
+
+use std::collections::BTreeMap;
+
+use lifeboat_engine::resource::{EnvValue, Postgres, Redis, System};
+use lifeboat_engine::secret::SecretRef;
+use lifeboat_engine::step::{StepContext, StepError};
+use secrecy::{ExposeSecret, SecretString};
+
+use super::{Command, codes};
+
+impl Command {
+    /// Sets variables; secrets and connections get their values here and nowhere else.
+    pub fn env_values(
+        self,
+        ctx: &StepContext,
+        values: &BTreeMap<String, EnvValue>,
+    ) -> Result<Self, StepError> {
+        values.iter().try_fold(self, |command, (name, value)| {
+            check_name(name)?;
+            Ok(match value {
+                EnvValue::Text(text) => command.env(name, text),
+                EnvValue::Secret { secret } => command.secret_env(name, named_secret(ctx, name, secret)?),
+                EnvValue::Connection { connection, database } => {
+                    command.secret_env(name, connection_url(ctx, connection, database.as_deref())?)
+                }
+            })
+        })
+    }
+}
+
+/// Returns the address of a resource with its credentials, as client libraries take it.
+///
+/// `postgresql://user:password@host:port/database` and `redis://:password@host:port/number`; for a web service its
+/// URL, for files their path.
+pub fn connection_url(
+    ctx: &StepContext,
+    resource: &str,
+    database: Option<&str>,
+) -> Result<SecretString, StepError> {
+    let system = &ctx.resource(resource)?.system;
+    match system {
+        System::Postgres(postgres) => postgres_url(ctx, postgres, database),
+        System::Redis(redis) => redis_url(ctx, redis, database),
+        System::Http(http) if database.is_none() => Ok(http.url.clone().into()),
+        System::Files(files) if database.is_none() => Ok(files.path.display().to_string().into()),
+        _ => {
+            let kind = ctx.resource(resource)?.kind();
+            let problem = match database {
+                Some(database) => format!("`{resource}` is a {kind}, which has no database `{database}`"),
+                None => format!("`{resource}` is a {kind}, to which a program cannot be connected"),
+            };
+            Err(StepError::permanent(codes::LB1009, problem)
+                .help("`connection` takes a postgres, redis, http or files resource"))
+        }
+    }
+}
+
+fn check_name(name: &str) -> Result<(), StepError> {
+    let mut bytes = name.bytes();
+    let valid = bytes.next().is_some_and(|byte| byte.is_ascii_alphabetic() || byte == b'_')
+        && bytes.all(|byte| byte.is_ascii_alphanumeric() || byte == b'_');
+    if valid {
+        return Ok(());
+    }
+    Err(StepError::permanent(codes::LB1009, format!("`{name}` cannot be the name of a variable"))
+        .help("use letters, digits and `_`, and do not begin with a digit"))
+}
+
+fn named_secret(ctx: &StepContext, variable: &str, secret: &str) -> Result<SecretString, StepError> {
+    let reference = ctx.named_secret(secret).ok_or_else(|| {
+        StepError::permanent(
+            codes::LB1009,
+            format!(
+                "the variable `{variable}` takes the secret `{secret}`, which the environment `{}` does not have",
+                ctx.info.environment
+            ),
+        )
+        .help("add it under `secrets` of the environment's file, or write `RESOURCE.password`")
+    })?;
+    ctx.secret(reference).cloned()
+}
+
+fn postgres_url(
+    ctx: &StepContext,
+    postgres: &Postgres,
+    database: Option<&str>,
+) -> Result<SecretString, StepError> {
+    let mut credentials = encode(&postgres.user);
+    if let Some(password) = password(ctx, postgres.password.as_ref())? {
+        credentials = format!("{credentials}:{password}");
+    }
+    let database = encode(database.unwrap_or(&postgres.database));
+    let port = postgres.port;
+    Ok(match (&postgres.host, &postgres.socket_dir) {
+        (Some(host), _) => format!("postgresql://{credentials}@{}:{port}/{database}", bracketed(host)),
+        (None, Some(dir)) => {
+            let dir = encode(&dir.display().to_string());
+            format!("postgresql://{credentials}@/{database}?host={dir}&port={port}")
+        }
+        (None, None) => format!("postgresql://{credentials}@/{database}?port={port}"),
+    }
+    .into())
+}
+
+fn redis_url(ctx: &StepContext, redis: &Redis, database: Option<&str>) -> Result<SecretString, StepError> {
+    let (scheme, rest) = redis.url.split_once("://").unwrap_or(("redis", &redis.url));
+    let (address, number) = rest.split_once('/').unwrap_or((rest, ""));
+    let number = database.unwrap_or(number);
+    let credentials =
+        password(ctx, redis.password.as_ref())?.map_or_else(String::new, |word| format!(":{word}@"));
+    let path = if number.is_empty() { String::new() } else { format!("/{}", encode(number)) };
+    Ok(format!("{scheme}://{credentials}{address}{path}").into())
+}
+
+fn password(ctx: &StepContext, reference: Option<&SecretRef>) -> Result<Option<String>, StepError> {
+    reference.map(|reference| Ok(encode(ctx.secret(reference)?.expose_secret()))).transpose()
+}
+
+fn bracketed(host: &str) -> String {
+    if host.contains(':') && !host.starts_with('[') { format!("[{host}]") } else { host.to_owned() }
+}
+
+/// Percent-encodes everything but the characters that a URL allows anywhere.
+fn encode(text: &str) -> String {
+    text.bytes().fold(String::with_capacity(text.len()), |mut encoded, byte| {
+        if byte.is_ascii_alphanumeric() || b"-._~".contains(&byte) {
+            encoded.push(char::from(byte));
+        } else {
+            encoded.push_str(&format!("%{byte:02X}"));
+        }
+        encoded
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_a_url_gives_a_meaning_is_encoded() {
+        assert_eq!(encode("p@ss:/wörd?"), "p%40ss%3A%2Fw%C3%B6rd%3F");
+        assert_eq!(bracketed("::1"), "[::1]");
+        assert_eq!(bracketed("db.example.org"), "db.example.org");
+    }
+
+    #[test]
+    fn names_of_variables_are_checked() {
+        assert!(check_name("DATABASE_URL").is_ok());
+        for bad in ["", "1A", "A=B", "A B", "A\0"] {
+            assert_eq!(check_name(bad).expect_err(bad).code, codes::LB1009);
+        }
+    }
+}

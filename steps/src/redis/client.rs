@@ -1,0 +1,131 @@
+use std::collections::BTreeMap;
+use std::path::PathBuf;
+use std::time::Duration;
+
+use lifeboat_engine::resource;
+use lifeboat_engine::step::{StepContext, StepError};
+use redis::aio::MultiplexedConnection;
+use redis::{AsyncConnectionConfig, FromRedisValue, RedisError};
+use secrecy::ExposeSecret;
+
+use super::codes;
+use super::info::Info;
+use crate::process::connection_url;
+
+/// The crate's own limits are 1 s and 0.5 s, too short for a server that forks or loads.
+const CONNECT_LIMIT: Duration = Duration::from_secs(10);
+const ANSWER_LIMIT: Duration = Duration::from_secs(30);
+
+/// A connection to one Redis server.
+#[derive(Clone)]
+pub(super) struct Client {
+    name: String,
+    connection: MultiplexedConnection,
+}
+
+/// Returns the Redis resource of a name.
+pub(super) fn server<'a>(ctx: &'a StepContext, name: &str) -> Result<&'a resource::Redis, StepError> {
+    ctx.system(name, |system| match system {
+        resource::System::Redis(redis) => Some(redis),
+        _ => None,
+    })
+}
+
+impl Client {
+    /// Connects to a resource.
+    pub(super) async fn connect(ctx: &StepContext, name: &str) -> Result<Self, StepError> {
+        let url = connection_url(ctx, name, None)?;
+        let shown = &server(ctx, name)?.url;
+        Self::open(url.expose_secret(), name).await.map_err(|error| cannot_reach(name, shown, &error))
+    }
+
+    /// Connects to a resource if something answers there.
+    pub(super) async fn connect_if_up(ctx: &StepContext, name: &str) -> Result<Option<Self>, StepError> {
+        let url = connection_url(ctx, name, None)?;
+        match Self::open(url.expose_secret(), name).await {
+            Ok(client) => Ok(Some(client)),
+            Err(error) if is_down(&error) => Ok(None),
+            Err(error) => Err(cannot_reach(name, &server(ctx, name)?.url, &error)),
+        }
+    }
+
+    /// Connects to a Unix socket.
+    pub(super) async fn connect_socket(path: &std::path::Path, name: &str) -> Result<Self, RedisError> {
+        Self::open(&format!("redis+unix://{}", path.display()), name).await
+    }
+
+    async fn open(url: &str, name: &str) -> Result<Self, RedisError> {
+        let config = AsyncConnectionConfig::new()
+            .set_connection_timeout(Some(CONNECT_LIMIT))
+            .set_response_timeout(Some(ANSWER_LIMIT));
+        let connection =
+            redis::Client::open(url)?.get_multiplexed_async_connection_with_config(&config).await?;
+        Ok(Self { name: name.to_owned(), connection })
+    }
+
+    /// Sends one command and returns whatever came.
+    pub(super) async fn try_command<T: FromRedisValue>(&mut self, words: &[&str]) -> Result<T, RedisError> {
+        let mut command = redis::Cmd::new();
+        for word in words {
+            command.arg(word);
+        }
+        command.query_async(&mut self.connection).await
+    }
+
+    /// Sends one command; the error names it.
+    pub(super) async fn command<T: FromRedisValue>(&mut self, words: &[&str]) -> Result<T, StepError> {
+        self.try_command(words).await.map_err(|error| refused(&self.name, words, &error))
+    }
+
+    /// Returns all of `INFO`.
+    pub(super) async fn info(&mut self) -> Result<Info, StepError> {
+        self.command::<String>(&["INFO"]).await.map(|text| Info::parse(&text))
+    }
+
+    /// Returns settings of the server by a pattern.
+    pub(super) async fn config(&mut self, names: &[&str]) -> Result<BTreeMap<String, String>, StepError> {
+        let mut settings = BTreeMap::new();
+        for name in names {
+            settings.extend(self.command::<BTreeMap<String, String>>(&["CONFIG", "GET", name]).await?);
+        }
+        Ok(settings)
+    }
+
+    /// Returns the directory in which the server keeps its files.
+    pub(super) async fn dir(&mut self) -> Result<PathBuf, StepError> {
+        Ok(self.config(&["dir"]).await?.remove("dir").unwrap_or_default().into())
+    }
+}
+
+/// Says whether nothing listens, so that the server is known to be down.
+pub(super) fn is_down(error: &RedisError) -> bool {
+    error.is_connection_refusal()
+}
+
+fn cannot_reach(name: &str, url: &str, error: &RedisError) -> StepError {
+    let credentials = matches!(error.kind(), redis::ErrorKind::AuthenticationFailed)
+        || matches!(error.code(), Some("NOAUTH" | "WRONGPASS" | "NOPERM"));
+    let message = format!("the Redis server `{name}` at {url} cannot be used");
+    let failure = if credentials {
+        StepError::permanent(codes::LB1301, message)
+            .help("correct `password` of the resource in the environment's file")
+    } else {
+        StepError::transient(codes::LB1301, message)
+            .help(format!("check it with `redis-cli -u {url} ping` on this machine"))
+    };
+    failure.caused_by(error)
+}
+
+fn refused(name: &str, words: &[&str], error: &RedisError) -> StepError {
+    // The first two words name a command; what follows may be data.
+    let command =
+        words.iter().take(if words[0] == "CONFIG" { 3 } else { 1 }).copied().collect::<Vec<_>>().join(" ");
+    let message = format!("the Redis server `{name}` did not carry out `{command}`");
+    let io = error.is_io_error() || error.is_timeout();
+    let failure = if io {
+        StepError::transient(codes::LB1301, message)
+    } else {
+        StepError::permanent(codes::LB1302, message)
+    };
+    failure.caused_by(error)
+}

@@ -1,0 +1,151 @@
+//! Moves the files of a stopped server aside and places a snapshot.
+
+use std::fs::{self, File, Permissions};
+use std::os::unix::fs::{MetadataExt, PermissionsExt};
+use std::path::{Path, PathBuf};
+
+use lifeboat_engine::model::evidence::{Created, CreatedKind};
+use lifeboat_engine::step::{StepContext, StepError};
+use rustix::process::{Gid, Uid};
+use serde_json::Value;
+
+use super::codes;
+use super::config::Persistence;
+use crate::process::OsUser;
+use crate::store::{Meter, blocking, copy};
+
+/// What an attempt records once everything old is aside, so that the next one does not move its own files.
+const ASIDE: &str = "old_files_aside";
+
+/// Who owns placed files, and with what mode.
+#[derive(Clone, Copy, Debug)]
+struct Look {
+    owner: Option<(u32, u32)>,
+    mode: u32,
+}
+
+/// Places a snapshot where the server will load it: as its dump, and as the base of its append-only file if it has
+/// one. What stood there is moved aside and recorded. The server must be stopped.
+pub(super) async fn place(
+    ctx: &StepContext,
+    server: &str,
+    snapshot: &Path,
+    (persistence, os_user): (&Persistence, Option<&str>),
+) -> Result<Vec<PathBuf>, StepError> {
+    let dump = persistence.dir.join(&persistence.dump);
+    let append_dir = persistence.dir.join(&persistence.append_dir);
+    let look = look(&dump, &persistence.dir, os_user)?;
+    let mut aside = Vec::new();
+    let moved_before = ctx.recorded(ASIDE).is_some_and(|value| *value == Value::Bool(true));
+    for (name, path) in [("dump", &dump), ("append-only files", &append_dir)] {
+        if !moved_before {
+            aside.extend(move_aside(ctx, (server, name), path).await?);
+        } else if path == &append_dir {
+            remove_dir(path)?;
+        }
+    }
+    ctx.record(ASIDE, true).await?;
+    put(ctx, snapshot, &dump, look).await?;
+    if persistence.append_only {
+        let base = format!("{}.1.base.rdb", persistence.append_file);
+        make_dir(&append_dir, look)?;
+        put(ctx, snapshot, &append_dir.join(&base), look).await?;
+        let manifest = append_dir.join(format!("{}.manifest", persistence.append_file));
+        let text = format!("file {base} seq 1 type b\n");
+        write(&manifest, text.as_bytes(), look).map_err(|error| failed("written", &manifest, &error))?;
+        sync_dir(&append_dir)?;
+    }
+    sync_dir(&persistence.dir)?;
+    Ok(aside)
+}
+
+async fn move_aside(
+    ctx: &StepContext,
+    (server, name): (&str, &str),
+    from: &Path,
+) -> Result<Option<PathBuf>, StepError> {
+    let mut to = from.as_os_str().to_owned();
+    to.push(format!(".pre-{}", ctx.info.run.short()));
+    let to = PathBuf::from(to);
+    let id = format!("redis:{server}:{}", name.replace(' ', "-"));
+    if !from.exists() {
+        // Nothing to keep, unless an attempt was lost between the rename and its record.
+        return Ok(to.exists().then_some(to));
+    }
+    if to.exists() {
+        return Ok(Some(to));
+    }
+    let kind = CreatedKind::MovedAside { from: from.to_owned(), to: to.clone() };
+    let what = format!("{name} of the Redis server {server} as before the restore");
+    ctx.created(Created { id, what, kind }).await?;
+    fs::rename(from, &to).map_err(|error| failed("moved aside", from, &error))?;
+    Ok(Some(to))
+}
+
+/// Takes owner and mode from the old file, or else from the directory.
+fn look(dump: &Path, dir: &Path, os_user: Option<&str>) -> Result<Look, StepError> {
+    let old = fs::metadata(dump).ok().filter(fs::Metadata::is_file);
+    let of_dir = fs::metadata(dir).map_err(|error| failed("found", dir, &error))?;
+    let mode = old.as_ref().map_or(0o640, |found| found.mode() & 0o777);
+    let wanted = match os_user {
+        Some(name) => OsUser::lookup(name).map(|user| (user.uid, user.gid))?,
+        None => old.as_ref().map_or((of_dir.uid(), of_dir.gid()), |found| (found.uid(), found.gid())),
+    };
+    let is_root = rustix::process::geteuid().is_root();
+    Ok(Look { owner: is_root.then_some(wanted), mode })
+}
+
+async fn put(ctx: &StepContext, from: &Path, to: &Path, look: Look) -> Result<(), StepError> {
+    let meter = Meter::bytes(ctx, fs::metadata(from).ok().map(|found| found.len()), "placing the snapshot");
+    let (from, to) = (from.to_owned(), to.to_owned());
+    let unfinished = to.with_extension(format!("restore-{}", ctx.info.run.short()));
+    blocking(move || {
+        let mut source = File::open(&from).map_err(|error| failed("read", &from, &error))?;
+        let mut target = File::create(&unfinished).map_err(|error| failed("written", &unfinished, &error))?;
+        copy(&mut source, &mut target, &meter)?;
+        finish(&target, look)
+            .and_then(|()| fs::rename(&unfinished, &to))
+            .map_err(|error| failed("written", &to, &error))
+    })
+    .await
+}
+
+fn write(path: &Path, content: &[u8], look: Look) -> std::io::Result<()> {
+    fs::write(path, content)?;
+    finish(&File::open(path)?, look)
+}
+
+fn finish(file: &File, look: Look) -> std::io::Result<()> {
+    if let Some((uid, gid)) = look.owner {
+        rustix::fs::fchown(file, Some(Uid::from_raw(uid)), Some(Gid::from_raw(gid)))?;
+    }
+    file.set_permissions(Permissions::from_mode(look.mode))?;
+    file.sync_all()
+}
+
+fn make_dir(path: &Path, look: Look) -> Result<(), StepError> {
+    let made = fs::create_dir_all(path).and_then(|()| {
+        let dir = File::open(path)?;
+        // Whoever may read a file in it must be able to search it.
+        let mode = look.mode | ((look.mode & 0o444) >> 2);
+        finish(&dir, Look { mode, ..look })
+    });
+    made.map_err(|error| failed("made", path, &error))
+}
+
+fn remove_dir(path: &Path) -> Result<(), StepError> {
+    match fs::remove_dir_all(path) {
+        Err(error) if error.kind() != std::io::ErrorKind::NotFound => Err(failed("removed", path, &error)),
+        _ => Ok(()),
+    }
+}
+
+fn sync_dir(path: &Path) -> Result<(), StepError> {
+    File::open(path).and_then(|dir| dir.sync_all()).map_err(|error| failed("synced", path, &error))
+}
+
+fn failed(what: &str, path: &Path, error: &std::io::Error) -> StepError {
+    StepError::transient(codes::LB1311, format!("{} cannot be {what}", path.display()))
+        .help("check the permissions and the space of its directory")
+        .caused_by(error)
+}

@@ -1,0 +1,105 @@
+//! Services as plain processes: started once, found again, ended.
+
+pub mod support;
+
+use std::time::{Duration, Instant};
+
+use lifeboat_engine::secret::SecretRef;
+use serde_json::{Value, json};
+use support::runner::Rig;
+use support::web::Web;
+
+fn process(rig: &Rig, script: &str, ready: Option<&str>) -> Value {
+    json!({
+        "kind": "service", "manager": "process", "command": ["bash", "-c", script], "ready": ready,
+        "env": { "TOKEN": { "secret": "token" } },
+        "pid_file": rig.dir().join("run/app.pid"), "log_file": rig.dir().join("log/app.log"),
+        "stop_timeout": "5s",
+    })
+}
+
+fn rig() -> Rig {
+    let token = SecretRef::Env("TOKEN".into());
+    Rig::new().secret(token.clone(), "t0ken").named_secret("token", token)
+}
+
+async fn status(rig: &Rig) -> (Value, Value) {
+    let outputs = rig.run("service.status", json!({ "service": "app" })).await.unwrap().outputs;
+    (outputs["running"].clone(), outputs["ready"].clone())
+}
+
+#[tokio::test]
+async fn a_process_is_started_once_and_stopped_from_another_step() {
+    let web = Web::start(|_| support::web::reply(204, "")).await;
+    let mut rig = rig();
+    let script = "echo token $TOKEN; exec sleep 600";
+    rig.set_resource("app", process(&rig, script, Some(&web.url("/ready"))));
+    assert_eq!(status(&rig).await, (json!(false), json!(true)), "another one answers, but it does not run");
+
+    let with = json!({ "service": "app" });
+    let first = rig.run("service.start", with.clone()).await.unwrap();
+    assert_eq!(first.outputs["started"], json!(true));
+    assert!(first.outputs["ready_seconds"].as_f64().unwrap() < 10.0);
+    let again = rig.run("service.start", with.clone()).await.unwrap();
+    assert_eq!(again.outputs["started"], json!(false));
+    assert_eq!(rig.reported().created.len(), 1);
+    assert_eq!(status(&rig).await, (json!(true), json!(true)));
+    let log = rig.dir().join("log/app.log");
+    let deadline = Instant::now() + Duration::from_secs(10);
+    while std::fs::read_to_string(&log).unwrap() != "token t0ken\n" {
+        assert!(Instant::now() < deadline, "{:?}", std::fs::read_to_string(&log));
+        tokio::time::sleep(Duration::from_millis(10)).await;
+    }
+
+    let pid = first.facts["process"].clone();
+    let restarted = rig.run("service.restart", with.clone()).await.unwrap();
+    assert_ne!(restarted.facts["process"], pid);
+    let stopped = rig.run("service.stop", with.clone()).await.unwrap();
+    assert_eq!(stopped.outputs["was_running"], json!(true));
+    assert_eq!(status(&rig).await.0, json!(false));
+    let stopped = rig.run("service.stop", with).await.unwrap();
+    assert_eq!(stopped.outputs["was_running"], json!(false));
+}
+
+#[tokio::test]
+async fn a_process_that_dies_while_starting_fails_at_once_with_its_log() {
+    let mut rig = rig();
+    let nobody = format!("http://127.0.0.1:{}/", support::web::closed_port());
+    rig.set_resource("app", process(&rig, "echo address already in use >&2; exit 1", Some(&nobody)));
+    let begun = Instant::now();
+    let error = rig.run("service.start", json!({ "service": "app" })).await.unwrap_err();
+    assert!(begun.elapsed() < Duration::from_secs(20));
+    assert_eq!((error.code.id, error.causes), ("LB1503", vec!["address already in use".to_owned()]));
+}
+
+#[tokio::test]
+async fn a_service_that_does_not_become_ready_says_what_it_answered() {
+    let web = Web::start(|_| support::web::reply(503, "starting")).await;
+    let mut rig = rig();
+    rig.set_resource("app", process(&rig, "exec sleep 600", Some(&web.url("/ready"))));
+    let with = json!({ "service": "app", "ready_timeout": "400ms" });
+    let error = rig.run("service.start", with).await.unwrap_err();
+    assert_eq!(error.code.id, "LB1502");
+    assert!(error.message.contains("503"), "{}", error.message);
+    assert_eq!(status(&rig).await, (json!(true), json!(false)));
+}
+
+#[tokio::test]
+async fn a_pid_file_of_a_process_that_is_gone_means_nothing() {
+    let mut rig = rig();
+    rig.set_resource("app", process(&rig, "exec sleep 600", None));
+    let mut stale = lifeboat_steps::process::Identity::of(std::process::id()).unwrap();
+    stale.start_ticks -= 1;
+    stale.save(&rig.dir().join("run/app.pid")).unwrap();
+    assert_eq!(status(&rig).await.0, json!(false));
+    let done = rig.run("service.start", json!({ "service": "app" })).await.unwrap();
+    assert_eq!(done.outputs["started"], json!(true));
+    assert!(done.warnings[0].contains("no `ready` address"), "{:?}", done.warnings);
+}
+
+#[tokio::test]
+async fn a_service_without_command_is_refused() {
+    let rig = rig().resource_from("app", json!({ "kind": "service", "manager": "process" }));
+    let error = rig.run("service.start", json!({ "service": "app" })).await.unwrap_err();
+    assert_eq!(error.code.id, "LB1504");
+}

@@ -1,0 +1,86 @@
+//! A store and the commands that fill it, for servers that archive.
+
+use std::path::{Path, PathBuf};
+use std::process::Command;
+use std::sync::OnceLock;
+
+use lifeboat_engine::resource::{self, System};
+use lifeboat_steps::store::Store;
+
+use super::postgres::{Cluster, Options, Place};
+
+/// Returns the program that stands for `lifeboat wal`, built from `examples/wal.rs`.
+pub fn wal_program() -> &'static Path {
+    static BUILT: OnceLock<PathBuf> = OnceLock::new();
+    BUILT.get_or_init(|| {
+        let tests = std::env::current_exe().expect("the test's own path");
+        let profile = tests.ancestors().nth(2).expect("target/PROFILE/deps/TEST");
+        let mut cargo = Command::new(env!("CARGO"));
+        cargo.args(["build", "-q", "-p", "lifeboat-steps", "--example", "wal"]);
+        cargo.arg("--target-dir").arg(profile.parent().expect("below the target directory"));
+        if profile.ends_with("release") {
+            cargo.arg("--release");
+        }
+        let built = cargo.current_dir(env!("CARGO_MANIFEST_DIR")).status().expect("cargo runs");
+        assert!(built.success(), "examples/wal.rs does not build");
+        profile.join("examples/wal")
+    })
+}
+
+/// A store in a place of its own that a server's user can write, with the program and its configuration.
+#[derive(Debug)]
+pub struct Archive {
+    pub place: Place,
+    pub root: PathBuf,
+}
+
+impl Archive {
+    pub fn make() -> Self {
+        let place = Place::make();
+        let root = place.subdir("store");
+        place.subdir("store/wal");
+        let archive = Self { place, root };
+        // Its own directory may be closed to the server's user.
+        std::fs::copy(wal_program(), archive.program()).expect("a copy of the program");
+        archive.place.own(&archive.program());
+        let config = serde_json::json!({ "store": archive.url() });
+        std::fs::write(archive.config(), config.to_string()).expect("a configuration");
+        archive.place.own(&archive.config());
+        archive
+    }
+
+    pub fn url(&self) -> String {
+        format!("dir://{}", self.root.display())
+    }
+
+    pub fn program(&self) -> PathBuf {
+        self.place.path().join("lifeboat")
+    }
+
+    pub fn config(&self) -> PathBuf {
+        self.place.path().join("wal.json")
+    }
+
+    pub fn archive_command(&self) -> String {
+        format!("{} wal put --config {} %p %f", self.program().display(), self.config().display())
+    }
+
+    pub fn store(&self) -> Store {
+        Store::open_url(&self.url()).expect("the store opens")
+    }
+
+    pub fn system(&self) -> System {
+        System::Store(resource::Store { url: self.url(), region: None, endpoint: None })
+    }
+
+    /// Starts a cluster that archives here.
+    pub fn cluster(&self, mut options: Options) -> Cluster {
+        options.settings.extend(archiving_by(&self.archive_command()));
+        Cluster::start(&options)
+    }
+}
+
+/// Returns the settings of a server that archives with a command.
+pub fn archiving_by(command: &str) -> Vec<String> {
+    vec!["archive_mode = on".to_owned(), format!("archive_command = '{}'", command.replace('\'', "''"))]
+}

@@ -1,0 +1,280 @@
+//! Runs one step the way the engine does, and remembers what it reported.
+
+use std::collections::{BTreeMap, VecDeque};
+use std::path::{Path, PathBuf};
+use std::sync::{Arc, Mutex, MutexGuard};
+
+use async_trait::async_trait;
+use jiff::Timestamp;
+use lifeboat_engine::model::event::{Answer, Done, Person, Question};
+use lifeboat_engine::model::evidence::{Created, CreatedKind, Progress, Stream};
+use lifeboat_engine::model::ids::{RunId, StepId};
+use lifeboat_engine::model::outcome::Mode;
+use lifeboat_engine::resource::{Access, Resource, System};
+use lifeboat_engine::secret::{SecretRef, Secrets};
+use lifeboat_engine::step::{Probe, Registry, StepContext, StepError, StepInfo, StepLink, StepParts};
+use lifeboat_steps::process::Identity;
+use secrecy::SecretString;
+use serde_json::{Map, Value};
+use tokio_util::sync::CancellationToken;
+
+/// What steps reported, in order.
+#[derive(Debug, Default)]
+pub struct Reported {
+    pub progress: Vec<Progress>,
+    pub lines: Vec<(Stream, String)>,
+    /// By step, then by key.
+    pub recorded: BTreeMap<String, Map<String, Value>>,
+    /// In order; the same id replaces, as in the journal.
+    pub created: Vec<Created>,
+    pub questions: Vec<Question>,
+    /// What will be answered; once it is empty, the first choice.
+    pub answers: VecDeque<Answer>,
+}
+
+impl Reported {
+    /// Returns the text of one stream, line by line.
+    pub fn text(&self, stream: Stream) -> String {
+        let lines = self.lines.iter().filter(|(of, _)| *of == stream).map(|(_, line)| line.as_str());
+        lines.collect::<Vec<_>>().join("\n")
+    }
+}
+
+/// A recording [`StepLink`].
+#[derive(Debug)]
+pub struct TestLink {
+    step: String,
+    reported: Arc<Mutex<Reported>>,
+}
+
+impl TestLink {
+    fn reported(&self) -> MutexGuard<'_, Reported> {
+        self.reported.lock().expect("no test panics while it holds this")
+    }
+}
+
+#[async_trait]
+impl StepLink for TestLink {
+    fn progress(&self, progress: Progress) {
+        self.reported().progress.push(progress);
+    }
+
+    fn line(&self, stream: Stream, line: &str) {
+        self.reported().lines.push((stream, line.to_owned()));
+    }
+
+    async fn record(&self, key: &str, value: Value) -> Result<(), StepError> {
+        self.reported().recorded.entry(self.step.clone()).or_default().insert(key.to_owned(), value);
+        Ok(())
+    }
+
+    async fn created(&self, thing: Created) -> Result<(), StepError> {
+        let mut reported = self.reported();
+        reported.created.retain(|known| known.id != thing.id);
+        reported.created.push(thing);
+        Ok(())
+    }
+
+    async fn ask(&self, question: Question) -> Result<Answer, StepError> {
+        let choice = question.choices.first().cloned().unwrap_or_default();
+        let mut reported = self.reported();
+        reported.questions.push(question);
+        if let Some(answer) = reported.answers.pop_front() {
+            return Ok(answer);
+        }
+        Ok(Answer { choice, by: Person { name: "test".into(), uid: 0 }, comment: None, automatic: true })
+    }
+}
+
+/// An environment and a run, in a temporary directory. Steps run through the registry, with defaults filled in as
+/// the engine fills them in; what one step recorded is there for its next attempt.
+#[expect(missing_debug_implementations, reason = "holds secrets")]
+pub struct Rig {
+    pub mode: Mode,
+    pub incident_at: Timestamp,
+    pub cancel: CancellationToken,
+    pub run_id: RunId,
+    dir: tempfile::TempDir,
+    resources: BTreeMap<String, Resource>,
+    named_secrets: BTreeMap<String, SecretRef>,
+    secrets: Vec<(SecretRef, String)>,
+    reported: Arc<Mutex<Reported>>,
+    registry: Registry,
+    _servers: Servers,
+}
+
+/// Ends the servers that steps have started, when the test ends.
+struct Servers(Arc<Mutex<Reported>>);
+
+impl Drop for Servers {
+    fn drop(&mut self) {
+        let Ok(reported) = self.0.lock() else { return };
+        for thing in &reported.created {
+            if let CreatedKind::Process { pid, start_ticks, boot_id, .. } = thing.kind.clone() {
+                let identity = Identity { pid, start_ticks, boot_id };
+                // KILL, for nothing of it is needed any more.
+                let _ = lifeboat_steps::process::identity::signal(&identity, 9);
+            }
+        }
+    }
+}
+
+impl Rig {
+    /// Makes a drill without resources.
+    pub fn new() -> Self {
+        let reported = Arc::<Mutex<Reported>>::default();
+        Self {
+            mode: Mode::Drill,
+            incident_at: Timestamp::now(),
+            cancel: CancellationToken::new(),
+            run_id: RunId::generate(),
+            dir: tempfile::Builder::new().prefix("lb-rig-").tempdir().expect("a temporary directory"),
+            resources: BTreeMap::new(),
+            named_secrets: BTreeMap::new(),
+            secrets: Vec::new(),
+            _servers: Servers(Arc::clone(&reported)),
+            reported,
+            registry: lifeboat_steps::registry(),
+        }
+    }
+
+    /// Adds a resource that may be written.
+    pub fn resource(mut self, name: &str, system: System) -> Self {
+        let resource = Resource { access: Access::Write, optional: false, system };
+        self.resources.insert(name.to_owned(), resource);
+        self
+    }
+
+    /// Adds a resource written as in an environment's file.
+    pub fn resource_from(mut self, name: &str, written: Value) -> Self {
+        self.set_resource(name, written);
+        self
+    }
+
+    /// Replaces a resource by one written as in an environment's file.
+    pub fn set_resource(&mut self, name: &str, written: Value) {
+        let resource = serde_json::from_value(written).expect("a resource");
+        self.resources.insert(name.to_owned(), resource);
+    }
+
+    /// Gives a secret reference its value.
+    pub fn secret(mut self, reference: SecretRef, value: &str) -> Self {
+        self.secrets.push((reference, value.to_owned()));
+        self
+    }
+
+    /// Names a secret, as `secrets:` of an environment does.
+    pub fn named_secret(mut self, name: &str, reference: SecretRef) -> Self {
+        self.named_secrets.insert(name.to_owned(), reference);
+        self
+    }
+
+    /// The project directory of the run; each step's work directory is below it.
+    pub fn dir(&self) -> &Path {
+        self.dir.path()
+    }
+
+    /// What steps have reported so far.
+    pub fn reported(&self) -> MutexGuard<'_, Reported> {
+        self.reported.lock().expect("no test panics while it holds this")
+    }
+
+    /// Runs a step named after its kind; its outputs must be those that the kind declares.
+    pub async fn run(&self, kind: &str, with: Value) -> Result<Done, StepError> {
+        let step = kind.replace('.', "_");
+        self.run_as(&step, kind, with).await
+    }
+
+    /// Runs a step under a name of its own.
+    pub async fn run_as(&self, step: &str, kind: &str, with: Value) -> Result<Done, StepError> {
+        let ctx = self.context(step, kind, with);
+        let done = self.registry.kind(kind).expect("a registered kind").run(&ctx).await?;
+        let spec = self.registry.spec(kind).expect("a registered kind");
+        for output in &spec.outputs {
+            assert!(
+                !output.required || done.outputs.contains_key(&output.name),
+                "{kind} did not set `{}`",
+                output.name
+            );
+        }
+        for name in done.outputs.keys() {
+            assert!(spec.outputs.iter().any(|output| &output.name == name), "{kind} declares no `{name}`");
+        }
+        Ok(done)
+    }
+
+    /// Asks a guarded kind whether its work is done.
+    pub async fn probe(&self, kind: &str, with: Value) -> Result<Probe, StepError> {
+        let step = kind.replace('.', "_");
+        let ctx = self.context(&step, kind, with);
+        self.registry.kind(kind).expect("a registered kind").probe(&ctx).await
+    }
+
+    /// Puts the context of a step together.
+    pub fn context(&self, step: &str, kind: &str, with: Value) -> StepContext {
+        self.context_with(step, self.with_defaults(kind, with))
+    }
+
+    /// Puts a context together for code that is no step kind.
+    pub fn bare_context(&self) -> StepContext {
+        self.context_with("bare", Value::Object(Map::new()))
+    }
+
+    fn context_with(&self, step: &str, with: Value) -> StepContext {
+        let mut secrets = Secrets::default();
+        for (reference, value) in &self.secrets {
+            secrets.insert(reference.clone(), SecretString::from(value.clone()));
+        }
+        let recorded = self.reported().recorded.get(step).cloned().unwrap_or_default();
+        StepContext::new(StepParts {
+            info: self.info(step),
+            cancel: self.cancel.clone(),
+            with,
+            resources: Arc::new(self.resources.clone()),
+            named_secrets: Arc::new(self.named_secrets.clone()),
+            secrets: Arc::new(secrets),
+            recorded,
+            link: Arc::new(TestLink { step: step.to_owned(), reported: Arc::clone(&self.reported) }),
+        })
+    }
+
+    fn info(&self, step: &str) -> StepInfo {
+        let work_dir: PathBuf = self.dir.path().join("steps").join(step);
+        std::fs::create_dir_all(&work_dir).expect("a work directory");
+        let children_lock = self.dir.path().join("children.lock");
+        std::fs::OpenOptions::new()
+            .create(true)
+            .append(true)
+            .open(&children_lock)
+            .expect("a lock file for children");
+        StepInfo {
+            run: self.run_id,
+            runbook: "test".into(),
+            environment: "test".into(),
+            protected: false,
+            mode: self.mode,
+            step: StepId::new(step).expect("a step id"),
+            attempt: 1,
+            retries: false,
+            incident_at: self.incident_at,
+            project_dir: self.dir.path().to_path_buf(),
+            work_dir,
+            children_lock,
+        }
+    }
+
+    fn with_defaults(&self, kind: &str, with: Value) -> Value {
+        let spec = self.registry.spec(kind).expect("a registered kind");
+        let Value::Object(mut with) = with else { panic!("parameters are a map") };
+        for name in with.keys() {
+            assert!(spec.params.iter().any(|param| &param.name == name), "{kind} has no parameter `{name}`");
+        }
+        for param in &spec.params {
+            if let (Some(default), false) = (&param.default, with.contains_key(&param.name)) {
+                with.insert(param.name.clone(), default.clone());
+            }
+            assert!(!param.required || with.contains_key(&param.name), "{kind} needs `{}`", param.name);
+        }
+        Value::Object(with)
+    }
+}
