@@ -124,7 +124,7 @@ impl<'a> Fold<'a> {
         let mut fold = Self::default();
         let times = fold.clamp(source.events);
         let gaps = gaps_before(source.events);
-        let first = times.first().copied().unwrap_or(source.now.0);
+        let first = times.first().copied().unwrap_or(source.now.bounded());
         fold.incident = incident(source.events).unwrap_or(first);
         fold.last = first;
         fold.push(fold.incident, first, Activity::BeforeRun);
@@ -134,7 +134,7 @@ impl<'a> Fold<'a> {
         }
         fold.end = fold.last;
         if fold.finished.is_none() {
-            fold.end = source.now.0.max(fold.last);
+            fold.end = source.now.bounded().max(fold.last);
             let (last, end) = (fold.last, fold.end);
             fold.advance(end, source.owner == Owner::Gone && !source.events.is_empty());
             fold.last = last;
@@ -147,8 +147,11 @@ impl<'a> Fold<'a> {
         let mut highest = i64::MIN;
         let mut times = Vec::with_capacity(events.len());
         for event in events {
-            self.backward_ms = self.backward_ms.max(highest.saturating_sub(event.at_ms));
-            highest = highest.max(event.at_ms);
+            let at = Moment(event.at_ms).bounded();
+            if highest > at {
+                self.backward_ms = self.backward_ms.max(highest - at);
+            }
+            highest = highest.max(at);
             times.push(highest);
         }
         times
@@ -439,7 +442,7 @@ fn end_hold(step: &mut StepFold<'_>, at: i64) -> Option<i64> {
 
 fn incident(events: &[Event]) -> Option<i64> {
     events.iter().find_map(|event| match event.kind {
-        EventKind::RunDeclared { incident_at_ms, .. } => Some(incident_at_ms),
+        EventKind::RunDeclared { incident_at_ms, .. } => Some(Moment(incident_at_ms).bounded()),
         _ => None,
     })
 }

@@ -132,6 +132,9 @@ fn judge_rto(view: &View<'_>, recovery: &Recovery, margin: Option<i64>, breaks: 
     let excess = || human::duration(margin.unwrap_or(0).saturating_abs());
     let verdict = |missed: bool| if missed { Verdict::Missed } else { Verdict::NotMeasured };
     match recovery {
+        Recovery::At(_) if margin.is_none() => {
+            (Verdict::NotMeasured, "recovered; no limit was set".to_owned())
+        }
         Recovery::At(_) if over => (Verdict::Missed, format!("recovered {} too late", excess())),
         Recovery::At(_) => {
             let unclean = matches!(view.fold.finished, Some(RunOutcome::Failed | RunOutcome::Aborted));

@@ -120,7 +120,10 @@ fn failure(report: &RunReport) -> Option<Section> {
             )),
         ]));
         blocks.extend(failure.causes.iter().map(|cause| Block::Line(dim(format!("because {cause}")))));
+        let explain = format!("lifeboat explain {}", failure.code);
+        let more = vec![Piece::dim("more about it: "), Piece::code(explain)];
         blocks.extend(failure.help.iter().map(|help| Block::Line(plain(format!("help: {help}")))));
+        blocks.push(Block::Line(more));
     }
     if let Some(reason) = &report.outcome.reason {
         blocks.push(Block::Line(plain(format!("The run ended because: {reason}"))));

@@ -61,7 +61,7 @@ fn pages_to_look_at() {
 #[test]
 fn the_report_as_data() {
     let report = runs::automatic().report();
-    let text = serde_json::to_string_pretty(&report).unwrap();
+    let text = report.json();
     assert_eq!(serde_json::from_str::<RunReport>(&text).unwrap(), report);
     looks_the_same!(text);
 }

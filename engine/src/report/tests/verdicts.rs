@@ -11,6 +11,7 @@ use crate::report::{Owner, State, Verdict, html, markdown, page};
 fn a_restoring_step_that_reports_nothing_leaves_the_loss_unmeasured() {
     let report = runs::unmeasured().report();
     assert_eq!(report.rpo.verdict, Some(Verdict::NotMeasured));
+    assert!(!report.objectives_met());
     assert_eq!(report.rpo.unmeasured[0].step, id("recover"));
     assert!(report.not_checked.iter().any(|open| open.what == "how much data `db` lost"));
     assert!(report.outcome.headline.contains("RPO not measured"), "{}", report.outcome.headline);
@@ -60,6 +61,7 @@ fn recovery_counts_from_the_incident_to_the_last_recovered_step() {
     journal.plan.objective.rto = Some(span("3m 11s"));
     let report = journal.report();
     assert_eq!((report.rto.verdict, report.rto.margin_ms), (Some(Verdict::Missed), Some(-1_000)));
+    assert!(!report.objectives_met() && good_drill().report().objectives_met());
 }
 
 #[test]
