@@ -85,8 +85,6 @@ pub(crate) enum Command {
     /// Archive and fetch write-ahead log; Postgres calls this
     #[command(subcommand)]
     Wal(WalCommand),
-    /// Print a JSON Schema for editors, or compare the committed ones
-    Schema(SchemaArgs),
     /// Print completions for a shell
     Completions { shell: clap_complete::Shell },
 }
@@ -236,16 +234,4 @@ pub(crate) enum WalCommand {
         name: String,
         path: PathBuf,
     },
-}
-
-#[derive(Debug, Args)]
-pub(crate) struct SchemaArgs {
-    /// `runbook`, `environment` or `project`
-    pub(crate) name: Option<String>,
-    /// Write all schemas into a directory
-    #[arg(long, value_name = "DIR")]
-    pub(crate) write: Option<PathBuf>,
-    /// Fail if the schemas in a directory differ from these
-    #[arg(long, value_name = "DIR")]
-    pub(crate) check: Option<PathBuf>,
 }

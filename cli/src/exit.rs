@@ -44,6 +44,11 @@ impl Failure {
         Self { exit, code: None, message: message.into(), causes: Vec::new(), help: None }
     }
 
+    /// A failure that was explained already.
+    pub(crate) fn said(exit: Exit) -> Self {
+        Self::new(exit, "")
+    }
+
     pub(crate) fn usage(message: impl Into<String>) -> Self {
         Self::new(Exit::Usage, message)
     }

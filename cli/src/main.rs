@@ -1,1 +1,133 @@
-fn main() {}
+//! `lifeboat`: the command line of the recovery runbooks.
+//!
+//! Standard output is data, standard error is everything else. Every error says what to do next; exit codes are in
+//! [`exit::Exit`] and never change meaning.
+
+mod args;
+mod commands;
+mod exit;
+mod person;
+mod render;
+mod session;
+mod view;
+
+use std::process::ExitCode;
+use std::sync::Arc;
+
+use clap::{CommandFactory, Parser};
+use lifeboat_engine::model::Mode;
+use lifeboat_engine::model::event::Decision;
+use lifeboat_engine::project::Project;
+use lifeboat_engine::runs::{StateDir, SystemProbe};
+
+use args::{Cli, Command};
+use exit::{Exit, Outcome};
+use session::{Manner, Site};
+
+fn main() -> ExitCode {
+    let cli = match Cli::try_parse() {
+        Ok(cli) => cli,
+        Err(error) => return usage(&error),
+    };
+    // Postgres calls this once for every segment: nothing else is set up for it.
+    if let Command::Wal(command) = &cli.command {
+        return commands::wal::wal(command);
+    }
+    prepare();
+    match dispatch(&cli) {
+        Ok(exit) => exit.into(),
+        Err(failure) => {
+            if !failure.message.is_empty() {
+                anstream::eprintln!("{failure}");
+            }
+            failure.exit.into()
+        }
+    }
+}
+
+/// Help and version are answers, everything else is a usage error.
+fn usage(error: &clap::Error) -> ExitCode {
+    // A closed pipe leaves nobody to tell.
+    let _ = error.print();
+    if error.use_stderr() { Exit::Usage.into() } else { Exit::Success.into() }
+}
+
+fn prepare() {
+    let filter = tracing_subscriber::EnvFilter::try_from_env("LIFEBOAT_LOG")
+        .unwrap_or_else(|_| tracing_subscriber::EnvFilter::new("warn"));
+    tracing_subscriber::fmt()
+        .with_env_filter(filter)
+        .with_writer(std::io::stderr)
+        .without_time()
+        .with_target(false)
+        .init();
+    // Fails only if there is one already, and then there is one.
+    let _ = rustls::crypto::aws_lc_rs::default_provider().install_default();
+}
+
+fn dispatch(cli: &Cli) -> Outcome {
+    let registry = Arc::new(lifeboat_steps::registry());
+    match &cli.command {
+        Command::Explain { code } => commands::explain::explain(code),
+        Command::Steps { kind } => commands::steps::steps(&registry, kind.as_deref(), cli.format),
+        Command::Completions { shell } => {
+            clap_complete::generate(*shell, &mut Cli::command(), "lifeboat", &mut std::io::stdout());
+            Ok(Exit::Success)
+        }
+        _ => in_project(cli, registry),
+    }
+}
+
+fn in_project(cli: &Cli, registry: Arc<lifeboat_engine::step::Registry>) -> Outcome {
+    let project = commands::files::load(&cli.project)?;
+    match &cli.command {
+        Command::Check(args) => return commands::files::check(&project, &registry, args, cli.format),
+        Command::List => return commands::files::list(&project, cli.format),
+        Command::Show { runbook } => return commands::files::show(&project, runbook),
+        Command::Plan(args) => return commands::execute::plan(&project, &registry, args, cli.format),
+        _ => {}
+    }
+    let state = StateDir::open(&project.spec.state_dir, &SystemProbe).map_err(|error| render::runs(&error))?;
+    let site = Site { state, registry, by: person::acting(cli.acting_as.as_deref()) };
+    on_runs(cli, &project, &site)
+}
+
+fn on_runs(cli: &Cli, project: &Project, site: &Site) -> Outcome {
+    use commands::{decide, execute, look};
+    let (state, by) = (&site.state, site.by.clone());
+    match &cli.command {
+        Command::Run(args) => execute::run(project, site, args, Mode::Recovery),
+        Command::Drill(args) => execute::run(project, site, args, Mode::Drill),
+        Command::Resume(args) => {
+            let manner = Manner { report: args.report.clone(), no_wait: args.no_wait };
+            session::resume(site, &args.run, &manner)
+        }
+        Command::Status { run } => look::status(state, run.as_deref(), cli.format),
+        Command::Watch { run } => look::watch(state, run.as_deref()),
+        Command::Runs(args) => look::runs(state, args, cli.format),
+        Command::Logs(args) => look::logs(state, args),
+        Command::Report(args) => look::report(state, args, cli.format),
+        Command::Approve(args) => decide::answer(state, by, args, decide::Say::Yes),
+        Command::Reject(args) => decide::answer(state, by, args, decide::Say::No),
+        Command::Retry { run, step } => {
+            decide::decide(state, by, run, Decision::RetryStep { step: decide::step_id(step)? })
+        }
+        Command::Skip(args) => {
+            let (step, reason) = (decide::step_id(&args.step)?, args.reason.clone());
+            let decision = match args.done {
+                true => Decision::MarkDone { step, reason },
+                false => Decision::SkipStep { step, reason },
+            };
+            decide::decide(state, by, &args.run, decision)
+        }
+        Command::Note { run, text } => decide::decide(state, by, run, Decision::Note { text: text.clone() }),
+        Command::Pause { run } => decide::decide(state, by, run, Decision::Pause),
+        Command::Abort(args) => {
+            decide::decide(state, by, &args.run, Decision::Abort { reason: args.reason.clone() })
+        }
+        Command::Cancel(args) => {
+            decide::decide(state, by, &args.run, Decision::Cancel { reason: args.reason.clone() })
+        }
+        _ => unreachable!("every other command was dispatched before"),
+    }
+}

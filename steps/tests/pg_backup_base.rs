@@ -10,7 +10,7 @@ use lifeboat_steps::postgres::backup::BackupDetails;
 use lifeboat_steps::postgres::{codes, wal};
 use lifeboat_steps::store::{self, BackupKind, Meter, catalogue, verify};
 use serde_json::{Value, json};
-use support::archive::Archive;
+use support::archive::{Archive, archiving_by};
 use support::postgres::{Cluster, Options};
 use support::rig::Rig;
 
@@ -120,7 +120,7 @@ async fn servers_that_could_not_be_restored_are_refused() {
 #[tokio::test(flavor = "multi_thread")]
 async fn archiving_that_fails_or_goes_elsewhere_is_found() {
     let archive = Archive::make();
-    let cluster = Cluster::start(&Options { archive_command: Some("false".into()), ..Options::default() });
+    let cluster = Cluster::start(&Options { settings: archiving_by("false"), ..Options::default() });
     cluster.sql("select pg_switch_wal()");
     support::postgres::wait_until("archiving fails", || {
         cluster.sql("select failed_count > 0 from pg_stat_archiver") == "t"

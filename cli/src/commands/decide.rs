@@ -99,7 +99,7 @@ fn hand_over(run: &RunDir, request: &Request, what: &str) -> Outcome {
     while Instant::now() < deadline {
         let waits = inbox.contains(id).map_err(|error| render::runs(&error))?;
         if !waits {
-            return taken(run, before, what);
+            return taken(run, before, request, what);
         }
         if run.owner().map_err(|error| render::runs(&error))?.is_none() {
             break;
@@ -116,19 +116,37 @@ fn last_seq(run: &RunDir) -> Result<u64, Failure> {
     Ok(events.last().map_or(0, |event| event.seq))
 }
 
-/// Says what became of a request that was taken.
-fn taken(run: &RunDir, before: u64, what: &str) -> Outcome {
-    let (_, events) = journal::read(run.path()).map_err(|error| render::journal(&error))?;
-    let refusal = events.iter().filter(|event| event.seq > before).find_map(|event| match &event.kind {
-        EventKind::Noted { step: None, text } => Some(text.clone()),
-        _ => None,
-    });
-    match refusal {
-        Some(reason) => Err(Failure::new(Exit::Refused, reason)
-            .help(format!("lifeboat status {}", run.id().short()))),
-        None => {
-            anstream::eprintln!("{what}: taken by the run {}", run.id().short());
-            Ok(Exit::Success)
+/// Waits for the journal to tell what became of a request that was taken.
+fn taken(run: &RunDir, before: u64, request: &Request, what: &str) -> Outcome {
+    let short = run.id().short();
+    let deadline = Instant::now() + PATIENCE;
+    while Instant::now() < deadline {
+        let (_, events) = journal::read(run.path()).map_err(|error| render::journal(&error))?;
+        for event in events.iter().filter(|event| event.seq > before) {
+            match &event.kind {
+                EventKind::Noted { step: None, text } => {
+                    return Err(Failure::new(Exit::Refused, text.clone())
+                        .help(format!("lifeboat status {short}")));
+                }
+                kind if grants(kind, request) => {
+                    anstream::eprintln!("{what}: taken by the run {short}");
+                    return Ok(Exit::Success);
+                }
+                _ => {}
+            }
         }
+        std::thread::sleep(Duration::from_millis(50));
+    }
+    Err(Failure::internal(format!("the run {short} took the request and does not say what became of it"))
+        .help(format!("lifeboat status {short}")))
+}
+
+fn grants(event: &EventKind, request: &Request) -> bool {
+    match (event, request) {
+        (EventKind::QuestionAnswered { step, answer, .. }, Request::Answer { step: of, answer: given, .. }) => {
+            step == of && answer == given
+        }
+        (EventKind::Decided { decision, .. }, Request::Decide { decision: wish, .. }) => decision == wish,
+        _ => false,
     }
 }

@@ -29,7 +29,7 @@ impl Told {
         let run = state.find(text).map_err(|error| render::runs(&error))?;
         let (header, events) = journal::read(run.path()).map_err(|error| render::journal(&error))?;
         let holder = run.owner().map_err(|error| render::runs(&error))?;
-        let owner = holder.map_or(Owner::None, |holder| Owner::Process { pid: holder.pid });
+        let owner = if holder.is_some() { Owner::Present } else { Owner::Gone };
         Ok(Self { run, header, events, owner })
     }
 

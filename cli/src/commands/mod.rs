@@ -1,5 +1,10 @@
 //! One module for each command, or for commands that are alike.
 
+pub(crate) mod confirm;
+pub(crate) mod decide;
+pub(crate) mod execute;
 pub(crate) mod explain;
+pub(crate) mod files;
+pub(crate) mod look;
 pub(crate) mod steps;
 pub(crate) mod wal;

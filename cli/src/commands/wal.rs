@@ -2,16 +2,18 @@
 //! every segment.
 
 use crate::args::WalCommand;
+use lifeboat_steps::postgres::wal::WalExit;
 use std::process::ExitCode;
 
 /// Runs a WAL command and returns the exit code that Postgres expects.
 pub(crate) fn wal(command: &WalCommand) -> ExitCode {
-    let (code, message) = match command {
+    let WalExit { code, message } = match command {
         WalCommand::Put { config, path, name } => lifeboat_steps::postgres::wal::put_main(config, path, name),
         WalCommand::Get { socket, name, path } => lifeboat_steps::postgres::wal::get_main(socket, name, path),
     };
     if !message.is_empty() {
         anstream::eprintln!("lifeboat: {message}");
     }
-    ExitCode::from(code)
+    // Both commands only ever end with codes of one byte; 255 stops a recovery, which is the safe side.
+    ExitCode::from(u8::try_from(code).unwrap_or(u8::MAX))
 }

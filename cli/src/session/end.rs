@@ -3,7 +3,7 @@
 use std::path::Path;
 
 use lifeboat_engine::journal;
-use lifeboat_engine::model::{RunId, RunOutcome};
+use lifeboat_engine::model::RunOutcome;
 use lifeboat_engine::report::human::Moment;
 use lifeboat_engine::report::{Owner, RunReport, Source, Verdict};
 use lifeboat_engine::run::Situation;
@@ -30,7 +30,7 @@ impl Ending<'_> {
             plan: &header.plan,
             events: &events,
             now: Moment(jiff::Timestamp::now().as_millisecond()),
-            owner: Owner::None,
+            owner: Owner::Gone,
         };
         let report = RunReport::of(&source);
         self.index(RunSummary::of(&header, &events));
@@ -82,9 +82,4 @@ fn exit(situation: Situation, report: &RunReport) -> Exit {
 fn objectives_met(report: &RunReport) -> bool {
     let fine = |verdict: Option<Verdict>| verdict.is_none_or(|verdict| verdict == Verdict::Met);
     fine(report.rto.verdict) && fine(report.rpo.verdict)
-}
-
-/// The id as people type it.
-pub(super) fn short(run: RunId) -> String {
-    run.short()
 }

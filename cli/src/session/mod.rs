@@ -134,9 +134,9 @@ async fn drive_run(
         // The channel is new and has room.
         let _ = controls.try_send(Control::Request(request));
     }
-    let redactor = Arc::new(Redactor::new(&begun.secrets));
-    for warning in redactor.warnings() {
-        anstream::eprintln!("warning: {warning}");
+    let redactor = Redactor::new(&begun.secrets);
+    for reference in redactor.too_short() {
+        anstream::eprintln!("warning[LB0331]: the secret from {reference} is too short to be removed from output");
     }
     let reporters = reporters(site, run, &begun, controls);
     let when_waiting = if manner.no_wait { Patience::Leave } else { Patience::Stay };
@@ -151,11 +151,12 @@ async fn drive_run(
         state: begun.state,
         dir: run.path().to_owned(),
         secrets: Arc::new(begun.secrets),
-        output: Arc::new(links::Output { redactor, files: run.output() }),
+        output: Arc::new(links::Output { redactor: redactor.clone(), files: run.output() }),
+        redactor,
         clock: Arc::new(SystemClock),
         reporters,
         controls: receiver,
-        requests: Box::new(links::InboxSource { inbox: run.inbox() }),
+        requests: Box::new(links::InboxSource { inbox: run.inbox(), journal: run.path().to_owned() }),
         when_held,
         when_waiting,
     })

@@ -1,14 +1,15 @@
 //! The beginning of a run: locks, secrets, and the declaration in the journal.
 
-use std::collections::BTreeSet;
 use std::sync::Arc;
 
 use jiff::Timestamp;
+use lifeboat_engine::compile::written_identities;
 use lifeboat_engine::clock::{Clock, SystemClock};
 use lifeboat_engine::journal::{Header, Journal};
 use lifeboat_engine::model::RunId;
 use lifeboat_engine::model::event::EventKind;
 use lifeboat_engine::plan::Plan;
+use lifeboat_engine::resource::System;
 use lifeboat_engine::runs::{ResourceLocks, RunDir, Wanted};
 use lifeboat_engine::secret::Secrets;
 
@@ -75,13 +76,7 @@ pub(super) fn lock_resources(
     plan: &Plan,
     clock: &dyn Clock,
 ) -> Result<ResourceLocks, Failure> {
-    let written: BTreeSet<&str> =
-        plan.steps.iter().flat_map(|step| step.writes.iter().map(String::as_str)).collect();
-    let identities = written
-        .into_iter()
-        .filter_map(|name| plan.resources.get(name))
-        .flat_map(|resource| resource.identities())
-        .collect();
+    let identities = written_identities(plan);
     let by = format!("{}@{}", plan.runbook, plan.environment);
     ResourceLocks::acquire(&site.state, &Wanted { run, by, identities }, clock)
         .map_err(|error| render::runs(&error))
@@ -89,8 +84,15 @@ pub(super) fn lock_resources(
 
 /// Reads every secret of the environment afresh.
 pub(super) fn resolve_secrets(plan: &Plan) -> Result<Secrets, Failure> {
-    let references = plan.secrets.values().chain(plan.resources.values().filter_map(|it| it.webhook()));
-    Secrets::resolve(references).map_err(|error| {
-        Failure::new(Exit::Refused, error.to_string()).code(error.code()).help(error.help())
+    let webhooks = plan.resources.values().filter_map(|resource| match &resource.system {
+        System::Slack(hook) | System::Webhook(hook) => Some(&hook.webhook),
+        _ => None,
+    });
+    let base = plan.project_dir.join("environments");
+    Secrets::resolve(plan.secrets.values().chain(webhooks), &base).map_err(|problems| {
+        let mut problems = problems.iter();
+        let Some(first) = problems.next() else { return Failure::internal("a secret cannot be read") };
+        let failure = Failure::new(Exit::Refused, first.to_string()).code(first.code()).help(first.help());
+        problems.fold(failure, |failure, problem| failure.caused_by(problem))
     })
 }

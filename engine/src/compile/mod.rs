@@ -16,5 +16,5 @@ mod resources;
 mod time;
 
 pub use analysis::check;
-pub use fence::fence;
+pub use fence::{fence, written_identities};
 pub use plan::{CompileRequest, Compiled, compile};

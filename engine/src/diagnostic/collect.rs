@@ -153,6 +153,11 @@ impl Diagnostics {
         self.list.is_empty()
     }
 
+    /// Keeps only what concerns files that `wanted` accepts by their name.
+    pub fn retain(&mut self, wanted: impl Fn(&str) -> bool) {
+        self.list.retain(|it| it.place.as_ref().is_some_and(|place| wanted(&place.source.name)));
+    }
+
     /// Counts errors and warnings.
     pub fn counts(&self) -> (usize, usize) {
         let errors = self.list.iter().filter(|d| d.severity == Severity::Error).count();

@@ -1,4 +1,4 @@
-//! Expressions and templates. The only module that knows minijinja.
+//! Expressions and templates. Nothing else knows minijinja, except the report's page in HTML.
 //!
 //! *Before* a run, [`parse`] and [`references`] say what an expression reads, so that a name that cannot exist is
 //! found without running anything. *During* a run, [`evaluate`], [`holds`], [`check_all`] and [`render`] give values.

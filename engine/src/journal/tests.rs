@@ -201,18 +201,25 @@ async fn readers_follow_a_run_that_is_being_written() {
 }
 
 #[tokio::test]
-async fn a_request_is_appended_once_even_after_a_restart() {
+async fn requests_are_known_once_their_events_are_durable_and_after_a_restart() {
     let dir = TempDir::new().unwrap();
-    let id = Uuid::now_v7();
+    let (id, other) = (Uuid::now_v7(), Uuid::now_v7());
     let journal = create(dir.path());
     journal.append(vec![declared()]).await.unwrap();
-    assert_eq!(journal.append_once(id, vec![started(1)]).await.unwrap().unwrap()[0].seq, 2);
-    assert_eq!(journal.append_once(id, vec![started(2)]).await.unwrap(), None);
+    assert!(!journal.knows(id));
+    assert_eq!(journal.append_for(vec![id, other], vec![started(1)]).await.unwrap()[0].seq, 2);
+    assert!(journal.knows(id) && journal.knows(other));
+    journal.append_for(vec![id], Vec::new()).await.unwrap();
     drop(journal);
 
     let journal = open(dir.path()).unwrap();
-    assert_eq!(journal.append_once(id, vec![started(3)]).await.unwrap(), None);
-    assert_eq!(journal.append_once(Uuid::now_v7(), vec![started(4)]).await.unwrap().unwrap()[0].seq, 3);
+    assert!(journal.knows(id) && journal.knows(other) && !journal.knows(Uuid::now_v7()));
+
+    let fault = "CREATE TRIGGER fault BEFORE INSERT ON events BEGIN SELECT RAISE(FAIL, 'no'); END";
+    tamper(dir.path(), fault);
+    let third = Uuid::now_v7();
+    journal.append_for(vec![third], vec![started(2)]).await.unwrap_err();
+    assert!(!journal.knows(third), "nothing of a failed commit is known");
 }
 
 #[tokio::test]

@@ -1,4 +1,4 @@
-use std::collections::VecDeque;
+use std::collections::{HashSet, VecDeque};
 use std::fs::OpenOptions;
 use std::os::unix::fs::OpenOptionsExt;
 use std::path::{Path, PathBuf};
@@ -8,7 +8,7 @@ use std::sync::{Arc, Mutex, OnceLock, PoisonError};
 use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
-use rusqlite::{Connection, OptionalExtension, Transaction};
+use rusqlite::{Connection, Transaction};
 use tokio::sync::oneshot;
 use uuid::Uuid;
 
@@ -51,6 +51,8 @@ pub struct Journal {
 struct Shared {
     path: PathBuf,
     head: Mutex<Head>,
+    /// Requests that the journal holds the consequences of.
+    requests: Mutex<HashSet<Uuid>>,
     closed: OnceLock<Arc<str>>,
     advisory_waiting: AtomicUsize,
     advisory_dropped: AtomicU64,
@@ -64,10 +66,10 @@ impl std::fmt::Debug for ClockBox {
     }
 }
 
-type Reply = Result<Option<Vec<Event>>, Error>;
+type Reply = Result<Vec<Event>, Error>;
 
 enum Command {
-    Append { entries: Vec<Entry>, request: Option<Uuid>, reply: oneshot::Sender<Reply> },
+    Append { entries: Vec<Entry>, requests: Vec<Uuid>, reply: oneshot::Sender<Reply> },
     Advise(Entry),
 }
 
@@ -115,9 +117,11 @@ impl Journal {
         header: Header,
         (head, clock): (Head, Arc<dyn Clock>),
     ) -> Result<Self, Error> {
+        let requests = known_requests(&conn).map_err(|error| Error::sqlite(&path, "read", error))?;
         let shared = Arc::new(Shared {
             path: path.clone(),
             head: Mutex::new(head.clone()),
+            requests: Mutex::new(requests),
             closed: OnceLock::new(),
             advisory_waiting: AtomicUsize::new(0),
             advisory_dropped: AtomicU64::new(0),
@@ -146,25 +150,21 @@ impl Journal {
     /// An error leaves the journal closed, except [`Error::Unwritable`], after which nothing was written. Dropping
     /// the future does not take the events back.
     pub async fn append(&self, kinds: Vec<EventKind>) -> Result<Vec<Event>, Error> {
-        self.submit(None, kinds).await.map(|events| events.expect("only a request can be known already"))
+        self.append_for(Vec::new(), kinds).await
     }
 
-    /// Appends what follows from a request, unless the request was appended before: then returns `None`.
-    ///
-    /// The request's id becomes durable in the same commit, so a crash before the request is deleted does no harm.
-    pub async fn append_once(
-        &self,
-        request: Uuid,
-        kinds: Vec<EventKind>,
-    ) -> Result<Option<Vec<Event>>, Error> {
-        self.submit(Some(request), kinds).await
-    }
-
-    async fn submit(&self, request: Option<Uuid>, kinds: Vec<EventKind>) -> Reply {
+    /// Appends as [`Journal::append`] does what follows from requests, whose ids become durable in the same commit:
+    /// [`Journal::knows`] them from then on, so a crash before they are deleted does no harm.
+    pub async fn append_for(&self, requests: Vec<Uuid>, kinds: Vec<EventKind>) -> Result<Vec<Event>, Error> {
         let entries = kinds.into_iter().map(|kind| self.entry(kind)).collect::<Result<Vec<_>, _>>()?;
         let (reply, answer) = oneshot::channel();
-        self.send(Command::Append { entries, request, reply })?;
+        self.send(Command::Append { entries, requests, reply })?;
         answer.await.unwrap_or_else(|_| Err(self.shared.closed_error()))
+    }
+
+    /// Returns whether what follows from a request is in the journal already.
+    pub fn knows(&self, request: Uuid) -> bool {
+        self.shared.requests.lock().unwrap_or_else(PoisonError::into_inner).contains(&request)
     }
 
     /// Passes on an advisory event; it is written with the next commit or within 200 ms.
@@ -209,6 +209,14 @@ impl Drop for Journal {
 }
 
 impl Shared {
+    fn remember(&self, queue: &[Command]) {
+        let ids = queue.iter().filter_map(|command| match command {
+            Command::Append { requests, .. } => Some(requests),
+            Command::Advise(_) => None,
+        });
+        self.requests.lock().unwrap_or_else(PoisonError::into_inner).extend(ids.flatten());
+    }
+
     fn closed_error(&self) -> Error {
         let reason = self.closed.get().cloned().unwrap_or_else(|| "its writer has ended".into());
         Error::Closed { path: self.path.clone(), reason }
@@ -271,6 +279,7 @@ impl Writer {
             Ok((head, events)) => {
                 self.head = head.clone();
                 *self.shared.head.lock().unwrap_or_else(PoisonError::into_inner) = head;
+                self.shared.remember(&queue);
                 acknowledge(queue, events);
             }
             Err(error) => {
@@ -304,8 +313,8 @@ impl Writer {
                 Command::Advise(entry) => {
                     insert(&tx, &mut head, entry)?;
                 }
-                Command::Append { entries, request, .. } => {
-                    replies.push_back(append(&tx, &mut head, entries, *request)?);
+                Command::Append { entries, requests, .. } => {
+                    replies.push_back(append(&tx, &mut head, entries, requests)?);
                 }
             }
         }
@@ -323,28 +332,26 @@ impl Writer {
     }
 }
 
-/// The numbers that each append got; `None` for a request that was known.
-type Replies = VecDeque<Option<Vec<u64>>>;
+/// The numbers that each append got.
+type Replies = VecDeque<Vec<u64>>;
 
 fn append(
     tx: &Transaction<'_>,
     head: &mut Head,
     entries: &[Entry],
-    request: Option<Uuid>,
-) -> rusqlite::Result<Option<Vec<u64>>> {
-    if let Some(id) = request {
-        let id = id.to_string();
-        let known: Option<i64> = tx
-            .prepare_cached("SELECT seq FROM requests WHERE id = ?1")?
-            .query_row([&id], |row| row.get(0))
-            .optional()?;
-        if known.is_some() {
-            return Ok(None);
-        }
-        tx.prepare_cached("INSERT INTO requests (id, seq) VALUES (?1, ?2)")?
-            .execute((&id, (head.seq + 1).cast_signed()))?;
+    requests: &[Uuid],
+) -> rusqlite::Result<Vec<u64>> {
+    for request in requests {
+        tx.prepare_cached("INSERT OR IGNORE INTO requests (id, seq) VALUES (?1, ?2)")?
+            .execute((request.to_string(), (head.seq + 1).cast_signed()))?;
     }
-    entries.iter().map(|entry| insert(tx, head, entry)).collect::<rusqlite::Result<_>>().map(Some)
+    entries.iter().map(|entry| insert(tx, head, entry)).collect()
+}
+
+fn known_requests(conn: &Connection) -> rusqlite::Result<HashSet<Uuid>> {
+    let mut statement = conn.prepare("SELECT id FROM requests")?;
+    let ids = statement.query_map([], |row| row.get::<_, String>(0))?;
+    ids.map(|id| id?.parse().map_err(|_| rusqlite::Error::InvalidQuery)).collect()
 }
 
 fn insert(tx: &Transaction<'_>, head: &mut Head, entry: &Entry) -> rusqlite::Result<u64> {
@@ -369,12 +376,9 @@ fn acknowledge(queue: Vec<Command>, mut replies: Replies) {
     for command in queue {
         if let Command::Append { entries, reply, .. } = command {
             let numbers = replies.pop_front().expect("every append has a reply");
-            let events = numbers.map(|numbers| {
-                let numbered = numbers.into_iter().zip(entries);
-                numbered
-                    .map(|(seq, entry)| Event { seq, at_ms: entry.at_ms, kind: entry.kind })
-                    .collect::<Vec<_>>()
-            });
+            let numbered = numbers.into_iter().zip(entries);
+            let events =
+                numbered.map(|(seq, entry)| Event { seq, at_ms: entry.at_ms, kind: entry.kind }).collect();
             // Whoever dropped the future does not want to know.
             drop(reply.send(Ok(events)));
         }

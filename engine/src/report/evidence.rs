@@ -7,6 +7,7 @@ use super::model::{
     Rpo, StepFacts, Trouble, TroubleKind, Warning,
 };
 use super::source::View;
+use super::standing;
 use super::timeline::checks_of;
 use crate::model::event::AttemptResult;
 use crate::model::evidence::Confidence;
@@ -115,7 +116,7 @@ fn failed_attempts(step: &PlannedStep, state: &StepFold<'_>) -> Vec<Trouble> {
 }
 
 pub(super) fn created(view: &View<'_>) -> Vec<CreatedReport> {
-    let cleans = view.plan.mode == Mode::Drill && view.is_ended();
+    let cleans = view.plan.mode == Mode::Drill && !view.plan.keep && view.is_ended();
     let report = |made: &super::fold::CreatedFold<'_>| {
         let (fate, proof) = match made.removal {
             Some((true, proof)) => (Fate::Removed, Some(proof.to_owned())),
@@ -185,7 +186,7 @@ pub(super) fn not_checked(view: &View<'_>, rpo: &Rpo, checks: &[CheckReport]) ->
 fn why_unproven(view: &View<'_>, step: &PlannedStep) -> Option<String> {
     match view.state(step).and_then(|state| state.outcome).map(|(_, outcome)| outcome) {
         Some(Outcome::Succeeded | Outcome::Failed { .. }) => None,
-        Some(Outcome::Skipped { reason }) => Some(format!("skipped: {reason}")),
+        Some(Outcome::Skipped { reason }) => Some(standing::skipped(reason)),
         Some(Outcome::MarkedDone { by, reason }) => Some(format!("marked as done by {by}: {reason}")),
         Some(Outcome::NotRun { reason }) => Some(format!("not run: {reason}")),
         None if view.is_ended() => Some("not run".to_owned()),

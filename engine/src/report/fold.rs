@@ -61,6 +61,8 @@ pub(super) struct Engine<'a> {
 pub(super) struct StepFold<'a> {
     pub(super) attempts: Vec<AttemptFold<'a>>,
     pub(super) outcome: Option<(i64, &'a Outcome)>,
+    /// True if it ended because the run did.
+    pub(super) ended_with_run: bool,
     /// Holds, with the end of each if it has ended.
     pub(super) held: Vec<(i64, Option<i64>, &'a Failure)>,
     pub(super) retry_at: Option<(i64, Attempt)>,
@@ -122,7 +124,7 @@ impl<'a> Fold<'a> {
         let mut fold = Self::default();
         let times = fold.clamp(source.events);
         let gaps = gaps_before(source.events);
-        let first = times.first().copied().unwrap_or(source.now.0);
+        let first = times.first().copied().unwrap_or(source.now.bounded());
         fold.incident = incident(source.events).unwrap_or(first);
         fold.last = first;
         fold.push(fold.incident, first, Activity::BeforeRun);
@@ -132,7 +134,7 @@ impl<'a> Fold<'a> {
         }
         fold.end = fold.last;
         if fold.finished.is_none() {
-            fold.end = source.now.0.max(fold.last);
+            fold.end = source.now.bounded().max(fold.last);
             let (last, end) = (fold.last, fold.end);
             fold.advance(end, source.owner == Owner::Gone && !source.events.is_empty());
             fold.last = last;
@@ -145,8 +147,11 @@ impl<'a> Fold<'a> {
         let mut highest = i64::MIN;
         let mut times = Vec::with_capacity(events.len());
         for event in events {
-            self.backward_ms = self.backward_ms.max(highest.saturating_sub(event.at_ms));
-            highest = highest.max(event.at_ms);
+            let at = Moment(event.at_ms).bounded();
+            if highest > at {
+                self.backward_ms = self.backward_ms.max(highest - at);
+            }
+            highest = highest.max(at);
             times.push(highest);
         }
         times
@@ -190,6 +195,8 @@ impl<'a> Fold<'a> {
             Activity::EngineDown
         } else if some(Doing::WaitingForRetry) {
             Activity::WaitingForRetry
+        } else if self.ending.is_some() {
+            Activity::CleaningUp
         } else {
             Activity::BetweenSteps
         }
@@ -293,6 +300,15 @@ impl<'a> Fold<'a> {
             .map(|segment| segment.to.0 - segment.from.0)
             .sum();
         self.engines.push(Engine { at, pid, host, down_before });
+        let down: Vec<(&StepId, bool)> = self
+            .steps
+            .iter()
+            .filter(|(_, step)| matches!(step.doing, Some((_, Doing::EngineDown))))
+            .map(|(id, step)| (*id, step.retry_at.is_some()))
+            .collect();
+        for (id, retries) in down {
+            self.set_doing(id, at, retries.then_some(Doing::WaitingForRetry));
+        }
     }
 
     fn open_attempt(&mut self, step: &StepId) -> Option<&mut AttemptFold<'a>> {
@@ -314,16 +330,21 @@ impl<'a> Fold<'a> {
         if let Some(attempt) = attempt {
             attempt.end = Some((at, result));
         }
-        // A question outlives the process that asked it: the next attempt finds the answer.
         let stopped = matches!(result, AttemptResult::Lost | AttemptResult::Interrupted);
-        if !stopped || step.open_questions == 0 {
-            self.set_doing(id, at, None);
+        if stopped && step.open_questions > 0 {
+            // A question outlives the process that asked it: the next attempt finds the answer.
+            return;
         }
+        // Outside the end of the run, an attempt is interrupted only because its process was told to stop.
+        let leaving = matches!(result, AttemptResult::Interrupted) && self.ending.is_none();
+        self.set_doing(id, at, leaving.then_some(Doing::EngineDown));
     }
 
     fn step_finished(&mut self, at: i64, id: &'a StepId, outcome: &'a Outcome) {
+        let ending = self.ending.is_some();
         let step = self.steps.entry(id).or_default();
         step.outcome = Some((at, outcome));
+        step.ended_with_run = ending;
         step.retry_at = None;
         step.open_questions = 0;
         end_hold(step, at);
@@ -421,7 +442,7 @@ fn end_hold(step: &mut StepFold<'_>, at: i64) -> Option<i64> {
 
 fn incident(events: &[Event]) -> Option<i64> {
     events.iter().find_map(|event| match event.kind {
-        EventKind::RunDeclared { incident_at_ms, .. } => Some(incident_at_ms),
+        EventKind::RunDeclared { incident_at_ms, .. } => Some(Moment(incident_at_ms).bounded()),
         _ => None,
     })
 }

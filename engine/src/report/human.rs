@@ -14,6 +14,11 @@ impl Moment {
         Timestamp::from_millisecond(self.0).unwrap_or(nearest)
     }
 
+    /// Returns the nearest moment that the calendar can express, so that differences do not overflow.
+    pub(super) fn bounded(self) -> i64 {
+        self.timestamp().as_millisecond()
+    }
+
     /// Writes the date, `2026-11-21`.
     pub fn date(self) -> String {
         self.timestamp().strftime("%Y-%m-%d").to_string()

@@ -6,6 +6,7 @@ use super::fold::StepFold;
 use super::human::{self, Moment};
 use super::model::{Rpo, StoreLoss, Unmeasured, Verdict};
 use super::source::View;
+use super::standing;
 use super::timeline::millis;
 use crate::model::event::AttemptResult;
 use crate::model::evidence::{Confidence, RecoveryPoint};
@@ -104,7 +105,7 @@ fn reported(state: &StepFold<'_>) -> bool {
 fn why(view: &View<'_>, state: Option<&StepFold<'_>>) -> String {
     match state.and_then(|state| state.outcome).map(|(_, outcome)| outcome) {
         Some(Outcome::Succeeded) => "it reported no recovery point".to_owned(),
-        Some(Outcome::Skipped { reason }) => format!("it was skipped: {reason}"),
+        Some(Outcome::Skipped { reason }) => format!("it was {}", standing::skipped(reason)),
         Some(Outcome::Failed { failure }) => format!("it failed ({})", failure.code),
         Some(Outcome::MarkedDone { by, reason }) => {
             format!("{by} marked it as done ({reason}), and a person's word measures nothing")

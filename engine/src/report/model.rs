@@ -255,6 +255,8 @@ pub struct TimeSpent {
     pub engine_down_ms: i64,
     /// Between the end of one step and the start of the next.
     pub between_steps_ms: i64,
+    /// After the last main step, with no `always` step running.
+    pub cleaning_up_ms: i64,
 }
 
 /// What the run as a whole was doing.
@@ -268,6 +270,7 @@ pub enum Activity {
     Paused,
     EngineDown,
     BetweenSteps,
+    CleaningUp,
 }
 
 /// A stretch of time with one activity.

@@ -132,6 +132,9 @@ fn judge_rto(view: &View<'_>, recovery: &Recovery, margin: Option<i64>, breaks: 
     let excess = || human::duration(margin.unwrap_or(0).saturating_abs());
     let verdict = |missed: bool| if missed { Verdict::Missed } else { Verdict::NotMeasured };
     match recovery {
+        Recovery::At(_) if margin.is_none() => {
+            (Verdict::NotMeasured, "recovered; no limit was set".to_owned())
+        }
         Recovery::At(_) if over => (Verdict::Missed, format!("recovered {} too late", excess())),
         Recovery::At(_) => {
             let unclean = matches!(view.fold.finished, Some(RunOutcome::Failed | RunOutcome::Aborted));
@@ -163,6 +166,7 @@ pub(super) fn time_spent(view: &View<'_>) -> TimeSpent {
             Activity::Paused => &mut spent.paused_ms,
             Activity::EngineDown => &mut spent.engine_down_ms,
             Activity::BetweenSteps => &mut spent.between_steps_ms,
+            Activity::CleaningUp => &mut spent.cleaning_up_ms,
         } += length;
     }
     spent

@@ -2,11 +2,11 @@
 
 use super::human::{self, DayClock, Moment, duration, percent};
 use super::model::{
-    BudgetReport, CheckReport, DecisionReport, Doing, Fate, Owner, QuestionReport, RunReport, RunStanding,
-    State, StepReport, StoreLoss, TimeSpent, TroubleKind, Verdict,
+    AttemptEnd, BudgetReport, CheckReport, DecisionReport, Doing, Fate, Owner, QuestionReport, RunReport,
+    RunStanding, State, StepReport, StoreLoss, TimeSpent, TroubleKind, Verdict,
 };
 use super::page::{Block, Cell, Page, Piece, Section, Table, Tone, clean};
-use super::standing::verdict_words;
+use super::standing::{self, verdict_words};
 use crate::model::event::{Decision, Person};
 use crate::model::evidence::Confidence;
 use crate::model::outcome::{Mode, Outcome};
@@ -120,7 +120,10 @@ fn failure(report: &RunReport) -> Option<Section> {
             )),
         ]));
         blocks.extend(failure.causes.iter().map(|cause| Block::Line(dim(format!("because {cause}")))));
+        let explain = format!("lifeboat explain {}", failure.code);
+        let more = vec![Piece::dim("more about it: "), Piece::code(explain)];
         blocks.extend(failure.help.iter().map(|help| Block::Line(plain(format!("help: {help}")))));
+        blocks.push(Block::Line(more));
     }
     if let Some(reason) = &report.outcome.reason {
         blocks.push(Block::Line(plain(format!("The run ended because: {reason}"))));
@@ -188,6 +191,7 @@ pub(super) fn parts(time: &TimeSpent) -> Vec<(&'static str, i64)> {
         ("paused", time.paused_ms),
         ("engine down", time.engine_down_ms),
         ("between steps", time.between_steps_ms),
+        ("cleaning up", time.cleaning_up_ms),
     ];
     all.into_iter().filter(|(_, spent)| *spent > 0).collect()
 }
@@ -329,7 +333,10 @@ fn step_words(step: &StepReport) -> Cell {
 fn step_piece(step: &StepReport) -> Piece {
     match &step.outcome {
         Some(Outcome::Succeeded) => Piece::new("ok", Tone::Good),
-        Some(Outcome::Skipped { reason }) => Piece::dim(format!("skipped: {reason}")),
+        Some(Outcome::Skipped { reason }) => Piece::dim(standing::skipped(reason)),
+        Some(Outcome::Failed { .. }) if was_interrupted(step) => {
+            Piece::new("interrupted, because the run ended", Tone::Caution)
+        }
         Some(Outcome::Failed { failure }) => Piece::new(format!("failed: {}", failure.code), Tone::Bad),
         Some(Outcome::MarkedDone { by, reason }) => {
             Piece::new(format!("marked as done by {by}: {reason}"), Tone::Caution)
@@ -345,6 +352,10 @@ fn step_piece(step: &StepReport) -> Piece {
             None => Piece::dim("not started"),
         },
     }
+}
+
+fn was_interrupted(step: &StepReport) -> bool {
+    step.attempts.last().is_some_and(|attempt| attempt.result == Some(AttemptEnd::Interrupted))
 }
 
 fn budget_pieces(budget: Option<BudgetReport>) -> Vec<Piece> {

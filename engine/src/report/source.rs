@@ -2,7 +2,7 @@ use std::collections::{HashMap, HashSet};
 
 use super::fold::{Fold, StepFold};
 use super::human::Moment;
-use super::model::{Owner, RunReport};
+use super::model::{Owner, RunReport, Verdict};
 use super::{evidence, loss, objectives, path, standing, timeline};
 use crate::model::event::Event;
 use crate::model::ids::{RunId, StepId};
@@ -54,6 +54,19 @@ impl RunReport {
             created,
             warnings,
         }
+    }
+}
+
+impl RunReport {
+    /// Says whether every objective that was set is proven to be met.
+    pub fn objectives_met(&self) -> bool {
+        let verdicts = [self.rto.verdict, self.rpo.verdict];
+        verdicts.iter().flatten().all(|verdict| *verdict == Verdict::Met)
+    }
+
+    /// Writes the report as data, in the versioned form that [`RunReport::FORMAT`] names.
+    pub fn json(&self) -> String {
+        serde_json::to_string_pretty(self).expect("a report holds nothing that JSON cannot express")
     }
 }
 

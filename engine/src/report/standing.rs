@@ -90,10 +90,24 @@ pub(super) fn state(view: &View<'_>) -> State {
     }
 }
 
+/// Says whether a process works on the run; one that was told to stop has left its trace in the journal.
+fn owner(view: &View<'_>) -> Owner {
+    let stopped = view.fold.count(Doing::EngineDown) > 0 && view.fold.count(Doing::Working) == 0;
+    match view.source.owner {
+        Owner::Unknown if stopped => Owner::Gone,
+        owner => owner,
+    }
+}
+
+/// Says of a step that it was skipped, once: the reason may begin with the word.
+pub(super) fn skipped(reason: &str) -> String {
+    if reason.starts_with("skipped") { reason.to_owned() } else { format!("skipped: {reason}") }
+}
+
 pub(super) fn standing(view: &View<'_>, rto: &Rto, rpo: &Rpo, warnings: usize) -> RunStanding {
     let state = state(view);
     let failure = failure(view, state);
-    let owner = if state.is_ended() { Owner::Gone } else { view.source.owner };
+    let owner = if state.is_ended() { Owner::Gone } else { owner(view) };
     let steps_done = view.plan.steps.iter().filter(|step| {
         view.state(step).and_then(|state| state.outcome).is_some_and(|(_, outcome)| outcome.is_success())
     });
@@ -150,7 +164,8 @@ pub(super) fn stopping_step<'a>(view: &View<'a>) -> Option<&'a StepId> {
 fn failed_step<'a>(view: &View<'a>) -> Option<(&'a StepId, &'a Failure)> {
     let mut failed: Vec<(bool, i64, &StepId, &Failure)> = Vec::new();
     for step in view.plan.steps.iter().filter(|step| !step.always) {
-        if let Some((at, Outcome::Failed { failure })) = view.state(step).and_then(|state| state.outcome) {
+        let state = view.state(step).filter(|state| !state.ended_with_run);
+        if let Some((at, Outcome::Failed { failure })) = state.and_then(|state| state.outcome) {
             failed.push((step.on_error == OnError::Continue, at, &step.id, failure));
         }
     }
@@ -195,7 +210,7 @@ fn headline(
         State::Aborted => {
             format!("ABORTED{} after {}{}", by_whom(view), spent(objectives.rto), not_restored(view))
         }
-        _ if view.source.owner == Owner::Gone => {
+        _ if owner(view) == Owner::Gone => {
             format!("STOPPED{} · no process works on this run · {used} used", stopped_at(view, state))
         }
         State::Running => format!("RUNNING · {used} used"),
@@ -323,14 +338,14 @@ pub(super) fn next_command(view: &View<'_>, state: State) -> Option<String> {
     match state {
         State::Succeeded => None,
         State::Failed | State::Aborted => Some(again(view)),
-        _ if view.source.owner == Owner::Gone => Some(format!("lifeboat resume {short}")),
+        _ if owner(view) == Owner::Gone => Some(format!("lifeboat resume {short}")),
         State::Running => Some(format!("lifeboat watch {short}")),
         State::Paused => Some(format!("lifeboat resume {short}")),
         State::Waiting => {
             let (_, step, question) = open_questions(view).into_iter().next()?;
             Some(answer_command(view, step, question))
         }
-        State::Held if view.source.owner == Owner::Present => {
+        State::Held if owner(view) == Owner::Present => {
             let (_, step, _) = held_steps(view).into_iter().next()?;
             Some(format!("lifeboat retry {short} {step}"))
         }

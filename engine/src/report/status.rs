@@ -366,7 +366,7 @@ fn needs_person(view: &View<'_>) -> Vec<NeedsPerson> {
         waited_ms: end - since,
         role: None,
         message: format!("{} {}", failure.code, failure.message),
-        choices: vec!["retry".to_owned(), "skip".to_owned(), "mark done".to_owned(), "abort".to_owned()],
+        choices: ["retry", "skip", "skip --done", "abort"].map(str::to_owned).to_vec(),
         failure: Some(failure.clone()),
         command: format!("lifeboat retry {short} {step}"),
     }));

@@ -12,9 +12,12 @@ use crate::model::event::AttemptResult;
 use crate::plan::{PlannedGroup, PlannedStep};
 use crate::value::Span;
 
+/// A length of time beyond every calendar, small enough that sums of it do not overflow.
+const FOREVER_MS: i64 = 1 << 50;
+
 /// Returns a length of time in milliseconds.
 pub(super) fn millis(span: Span) -> i64 {
-    i64::try_from(span.0.as_millis()).unwrap_or(i64::MAX)
+    i64::try_from(span.0.as_millis()).map_or(FOREVER_MS, |ms| ms.min(FOREVER_MS))
 }
 
 pub(super) fn steps(view: &View<'_>, critical: &[PathStep]) -> Vec<StepReport> {

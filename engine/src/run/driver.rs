@@ -252,12 +252,14 @@ impl Driver {
 
     /// Takes the oldest wish of another process; the next one follows with the next look.
     fn wish(&mut self) -> Turn {
-        match self.requests.poll().into_iter().next() {
-            Some((id, request)) => {
-                Turn { inputs: vec![Input::Request(request)], request: Some(id), ..Turn::default() }
+        for (id, request) in self.requests.poll() {
+            if !self.journal.knows(id) {
+                return Turn { inputs: vec![Input::Request(request)], request: Some(id), ..Turn::default() };
             }
-            None => Turn::default(),
+            // An earlier process granted it and was gone before it could forget it.
+            self.requests.done(id);
         }
+        Turn::default()
     }
 
     fn advise(&mut self, event: EventKind) {
@@ -284,10 +286,7 @@ impl Driver {
             }
         }
         if !events.is_empty() || turn.request.is_some() {
-            let written = match turn.request {
-                Some(id) => self.journal.append_once(id, events).await?.unwrap_or_default(),
-                None => self.journal.append(events).await?,
-            };
+            let written = self.journal.append_for(turn.request.into_iter().collect(), events).await?;
             for event in &written {
                 self.reporters.iter_mut().for_each(|reporter| reporter.on_event(event.at_ms, &event.kind));
             }

@@ -10,9 +10,11 @@ pub mod driver;
 mod executor;
 mod link;
 mod names;
+mod preview;
 mod retry;
 mod settle;
 mod state;
 
 pub use dispatcher::{Action, Dispatcher, Input, Situation};
+pub use preview::{StepPreview, preview};
 pub use state::{Phase, RunState, StepPhase, StepState};

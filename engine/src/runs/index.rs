@@ -130,6 +130,8 @@ impl Index {
     pub fn open(state: &StateDir) -> Result<Self, Error> {
         let path = path(state);
         match Self::connect(&path).and_then(|index| index.refreshed(state)) {
+            // Another process that is building it must not lose it to this one.
+            Err(Error::Index { source, path }) if is_busy(&source) => Err(Error::Index { source, path }),
             Err(Error::Index { .. }) => Self::rebuild(state),
             other => other,
         }
@@ -191,13 +193,16 @@ impl Index {
     fn refreshed(mut self, state: &StateDir) -> Result<Self, Error> {
         let ended = self.ended().map_err(self.failed())?;
         let runs = state.runs()?;
-        self.conn.execute_batch("BEGIN IMMEDIATE").map_err(self.failed())?;
+        let mut summaries = Vec::new();
         for run in runs.iter().filter(|run| !ended.contains(&run.id())) {
             match summarise(run) {
-                Ok(Some(summary)) => self.update(&summary)?,
-                Ok(None) => {}
+                Ok(summary) => summaries.extend(summary),
                 Err(error) => self.unreadable.push((run.id(), error)),
             }
+        }
+        self.conn.execute_batch("BEGIN IMMEDIATE").map_err(self.failed())?;
+        for summary in &summaries {
+            self.update(summary)?;
         }
         for gone in ended.iter().filter(|id| !runs.iter().any(|run| run.id() == **id)) {
             self.conn
@@ -251,6 +256,11 @@ impl Index {
         let path = self.path.clone();
         move |source| Error::Index { path: path.clone(), source }
     }
+}
+
+fn is_busy(error: &rusqlite::Error) -> bool {
+    use rusqlite::ErrorCode::{DatabaseBusy, DatabaseLocked};
+    matches!(error.sqlite_error_code(), Some(DatabaseBusy | DatabaseLocked))
 }
 
 fn path(state: &StateDir) -> PathBuf {

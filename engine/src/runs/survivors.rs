@@ -25,6 +25,16 @@ pub struct Ended {
     pub manner: Manner,
 }
 
+impl std::fmt::Display for Ended {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        let how = match self.manner {
+            Manner::Terminated => "ended",
+            Manner::Killed => "killed",
+        };
+        write!(f, "`{}` (process {}) {how}", self.program, self.pid)
+    }
+}
+
 /// How it was ended.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Manner {

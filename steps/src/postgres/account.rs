@@ -36,10 +36,19 @@ fn owner_of_data(postgres: &Postgres) -> Result<String, StepError> {
     };
     let dir = postgres.data_dir.as_ref().ok_or_else(unknown)?;
     let uid = std::fs::metadata(dir).map_err(|_| unknown())?.uid();
+    name_of(uid)
+}
+
+/// Returns the name of a user of this machine by its number.
+pub(super) fn name_of(uid: u32) -> Result<String, StepError> {
     let passwd = std::process::Command::new("getent").args(["passwd", "--", &uid.to_string()]).output();
     let line = passwd.map(|output| String::from_utf8_lossy(&output.stdout).into_owned()).unwrap_or_default();
     match line.split(':').next() {
         Some(name) if !name.is_empty() => Ok(name.to_owned()),
-        _ => Err(unknown()),
+        _ => Err(StepError::permanent(
+            codes::LB1248,
+            format!("this machine has no name for the user id {uid}"),
+        )
+        .help("set `os_user` on the resource; `getent passwd` shows the users of this machine")),
     }
 }

@@ -41,4 +41,16 @@ lifeboat_engine::define_codes! {
     LB1257 "base backup with tablespaces";
     LB1258 "restored files differ from the manifest";
     LB1259 "restored files cannot be written";
+    LB1260 "Postgres server does not start";
+    LB1261 "another Postgres server answers";
+    LB1262 "Postgres server does not stop";
+    LB1263 "data directory was not restored by Lifeboat";
+    LB1264 "server run by a service manager";
+    LB1266 "WAL missing or not delivered";
+    LB1267 "recovery failed";
+    LB1268 "recovery makes no progress";
+    LB1269 "target cannot be reached from this backup";
+    LB1270 "recovery not proven";
+    LB1271 "promotion failed";
+    LB1272 "no recovered server to promote";
 }

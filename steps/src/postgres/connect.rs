@@ -23,6 +23,7 @@ use tokio_util::sync::CancellationToken;
 
 use super::account;
 use super::codes;
+use super::isolation::Isolation;
 
 /// How long a login may take.
 const CONNECT_LIMIT: Duration = Duration::from_secs(10);
@@ -69,7 +70,13 @@ impl Login {
     /// Returns the login of a resource, to its default database.
     pub fn of(ctx: &StepContext, postgres: &Postgres) -> Result<Self, StepError> {
         let password = postgres.password.as_ref().map(|reference| ctx.secret(reference)).transpose()?;
-        let endpoint = endpoint(postgres);
+        // Lifeboat's own server on restored data is always reached the private way, whatever it is reached by
+        // otherwise: its roles have the passwords of another time.
+        let isolated = postgres.data_dir.as_deref().and_then(Isolation::serving);
+        let endpoint = match isolated {
+            Some(isolated) => Endpoint::Socket { dir: isolated.dir(), port: isolated.port },
+            None => endpoint(postgres),
+        };
         let as_uid = match &endpoint {
             Endpoint::Socket { .. } => account::owner(postgres).ok().flatten().map(|user| user.uid),
             Endpoint::Tcp { .. } => None,
@@ -80,6 +87,22 @@ impl Login {
             database: postgres.database.clone(),
             password: password.cloned(),
             as_uid,
+            cancel: ctx.cancel.clone(),
+        })
+    }
+
+    /// Returns the login to a server that Lifeboat has started in isolation: over its private socket, as its own user.
+    pub fn isolated(
+        ctx: &StepContext,
+        postgres: &Postgres,
+        isolation: &Isolation,
+    ) -> Result<Self, StepError> {
+        Ok(Self {
+            endpoint: Endpoint::Socket { dir: isolation.dir(), port: isolation.port },
+            user: postgres.user.clone(),
+            database: postgres.database.clone(),
+            password: None,
+            as_uid: account::owner(postgres)?.map(|user| user.uid),
             cancel: ctx.cancel.clone(),
         })
     }

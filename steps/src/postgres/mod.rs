@@ -6,9 +6,15 @@ pub mod codes;
 pub mod connect;
 pub mod controldata;
 pub mod details;
+pub mod isolation;
+mod lifecycle;
 pub mod local;
 pub mod pidfile;
+mod promote;
+mod recover;
 mod restore_base;
+mod restore_note;
+mod server;
 pub mod tools;
 pub mod wal;
 
@@ -16,7 +22,12 @@ use lifeboat_engine::step::Registry;
 
 /// Adds the kinds of this family.
 pub fn register(registry: &mut Registry) {
-    registry.register(restore_base::RestoreBase);
     registry.register(backup::BaseBackup);
     registry.register(backup::SelectBackup);
+    registry.register(lifecycle::Start);
+    registry.register(lifecycle::Stop);
+    registry.register(lifecycle::WaitReady);
+    registry.register(promote::Promote);
+    registry.register(recover::Recover);
+    registry.register(restore_base::RestoreBase);
 }

@@ -57,15 +57,12 @@ const STALE_AFTER: Duration = Duration::from_mins(10);
 
 impl NewObject {
     pub(super) fn create(dir: OwnedFd, key: Key) -> Result<Self, StepError> {
-        remove_stale(&dir, &key);
-        let temporary = format!("{}{}", temporary_prefix(&key), uuid::Uuid::now_v7().simple());
-        let flags = OFlags::CREATE | OFlags::EXCL | OFlags::RDWR | OFlags::NOFOLLOW | OFlags::CLOEXEC;
-        let file = rustix::fs::openat(&dir, &temporary, flags, beneath::FILE_MODE)
-            .map_err(|error| failure::write(format_args!("`{key}`"), &error.into()))?;
+        let (temporary, file) =
+            create_temporary(&dir, &key).map_err(|error| failure::write(format_args!("`{key}`"), &error))?;
         // Held until the file is closed; marks the file as one whose writer lives. Where locks do not work, the
         // age alone protects it.
         rustix::fs::flock(&file, FlockOperation::NonBlockingLockExclusive).ok();
-        Ok(Self { dir, key, temporary, file: Some(file.into()) })
+        Ok(Self { dir, key, temporary, file: Some(file) })
     }
 
     /// Makes the object durable and visible under its name.
@@ -130,39 +127,40 @@ impl Drop for NewObject {
     }
 }
 
-fn temporary_prefix(key: &Key) -> String {
+/// Creates a temporary file of a name that belongs to the object, so that what a dead writer left is found without
+/// listing a directory that may be very large. While another writer has that name, a random one is added.
+fn create_temporary(dir: &OwnedFd, key: &Key) -> io::Result<(String, File)> {
     // Short enough that a long name still leaves room for the random part.
     let name: String = key.name().chars().take(40).collect();
-    format!("{TEMPORARY}tmp-{name}-")
+    let usual = format!("{TEMPORARY}tmp-{name}");
+    match open_new(dir, &usual) {
+        Err(error) if error.kind() == io::ErrorKind::AlreadyExists => {}
+        opened => return Ok((usual, opened?)),
+    }
+    if remove_stale(dir, &usual)
+        && let Ok(file) = open_new(dir, &usual)
+    {
+        return Ok((usual, file));
+    }
+    let other = format!("{usual}-{}", uuid::Uuid::now_v7().simple());
+    let file = open_new(dir, &other)?;
+    Ok((other, file))
 }
 
-/// Removes what writers of the same object that died have left behind. Best effort.
-fn remove_stale(dir: &OwnedFd, key: &Key) {
-    let prefix = temporary_prefix(key);
-    let Ok(names) = names(dir) else { return };
-    for name in names.iter().filter(|name| name.starts_with(&prefix)) {
-        let Ok(file) = beneath::open_file(dir, name) else { continue };
-        let old = file
-            .metadata()
-            .and_then(|metadata| metadata.modified())
-            .is_ok_and(|at| SystemTime::now().duration_since(at).is_ok_and(|age| age > STALE_AFTER));
-        if old && rustix::fs::flock(&file, FlockOperation::NonBlockingLockExclusive).is_ok() {
-            rustix::fs::unlinkat(dir, name, AtFlags::empty()).ok();
-        }
-    }
+fn open_new(dir: &OwnedFd, name: &str) -> io::Result<File> {
+    let flags = OFlags::CREATE | OFlags::EXCL | OFlags::RDWR | OFlags::NOFOLLOW | OFlags::CLOEXEC;
+    Ok(rustix::fs::openat(dir, name, flags, beneath::FILE_MODE)?.into())
 }
 
-/// Returns the names in a directory, without looking at each: an archive holds very many.
-fn names(dir: &OwnedFd) -> io::Result<Vec<String>> {
-    let mut names = Vec::new();
-    for entry in rustix::fs::Dir::read_from(dir)? {
-        if let Ok(name) = entry?.file_name().to_str()
-            && name.starts_with(TEMPORARY)
-        {
-            names.push(name.to_owned());
-        }
-    }
-    Ok(names)
+/// Removes a temporary file whose writer died, and says whether it did. If the writer lives after all, its own commit
+/// fails and can be repeated.
+fn remove_stale(dir: &OwnedFd, name: &str) -> bool {
+    let Ok(file) = beneath::open_file(dir, name) else { return false };
+    let modified = file.metadata().and_then(|metadata| metadata.modified());
+    let old =
+        modified.is_ok_and(|at| SystemTime::now().duration_since(at).is_ok_and(|age| age > STALE_AFTER));
+    old && rustix::fs::flock(&file, FlockOperation::NonBlockingLockExclusive).is_ok()
+        && rustix::fs::unlinkat(dir, name, AtFlags::empty()).is_ok()
 }
 
 /// Compares two streams byte by byte.

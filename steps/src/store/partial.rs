@@ -6,6 +6,7 @@ use jiff::Timestamp;
 use lifeboat_engine::model::ids::{RunId, StepId};
 use lifeboat_engine::step::{StepError, StepInfo};
 use rustix::fs::{FlockOperation, OFlags};
+use rustix::io::Errno;
 use serde::{Deserialize, Serialize};
 
 use super::dir::Store;
@@ -209,7 +210,8 @@ fn take_over(path: &Path, owner: &Owner) -> Result<File, StepError> {
     let file = path.join(OWNER_FILE);
     let failed = |error: io::Error| failure::write(file.display(), &error);
     let mut lock = open_owner_file(&file).map_err(failed)?;
-    if rustix::fs::flock(&lock, FlockOperation::NonBlockingLockExclusive).is_err() {
+    // On a file system without locks the lock on the run has to do.
+    if rustix::fs::flock(&lock, FlockOperation::NonBlockingLockExclusive) == Err(Errno::WOULDBLOCK) {
         return Err(refuse("is being written by another process".to_owned()));
     }
     let written = io::read_to_string(&lock).map_err(failed)?;

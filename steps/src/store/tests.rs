@@ -92,22 +92,29 @@ fn objects_appear_whole_and_are_never_replaced() {
 #[test]
 fn temporary_files_of_dead_writers_are_removed_and_those_of_living_ones_kept() {
     let (dir, store) = store();
+    let at = key("wal/1/a");
     store.put(&key("wal/1/x"), b"").expect("writes");
-    let wal = dir.path().join("wal/1");
-    let living = store.create(&key("wal/1/a")).expect("creates");
-    let dead = wal.join(".lifeboat-tmp-a-dead");
-    let young = wal.join(".lifeboat-tmp-a-young");
-    let old = std::time::SystemTime::now() - std::time::Duration::from_hours(1);
-    std::fs::write(&young, b"").expect("writes");
-    for path in std::fs::read_dir(&wal).expect("lists").map(|entry| entry.expect("an entry").path()) {
-        if path != young && path.file_name().is_some_and(|name| name.to_string_lossy().contains("tmp-a")) {
-            std::fs::File::open(&path).expect("opens").set_modified(old).expect("sets the time");
-        }
-    }
-    std::fs::File::create(&dead).expect("creates").set_modified(old).expect("sets the time");
-    store.put(&key("wal/1/a"), b"new").expect("writes");
-    assert!(!dead.exists() && young.exists());
+    let temporary = dir.path().join("wal/1/.lifeboat-tmp-a");
+    let age = || {
+        let old = std::time::SystemTime::now() - std::time::Duration::from_hours(1);
+        std::fs::File::open(&temporary).expect("is there").set_modified(old).expect("sets the time");
+    };
+    let temporaries = || {
+        let names = std::fs::read_dir(dir.path().join("wal/1")).expect("lists").flatten();
+        names.filter(|entry| entry.file_name().to_string_lossy().starts_with(".lifeboat")).count()
+    };
+    std::fs::write(&temporary, b"a writer that began just now").expect("writes");
+    let second = store.create(&at).expect("creates beside it");
+    assert_eq!(temporaries(), 2, "it may be about to lock its file");
+    drop(second);
+    age();
+    let living = store.create(&at).expect("creates");
+    assert_eq!(temporaries(), 1, "the old one was removed");
+    age();
+    assert_eq!(store.put(&at, b"new").expect("writes beside a living one"), Put::Written);
+    assert_eq!(temporaries(), 1);
     assert_eq!(living.commit().expect_err("a different one is there").code, codes::LB1105);
+    assert_eq!(temporaries(), 0);
 }
 
 #[test]

@@ -74,7 +74,13 @@ impl Archive {
     }
 
     /// Starts a cluster that archives here.
-    pub fn cluster(&self, options: Options) -> Cluster {
-        Cluster::start(&Options { archive_command: Some(self.archive_command()), ..options })
+    pub fn cluster(&self, mut options: Options) -> Cluster {
+        options.settings.extend(archiving_by(&self.archive_command()));
+        Cluster::start(&options)
     }
+}
+
+/// Returns the settings of a server that archives with a command.
+pub fn archiving_by(command: &str) -> Vec<String> {
+    vec!["archive_mode = on".to_owned(), format!("archive_command = '{}'", command.replace('\'', "''"))]
 }

@@ -8,14 +8,15 @@ use std::time::{Duration, Instant};
 
 use lifeboat_engine::resource::{Postgres, System};
 
+use lifeboat_steps::postgres::controldata::ControlData;
 use lifeboat_steps::postgres::tools::Tools;
 use lifeboat_steps::process::OsUser;
 
 /// How a cluster is made.
 #[derive(Clone, Debug, Default)]
 pub struct Options {
-    /// Switches archiving on.
-    pub archive_command: Option<String>,
+    /// Switches archiving on, into `wal/<system id>/` below this directory.
+    pub archive_to: Option<PathBuf>,
     /// Further settings, `name = value`.
     pub settings: Vec<String>,
     /// Lets everybody in without a password unless this one is given; then all logins need it.
@@ -157,9 +158,9 @@ impl Cluster {
             "max_wal_size = 64MB".to_owned(),
             "min_wal_size = 2MB".to_owned(),
         ];
-        if let Some(command) = &options.archive_command {
+        if let Some(store) = &options.archive_to {
             lines.push("archive_mode = on".to_owned());
-            lines.push(format!("archive_command = '{}'", command.replace('\'', "''")));
+            lines.push(format!("archive_command = '{}'", self.archive_command(store)));
         }
         lines.extend(options.settings.iter().cloned());
         let file = self.data_dir.join("postgresql.conf");
@@ -167,6 +168,16 @@ impl Cluster {
         text.push_str(&lines.join("\n"));
         text.push('\n');
         std::fs::write(&file, text).expect("the configuration");
+    }
+
+    /// A plain copy, which appears under its name whole or not at all.
+    fn archive_command(&self, store: &Path) -> String {
+        let control = ControlData::read(&self.place.tools, &self.data_dir).expect("a control file");
+        let wal = store.join("wal").join(control.system_id);
+        std::fs::create_dir_all(&wal).expect("the store");
+        self.place.own(&wal);
+        let dir = wal.display();
+        format!("test ! -f {dir}/%f && cp %p {dir}/.%f.tmp && mv {dir}/.%f.tmp {dir}/%f")
     }
 
     /// Starts the server again after [`Cluster::stop`].

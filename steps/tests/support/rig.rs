@@ -232,3 +232,22 @@ impl Rig {
         Value::Object(with)
     }
 }
+
+impl Drop for Rig {
+    /// Ends the servers that steps have started.
+    fn drop(&mut self) {
+        use lifeboat_engine::model::evidence::CreatedKind;
+        use lifeboat_steps::process::{Identity, identity};
+        let created = std::mem::take(&mut self.reported().created);
+        for thing in created {
+            let CreatedKind::Process { pid, start_ticks, boot_id, .. } = thing.kind else { continue };
+            let server = Identity { pid, start_ticks, boot_id };
+            // QUIT, on which a postmaster ends its children, too.
+            drop(identity::signal(&server, 3));
+            let deadline = std::time::Instant::now() + std::time::Duration::from_secs(10);
+            while server.is_alive() && std::time::Instant::now() < deadline {
+                std::thread::sleep(std::time::Duration::from_millis(10));
+            }
+        }
+    }
+}

@@ -21,6 +21,7 @@ fn check(journal: &Journal, events: &[Event], now: i64, owner: Owner) {
         time.paused_ms,
         time.engine_down_ms,
         time.between_steps_ms,
+        time.cleaning_up_ms,
     ];
     assert!(parts.iter().all(|part| *part >= 0), "{time:?}");
     assert_eq!(parts.iter().sum::<i64>(), time.total_ms);
@@ -62,8 +63,23 @@ fn every_prefix_of_a_run_has_a_report() {
     }
 }
 
+#[test]
+fn times_at_the_ends_of_the_number_range_do_no_harm() {
+    for extreme in [i64::MIN, i64::MAX] {
+        let mut journal = super::fixture::good_drill();
+        journal.plan.objective.rto = Some(crate::value::Span(std::time::Duration::MAX));
+        journal.events[5].at_ms = extreme;
+        if let crate::model::EventKind::RunDeclared { incident_at_ms, .. } = &mut journal.events[0].kind {
+            *incident_at_ms = extreme;
+        }
+        let report = journal.report();
+        assert!(html(&report).ends_with("</html>") && !report.json().is_empty());
+        assert!(!journal.status(Owner::Present).page().plain(80).is_empty());
+    }
+}
+
 proptest! {
-    #![proptest_config(ProptestConfig { cases: 96, ..ProptestConfig::default() })]
+    #![proptest_config(ProptestConfig { failure_persistence: None, ..ProptestConfig::with_cases(96) })]
 
     /// Even events that no engine would write in that order, at times that no clock would show.
     #[test]

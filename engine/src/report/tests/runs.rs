@@ -59,10 +59,12 @@ pub(super) fn failed() -> Journal {
     journal.at(31_000).result("recover", 1, result).outcome("recover", Outcome::Failed { failure: wrong });
     let reason = "step `recover` failed".to_owned();
     journal.push(EventKind::EndingBegan { outcome: RunOutcome::Failed, reason });
-    journal.result("uploads", 1, AttemptResult::Interrupted);
-    for step in ["uploads", "start_app", "smoke", "reopen"] {
-        journal.outcome(step, Outcome::NotRun { reason: "the run ended first".into() });
+    for step in ["start_app", "smoke", "reopen"] {
+        journal.outcome(step, Outcome::NotRun { reason: "the run ended before it".into() });
     }
+    let interrupted = failure("LB0303", "`uploads` was ended because the run ended");
+    journal.result("uploads", 1, AttemptResult::Interrupted);
+    journal.outcome("uploads", Outcome::Failed { failure: interrupted });
     journal.start("announce", 1).at(32_000).ok("announce");
     let removed = |id: &str, proof: &str, removed| EventKind::ThingRemoved {
         id: id.into(),
@@ -136,7 +138,7 @@ pub(super) fn people() -> Journal {
     journal.at(120_000).done("recover", 1, Done { recovery_points: vec![db], ..Done::default() });
     let skip = Decision::SkipStep { step: id("cache"), reason: "the cache fills itself".into() };
     journal.at(260_000).decide("ben", skip);
-    journal.outcome("cache", Outcome::Skipped { reason: "ben: the cache fills itself".into() });
+    journal.outcome("cache", Outcome::Skipped { reason: "skipped by ben: the cache fills itself".into() });
     journal.start("sign_off", 1).ask("sign_off", "database_lead", "Database recovered to 03:11:59. Go on?");
     journal.at(300_000).push(EventKind::Noted { step: None, text: "vendor called back".into() });
     journal.at(980_000).answer("sign_off", "cleo", false).ok("sign_off");
@@ -156,7 +158,12 @@ pub(super) fn automatic() -> Journal {
     step.milestone = milestone("copied", MilestoneAt::Started);
     step.on_error = OnError::Continue;
     let mut journal = Journal::begun(plan);
-    journal.at(5_000).start("go", 1).ask("go", "lead", "Go on?").answer("go", "lifeboat", true).ok("go");
+    journal
+        .at(5_000)
+        .start("go", 1)
+        .ask("go", "lead", "Go on?")
+        .answer("go", "drill settings", true)
+        .ok("go");
     journal.at(6_000).start("copy", 1).at(7_500).ok("copy").end(RunOutcome::Succeeded);
     journal
 }

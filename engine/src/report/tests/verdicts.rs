@@ -11,6 +11,7 @@ use crate::report::{Owner, State, Verdict, html, markdown, page};
 fn a_restoring_step_that_reports_nothing_leaves_the_loss_unmeasured() {
     let report = runs::unmeasured().report();
     assert_eq!(report.rpo.verdict, Some(Verdict::NotMeasured));
+    assert!(!report.objectives_met());
     assert_eq!(report.rpo.unmeasured[0].step, id("recover"));
     assert!(report.not_checked.iter().any(|open| open.what == "how much data `db` lost"));
     assert!(report.outcome.headline.contains("RPO not measured"), "{}", report.outcome.headline);
@@ -60,6 +61,7 @@ fn recovery_counts_from_the_incident_to_the_last_recovered_step() {
     journal.plan.objective.rto = Some(span("3m 11s"));
     let report = journal.report();
     assert_eq!((report.rto.verdict, report.rto.margin_ms), (Some(Verdict::Missed), Some(-1_000)));
+    assert!(!report.objectives_met() && good_drill().report().objectives_met());
 }
 
 #[test]
@@ -153,6 +155,29 @@ fn waiting_for_a_person_goes_on_while_nothing_runs() {
 }
 
 #[test]
+fn a_run_that_was_told_to_stop_is_known_to_stand_still() {
+    let mut journal = Journal::begun(restore_plan(Mode::Recovery));
+    journal.at(5_000).start("choose", 1);
+    journal.at(7_000).result("choose", 1, crate::model::event::AttemptResult::Interrupted);
+    journal.at(10_000);
+    let report = journal.report();
+    assert_eq!(report.outcome.next.as_deref(), Some("lifeboat resume 0badcafe"));
+    journal.at(67_000).engine(5000).start("choose", 2).at(68_000);
+    let report = journal.report();
+    assert_eq!((report.time.engine_down_ms, report.steps[0].engine_down_ms), (60_000, 60_000));
+    assert_eq!(report.outcome.next.as_deref(), Some("lifeboat watch 0badcafe"));
+}
+
+#[test]
+fn a_retry_that_waits_through_a_crash_goes_on_waiting_afterwards() {
+    let mut journal = Journal::begun(restore_plan(Mode::Recovery));
+    journal.at(5_000).start("choose", 1).at(6_000).fail("choose", 1, failure("LB1101", "no route"));
+    journal.retry("choose", 2, 66_000).at(36_000).engine(5000).at(46_000);
+    let time = journal.report().time;
+    assert_eq!((time.engine_down_ms, time.waiting_for_retry_ms), (30_000, 10_000));
+}
+
+#[test]
 fn waits_retries_and_pauses_are_told_apart() {
     let time = runs::people().report().time;
     assert_eq!((time.waiting_for_person_ms, time.paused_ms), (140_000 + 720_000, 60_000));
@@ -181,7 +206,7 @@ fn the_state_says_what_an_open_run_waits_for() {
 #[test]
 fn an_automatic_answer_is_no_evidence() {
     let report = runs::automatic().report();
-    assert!(report.identity.people.iter().all(|person| person.name != "lifeboat"));
+    assert!(report.identity.people.iter().all(|person| person.name != "drill settings"));
     assert!(page(&report).plain(100).contains("automatic: no evidence of a decision"));
 }
 
@@ -194,6 +219,9 @@ fn what_a_drill_leaves_behind_is_said_loudly() {
     let mut journal = good_drill();
     journal.events.retain(|event| !matches!(event.kind, EventKind::ThingRemoved { .. }));
     assert!(journal.report().created.iter().all(|made| made.fate == Fate::NotRemoved));
+    journal.plan.keep = true;
+    assert!(journal.report().created.iter().all(|made| made.fate == Fate::Kept));
+    journal.plan.keep = false;
     journal.plan.mode = Mode::Recovery;
     assert!(journal.report().created.iter().all(|made| made.fate == Fate::Kept));
 }

@@ -187,13 +187,14 @@ fn refused(lines: &[String], exit_code: i32, login: &Login) -> StepError {
     if text.contains("No space left") {
         return StepError::transient(codes::LB1214, message).help("make room in the store (`df -h`)");
     }
-    if text.contains("Permission denied")
-        || text.contains("unrecognized compression")
-        || text.contains("not supported")
-    {
+    if text.contains("Permission denied") {
         return StepError::permanent(codes::LB1214, message).help(
             "the user of the Postgres server must be able to enter the store's directories (`chmod o+x`)",
         );
+    }
+    if text.contains("compression") || text.contains("not supported by this build") {
+        return StepError::permanent(codes::LB1214, message)
+            .help("this installation lacks that compression; give the step `compression: gzip`");
     }
     StepError::transient(codes::LB1214, message).help("the server's log may say more; nothing was published")
 }

@@ -144,10 +144,11 @@ impl StepKind for RestoreBase {
 fn finished_before(ctx: &StepContext, params: &Params, target: &Target) -> Option<Done> {
     let finished: Finished = serde_json::from_value(ctx.recorded(FINISHED)?.clone()).ok()?;
     let same = finished.backup == params.backup && Some(finished.inode) == target.inode();
-    same.then(|| {
-        target.forget_ownership();
-        finished.done
-    })
+    if same {
+        // It may have died before it could be noted.
+        target.note(&params.backup, true).ok();
+    }
+    same.then_some(finished.done)
 }
 
 async fn open_source(ctx: &StepContext, params: &Params) -> Result<Source, StepError> {
@@ -258,7 +259,7 @@ async fn restore(
     owner: Option<OsUser>,
     source: Source,
 ) -> Result<Restored, StepError> {
-    target.take(ctx, owner.as_ref()).await?;
+    target.take(ctx, &source.marker.label).await?;
     let meter = Meter::bytes(ctx, Some(source.marker.bytes()), "unpacking the base backup");
     let target = target.clone();
     blocking(move || {
@@ -328,7 +329,8 @@ async fn finish(
     let finished = Finished { backup: params.backup.clone(), inode, done };
     let value = serde_json::to_value(&finished).expect("results are JSON");
     ctx.record(FINISHED, value).await?;
-    target.forget_ownership();
+    // The journal comes first: until it knows, a repetition begins again.
+    target.note(&params.backup, true)?;
     Ok(finished.done)
 }
 

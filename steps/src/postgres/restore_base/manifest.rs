@@ -9,6 +9,8 @@ use lifeboat_engine::plan::hex;
 use serde::Deserialize;
 use sha2::{Digest, Sha256};
 
+use super::super::wal::Lsn;
+
 /// What a base backup must consist of.
 #[derive(Debug)]
 pub(super) struct Manifest {
@@ -51,9 +53,9 @@ struct WrittenFile {
 #[derive(Deserialize)]
 struct WalRange {
     #[serde(rename = "Start-LSN")]
-    start: String,
+    start: Lsn,
     #[serde(rename = "End-LSN")]
-    end: String,
+    end: Lsn,
 }
 
 impl Manifest {
@@ -119,17 +121,11 @@ fn path(plain: Option<String>, encoded: Option<String>) -> Result<PathBuf, Strin
 
 impl WalRange {
     fn bytes(&self) -> Result<u64, String> {
-        let (start, end) = (lsn(&self.start)?, lsn(&self.end)?);
-        end.checked_sub(start).ok_or_else(|| format!("its WAL ends at {} before it starts", self.end))
+        self.end
+            .0
+            .checked_sub(self.start.0)
+            .ok_or_else(|| format!("its WAL ends at {} before it starts", self.end))
     }
-}
-
-fn lsn(text: &str) -> Result<u64, String> {
-    let parsed = text.split_once('/').and_then(|(high, low)| {
-        let (high, low) = (u32::from_str_radix(high, 16).ok()?, u32::from_str_radix(low, 16).ok()?);
-        Some(u64::from(high) << 32 | u64::from(low))
-    });
-    parsed.ok_or_else(|| format!("`{text}` is no position in the WAL"))
 }
 
 #[cfg(test)]

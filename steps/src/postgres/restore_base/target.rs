@@ -11,11 +11,12 @@ use std::path::{Path, PathBuf};
 use lifeboat_engine::model::evidence::{Created, CreatedKind};
 use lifeboat_engine::resource::Postgres;
 use lifeboat_engine::step::{StepContext, StepError};
-use serde::{Deserialize, Serialize};
+use serde::Deserialize;
 
 use super::super::codes;
 use super::super::connect::socket_path;
 use super::super::pidfile::PidFile;
+use super::super::restore_note::RestoreNote;
 use super::listener;
 use super::unpack::{own_path, unwritable};
 use crate::process::OsUser;
@@ -28,22 +29,11 @@ pub(super) enum Existing {
     MoveAside,
 }
 
-/// Who fills a data directory.
-#[derive(Debug, PartialEq, Eq, Serialize, Deserialize)]
-struct Ownership {
-    run: String,
-    step: String,
-    /// Of the directory itself, so that another one put in its place is not taken for it.
-    device: u64,
-    inode: u64,
-}
-
 /// A data directory to restore into.
 #[derive(Clone, Debug)]
 pub(super) struct Target {
     pub(super) data_dir: PathBuf,
     parent: PathBuf,
-    ownership: PathBuf,
     aside: PathBuf,
     run: String,
     step: String,
@@ -72,7 +62,6 @@ impl Target {
         Ok(Self {
             data_dir: data_dir.to_path_buf(),
             parent: parent.to_path_buf(),
-            ownership: parent.join(format!(".{name}.lifeboat-restore")),
             aside: parent.join(format!("{name}.pre-{run}")),
             run: ctx.info.run.to_string(),
             step: ctx.info.step.to_string(),
@@ -110,7 +99,7 @@ impl Target {
         if names.is_empty() {
             return Ok(Found::Empty);
         }
-        Ok(if self.is_own(&metadata) { Found::Own } else { Found::Foreign(names) })
+        Ok(if self.is_own() { Found::Own } else { Found::Foreign(names) })
     }
 
     fn names(&self) -> Result<Vec<String>, StepError> {
@@ -122,19 +111,10 @@ impl Target {
         Ok(names)
     }
 
-    fn is_own(&self, metadata: &fs::Metadata) -> bool {
-        let Ok(text) = fs::read(&self.ownership) else { return false };
-        let here = self.ownership_of(metadata);
-        serde_json::from_slice::<Ownership>(&text).is_ok_and(|written| written == here)
-    }
-
-    fn ownership_of(&self, metadata: &fs::Metadata) -> Ownership {
-        Ownership {
-            run: self.run.clone(),
-            step: self.step.clone(),
-            device: metadata.dev(),
-            inode: metadata.ino(),
-        }
+    /// Half-filled by this step of this run.
+    fn is_own(&self) -> bool {
+        RestoreNote::read(&self.data_dir)
+            .is_some_and(|note| note.run == self.run && note.step == self.step && !note.finished)
     }
 
     /// The error for files that are in the way.
@@ -190,7 +170,7 @@ impl Target {
     }
 
     /// Makes the directory, or takes an empty one, and notes whose it is.
-    pub(super) async fn take(&self, ctx: &StepContext, owner: Option<&OsUser>) -> Result<(), StepError> {
+    pub(super) async fn take(&self, ctx: &StepContext, backup: &str) -> Result<(), StepError> {
         ctx.created(Created {
             id: format!("data:{}", self.resource),
             what: format!("data directory of {} ({})", self.resource, self.data_dir.display()),
@@ -204,7 +184,7 @@ impl Target {
             other => other.map_err(|error| unwritable(&self.data_dir, &error))?,
         }
         self.close_to_others().map_err(|error| unwritable(&self.data_dir, &error))?;
-        self.write_ownership(owner).map_err(|error| unwritable(&self.ownership, &error))
+        self.note(backup, false)
     }
 
     /// While files are written, nobody but Lifeboat's own user may reach them: not even the server's user, who could
@@ -217,21 +197,15 @@ impl Target {
         fs::set_permissions(&self.data_dir, fs::Permissions::from_mode(0o700))
     }
 
-    fn write_ownership(&self, owner: Option<&OsUser>) -> io::Result<()> {
-        let metadata = fs::symlink_metadata(&self.data_dir)?;
-        let text = serde_json::to_vec(&self.ownership_of(&metadata))?;
-        let temporary = self.ownership.with_extension("lifeboat-restore.new");
-        fs::write(&temporary, text)?;
-        own_path(&temporary, owner)?;
-        fs::File::open(&temporary)?.sync_all()?;
-        fs::rename(&temporary, &self.ownership)?;
-        fs::File::open(&self.parent)?.sync_all()
+    /// Notes whose the directory is, and whether it is complete.
+    pub(super) fn note(&self, backup: &str, finished: bool) -> Result<(), StepError> {
+        RestoreNote::write(&self.data_dir, (&self.run, &self.step), backup, finished)
+            .map_err(|error| unwritable(&RestoreNote::path(&self.data_dir), &error))
     }
 
     /// Empties the directory that this step has filled itself.
     pub(super) fn wipe_own(&self) -> Result<(), StepError> {
-        let Ok(metadata) = fs::symlink_metadata(&self.data_dir) else { return Ok(()) };
-        if !self.is_own(&metadata) {
+        if !self.is_own() {
             return Ok(());
         }
         let entries = fs::read_dir(&self.data_dir).map_err(|error| unwritable(&self.data_dir, &error))?;
@@ -250,10 +224,9 @@ impl Target {
             tracing::warn!("{error}");
             return;
         }
-        let own = fs::symlink_metadata(&self.data_dir).is_ok_and(|metadata| self.is_own(&metadata));
         // A mount point stays; an empty directory is as good as none.
-        if own && fs::remove_dir(&self.data_dir).is_ok() {
-            fs::remove_file(&self.ownership).ok();
+        if self.is_own() && fs::remove_dir(&self.data_dir).is_ok() {
+            RestoreNote::remove(&self.data_dir);
         }
         self.move_back();
     }
@@ -267,12 +240,6 @@ impl Target {
     /// Returns the inode of the directory, which tells whether it is still the same one.
     pub(super) fn inode(&self) -> Option<u64> {
         fs::symlink_metadata(&self.data_dir).ok().map(|metadata| metadata.ino())
-    }
-
-    /// Removes the note that the directory is being filled, once the journal says that it is finished. If the note
-    /// survives a crash it does no harm: the journal is asked first.
-    pub(super) fn forget_ownership(&self) {
-        fs::remove_file(&self.ownership).ok();
     }
 
     /// Says what was moved aside, and where to.

@@ -1,0 +1,118 @@
+//! Commands that read the project's files and run nothing: `check`, `list`, `show`.
+
+use std::path::Path;
+
+use lifeboat_engine::diagnostic::{self, Diagnostics, Severity, codes};
+use lifeboat_engine::project::{self, Project};
+use lifeboat_engine::step::Registry;
+
+use crate::args::{CheckArgs, Format};
+use crate::exit::{Exit, Failure, Outcome};
+use crate::render;
+
+/// Reads the project that the directory belongs to.
+pub(crate) fn load(from: &Path) -> Result<Project, Failure> {
+    Project::load(from).map_err(|problems| refuse(&problems))
+}
+
+/// Shows problems on standard error and returns the exit code for them.
+pub(crate) fn refuse(problems: &Diagnostics) -> Failure {
+    anstream::eprint!("{}", diagnostic::render(problems, style(&std::io::stderr())));
+    // What was typed is a usage error; what stands in the files is an invalid runbook.
+    let typed = [codes::LB0142, codes::LB0143, codes::LB0144, codes::LB0201, codes::LB0207];
+    let only_typed = problems.iter().filter(|problem| problem.severity == Severity::Error).all(|problem| typed.contains(&problem.code));
+    Failure::said(if only_typed { Exit::Usage } else { Exit::Invalid })
+}
+
+/// Shows warnings that do not stand in the way.
+pub(crate) fn warn(problems: &Diagnostics) {
+    if !problems.is_empty() {
+        anstream::eprint!("{}", diagnostic::render(problems, style(&std::io::stderr())));
+    }
+}
+
+fn style(stream: &impl anstream::stream::RawStream) -> diagnostic::Style {
+    match anstream::AutoStream::choice(stream) {
+        anstream::ColorChoice::Never => diagnostic::Style::Plain,
+        _ => diagnostic::Style::Coloured,
+    }
+}
+
+/// Finds every mistake.
+pub(crate) fn check(project: &Project, registry: &Registry, args: &CheckArgs, format: Format) -> Outcome {
+    let mut problems = project::check_all(project, registry);
+    if !args.paths.is_empty() {
+        problems.retain(|file| args.paths.iter().any(|path| names(path, file)));
+    }
+    let text = match format {
+        Format::Json => render::json(&diagnostic::to_json(&problems))?,
+        Format::Github => diagnostic::to_github(&problems),
+        _ => diagnostic::render(&problems, style(&std::io::stdout())),
+    };
+    anstream::print!("{text}");
+    let (errors, warnings) = problems.counts();
+    if errors > 0 || (args.deny_warnings && warnings > 0) {
+        anstream::eprintln!("{errors} errors, {warnings} warnings");
+        return Ok(Exit::Invalid);
+    }
+    let (runbooks, environments) = (project.runbooks.len(), project.environments.len());
+    anstream::eprintln!("{runbooks} runbooks and {environments} environments are in order, {warnings} warnings");
+    Ok(Exit::Success)
+}
+
+/// Says whether a path given by a person names a file of the project, or a directory above it.
+fn names(path: &Path, file: &str) -> bool {
+    let path = path.strip_prefix("./").unwrap_or(path);
+    Path::new(file).starts_with(path) || Path::new(file).ends_with(path) || path.ends_with(file)
+}
+
+/// Lists the runbooks.
+pub(crate) fn list(project: &Project, format: Format) -> Outcome {
+    if format == Format::Json {
+        let names: Vec<_> = project
+            .runbooks
+            .values()
+            .map(|runbook| {
+                let environments: Vec<_> = runbook.environments.iter().map(|it| &it.value).collect();
+                serde_json::json!({
+                    "runbook": runbook.name.value, "title": runbook.title, "environments": environments,
+                })
+            })
+            .collect();
+        anstream::print!("{}", render::json(&names)?);
+        return Ok(Exit::Success);
+    }
+    let width = project.runbooks.keys().map(String::len).max().unwrap_or(0);
+    for runbook in project.runbooks.values() {
+        let environments: Vec<_> = runbook.environments.iter().map(|it| it.value.as_str()).collect();
+        anstream::println!("{:width$}  {}  ({})", runbook.name.value, runbook.title, environments.join(", "));
+    }
+    warn(&project.problems);
+    Ok(Exit::Success)
+}
+
+/// Shows one runbook to somebody who has not written it.
+pub(crate) fn show(project: &Project, name: &str) -> Outcome {
+    let runbook = project.runbook(name).map_err(|problems| refuse(&problems))?;
+    anstream::println!("{}: {}", runbook.name.value, runbook.title);
+    if let Some(owner) = &runbook.owner {
+        anstream::println!("owner: {owner}");
+    }
+    if let Some(description) = &runbook.description {
+        anstream::println!("\n{}", description.trim_end());
+    }
+    anstream::println!("\ninputs:{}", if runbook.inputs.is_empty() { " none" } else { "" });
+    for input in &runbook.inputs {
+        let decl = &input.decl;
+        let default = decl.default.as_ref().map_or(String::new(), |default| format!(" (default: {default})"));
+        let text = &decl.description;
+        anstream::println!("  {}: {}{default}  {text}", decl.name, decl.ty);
+    }
+    let environments: Vec<_> = runbook.environments.iter().map(|it| it.value.as_str()).collect();
+    anstream::println!("\nin: {}", environments.join(", "));
+    let env = environments.first().copied().unwrap_or("ENV");
+    anstream::println!("\nwhat it would do:  lifeboat plan {name} --env {env}");
+    anstream::println!("rehearse it:       lifeboat drill {name} --env {env}");
+    anstream::println!("run it for real:   lifeboat run {name} --env {env}");
+    Ok(Exit::Success)
+}

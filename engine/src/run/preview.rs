@@ -1,0 +1,124 @@
+//! What a plan would do, step by step, without doing or writing anything.
+
+use std::collections::BTreeMap;
+use std::path::PathBuf;
+use std::sync::Arc;
+
+use async_trait::async_trait;
+use jiff::Timestamp;
+use serde::Serialize;
+use serde_json::{Map, Value};
+use tokio_util::sync::CancellationToken;
+
+use crate::code;
+use crate::expr;
+use crate::model::event::{Answer, Question};
+use crate::model::{Created, Progress, RunId, StepId, Stream};
+use crate::plan::{Plan, PlannedStep};
+use crate::secret::Secrets;
+use crate::step::{Preview, Registry, StepContext, StepError, StepInfo, StepLink, StepParts};
+
+use super::names::Names;
+use super::state::RunState;
+
+/// One step of a plan, with what its kind says about it.
+#[derive(Clone, Debug, Serialize)]
+pub struct StepPreview {
+    pub step: StepId,
+    /// The parameters; what depends on earlier steps still stands there as a template.
+    pub with: Value,
+    /// Empty where everything depends on earlier steps.
+    pub preview: Preview,
+}
+
+/// Previews every step of a plan. Reads no secret and touches no system beyond what kinds promise for a preview.
+pub async fn preview(plan: &Plan, registry: &Registry, incident_at: Option<Timestamp>) -> Vec<StepPreview> {
+    let incident_at = incident_at.unwrap_or_else(Timestamp::now);
+    let names = Names::new(plan, RunId::generate(), incident_at.as_millisecond());
+    let state = RunState::new(plan);
+    let shared = Shared {
+        plan,
+        incident_at,
+        resources: Arc::new(plan.resources.clone()),
+        secrets: Arc::new(plan.secrets.clone()),
+    };
+    let mut previews = Vec::with_capacity(plan.steps.len());
+    for step in &plan.steps {
+        let rendered = registry
+            .spec(&step.uses)
+            .map(|spec| expr::render(&step.with, &spec.params, &names.for_texts(plan, &state, &step.with)));
+        let (with, known) = match rendered {
+            Some(Ok(with)) => (with, true),
+            _ => (step.with.clone(), false),
+        };
+        let preview = match registry.kind(&step.uses) {
+            Some(kind) if known => {
+                kind.preview(&shared.context(step, with.clone())).await.unwrap_or_default()
+            }
+            _ => Preview::default(),
+        };
+        previews.push(StepPreview { step: step.id.clone(), with, preview });
+    }
+    previews
+}
+
+struct Shared<'a> {
+    plan: &'a Plan,
+    incident_at: Timestamp,
+    resources: Arc<BTreeMap<String, crate::resource::Resource>>,
+    secrets: Arc<BTreeMap<String, crate::secret::SecretRef>>,
+}
+
+impl Shared<'_> {
+    fn context(&self, step: &PlannedStep, with: Value) -> StepContext {
+        StepContext::new(StepParts {
+            info: StepInfo {
+                run: RunId::generate(),
+                runbook: self.plan.runbook.clone(),
+                environment: self.plan.environment.clone(),
+                protected: self.plan.protected,
+                mode: self.plan.mode,
+                step: step.id.clone(),
+                attempt: 1,
+                retries: false,
+                incident_at: self.incident_at,
+                project_dir: self.plan.project_dir.clone(),
+                work_dir: PathBuf::from("/nonexistent"),
+                children_lock: PathBuf::from("/nonexistent"),
+            },
+            cancel: CancellationToken::new(),
+            with,
+            resources: Arc::clone(&self.resources),
+            named_secrets: Arc::clone(&self.secrets),
+            secrets: Arc::new(Secrets::default()),
+            recorded: Map::new(),
+            link: Arc::new(Nowhere),
+        })
+    }
+}
+
+/// A link that leads nowhere: a preview records nothing.
+struct Nowhere;
+
+fn refused() -> StepError {
+    StepError::permanent(code::LB0351, "a preview has no journal")
+}
+
+#[async_trait]
+impl StepLink for Nowhere {
+    fn progress(&self, _: Progress) {}
+
+    fn line(&self, _: Stream, _: &str) {}
+
+    async fn record(&self, _: &str, _: Value) -> Result<(), StepError> {
+        Err(refused())
+    }
+
+    async fn created(&self, _: Created) -> Result<(), StepError> {
+        Err(refused())
+    }
+
+    async fn ask(&self, _: Question) -> Result<Answer, StepError> {
+        Err(refused())
+    }
+}

@@ -1,0 +1,165 @@
+//! Puts a finished directory in the place of another in one rename, and keeps the other one.
+
+use std::fs::{self, File};
+use std::io;
+use std::os::unix::fs::MetadataExt;
+use std::path::{Path, PathBuf};
+
+use lifeboat_engine::model::evidence::{Created, CreatedKind};
+use lifeboat_engine::step::{StepContext, StepError};
+use rustix::fs::{CWD, RenameFlags};
+use rustix::io::Errno;
+use serde_json::{Value, json};
+
+use super::codes;
+
+/// What an attempt records before it renames: the inode of the new directory and where the old one goes.
+const PUBLISHING: &str = "publishing";
+
+/// The place that is restored, and the directory beside it in which that happens.
+#[derive(Clone, Debug)]
+pub(super) struct Place {
+    pub(super) target: PathBuf,
+    pub(super) staging: PathBuf,
+    parent: PathBuf,
+}
+
+impl Place {
+    /// Finds the real directory, and refuses one that cannot be renamed.
+    pub(super) fn of(path: &Path, run: &str) -> Result<Self, StepError> {
+        let target = real(path).map_err(|error| failed("found", path, &error))?;
+        let (Some(parent), Some(name)) = (target.parent(), target.file_name()) else {
+            return Err(refused(&target, "is the root of the file system"));
+        };
+        let parent = parent.to_owned();
+        let of_parent = fs::metadata(&parent).map_err(|error| failed("found", &parent, &error))?;
+        match fs::metadata(&target) {
+            Ok(found) if !found.is_dir() => return Err(refused(&target, "is no directory")),
+            Ok(found) if found.dev() != of_parent.dev() => {
+                return Err(refused(&target, "is a mount point, which cannot be renamed")
+                    .help("restore into a directory inside of it"));
+            }
+            _ => {}
+        }
+        let staging = parent.join(format!(".{}.restore-{run}", name.to_string_lossy()));
+        Ok(Self { target, staging, parent })
+    }
+
+    /// Refuses to begin without the space for all of it beside what is there.
+    pub(super) fn check_space(&self, bytes: u64, entries: u64) -> Result<(), StepError> {
+        let space = rustix::fs::statvfs(&self.parent)
+            .map_err(|error| failed("measured", &self.parent, &error.into()))?;
+        let free = space.f_bavail.saturating_mul(space.f_frsize);
+        // What an earlier attempt has unpacked need not be unpacked again; it is not counted, to be on the safe side
+        // only when nothing is there yet.
+        if self.staging.exists() {
+            return Ok(());
+        }
+        let short = |what: &str, needed: u64, free: u64| {
+            let message =
+                format!("{} has {free} {what} free, and the restore needs {needed}", self.parent.display());
+            Err(StepError::permanent(codes::LB1407, message)
+                .help("make room there; the old files are kept beside the new ones until you remove them"))
+        };
+        if free < bytes {
+            return short("bytes", bytes, free);
+        }
+        // Some file systems have no fixed number of inodes and say 0.
+        if space.f_files > 0 && space.f_favail < entries {
+            return short("inodes", entries, space.f_favail);
+        }
+        Ok(())
+    }
+
+    /// Says whether an earlier attempt has put its directory in place, and ends what it began.
+    pub(super) fn is_published(&self, ctx: &StepContext) -> Result<Option<Option<PathBuf>>, StepError> {
+        let Some(recorded) = ctx.recorded(PUBLISHING) else { return Ok(None) };
+        let inode = recorded.get("inode").and_then(Value::as_u64);
+        let aside = recorded.get("aside").and_then(Value::as_str).map(PathBuf::from);
+        if inode.is_none() || fs::metadata(&self.target).ok().map(|found| found.ino()) != inode {
+            return Ok(None);
+        }
+        self.put_aside(aside.as_deref())?;
+        Ok(Some(aside))
+    }
+
+    /// Exchanges the directories, recorded before it is done. Returns where the old one is kept.
+    pub(super) async fn publish(&self, ctx: &StepContext, name: &str) -> Result<Option<PathBuf>, StepError> {
+        let inode =
+            fs::metadata(&self.staging).map_err(|error| failed("found", &self.staging, &error))?.ino();
+        let aside = self.target.exists().then(|| self.free_name(&ctx.info.run.short()));
+        let kind = match &aside {
+            Some(aside) => CreatedKind::MovedAside { from: self.target.clone(), to: aside.clone() },
+            None => CreatedKind::Directory { path: self.target.clone() },
+        };
+        let what = match &aside {
+            Some(_) => format!("the files of {name} as before the restore"),
+            None => format!("the restored files of {name}"),
+        };
+        ctx.created(Created { id: format!("files:{name}:{}", ctx.info.step), what, kind }).await?;
+        ctx.record(PUBLISHING, json!({ "inode": inode, "aside": aside })).await?;
+        self.rename(aside.as_deref())?;
+        Ok(aside)
+    }
+
+    fn rename(&self, aside: Option<&Path>) -> Result<(), StepError> {
+        let swap = |flags| rustix::fs::renameat_with(CWD, &self.staging, CWD, &self.target, flags);
+        let result = match aside {
+            None => swap(RenameFlags::NOREPLACE).or_else(|error| match error {
+                Errno::INVAL | Errno::NOSYS => rustix::fs::rename(&self.staging, &self.target),
+                other => Err(other),
+            }),
+            Some(aside) => match swap(RenameFlags::EXCHANGE) {
+                // A file system without exchange: the target is absent for an instant.
+                Err(Errno::INVAL | Errno::NOSYS) => rustix::fs::rename(&self.target, aside)
+                    .and_then(|()| rustix::fs::rename(&self.staging, &self.target)),
+                other => other,
+            },
+        };
+        result.map_err(|error| failed("put in place", &self.target, &error.into()))?;
+        self.put_aside(aside)
+    }
+
+    /// After an exchange the old directory has the name of the staging one.
+    fn put_aside(&self, aside: Option<&Path>) -> Result<(), StepError> {
+        if let Some(aside) = aside
+            && self.staging.exists()
+        {
+            fs::rename(&self.staging, aside).map_err(|error| failed("moved aside", &self.staging, &error))?;
+        }
+        let synced = File::open(&self.parent).and_then(|dir| dir.sync_all());
+        synced.map_err(|error| failed("synced", &self.parent, &error))
+    }
+
+    fn free_name(&self, run: &str) -> PathBuf {
+        let name = |suffix: &str| {
+            let mut path = self.target.clone().into_os_string();
+            path.push(format!(".pre-{run}{suffix}"));
+            PathBuf::from(path)
+        };
+        let later = (2..).map(|number: u32| name(&format!("-{number}")));
+        std::iter::once(name("")).chain(later).find(|path| !path.exists()).expect("some name is free")
+    }
+}
+
+/// Follows links as far as there is something.
+fn real(path: &Path) -> io::Result<PathBuf> {
+    match path.canonicalize() {
+        Err(error) if error.kind() == io::ErrorKind::NotFound => {
+            let parent = path.parent().ok_or(io::ErrorKind::InvalidInput)?.canonicalize()?;
+            Ok(parent.join(path.file_name().ok_or(io::ErrorKind::InvalidInput)?))
+        }
+        other => other,
+    }
+}
+
+fn refused(path: &Path, why: &str) -> StepError {
+    StepError::permanent(codes::LB1406, format!("{} cannot be restored in place: it {why}", path.display()))
+        .help("correct `path` of the resource")
+}
+
+fn failed(what: &str, path: &Path, error: &io::Error) -> StepError {
+    StepError::transient(codes::LB1406, format!("{} cannot be {what}", path.display()))
+        .help("check that its parent directory exists and that the user of Lifeboat may write there")
+        .caused_by(error)
+}

@@ -1,0 +1,293 @@
+//! `postgres.promote`: opens a recovered server for writing.
+
+use std::path::Path;
+use std::time::{Duration, Instant};
+
+use async_trait::async_trait;
+use lifeboat_engine::model::event::Done;
+use lifeboat_engine::model::evidence::Check;
+use lifeboat_engine::model::outcome::Mode;
+use lifeboat_engine::resource::{Postgres, ResourceKind};
+use lifeboat_engine::step::{Effect, KindSpec, Preview, Probe, StepContext, StepError, StepKind};
+use lifeboat_engine::value::{Field, Type};
+use serde::Deserialize;
+use serde_json::json;
+
+use super::connect::{Client, Login, PgError};
+use super::isolation::{Goal, Isolation};
+use super::pidfile::PidFile;
+use super::restore_note::RestoreNote;
+use super::server::{self, POLL, QUICK};
+use super::wal::{WalServer, WalSource};
+use super::{account, codes, lifecycle, local};
+use crate::process::Identity;
+use crate::store::Store;
+
+/// How long ending recovery may take: it writes a checkpoint's worth of data in the worst case.
+const PROMOTION_LIMIT: Duration = Duration::from_mins(10);
+const CHECKPOINT_LIMIT: Duration = Duration::from_mins(30);
+/// How long the first segment may take to be archived.
+const ARCHIVING_LIMIT: Duration = Duration::from_mins(2);
+const RESTART_LIMIT: Duration = Duration::from_mins(5);
+
+/// Opens a recovered server for writing.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Promote;
+
+#[derive(Deserialize)]
+struct Params {
+    cluster: String,
+}
+
+const DOC: &str = "\
+Ends the recovery of a server that `postgres.recover` left waiting: it goes on a timeline of its own and takes writing \
+statements, which is proven with one. Then a checkpoint makes the end of recovery durable.
+
+In a drill the server stays isolated. In a recovery it is started again with its own configuration; if that archives, \
+the step waits for the first segment to be archived, or says that this was not proven.";
+
+#[async_trait]
+impl StepKind for Promote {
+    fn spec(&self) -> KindSpec {
+        KindSpec::new("postgres.promote", "Opens a recovered server for writing.", Effect::Guarded)
+            .doc(DOC)
+            .param(Field::required("cluster", Type::writes(ResourceKind::Postgres), "The recovered cluster."))
+            .output("timeline", Type::Integer, "The timeline that the server writes now.")
+            .output("lsn", Type::String, "Where it writes.")
+            .output("isolated", Type::Boolean, "True if it runs cut off, as in a drill.")
+            .output(
+                "archiving",
+                Type::choice(&["proven", "not_proven", "off"]),
+                "Whether WAL is archived again.",
+            )
+    }
+
+    async fn preview(&self, ctx: &StepContext) -> Result<Preview, StepError> {
+        let params: Params = ctx.params()?;
+        let (_, data_dir) = local::data_dir(ctx, &params.cluster)?;
+        Ok(Preview {
+            actions: vec![format!("promote the server on {}", data_dir.display())],
+            destroys: Vec::new(),
+        })
+    }
+
+    async fn run(&self, ctx: &StepContext) -> Result<Done, StepError> {
+        let params: Params = ctx.params()?;
+        let (postgres, data_dir) = local::data_dir(ctx, &params.cluster)?;
+        if ctx.info.mode == Mode::Recovery {
+            lifecycle::refuse_managed(&params.cluster, postgres)?;
+        }
+        if let Some(isolation) = own_isolation(ctx, data_dir)? {
+            let client = connect(ctx, postgres, &isolation).await?;
+            if in_recovery(&client).await? {
+                promote(ctx, postgres, &isolation, &client).await?;
+            }
+            settle(&client).await?;
+            if ctx.info.mode == Mode::Recovery {
+                drop(client);
+                into_service(ctx, &params.cluster).await?;
+            }
+        } else if PidFile::live(data_dir).is_none() {
+            // This step had stopped it to start it again.
+            lifecycle::start_own(ctx, &params.cluster, RESTART_LIMIT).await?;
+        }
+        finish(ctx, postgres, data_dir).await
+    }
+
+    async fn probe(&self, ctx: &StepContext) -> Result<Probe, StepError> {
+        let params: Params = ctx.params()?;
+        let (postgres, data_dir) = local::data_dir(ctx, &params.cluster)?;
+        if PidFile::live(data_dir).is_none() {
+            return Ok(Probe::NotDone);
+        }
+        let isolated = Isolation::serving(data_dir).is_some();
+        if isolated && ctx.info.mode == Mode::Recovery {
+            return Ok(Probe::NotDone);
+        }
+        let client = Login::of(ctx, postgres)?.connect().await?;
+        server::check_identity(&client, data_dir).await?;
+        if in_recovery(&client).await? {
+            return Ok(Probe::NotDone);
+        }
+        finish(ctx, postgres, data_dir).await.map(Probe::Done)
+    }
+}
+
+/// Finds the server that this run has recovered. `None` if this step has already put it into service.
+fn own_isolation(ctx: &StepContext, data_dir: &Path) -> Result<Option<Isolation>, StepError> {
+    let left = Isolation::read(data_dir).filter(|left| left.run == ctx.info.run.to_string());
+    let serving = Isolation::serving(data_dir);
+    match (left, serving) {
+        (Some(left), Some(serving)) if left == serving => Ok(Some(left)),
+        (Some(_), None) if ctx.recorded(STOPPED).is_some() => Ok(None),
+        (Some(_), None) => Err(not_recovered(data_dir, "its server does not run any more")
+            .help("run the `postgres.recover` step again: it continues where it was")),
+        _ => Err(not_recovered(data_dir, "this run has not recovered it")
+            .help("put a `postgres.recover` step for this cluster before it; nothing was touched")),
+    }
+}
+
+/// Under this key the step notes that it is about to stop the isolated server for good.
+const STOPPED: &str = "into_service";
+
+fn not_recovered(data_dir: &Path, why: &str) -> StepError {
+    StepError::permanent(
+        codes::LB1272,
+        format!("the server on {} cannot be promoted: {why}", data_dir.display()),
+    )
+}
+
+async fn connect(ctx: &StepContext, postgres: &Postgres, isolation: &Isolation) -> Result<Client, StepError> {
+    let client = Login::isolated(ctx, postgres, isolation)?.connect().await?;
+    server::check_identity(&client, &isolation.data_dir).await?;
+    Ok(client)
+}
+
+async fn in_recovery(client: &Client) -> Result<bool, PgError> {
+    Ok(client.query_one("select pg_is_in_recovery()", &[], QUICK).await?.get(0))
+}
+
+/// Ends recovery. The server asks the archive once more, for the timelines that are taken: the helper must answer.
+async fn promote(
+    ctx: &StepContext,
+    postgres: &Postgres,
+    isolation: &Isolation,
+    client: &Client,
+) -> Result<(), StepError> {
+    if isolation.goal == Goal::Farthest {
+        return Err(not_recovered(&isolation.data_dir, "its recovery has not come to its end"));
+    }
+    let helper = serve_wal(ctx, postgres, isolation)?;
+    client.query("select pg_promote(false)", &[], QUICK).await?;
+    let server = PidFile::live(&isolation.data_dir).map(|(_, server)| server);
+    let promoted = until_writable(ctx, client, server.as_ref()).await;
+    drop(helper);
+    promoted.map_err(|error| with_log(error, isolation))
+}
+
+fn serve_wal(ctx: &StepContext, postgres: &Postgres, isolation: &Isolation) -> Result<WalServer, StepError> {
+    let store = super::recover::store(ctx, &isolation.store)?;
+    WalServer::start(WalSource {
+        store: Store::open(store)?,
+        system_id: isolation.system_id,
+        segment_size: isolation.segment_size,
+        backup: isolation.backup.clone(),
+        proven: None,
+        socket: isolation.wal_socket(),
+        owner: account::owner(postgres)?.map(|owner| (owner.uid, owner.gid)),
+    })
+}
+
+async fn until_writable(
+    ctx: &StepContext,
+    client: &Client,
+    server: Option<&Identity>,
+) -> Result<(), StepError> {
+    let deadline = Instant::now() + PROMOTION_LIMIT;
+    loop {
+        match in_recovery(client).await {
+            Ok(false) => return Ok(()),
+            Ok(true) => {}
+            Err(error) if server.is_none_or(Identity::is_alive) => return Err(error.into()),
+            Err(_) => return Err(failed("the server ended while it was promoted")),
+        }
+        if Instant::now() >= deadline {
+            return Err(failed("the server is still in recovery after 10 minutes"));
+        }
+        tokio::select! {
+            () = tokio::time::sleep(POLL) => {}
+            () = ctx.cancelled() => return Err(StepError::uncertain(codes::LB1271, "interrupted while the server was promoted")
+                .help("`lifeboat resume` finds out whether it was")),
+        }
+    }
+}
+
+fn failed(why: &str) -> StepError {
+    StepError::permanent(codes::LB1271, why)
+}
+
+fn with_log(mut error: StepError, isolation: &Isolation) -> StepError {
+    let log = server::ServerLog { path: isolation.log_file.clone(), start: isolation.log_start };
+    error.causes.extend(log.fatal());
+    error.help(format!("the server's log is {}", isolation.log_file.display()))
+}
+
+/// Proves that it takes writing statements, and makes the end of recovery durable.
+async fn settle(client: &Client) -> Result<(), StepError> {
+    let write = "begin read write; create temporary table lifeboat_writable (n int) on commit drop; \
+                 insert into lifeboat_writable values (1); select pg_current_xact_id(); commit";
+    client.batch(write, QUICK).await?;
+    client.batch("checkpoint", CHECKPOINT_LIMIT).await?;
+    Ok(())
+}
+
+/// Stops the isolated server and starts it with its own configuration.
+async fn into_service(ctx: &StepContext, name: &str) -> Result<(), StepError> {
+    let (_, data_dir) = local::data_dir(ctx, name)?;
+    ctx.record(STOPPED, true).await?;
+    if let Some((_, running)) = PidFile::live(data_dir) {
+        server::stop(&running, Duration::from_mins(1)).await?;
+    }
+    lifecycle::start_own(ctx, name, RESTART_LIMIT).await
+}
+
+async fn finish(ctx: &StepContext, postgres: &Postgres, data_dir: &Path) -> Result<Done, StepError> {
+    let client = Login::of(ctx, postgres)?.connect().await?;
+    server::check_identity(&client, data_dir).await?;
+    let isolated = Isolation::serving(data_dir).is_some();
+    let sql = "select pg_is_in_recovery(), ('x' || substr(pg_walfile_name(pg_current_wal_lsn()), 1, 8))::bit(32)::int, \
+               pg_current_wal_lsn()::text, current_setting('archive_mode')";
+    let row = client.query_one(sql, &[], QUICK).await?;
+    let (timeline, lsn, archive_mode): (i32, String, String) = (row.get(1), row.get(2), row.get(3));
+    let (archiving, warning) =
+        if archive_mode == "off" { ("off", None) } else { prove_archiving(ctx, &client).await? };
+    // From here on the directory is a cluster of its own and no restored backup.
+    RestoreNote::remove(data_dir);
+    let mut done = local::done(json!({
+        "timeline": timeline, "lsn": lsn, "isolated": isolated, "archiving": archiving,
+    }));
+    done.checks = vec![Check {
+        name: "the server takes writing statements".into(),
+        expected: "not in recovery".into(),
+        actual: format!("not in recovery, timeline {timeline}"),
+        passed: true,
+    }];
+    done.warnings.extend(warning);
+    if !isolated && archiving == "off" {
+        done.warnings.push(
+            "the restored server does not archive WAL (archive_mode is off): it cannot be restored to a time"
+                .into(),
+        );
+    }
+    Ok(done)
+}
+
+/// Waits until the archiver has taken a segment of the new timeline.
+async fn prove_archiving(
+    ctx: &StepContext,
+    client: &Client,
+) -> Result<(&'static str, Option<String>), StepError> {
+    let sql = "select pg_walfile_name(pg_current_wal_lsn())";
+    // Something must be in the segment, or switching does nothing.
+    client.batch("select pg_create_restore_point('lifeboat promoted')", QUICK).await?;
+    let segment: String = client.query_one(sql, &[], QUICK).await?.get(0);
+    client.query("select pg_switch_wal()", &[], QUICK).await?;
+    let deadline = Instant::now() + ARCHIVING_LIMIT;
+    let mut last_failure = None;
+    while Instant::now() < deadline && !ctx.cancel.is_cancelled() {
+        let sql = "select coalesce(last_archived_wal, ''), last_failed_wal from pg_stat_archiver";
+        let row = client.query_one(sql, &[], QUICK).await?;
+        let archived: String = row.get(0);
+        // Histories and backup labels sort among the segments of their timeline.
+        if archived.get(..24).is_some_and(|archived| archived >= segment.as_str()) {
+            return Ok(("proven", None));
+        }
+        last_failure = row.get::<_, Option<String>>(1);
+        tokio::time::sleep(POLL).await;
+    }
+    let why = last_failure.map(|wal| format!("; archiving {wal} failed")).unwrap_or_default();
+    Ok((
+        "not_proven",
+        Some(format!("no segment of the restored server was archived within two minutes{why}")),
+    ))
+}

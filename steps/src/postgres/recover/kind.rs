@@ -1,0 +1,230 @@
+use std::time::{Duration, Instant};
+
+use async_trait::async_trait;
+use lifeboat_engine::model::event::Done;
+use lifeboat_engine::resource::ResourceKind;
+use lifeboat_engine::step::{Effect, KindSpec, Preview, Probe, StepContext, StepError, StepKind};
+use lifeboat_engine::value::{Field, Type};
+use serde_json::json;
+
+use super::super::connect::{Client, Login};
+use super::super::isolation::{Goal, Isolation};
+use super::super::pidfile::PidFile;
+use super::super::server::{self, QUICK, ServerLog};
+use super::super::{codes, local};
+use super::pass::{self, Outcome, Paused, replay_state};
+use super::source::{Params, Source};
+use super::{point, proof};
+
+/// Replays WAL over a restored base backup.
+#[derive(Clone, Copy, Debug)]
+pub(in super::super) struct Recover;
+
+const DOC: &str = "\
+Starts a server on the directory that `postgres.restore_base` has filled, isolated: it archives nothing, connects to \
+nothing, loads no libraries and can be reached over its private socket and, if the resource has a loopback `host`, \
+there. It replays WAL from the store up to **just before** `target_time` and waits there, readable and not writable, \
+for `postgres.verify` and `postgres.promote`.
+
+WAL comes through a helper within Lifeboat that answers \"absent\" only when that is proven. A missing segment before \
+the target is an error that names it. The step succeeds only if the server's log shows the stop, the last commit lies \
+before the target and no answer of the helper was wrong.
+
+A target after the last commit cannot be \"reached\". If the archive has no gap, the recovery then goes to the end of \
+the WAL, says so in a warning and waits there. Without `target_time` it does so from the start.";
+
+#[async_trait]
+impl StepKind for Recover {
+    fn spec(&self) -> KindSpec {
+        let mut spec = KindSpec::new(
+            "postgres.recover",
+            "Replays WAL over a restored base backup up to a moment and waits there.",
+            Effect::Guarded,
+        )
+        .doc(DOC)
+        .param(Field::required("store", Type::reads(ResourceKind::Store), "Where the WAL is."))
+        .param(Field::required("cluster", Type::writes(ResourceKind::Postgres), "The restored cluster."))
+        .param(Field::optional(
+            "target_time",
+            Type::Timestamp,
+            "The moment just before which replay stops; the end of the WAL if not given.",
+        ))
+        .param(Field::defaulted(
+            "timeline",
+            Type::String,
+            "current",
+            "`current` for the timeline of the backup, or the number of one that follows from it.",
+        ))
+        .output("reached", Type::Timestamp, "The newest change that is in the data.")
+        .output(
+            "recovery_point",
+            Type::Any,
+            "`time`, `method`, `confidence` and `position` of the newest change.",
+        )
+        .output("lsn", Type::String, "How far WAL was replayed.")
+        .output("timeline", Type::Integer, "The timeline that was replayed last.")
+        .output(
+            "end_of_wal",
+            Type::Boolean,
+            "True if all WAL was replayed, because no commit follows the target.",
+        )
+        .output("seconds", Type::Number, "How long it took.")
+        .restores();
+        spec.outputs.extend([
+            Field::optional("target", Type::Timestamp, "The moment that was asked for."),
+            Field::optional("last_commit", Type::Timestamp, "The last commit that was replayed."),
+            Field::optional("stopped_at", Type::String, "What the server's log says about the stop."),
+        ]);
+        spec
+    }
+
+    async fn preview(&self, ctx: &StepContext) -> Result<Preview, StepError> {
+        let params: Params = ctx.params()?;
+        let (_, data_dir) = local::data_dir(ctx, &params.cluster)?;
+        let goal = match params.target_time {
+            Some(time) => format!("just before {time}"),
+            None => "the end of the WAL".to_owned(),
+        };
+        let action = format!("start an isolated server on {} and replay WAL to {goal}", data_dir.display());
+        Ok(Preview { actions: vec![action], destroys: Vec::new() })
+    }
+
+    async fn run(&self, ctx: &StepContext) -> Result<Done, StepError> {
+        let begun = Instant::now();
+        let source = Source::open(ctx).await?;
+        if let Some(paused) = adopt(ctx, &source).await? {
+            return finish(ctx, &source, paused, begun.elapsed()).await;
+        }
+        stop_own_leftover(ctx, &source).await?;
+        let paused = recover(ctx, &source).await?;
+        finish(ctx, &source, paused, begun.elapsed()).await
+    }
+
+    async fn probe(&self, ctx: &StepContext) -> Result<Probe, StepError> {
+        let source = Source::open(ctx).await?;
+        match adopt(ctx, &source).await? {
+            Some(paused) => finish(ctx, &source, paused, Duration::ZERO).await.map(Probe::Done),
+            None => Ok(Probe::NotDone),
+        }
+    }
+}
+
+/// Goes for the target, and if all WAL is replayed before it comes, to the last record.
+async fn recover(ctx: &StepContext, source: &Source<'_>) -> Result<Paused, StepError> {
+    let goal = source.params.target_time.map_or(Goal::Farthest, Goal::Before);
+    let (last, log) = match pass::run(ctx, source, goal).await? {
+        Outcome::Paused(paused) => return Ok(*paused),
+        Outcome::WalEnded { last, log } => (last, log),
+    };
+    let last = last.ok_or_else(|| log.died())?;
+    match pass::run(ctx, source, Goal::Through(last)).await? {
+        Outcome::Paused(paused) => Ok(*paused),
+        Outcome::WalEnded { log, .. } => Err(log.died()),
+    }
+}
+
+/// Finds a server that an earlier attempt of this step left waiting at the same target.
+async fn adopt(ctx: &StepContext, source: &Source<'_>) -> Result<Option<Paused>, StepError> {
+    let Some(isolation) = own_server(ctx, source) else { return Ok(None) };
+    let params = &source.params;
+    if isolation.target_time != params.target_time || isolation.timeline != params.timeline {
+        return Ok(None);
+    }
+    let login = Login::isolated(ctx, source.postgres, &isolation)?;
+    let Ok(client) = login.connect().await else { return Ok(None) };
+    server::check_identity(&client, &source.data_dir).await?;
+    if !replay_state(&client).await.is_ok_and(|replay| replay.paused && replay.in_recovery) {
+        return Ok(None);
+    }
+    let log = ServerLog { path: isolation.log_file.clone(), start: isolation.log_start };
+    Ok(Some(Paused { client, isolation, log, requests: None }))
+}
+
+fn own_server(ctx: &StepContext, source: &Source<'_>) -> Option<Isolation> {
+    let isolation = Isolation::serving(&source.data_dir)?;
+    (isolation.run == ctx.info.run.to_string()).then_some(isolation)
+}
+
+/// A server of this run that is on its way has lost its helper; it is stopped and started again, which continues the
+/// recovery. Any other server is not touched.
+async fn stop_own_leftover(ctx: &StepContext, source: &Source<'_>) -> Result<(), StepError> {
+    let Some((file, server)) = PidFile::live(&source.data_dir) else { return Ok(()) };
+    if own_server(ctx, source).is_none() {
+        return Err(StepError::permanent(
+            codes::LB1250,
+            format!(
+                "a Postgres server (process {}) runs on {} that this run has not started",
+                file.pid,
+                source.data_dir.display()
+            ),
+        )
+        .help("stop it first if it is not needed; nothing was touched"));
+    }
+    server::stop(&server, Duration::from_secs(10)).await?;
+    Ok(())
+}
+
+async fn finish(
+    ctx: &StepContext,
+    source: &Source<'_>,
+    paused: Paused,
+    took: Duration,
+) -> Result<Done, StepError> {
+    let replay = replay_state(&paused.client).await?;
+    let checks = proof::verdict(proof::checks(&source.wal, &paused, &replay))?;
+    let login = Login::isolated(ctx, source.postgres, &paused.isolation)?;
+    admit_roles(&paused, source).await?;
+    let found = point::find(ctx, source, &login, &replay).await?;
+    let timeline = timeline(&paused.client).await?;
+    let stopped_at = proof::stop_line(&paused);
+    let end_of_wal = !matches!(paused.isolation.goal, Goal::Before(_));
+    let mut done = local::done(json!({
+        "reached": found.point.time, "recovery_point": found.point, "timeline": timeline,
+        "lsn": replay.lsn.map(|lsn| lsn.to_string()), "end_of_wal": end_of_wal, "seconds": took.as_secs_f64(),
+        "target": source.params.target_time.map(|time| time.to_string()), "last_commit": replay.last_commit,
+        "stopped_at": stopped_at,
+    }));
+    done.checks = checks;
+    done.warnings = found.warnings;
+    if let (true, Some(target)) = (end_of_wal, source.params.target_time) {
+        done.warnings.push(format!(
+            "no commit in the archive is at or after the target {target}: all WAL was replayed, to {}",
+            replay.last_commit.as_deref().unwrap_or("the end of the backup")
+        ));
+    }
+    done.recovery_points.push(found.point);
+    add_facts(&mut done, source, &paused);
+    Ok(done)
+}
+
+fn add_facts(done: &mut Done, source: &Source<'_>, paused: &Paused) {
+    let mut fact = |name: &str, value: String| drop(done.facts.insert(name.to_owned(), value));
+    fact("backup", source.wal.backup.clone());
+    fact("server log", paused.log.path.display().to_string());
+    fact("data is synced", "fsync=on during replay".to_owned());
+    if let Some(line) = proof::stop_line(paused) {
+        fact("stop", line);
+    }
+    if let Some(line) = paused.log.last_with("last completed transaction was at log time") {
+        fact("last transaction", line);
+    }
+    if let Some(requests) = &paused.requests {
+        let bytes: u64 = requests.iter().map(|request| request.bytes).sum();
+        fact("WAL", format!("{} requests, {bytes} bytes", requests.len()));
+    }
+}
+
+async fn timeline(client: &Client) -> Result<i32, StepError> {
+    let row = client.query_one("select timeline_id from pg_control_checkpoint()", &[], QUICK).await?;
+    Ok(row.get(0))
+}
+
+/// The socket's directory keeps everybody else out, so that whoever may enter it may be any role: application checks
+/// need no passwords of the time of the backup.
+async fn admit_roles(paused: &Paused, source: &Source<'_>) -> Result<(), StepError> {
+    let rows = paused.client.query("select rolname from pg_roles where rolcanlogin", &[], QUICK).await?;
+    let roles: Vec<String> = rows.iter().map(|row| row.get(0)).collect();
+    paused.isolation.admit(&roles, source.owner.as_ref())?;
+    paused.client.query("select pg_reload_conf()", &[], QUICK).await?;
+    Ok(())
+}

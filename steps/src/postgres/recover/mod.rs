@@ -1,0 +1,17 @@
+//! `postgres.recover`: replays WAL over a restored base backup up to a moment, and waits there.
+//!
+//! ```text
+//! Source   what is recovered, from what: checked before anything is started
+//! Pass     one start of the server towards one goal, watched until it pauses or ends
+//! proof    what shows that the server stopped where it should, and that no WAL is missing
+//! point    how new the data is
+//! ```
+
+mod kind;
+mod pass;
+mod point;
+mod proof;
+mod source;
+
+pub(super) use kind::Recover;
+pub(super) use source::store;

@@ -1,0 +1,344 @@
+//! `postgres.recover` and `postgres.promote` on real clusters with an archive.
+
+pub mod support;
+
+use std::fs;
+use std::path::PathBuf;
+use std::time::{Duration, Instant};
+
+use jiff::Timestamp;
+use lifeboat_engine::model::event::Done;
+use lifeboat_engine::model::outcome::FailureKind;
+use lifeboat_engine::resource::{Heartbeat, Postgres, System};
+use lifeboat_engine::step::{Probe, StepError};
+use lifeboat_steps::postgres::codes;
+use lifeboat_steps::postgres::isolation::{Isolation, use_client_program};
+use lifeboat_steps::postgres::pidfile::PidFile;
+use serde_json::{Value, json};
+use support::backup::TestStore;
+use support::postgres::{Cluster, Options, free_port, succeed, wait_until};
+use support::rig::Rig;
+
+const LABEL: &str = "20261121T031207Z-0123abcd";
+
+/// A source that archives, its backup, and a place to restore to.
+struct Scene {
+    rig: Rig,
+    target: Postgres,
+    source: Cluster,
+    store: TestStore,
+}
+
+impl Scene {
+    fn set() -> Self {
+        use_client_program(client());
+        let store = TestStore::make();
+        let source =
+            Cluster::start(&Options { archive_to: Some(store.path().to_path_buf()), ..Options::default() });
+        source.sql("create table ledger (id int primary key, note text)");
+        source.sql("create table beat (at timestamptz)");
+        source.sql("insert into ledger values (1, 'in the backup')");
+        store.back_up(&source, LABEL);
+        let target = source.place().resource("restored", free_port());
+        let rig = Self::rig(&store, &target);
+        Self { rig, target, source, store }
+    }
+
+    fn rig(store: &TestStore, target: &Postgres) -> Rig {
+        Rig::drill().resource("backups", store.system()).resource("db", System::Postgres(target.clone()))
+    }
+
+    fn data_dir(&self) -> PathBuf {
+        self.target.data_dir.clone().expect("a data directory")
+    }
+
+    /// Commits a row and returns a moment after that commit and before any later one.
+    fn commit(&self, id: i32) -> Timestamp {
+        self.source.sql(&format!("insert into ledger values ({id}, 'committed')"));
+        self.now()
+    }
+
+    fn now(&self) -> Timestamp {
+        let sql = "select to_char(clock_timestamp() at time zone 'UTC', 'YYYY-MM-DD\"T\"HH24:MI:SS.US\"Z\"')";
+        self.source.sql(sql).parse().expect("a time")
+    }
+
+    async fn restore_base(&self) {
+        let with = json!({"store": "backups", "backup": LABEL, "cluster": "db"});
+        self.rig.run("postgres.restore_base", with).await.expect("restores");
+    }
+
+    async fn recover(&self, target: Option<Timestamp>) -> Result<Done, StepError> {
+        self.rig.run("postgres.recover", recover_params(target)).await
+    }
+
+    /// Runs SQL on the restored server, over its private socket.
+    fn sql(&self, sql: &str) -> String {
+        let isolation = Isolation::serving(&self.data_dir()).expect("an isolated server");
+        let mut psql = self.source.place().command("psql");
+        psql.args(["-XAt", "-v", "ON_ERROR_STOP=1", "-U", "postgres", "-d", "postgres", "-h"])
+            .arg(isolation.dir());
+        psql.args(["-p", &self.target.port.to_string(), "-c", sql]);
+        String::from_utf8(succeed(&mut psql).stdout).expect("UTF-8").trim_end().to_owned()
+    }
+
+    fn segments(&self) -> Vec<PathBuf> {
+        let system = self.store.details(LABEL)["system_id"].as_str().expect("text").to_owned();
+        let wal = self.store.path().join("wal").join(system);
+        let mut found: Vec<PathBuf> = fs::read_dir(wal)
+            .expect("an archive")
+            .flatten()
+            .map(|entry| entry.path())
+            .filter(|path| path.file_name().is_some_and(|name| name.len() == 24))
+            .collect();
+        found.sort();
+        found
+    }
+}
+
+/// The program of this crate that understands `wal get`; cargo builds it before it runs the tests.
+fn client() -> PathBuf {
+    let exe = std::env::current_exe().expect("this program");
+    let profile = exe.parent().and_then(|deps| deps.parent()).expect("target/PROFILE/deps/");
+    let client = profile.join("examples/wal");
+    assert!(client.exists(), "{} is not built: run `cargo test` for the whole crate once", client.display());
+    client
+}
+
+fn recover_params(target: Option<Timestamp>) -> Value {
+    match target {
+        Some(target) => json!({"store": "backups", "cluster": "db", "target_time": target.to_string()}),
+        None => json!({"store": "backups", "cluster": "db"}),
+    }
+}
+
+#[tokio::test]
+async fn every_commit_before_the_target_is_there_and_none_after() {
+    let scene = Scene::set();
+    scene.commit(2);
+    let target = scene.commit(3);
+    scene.commit(4);
+    scene.source.archive_wal();
+    scene.restore_base().await;
+    let done = scene.recover(Some(target)).await.expect("recovers");
+
+    assert_eq!(scene.sql("select string_agg(id::text, ',' order by id) from ledger"), "1,2,3");
+    assert_eq!(scene.sql("select pg_is_in_recovery(), pg_get_wal_replay_pause_state()"), "t|paused");
+    assert_eq!(scene.sql("show archive_mode"), "off");
+    assert_eq!(done.outputs["end_of_wal"], false);
+    assert!(done.checks.len() >= 4 && done.checks.iter().all(|check| check.passed), "{:?}", done.checks);
+    let stop = done.outputs["stopped_at"].as_str().expect("a line");
+    assert!(stop.starts_with("recovery stopping before commit of transaction"), "{stop}");
+    let point = &done.recovery_points[0];
+    assert_eq!(point.method, "last replayed commit");
+    assert!(point.time.parse::<Timestamp>().expect("a time") < target);
+    assert!(done.warnings.is_empty(), "{:?}", done.warnings);
+
+    // The server outlives the step, and a second attempt finds it waiting.
+    let pid = PidFile::live(&scene.data_dir()).expect("runs").0.pid;
+    let again = scene.recover(Some(target)).await.expect("is adopted");
+    assert_eq!(PidFile::live(&scene.data_dir()).expect("runs").0.pid, pid);
+    assert_eq!(again.outputs["lsn"], done.outputs["lsn"]);
+    let probe = scene.rig.probe("postgres.recover", recover_params(Some(target))).await.expect("answers");
+    assert!(matches!(probe, Probe::Done(_)));
+}
+
+#[tokio::test]
+async fn a_target_after_the_last_commit_goes_to_the_end_and_says_so() {
+    let scene = Scene::set();
+    scene.commit(2);
+    scene.source.sql("insert into beat values (now())");
+    scene.source.archive_wal();
+    let mut target = scene.target.clone();
+    target.heartbeat =
+        Some(Heartbeat { database: "postgres".into(), table: "public.beat".into(), column: "at".into() });
+    let scene = Scene { rig: Scene::rig(&scene.store, &target), target, ..scene };
+    scene.restore_base().await;
+    let done = scene.recover(Some(Timestamp::now())).await.expect("recovers");
+    assert_eq!(scene.sql("select count(*) from ledger"), "2");
+    assert_eq!(scene.sql("select pg_get_wal_replay_pause_state()"), "paused");
+    assert_eq!(done.outputs["end_of_wal"], true);
+    assert!(done.warnings.iter().any(|warning| warning.contains("no commit in the archive")), "{done:?}");
+    assert_eq!(done.recovery_points[0].method, "heartbeat row");
+}
+
+#[tokio::test]
+async fn without_a_target_all_wal_is_replayed() {
+    let scene = Scene::set();
+    scene.commit(2);
+    scene.commit(3);
+    scene.source.archive_wal();
+    scene.restore_base().await;
+    let done = scene.recover(None).await.expect("recovers");
+    assert_eq!(scene.sql("select count(*) from ledger"), "3");
+    assert_eq!((&done.outputs["end_of_wal"], done.warnings.len()), (&json!(true), 0));
+}
+
+#[tokio::test]
+async fn a_missing_segment_before_the_target_is_named() {
+    let scene = Scene::set();
+    scene.commit(2);
+    scene.source.archive_wal();
+    let target = {
+        scene.commit(3);
+        scene.source.archive_wal();
+        scene.commit(4)
+    };
+    scene.commit(5);
+    scene.source.archive_wal();
+    // The second to last but one: row 3 is in it.
+    let segments = scene.segments();
+    let lost = &segments[segments.len() - 2];
+    fs::remove_file(lost).expect("remove");
+    scene.restore_base().await;
+    let error = scene.recover(Some(target)).await.expect_err("cannot get there");
+    let name = lost.file_name().expect("a name").to_string_lossy().into_owned();
+    assert_eq!(
+        (error.code, error.kind),
+        (codes::LB1266, FailureKind::Permanent),
+        "{error}: {:?}",
+        error.causes
+    );
+    assert!(error.message.contains(&name), "{}", error.message);
+    assert_eq!(PidFile::live(&scene.data_dir()), None, "nothing is left running");
+}
+
+#[tokio::test]
+async fn a_damaged_segment_is_no_end_of_the_log() {
+    let scene = Scene::set();
+    scene.commit(2);
+    scene.source.archive_wal();
+    let target = scene.commit(3);
+    scene.commit(4);
+    scene.source.archive_wal();
+    let segments = scene.segments();
+    let damaged = segments.last().expect("a segment");
+    let mut bytes = fs::read(damaged).expect("read");
+    bytes.truncate(bytes.len() / 2);
+    fs::write(damaged, bytes).expect("write");
+    scene.restore_base().await;
+    let error = scene.recover(Some(target)).await.expect_err("must not pass over it");
+    assert_eq!(error.code, codes::LB1266, "{error}: {:?}", error.causes);
+    assert!(error.message.contains(&*damaged.file_name().expect("a name").to_string_lossy()));
+}
+
+#[tokio::test]
+async fn a_target_within_the_backup_is_refused_before_anything_starts() {
+    let scene = Scene::set();
+    scene.restore_base().await;
+    let stop: Timestamp =
+        scene.store.details(LABEL)["stop_time"].as_str().expect("text").parse().expect("a time");
+    let error = scene.recover(Some(stop)).await.expect_err("too early");
+    assert_eq!(error.code, codes::LB1269);
+    assert!(error.help.expect("help").contains("select_backup"));
+}
+
+#[tokio::test]
+async fn only_a_directory_that_was_restored_is_recovered() {
+    let scene = Scene::set();
+    let rig = Rig::drill().resource("backups", scene.store.system()).resource("db", scene.source.system());
+    let error = rig.run("postgres.recover", recover_params(None)).await.expect_err("a live source");
+    assert_eq!(error.code, codes::LB1263);
+    assert!(!scene.source.data_dir.join("recovery.signal").exists());
+}
+
+#[tokio::test]
+async fn a_killed_engine_leaves_a_recovery_that_goes_on() {
+    let scene = Scene::set();
+    for id in 2..30 {
+        scene.commit(id);
+        scene.source.sql("select pg_switch_wal()");
+    }
+    let target = scene.now();
+    scene.commit(100);
+    scene.source.archive_wal();
+    scene.restore_base().await;
+
+    // Dropped as soon as the server runs, as if the process were gone: helper and all.
+    let data_dir = scene.data_dir();
+    let until_started = async {
+        let deadline = Instant::now() + Duration::from_secs(20);
+        while PidFile::live(&data_dir).is_none() && Instant::now() < deadline {
+            tokio::time::sleep(Duration::from_millis(5)).await;
+        }
+    };
+    tokio::select! {
+        result = scene.recover(Some(target)) => panic!("faster than its own server: {result:?}"),
+        () = until_started => {}
+    }
+    scene.recover(Some(target)).await.expect("goes on");
+    assert_eq!(scene.sql("select count(*), max(id) from ledger"), "29|29");
+}
+
+#[tokio::test]
+async fn an_interrupted_recovery_leaves_no_server() {
+    let scene = Scene::set();
+    let target = scene.commit(2);
+    scene.commit(3);
+    scene.source.archive_wal();
+    scene.restore_base().await;
+    scene.rig.cancel.cancel();
+    scene.recover(Some(target)).await.expect_err("is interrupted");
+    wait_until("the server is gone", || PidFile::live(&scene.data_dir()).is_none());
+}
+
+#[tokio::test]
+async fn a_promoted_drill_server_is_writable_and_stays_isolated() {
+    let scene = Scene::set();
+    let target = scene.commit(2);
+    scene.commit(3);
+    scene.source.archive_wal();
+    scene.restore_base().await;
+    scene.recover(Some(target)).await.expect("recovers");
+    let archived = scene.segments().len();
+    let done = scene.rig.run("postgres.promote", json!({"cluster": "db"})).await.expect("promotes");
+    assert_eq!(done.outputs["timeline"], 2);
+    assert_eq!((&done.outputs["isolated"], &done.outputs["archiving"]), (&json!(true), &json!("off")));
+    scene.sql("insert into ledger values (50, 'written by the drill')");
+    scene.sql("select pg_switch_wal()");
+    assert_eq!(scene.sql("select string_agg(id::text, ',' order by id) from ledger"), "1,2,50");
+    assert_eq!(scene.segments().len(), archived, "a drill never archives");
+
+    let probe = scene.rig.probe("postgres.promote", json!({"cluster": "db"})).await.expect("answers");
+    assert!(matches!(probe, Probe::Done(_)), "{probe:?}");
+    let pid = PidFile::live(&scene.data_dir()).expect("runs").0.pid;
+    let ready = scene.rig.run("postgres.wait_ready", json!({"cluster": "db"})).await.expect("is ready");
+    assert_eq!(ready.outputs["in_recovery"], false);
+    let stopped = scene.rig.run("postgres.stop", json!({"cluster": "db"})).await.expect("stops");
+    assert_eq!(stopped.outputs["how"], "fast");
+    assert!(!PathBuf::from(format!("/proc/{pid}")).exists() || PidFile::live(&scene.data_dir()).is_none());
+    let again = scene.rig.run("postgres.stop", json!({"cluster": "db"})).await.expect("is stopped");
+    assert_eq!(again.outputs["stopped"], false);
+}
+
+#[tokio::test]
+async fn a_recovery_brings_the_server_into_service_with_its_own_configuration() {
+    let mut scene = Scene::set();
+    let target = scene.commit(2);
+    scene.commit(3);
+    scene.source.archive_wal();
+    scene.rig.mode = lifeboat_engine::model::outcome::Mode::Recovery;
+    scene.restore_base().await;
+    scene.recover(Some(target)).await.expect("recovers");
+    scene.source.stop("fast");
+    let done = scene.rig.run("postgres.promote", json!({"cluster": "db"})).await.expect("promotes");
+    assert_eq!((&done.outputs["isolated"], &done.outputs["archiving"]), (&json!(false), &json!("proven")));
+    assert!(scene.segments().iter().any(|path| path.to_string_lossy().contains("/00000002")));
+    assert_eq!(Isolation::serving(&scene.data_dir()), None);
+    let probe = scene.rig.probe("postgres.promote", json!({"cluster": "db"})).await.expect("answers");
+    assert!(matches!(probe, Probe::Done(_)));
+
+    scene.rig.run("postgres.stop", json!({"cluster": "db"})).await.expect("stops");
+    let started = scene.rig.run("postgres.start", json!({"cluster": "db"})).await.expect("starts");
+    assert_eq!(started.outputs["started"], true);
+    let again = scene.rig.run("postgres.start", json!({"cluster": "db"})).await.expect("runs");
+    assert_eq!((&again.outputs["started"], &again.outputs["pid"]), (&json!(false), &started.outputs["pid"]));
+}
+
+#[tokio::test]
+async fn only_a_server_that_this_run_recovered_is_promoted() {
+    let scene = Scene::set();
+    let rig = Rig::drill().resource("backups", scene.store.system()).resource("db", scene.source.system());
+    let error = rig.run("postgres.promote", json!({"cluster": "db"})).await.expect_err("a source");
+    assert_eq!(error.code, codes::LB1272);
+}

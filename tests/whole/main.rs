@@ -1,0 +1,7 @@
+//! The built program, run as its users run it.
+
+mod crash;
+mod language;
+mod people;
+mod project;
+mod runs;

@@ -1,0 +1,183 @@
+//! A project of a test, and the program run in it.
+
+use std::fs;
+use std::io::Read;
+use std::path::{Path, PathBuf};
+use std::process::{Child, Command, Stdio};
+use std::time::{Duration, Instant};
+
+use serde_json::Value;
+
+/// What the program printed and how it ended.
+#[derive(Debug)]
+pub(crate) struct Ran {
+    pub(crate) exit: i32,
+    pub(crate) stdout: String,
+    pub(crate) stderr: String,
+}
+
+impl Ran {
+    /// Asserts the exit code, and shows everything if it is another.
+    pub(crate) fn expect(self, exit: i32) -> Self {
+        assert_eq!(self.exit, exit, "stdout:\n{}\nstderr:\n{}", self.stdout, self.stderr);
+        self
+    }
+
+    pub(crate) fn json(&self) -> Value {
+        serde_json::from_str(&self.stdout)
+            .unwrap_or_else(|error| panic!("{error}\nstdout:\n{}\nstderr:\n{}", self.stdout, self.stderr))
+    }
+
+    pub(crate) fn all(&self) -> String {
+        format!("{}{}", self.stdout, self.stderr)
+    }
+}
+
+/// A directory with `lifeboat.yaml` and a sandbox.
+pub(crate) struct Project {
+    dir: tempfile::TempDir,
+}
+
+impl Project {
+    pub(crate) fn new() -> Self {
+        let project = Self { dir: tempfile::tempdir().expect("a temporary directory") };
+        project.write("lifeboat.yaml", "project: test\n");
+        project.write("environments/sandbox.yaml", "environment: sandbox\n");
+        project
+    }
+
+    /// A project with one runbook, `job`, made of these steps.
+    pub(crate) fn with_steps(steps: &str) -> Self {
+        let project = Self::new();
+        project.runbook("job", "", steps);
+        project
+    }
+
+    pub(crate) fn runbook(&self, name: &str, head: &str, steps: &str) {
+        let indented: String =
+            steps.lines().map(|line| if line.is_empty() { "\n".into() } else { format!("  {line}\n") }).collect();
+        let text = format!(
+            "runbook: {name}\ntitle: A test\nenvironments: [sandbox]\n{head}\nsteps:\n{indented}"
+        );
+        self.write(&format!("runbooks/{name}.yaml"), &text);
+    }
+
+    pub(crate) fn path(&self) -> &Path {
+        self.dir.path()
+    }
+
+    pub(crate) fn file(&self, name: &str) -> PathBuf {
+        self.path().join(name)
+    }
+
+    pub(crate) fn write(&self, name: &str, text: &str) {
+        let path = self.file(name);
+        fs::create_dir_all(path.parent().expect("a parent")).expect("a directory");
+        fs::write(path, text).expect("a file");
+    }
+
+    /// The lines of a file that steps append to; empty if there is none.
+    pub(crate) fn lines(&self, name: &str) -> Vec<String> {
+        fs::read_to_string(self.file(name)).unwrap_or_default().lines().map(ToOwned::to_owned).collect()
+    }
+
+    pub(crate) fn command(&self, args: &[&str]) -> Command {
+        let mut command = Command::new(env!("CARGO_BIN_EXE_lifeboat"));
+        command.args(args).current_dir(self.path()).env("NO_COLOR", "1").stdin(Stdio::null());
+        command
+    }
+
+    /// Runs the program to its end.
+    pub(crate) fn run(&self, args: &[&str]) -> Ran {
+        let output = self.command(args).output().expect("the program starts");
+        Ran {
+            exit: output.status.code().unwrap_or(-1),
+            stdout: String::from_utf8_lossy(&output.stdout).into_owned(),
+            stderr: String::from_utf8_lossy(&output.stderr).into_owned(),
+        }
+    }
+
+    /// Starts the program and leaves it running.
+    pub(crate) fn start(&self, args: &[&str]) -> Running {
+        let child = self
+            .command(args)
+            .stdout(Stdio::piped())
+            .stderr(Stdio::piped())
+            .spawn()
+            .expect("the program starts");
+        Running { child: Some(child) }
+    }
+
+    /// The events of the newest run, as its report tells them.
+    pub(crate) fn report(&self) -> Value {
+        self.run(&["report", "--format", "json"]).json()
+    }
+
+    /// The id of the newest run as people type it.
+    pub(crate) fn run_id(&self) -> String {
+        let runs = self.run(&["runs", "--format", "json"]).expect(0).json();
+        runs[0]["run"].as_str().expect("an id").to_owned()
+    }
+}
+
+/// The program while it runs; killed if the test ends first.
+pub(crate) struct Running {
+    child: Option<Child>,
+}
+
+impl Running {
+    pub(crate) fn signal(&self, name: &str) {
+        let pid = self.child.as_ref().expect("it runs").id().to_string();
+        let status = Command::new("kill").args([&format!("-{name}"), &pid]).status().expect("kill runs");
+        assert!(status.success());
+    }
+
+    /// Waits for the end, at most half a minute.
+    pub(crate) fn end(mut self) -> Ran {
+        let mut child = self.child.take().expect("it runs");
+        let mut stdout = child.stdout.take().expect("a pipe");
+        let mut stderr = child.stderr.take().expect("a pipe");
+        let out = std::thread::spawn(move || slurp(&mut stdout));
+        let err = std::thread::spawn(move || slurp(&mut stderr));
+        let deadline = Instant::now() + Duration::from_secs(30);
+        let status = loop {
+            match child.try_wait().expect("a child of ours") {
+                Some(status) => break status,
+                None if Instant::now() > deadline => {
+                    let _ = child.kill();
+                    panic!("it did not end:\n{}", err.join().unwrap_or_default());
+                }
+                None => std::thread::sleep(Duration::from_millis(10)),
+            }
+        };
+        Ran {
+            exit: status.code().unwrap_or(-1),
+            stdout: out.join().unwrap_or_default(),
+            stderr: err.join().unwrap_or_default(),
+        }
+    }
+}
+
+fn slurp(pipe: &mut impl Read) -> String {
+    let mut bytes = Vec::new();
+    let _ = pipe.read_to_end(&mut bytes);
+    String::from_utf8_lossy(&bytes).into_owned()
+}
+
+impl Drop for Running {
+    fn drop(&mut self) {
+        if let Some(child) = &mut self.child {
+            let _ = child.kill();
+            let _ = child.wait();
+        }
+    }
+}
+
+/// Polls until something holds, at most twenty seconds.
+pub(crate) fn until(what: &str, mut holds: impl FnMut() -> bool) {
+    let deadline = Instant::now() + Duration::from_secs(20);
+    while !holds() {
+        assert!(Instant::now() < deadline, "never: {what}");
+        std::thread::sleep(Duration::from_millis(10));
+    }
+}
