@@ -11,8 +11,8 @@ use crate::yaml::Node;
 
 /// Checks every resource and secret that a step names against every environment.
 pub(super) fn check_resources(analysis: &Analysis<'_>, out: &mut Diagnostics) {
-    for (at, body) in analysis.bodies.iter().enumerate() {
-        for site in body.iter().flat_map(|body| &body.sites) {
+    for at in 0..analysis.order.steps.len() {
+        for site in analysis.sites(at) {
             match &site.kind {
                 SiteKind::Resource { kinds, access } => {
                     let named = Named { node: &site.node, kinds, access: *access };
