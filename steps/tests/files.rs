@@ -1,6 +1,6 @@
 //! Backups and restores of real directory trees.
 
-mod support;
+pub mod support;
 
 use std::fs;
 use std::os::unix::fs::{MetadataExt, PermissionsExt, symlink};
@@ -9,7 +9,7 @@ use std::path::{Path, PathBuf};
 use jiff::Timestamp;
 use lifeboat_engine::model::evidence::{Confidence, CreatedKind};
 use serde_json::{Value, json};
-use support::link::Rig;
+use support::runner::Rig;
 
 /// A rig with a source tree, a store, and a target that does not exist.
 fn rig() -> Rig {

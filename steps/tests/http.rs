@@ -1,6 +1,6 @@
 //! Smoke tests against a real HTTP server.
 
-mod support;
+pub mod support;
 
 use std::sync::atomic::{AtomicU32, Ordering};
 use std::time::{Duration, Instant};
@@ -8,7 +8,7 @@ use std::time::{Duration, Instant};
 use lifeboat_engine::model::outcome::FailureKind;
 use lifeboat_engine::secret::SecretRef;
 use serde_json::{Value, json};
-use support::link::Rig;
+use support::runner::Rig;
 use support::web::{Reply, Request, Web, closed_port, reply};
 
 fn rig(url: &str) -> Rig {

@@ -1,12 +1,12 @@
 //! Questions to people, and messages.
 
-mod support;
+pub mod support;
 
 use lifeboat_engine::model::event::{Answer, Person};
 use lifeboat_engine::model::outcome::FailureKind;
 use lifeboat_engine::secret::SecretRef;
 use serde_json::{Value, json};
-use support::link::Rig;
+use support::runner::Rig;
 use support::web::{Web, closed_port, reply};
 
 fn answering(choice: &str, comment: Option<&str>) -> Rig {
