@@ -31,6 +31,8 @@ pub(super) struct Story {
     started: HashMap<StepId, i64>,
     told: HashMap<StepId, i64>,
     output: HashMap<StepId, Vec<String>>,
+    /// What was made, by its id.
+    made: HashMap<String, String>,
     engines: usize,
 }
 
@@ -45,6 +47,7 @@ impl Story {
             started: HashMap::new(),
             told: HashMap::new(),
             output: HashMap::new(),
+            made: HashMap::new(),
             engines: 0,
         }
     }
@@ -73,12 +76,11 @@ impl Story {
             EventKind::EndingBegan { outcome, reason } if *outcome != RunOutcome::Succeeded => {
                 self.line(at_ms, RED, "■", "run", &format!("ends: {reason}"))
             }
-            EventKind::ThingRemoved { proof, removed: true, .. } => {
-                self.line(at_ms, DIM, "⌫", "clean-up", proof)
+            EventKind::ThingCreated { thing, .. } => {
+                self.made.insert(thing.id.clone(), thing.what.clone());
+                Vec::new()
             }
-            EventKind::ThingRemoved { proof, .. } => {
-                self.line(at_ms, YELLOW, "!", "clean-up", &format!("not removed: {proof}"))
-            }
+            EventKind::ThingRemoved { id, proof, removed } => self.removed(at_ms, id, proof, *removed),
             EventKind::Noted { text, .. } => self.line(at_ms, BOLD, "●", "note", text),
             EventKind::Progressed { step, progress, .. } if !live => self.progressed(at_ms, step, progress),
             EventKind::OutputLine { step, line, .. } => {
@@ -226,6 +228,12 @@ impl Story {
             format!("{} by {}{comment}", answer.choice, answer.by.name)
         };
         self.line(at_ms, BOLD, "●", step.as_str(), &text)
+    }
+
+    fn removed(&self, at_ms: i64, id: &str, proof: &str, removed: bool) -> Vec<String> {
+        let what = self.made.get(id).map_or(id, String::as_str);
+        let (style, mark, not) = if removed { (DIM, "⌫", "") } else { (YELLOW, "!", "NOT removed: ") };
+        self.line(at_ms, style, mark, "clean-up", &format!("{not}{what}: {proof}"))
     }
 
     fn progressed(&mut self, at_ms: i64, step: &StepId, progress: &Progress) -> Vec<String> {
