@@ -11,8 +11,8 @@ use lifeboat_engine::secret::SecretRef;
 use lifeboat_engine::step::StepError;
 use redis::Commands;
 use serde_json::{Value, json};
-use support::runner::Rig;
 use support::redis::{Redis, connect};
+use support::runner::Rig;
 
 /// A source with data, a store, and the description of a target that steps start themselves.
 struct World {
