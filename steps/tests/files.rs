@@ -1,6 +1,6 @@
 //! Backups and restores of real directory trees.
 
-mod support;
+pub mod support;
 
 use std::fs;
 use std::os::unix::fs::{MetadataExt, PermissionsExt, symlink};
@@ -9,11 +9,11 @@ use std::path::{Path, PathBuf};
 use jiff::Timestamp;
 use lifeboat_engine::model::evidence::{Confidence, CreatedKind};
 use serde_json::{Value, json};
-use support::link::Rig;
+use support::rig::Rig;
 
 /// A rig with a source tree, a store, and a target that does not exist.
 fn rig() -> Rig {
-    let mut rig = Rig::new();
+    let mut rig = Rig::drill();
     let store = format!("dir://{}", rig.dir().join("store").display());
     let (source, target) = (rig.dir().join("source"), rig.dir().join("www/uploads"));
     fs::create_dir_all(source.join("a/deep")).unwrap();

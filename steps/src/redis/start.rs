@@ -3,6 +3,7 @@
 use std::time::{Duration, Instant};
 
 use lifeboat_engine::model::evidence::{Progress, Unit as Counted};
+use lifeboat_engine::model::outcome::FailureKind;
 use lifeboat_engine::resource::Manager;
 use lifeboat_engine::step::{StepContext, StepError};
 
@@ -53,8 +54,7 @@ pub(super) async fn start(
     let begun = Instant::now();
     let started = Unit { name, manager }.start(ctx).await?;
     loop {
-        if let Some(mut client) = Client::connect_if_up(ctx, name).await? {
-            let info = client.info().await?;
+        if let Some((client, info)) = look(ctx, name).await? {
             if !info.flag("loading") {
                 return Ok((client, info, begun.elapsed()));
             }
@@ -74,6 +74,20 @@ pub(super) async fn start(
             () = ctx.cancelled() => return Err(not_up(name, "was not waited for")),
             () = tokio::time::sleep(POLL) => {}
         }
+    }
+}
+
+/// Asks a server that is coming up; connections that break meanwhile are part of that.
+async fn look(ctx: &StepContext, name: &str) -> Result<Option<(Client, Info)>, StepError> {
+    let asked = async {
+        match Client::connect_if_up(ctx, name).await? {
+            Some(mut client) => client.info().await.map(|info| Some((client, info))),
+            None => Ok(None),
+        }
+    };
+    match asked.await {
+        Err(error) if error.kind == FailureKind::Transient => Ok(None),
+        other => other,
     }
 }
 
