@@ -47,7 +47,12 @@ pub(crate) enum Command {
     /// Show one runbook: what it is for, its inputs and steps
     Show { runbook: String },
     /// List step kinds, or explain one
-    Steps { kind: Option<String> },
+    Steps {
+        kind: Option<String>,
+        /// Print the whole reference as Markdown: docs/steps.md
+        #[arg(long, conflicts_with = "kind")]
+        reference: bool,
+    },
     /// Explain an error code
     Explain { code: String },
     /// Run a runbook as a recovery

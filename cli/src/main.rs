@@ -69,7 +69,11 @@ fn dispatch(cli: &Cli) -> Outcome {
     let registry = Arc::new(lifeboat_steps::registry());
     match &cli.command {
         Command::Explain { code } => commands::explain::explain(code),
-        Command::Steps { kind } => commands::steps::steps(&registry, kind.as_deref(), cli.format),
+        Command::Steps { reference: true, .. } => {
+            anstream::print!("{}", commands::steps::reference(&registry));
+            Ok(Exit::Success)
+        }
+        Command::Steps { kind, .. } => commands::steps::steps(&registry, kind.as_deref(), cli.format),
         Command::Completions { shell } => {
             clap_complete::generate(*shell, &mut Cli::command(), "lifeboat", &mut std::io::stdout());
             Ok(Exit::Success)
@@ -87,7 +91,8 @@ fn in_project(cli: &Cli, registry: Arc<lifeboat_engine::step::Registry>) -> Outc
         Command::Plan(args) => return commands::execute::plan(&project, &registry, args, cli.format),
         _ => {}
     }
-    let state = StateDir::open(&project.spec.state_dir, &SystemProbe).map_err(|error| render::runs(&error))?;
+    let state =
+        StateDir::open(&project.spec.state_dir, &SystemProbe).map_err(|error| render::runs(&error))?;
     let site = Site { state, registry, by: person::acting(cli.acting_as.as_deref()) };
     on_runs(cli, &project, &site)
 }

@@ -23,7 +23,11 @@ pub(crate) fn print_page(page: &Page) {
 }
 
 fn width() -> usize {
-    tcgetwinsize(std::io::stdout()).ok().map(|size| usize::from(size.ws_col)).filter(|w| *w > 0).unwrap_or(PIPE_WIDTH)
+    tcgetwinsize(std::io::stdout())
+        .ok()
+        .map(|size| usize::from(size.ws_col))
+        .filter(|w| *w > 0)
+        .unwrap_or(PIPE_WIDTH)
 }
 
 fn paint(tone: Tone, text: &str) -> String {

@@ -51,6 +51,16 @@ pub enum Type {
 }
 
 impl Type {
+    /// Names it within a sentence: `an integer`, `a list of path`, `text`.
+    pub fn in_words(&self) -> String {
+        match self {
+            Self::Any | Self::Choice(_) | Self::Sql => self.to_string(),
+            Self::String => "text".to_owned(),
+            Self::Integer => "an integer".to_owned(),
+            other => format!("a {other}"),
+        }
+    }
+
     /// A list of this type.
     pub fn list(of: Type) -> Self {
         Self::List(Box::new(of))

@@ -134,6 +134,14 @@ async fn every_commit_before_the_target_is_there_and_none_after() {
     assert!(point.time.parse::<Timestamp>().expect("a time") < target);
     assert!(done.warnings.is_empty(), "{:?}", done.warnings);
 
+    // Verification works while it waits.
+    let with = json!({"cluster": "db", "amcheck": true, "queries": [
+        {"name": "ledger", "sql": "select count(*) as n from ledger", "expect": ["rows[0].n == 3"]},
+    ]});
+    let verified = scene.rig.run("postgres.verify", with).await.expect("is sound");
+    assert_eq!(verified.outputs["in_recovery"], true);
+    assert!(verified.warnings[0].contains("amcheck"), "{:?}", verified.warnings);
+
     // The server outlives the step, and a second attempt finds it waiting.
     let pid = PidFile::live(&scene.data_dir()).expect("runs").0.pid;
     let again = scene.recover(Some(target)).await.expect("is adopted");
@@ -341,4 +349,60 @@ async fn only_a_server_that_this_run_recovered_is_promoted() {
     let rig = Rig::drill().resource("backups", scene.store.system()).resource("db", scene.source.system());
     let error = rig.run("postgres.promote", json!({"cluster": "db"})).await.expect_err("a source");
     assert_eq!(error.code, codes::LB1272);
+}
+
+#[tokio::test]
+async fn a_server_that_ended_before_its_promotion_comes_back_to_where_it_waited() {
+    let scene = Scene::set();
+    let target = scene.commit(2);
+    scene.commit(3);
+    scene.source.archive_wal();
+    scene.restore_base().await;
+    scene.recover(Some(target)).await.expect("recovers");
+    let server = PidFile::live(&scene.data_dir()).expect("runs").1;
+    // QUIT: without a checkpoint, as if the power had gone, but with all its children.
+    lifeboat_steps::process::identity::signal(&server, 3).expect("quit");
+    wait_until("the server is gone", || !server.is_alive());
+    scene.rig.run("postgres.promote", json!({"cluster": "db"})).await.expect("promotes");
+    assert_eq!(scene.sql("select string_agg(id::text, ',' order by id) from ledger"), "1,2");
+}
+
+#[tokio::test]
+async fn a_promotion_that_was_cut_off_is_finished() {
+    let scene = Scene::set();
+    let target = scene.commit(2);
+    scene.commit(3);
+    scene.source.archive_wal();
+    scene.restore_base().await;
+    scene.recover(Some(target)).await.expect("recovers");
+    for milliseconds in [5, 30, 120] {
+        // Dropped in the middle, as if the process were gone; the helper goes with it.
+        let cut = Duration::from_millis(milliseconds);
+        tokio::time::timeout(cut, scene.rig.run("postgres.promote", json!({"cluster": "db"}))).await.ok();
+    }
+    let done = scene.rig.run("postgres.promote", json!({"cluster": "db"})).await.expect("is finished");
+    assert_eq!(done.outputs["isolated"], true);
+    assert_eq!(scene.sql("select pg_is_in_recovery()"), "f");
+    assert_eq!(scene.sql("select string_agg(id::text, ',' order by id) from ledger"), "1,2");
+}
+
+#[tokio::test]
+async fn a_resource_with_a_host_is_reached_there_with_the_passwords_of_the_backup() {
+    let scene = Scene::set();
+    scene.source.sql("create role app login password 'of the backup'");
+    let target = scene.commit(2);
+    scene.commit(3);
+    scene.source.archive_wal();
+    let mut resource = scene.target.clone();
+    resource.host = Some("127.0.0.1".into());
+    let scene = Scene { rig: Scene::rig(&scene.store, &resource), target: resource, ..scene };
+    scene.restore_base().await;
+    scene.recover(Some(target)).await.expect("recovers");
+    let as_app = |password: &str| {
+        let mut psql = scene.source.place().command("psql");
+        psql.args(["-XAt", "-U", "app", "-d", "postgres", "-h", "127.0.0.1", "-c", "select 1", "-p"]);
+        psql.arg(scene.target.port.to_string()).env("PGPASSWORD", password).output().expect("psql")
+    };
+    assert!(as_app("of the backup").status.success());
+    assert!(!as_app("another").status.success());
 }

@@ -54,11 +54,12 @@ impl Project {
     }
 
     pub(crate) fn runbook(&self, name: &str, head: &str, steps: &str) {
-        let indented: String =
-            steps.lines().map(|line| if line.is_empty() { "\n".into() } else { format!("  {line}\n") }).collect();
-        let text = format!(
-            "runbook: {name}\ntitle: A test\nenvironments: [sandbox]\n{head}\nsteps:\n{indented}"
-        );
+        let indented: String = steps
+            .lines()
+            .map(|line| if line.is_empty() { "\n".into() } else { format!("  {line}\n") })
+            .collect();
+        let text =
+            format!("runbook: {name}\ntitle: A test\nenvironments: [sandbox]\n{head}\nsteps:\n{indented}");
         self.write(&format!("runbooks/{name}.yaml"), &text);
     }
 
@@ -111,12 +112,6 @@ impl Project {
     /// The events of the newest run, as its report tells them.
     pub(crate) fn report(&self) -> Value {
         self.run(&["report", "--format", "json"]).json()
-    }
-
-    /// The id of the newest run as people type it.
-    pub(crate) fn run_id(&self) -> String {
-        let runs = self.run(&["runs", "--format", "json"]).expect(0).json();
-        runs[0]["run"].as_str().expect("an id").to_owned()
     }
 }
 

@@ -88,10 +88,8 @@ fn a_secret_reaches_the_program_and_nobody_else() {
     const SECRET: &str = "correct-horse-battery";
     let project = Project::new();
     project.write("secret", SECRET);
-    project.write(
-        "environments/sandbox.yaml",
-        "environment: sandbox\nsecrets: { key: { file: ../secret } }\n",
-    );
+    project
+        .write("environments/sandbox.yaml", "environment: sandbox\nsecrets: { key: { file: ../secret } }\n");
     project.runbook(
         "job",
         "",

@@ -40,8 +40,11 @@ pub(crate) fn confirm(plan: &Plan, given: Option<&str>) -> Result<(), Failure> {
     match ask(&format!("type {environment} to go on: ")) {
         Some(answer) if answer == *environment => Ok(()),
         Some(_) => Err(Failure::new(Exit::Refused, "not confirmed; nothing has happened")),
-        None => Err(Failure::new(Exit::Refused, format!("`{environment}` is protected and there is no terminal to ask"))
-            .help("look at it with `lifeboat plan`, which prints the token for --confirm")),
+        None => Err(Failure::new(
+            Exit::Refused,
+            format!("`{environment}` is protected and there is no terminal to ask"),
+        )
+        .help("look at it with `lifeboat plan`, which prints the token for --confirm")),
     }
 }
 

@@ -125,8 +125,9 @@ fn taken(run: &RunDir, before: u64, request: &Request, what: &str) -> Outcome {
         for event in events.iter().filter(|event| event.seq > before) {
             match &event.kind {
                 EventKind::Noted { step: None, text } => {
-                    return Err(Failure::new(Exit::Refused, text.clone())
-                        .help(format!("lifeboat status {short}")));
+                    return Err(
+                        Failure::new(Exit::Refused, text.clone()).help(format!("lifeboat status {short}"))
+                    );
                 }
                 kind if grants(kind, request) => {
                     anstream::eprintln!("{what}: taken by the run {short}");
@@ -143,9 +144,10 @@ fn taken(run: &RunDir, before: u64, request: &Request, what: &str) -> Outcome {
 
 fn grants(event: &EventKind, request: &Request) -> bool {
     match (event, request) {
-        (EventKind::QuestionAnswered { step, answer, .. }, Request::Answer { step: of, answer: given, .. }) => {
-            step == of && answer == given
-        }
+        (
+            EventKind::QuestionAnswered { step, answer, .. },
+            Request::Answer { step: of, answer: given, .. },
+        ) => step == of && answer == given,
         (EventKind::Decided { decision, .. }, Request::Decide { decision: wish, .. }) => decision == wish,
         _ => false,
     }

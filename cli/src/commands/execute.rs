@@ -60,12 +60,19 @@ fn compile(
 ) -> Result<(Plan, Option<Timestamp>), Failure> {
     let environment = environment(project, target)?;
     let incident_at = match &target.incident_at {
-        Some(text) => Some(parse_timestamp(text).map_err(|problem| Failure::usage(format!("--incident-at: {problem}")))?),
+        Some(text) => Some(
+            parse_timestamp(text).map_err(|problem| Failure::usage(format!("--incident-at: {problem}")))?,
+        ),
         None => None,
     };
     let inputs = inputs(target)?;
-    let request =
-        RunRequest { runbook: &target.runbook, environment: &environment, mode, inputs: &inputs, incident_at };
+    let request = RunRequest {
+        runbook: &target.runbook,
+        environment: &environment,
+        mode,
+        inputs: &inputs,
+        incident_at,
+    };
     let compiled = project.compile(&request, registry).map_err(|problems| refuse(&problems))?;
     warn(&compiled.warnings);
     let mut plan = compiled.plan;
@@ -142,7 +149,9 @@ fn describe(plan: &Plan, previews: &[StepPreview]) -> String {
     let destroyed: Vec<_> = plan.steps.iter().flat_map(|step| &step.destroys).collect();
     if !destroyed.is_empty() {
         let _ = writeln!(text, "\nwhat is destroyed or moved aside:");
-        destroyed.iter().for_each(|what| drop(writeln!(text, "  {what}")));
+        for what in destroyed {
+            let _ = writeln!(text, "  {what}");
+        }
     }
     if confirm::is_needed(plan) {
         let _ = writeln!(text, "\nto confirm this for an hour: --confirm {}", confirm::token(plan));

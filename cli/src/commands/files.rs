@@ -12,7 +12,11 @@ use crate::render;
 
 /// Reads the project that the directory belongs to.
 pub(crate) fn load(from: &Path) -> Result<Project, Failure> {
-    Project::load(from).map_err(|problems| refuse(&problems))
+    // Absolute, because the plan outlives this process and its working directory.
+    let from = from.canonicalize().map_err(|error| {
+        Failure::usage(format!("there is no directory `{}`", from.display())).caused_by(&error)
+    })?;
+    Project::load(&from).map_err(|problems| refuse(&problems))
 }
 
 /// Shows problems on standard error and returns the exit code for them.
@@ -20,7 +24,10 @@ pub(crate) fn refuse(problems: &Diagnostics) -> Failure {
     anstream::eprint!("{}", diagnostic::render(problems, style(&std::io::stderr())));
     // What was typed is a usage error; what stands in the files is an invalid runbook.
     let typed = [codes::LB0142, codes::LB0143, codes::LB0144, codes::LB0201, codes::LB0207];
-    let only_typed = problems.iter().filter(|problem| problem.severity == Severity::Error).all(|problem| typed.contains(&problem.code));
+    let only_typed = problems
+        .iter()
+        .filter(|problem| problem.severity == Severity::Error)
+        .all(|problem| typed.contains(&problem.code));
     Failure::said(if only_typed { Exit::Usage } else { Exit::Invalid })
 }
 
@@ -56,7 +63,9 @@ pub(crate) fn check(project: &Project, registry: &Registry, args: &CheckArgs, fo
         return Ok(Exit::Invalid);
     }
     let (runbooks, environments) = (project.runbooks.len(), project.environments.len());
-    anstream::eprintln!("{runbooks} runbooks and {environments} environments are in order, {warnings} warnings");
+    anstream::eprintln!(
+        "{runbooks} runbooks and {environments} environments are in order, {warnings} warnings"
+    );
     Ok(Exit::Success)
 }
 

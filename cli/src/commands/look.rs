@@ -147,7 +147,10 @@ pub(crate) fn logs(state: &StateDir, args: &LogsArgs) -> Outcome {
                 continue;
             }
             // A closed pipe is no error: whoever reads has seen enough.
-            if writeln!(out, "==> {step} attempt {attempt} {name}").and_then(|()| out.write_all(&text)).is_err() {
+            if writeln!(out, "==> {step} attempt {attempt} {name}")
+                .and_then(|()| out.write_all(&text))
+                .is_err()
+            {
                 return Ok(Exit::Success);
             }
         }

@@ -44,7 +44,8 @@ impl Ending<'_> {
 
     fn index(&self, summary: Option<RunSummary>) {
         // The index is derived: without it, listing is slower and nothing is lost.
-        let updated = Index::open(self.state).and_then(|index| summary.map_or(Ok(()), |it| index.update(&it)));
+        let updated =
+            Index::open(self.state).and_then(|index| summary.map_or(Ok(()), |it| index.update(&it)));
         if let Err(error) = updated {
             tracing::warn!(%error, "the index of runs was not updated");
         }

@@ -1,8 +1,5 @@
 //! What connects a run with its directory: redacted output, and requests of other processes.
 
-use std::path::PathBuf;
-
-use lifeboat_engine::journal::Reader;
 use lifeboat_engine::model::{Attempt, Request, StepId, Stream};
 use lifeboat_engine::redact::Redactor;
 use lifeboat_engine::run::driver::{OutputSink, RequestSource};
@@ -28,15 +25,6 @@ impl OutputSink for Output {
 /// Requests that other processes leave in the run's inbox.
 pub(super) struct InboxSource {
     pub(super) inbox: Inbox,
-    /// The directory of the journal.
-    pub(super) journal: PathBuf,
-}
-
-impl InboxSource {
-    /// Says whether a request was granted already, by a process that ended before it could remove it.
-    fn is_granted(&self, id: RequestId) -> bool {
-        Reader::open(&self.journal).and_then(|reader| reader.knows(id)).unwrap_or(false)
-    }
 }
 
 impl RequestSource for InboxSource {
@@ -51,7 +39,6 @@ impl RequestSource for InboxSource {
         let mut wishes = Vec::new();
         for entry in pending {
             match entry {
-                Ok(pending) if self.is_granted(pending.id) => self.done(pending.id),
                 Ok(pending) => wishes.push((pending.id, pending.request)),
                 Err(error) => tracing::warn!(%error, "a request was set aside"),
             }

@@ -63,8 +63,12 @@ pub(crate) fn resume(site: &Site, text: &str, manner: &Manner) -> Outcome {
     let (header, events) = journal::read(run.path()).map_err(|error| render::journal(&error))?;
     let state = fold(&header.plan, &events)?;
     if let lifeboat_engine::run::Phase::Finished(_) = state.phase {
-        return Err(Failure::new(Exit::Refused, format!("the run {} has ended", run.id().short()))
-            .help(format!("see it with `lifeboat report {}`; a new run begins with `lifeboat run`", run.id().short())));
+        return Err(Failure::new(Exit::Refused, format!("the run {} has ended", run.id().short())).help(
+            format!(
+                "see it with `lifeboat report {}`; a new run begins with `lifeboat run`",
+                run.id().short()
+            ),
+        ));
     }
     let locks = start::lock_resources(site, run.id(), &header.plan, &*clock)?;
     let secrets = start::resolve_secrets(&header.plan)?;
@@ -114,8 +118,7 @@ fn serve(site: &Site, held: Held, begun: Begun, manner: &Manner) -> Outcome {
     if let Situation::Finished(_) = situation {
         held.locks.release().map_err(|error| render::runs(&error))?;
     }
-    let ending =
-        end::Ending { state: &site.state, run: &run, situation, report: manner.report.as_deref() };
+    let ending = end::Ending { state: &site.state, run: &run, situation, report: manner.report.as_deref() };
     let exit = ending.tell()?;
     Ok(if situation == Situation::Stopped { stopped.exit().unwrap_or(exit) } else { exit })
 }
@@ -136,7 +139,9 @@ async fn drive_run(
     }
     let redactor = Redactor::new(&begun.secrets);
     for reference in redactor.too_short() {
-        anstream::eprintln!("warning[LB0331]: the secret from {reference} is too short to be removed from output");
+        anstream::eprintln!(
+            "warning[LB0331]: the secret from {reference} is too short to be removed from output"
+        );
     }
     let reporters = reporters(site, run, &begun, controls);
     let when_waiting = if manner.no_wait { Patience::Leave } else { Patience::Stay };
@@ -156,7 +161,7 @@ async fn drive_run(
         clock: Arc::new(SystemClock),
         reporters,
         controls: receiver,
-        requests: Box::new(links::InboxSource { inbox: run.inbox(), journal: run.path().to_owned() }),
+        requests: Box::new(links::InboxSource { inbox: run.inbox() }),
         when_held,
         when_waiting,
     })

@@ -27,9 +27,8 @@ impl Stopped {
 /// Listens for signals: the first SIGINT or SIGTERM ends attempts and leaves the run open, the second leaves at once.
 /// SIGHUP is ignored, for a lost connection must not stop a recovery.
 pub(super) fn listen(controls: mpsc::Sender<Control>) -> Result<Stopped, Failure> {
-    let install = |kind| {
-        signal(kind).map_err(|error| Failure::internal("signals cannot be handled").caused_by(&error))
-    };
+    let install =
+        |kind| signal(kind).map_err(|error| Failure::internal("signals cannot be handled").caused_by(&error));
     let mut interrupt = install(SignalKind::interrupt())?;
     let mut terminate = install(SignalKind::terminate())?;
     let mut hangup = install(SignalKind::hangup())?;

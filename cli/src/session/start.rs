@@ -3,8 +3,8 @@
 use std::sync::Arc;
 
 use jiff::Timestamp;
-use lifeboat_engine::compile::written_identities;
 use lifeboat_engine::clock::{Clock, SystemClock};
+use lifeboat_engine::compile::written_identities;
 use lifeboat_engine::journal::{Header, Journal};
 use lifeboat_engine::model::RunId;
 use lifeboat_engine::model::event::EventKind;
@@ -64,8 +64,7 @@ fn declare(
     let runtime = tokio::runtime::Builder::new_current_thread()
         .build()
         .map_err(|error| Failure::internal("the runtime cannot start").caused_by(&error))?;
-    let events =
-        runtime.block_on(journal.append(vec![declared])).map_err(|error| render::journal(&error))?;
+    let events = runtime.block_on(journal.append(vec![declared])).map_err(|error| render::journal(&error))?;
     Ok((journal, events))
 }
 

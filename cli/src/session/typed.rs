@@ -73,8 +73,7 @@ impl Typed {
             && question.choices.iter().any(|choice| choice == word)
         {
             let comment = (!rest.is_empty()).then(|| rest.to_owned());
-            let answer =
-                Answer { choice: word.to_owned(), by: by.clone(), comment, automatic: false };
+            let answer = Answer { choice: word.to_owned(), by: by.clone(), comment, automatic: false };
             return Ok(Some(Request::Answer { step: step.clone(), question: question.id.clone(), answer }));
         }
         let decision = decision(&open, word, rest)?;
@@ -125,10 +124,7 @@ mod tests {
             message: "Promote?".into(),
             choices: vec!["approve".into(), "reject".into()],
         };
-        typed.on_event(
-            0,
-            &EventKind::QuestionAsked { step: StepId::new("sign_off").unwrap(), question },
-        );
+        typed.on_event(0, &EventKind::QuestionAsked { step: StepId::new("sign_off").unwrap(), question });
         typed
     }
 

@@ -69,9 +69,7 @@ impl Story {
             EventKind::StepHeld { step, failure } => self.held(at_ms, step, failure),
             EventKind::QuestionAsked { step, question } => self.asked(at_ms, step, question),
             EventKind::QuestionAnswered { step, answer, .. } => self.answered(at_ms, step, answer),
-            EventKind::Decided { by, decision } => {
-                self.line(at_ms, BOLD, "●", &by.name, &describe(decision))
-            }
+            EventKind::Decided { by, decision } => self.line(at_ms, BOLD, "●", &by.name, &describe(decision)),
             EventKind::EndingBegan { outcome, reason } if *outcome != RunOutcome::Succeeded => {
                 self.line(at_ms, RED, "■", "run", &format!("ends: {reason}"))
             }
@@ -150,9 +148,11 @@ impl Story {
                 self.line(at_ms, YELLOW, "!", step.as_str(), text)
             }
             AttemptResult::Interrupted => self.line(at_ms, YELLOW, "!", step.as_str(), "interrupted"),
-            AttemptResult::Succeeded { done } => {
-                done.warnings.iter().flat_map(|text| self.line(at_ms, YELLOW, "!", step.as_str(), text)).collect()
-            }
+            AttemptResult::Succeeded { done } => done
+                .warnings
+                .iter()
+                .flat_map(|text| self.line(at_ms, YELLOW, "!", step.as_str(), text))
+                .collect(),
         }
     }
 

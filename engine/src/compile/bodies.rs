@@ -46,9 +46,10 @@ pub(super) fn read_body<'a>(
     }
     require_params(&mut reader, step, kind, &with);
     let sites = std::mem::take(&mut reader.sites);
-    ask_kind(around, step, kind, &with, &sites, out);
     let effect = settle_effect(around, step, kind, out);
-    Some(StepBody { kind, with, sites, effect })
+    let body = StepBody { kind, with, sites, effect };
+    ask_kind(around, step, &body, out);
+    Some(body)
 }
 
 fn find_kind<'a>(around: &Around<'a>, step: &StepSpec, out: &mut Diagnostics) -> Option<&'a KindSpec> {
@@ -151,20 +152,14 @@ fn require_params(reader: &mut Reader<'_>, step: &StepSpec, kind: &KindSpec, wit
         reader.push(
             Diagnostic::error(codes::LB0114, format!("`{}` needs the parameter `{}`", kind.name, field.name))
                 .at(reader.source, span)
-                .help(format!("`{}` is a {}: {}", field.name, field.ty, field.summary)),
+                .help(format!("`{}` is {}: {}", field.name, field.ty.in_words(), field.summary)),
         );
     }
 }
 
 /// Lets the kind check the parameters that hold no template.
-fn ask_kind(
-    around: &Around<'_>,
-    step: &StepSpec,
-    kind: &KindSpec,
-    with: &Map<String, Value>,
-    sites: &[Site],
-    out: &mut Diagnostics,
-) {
+fn ask_kind(around: &Around<'_>, step: &StepSpec, body: &StepBody<'_>, out: &mut Diagnostics) {
+    let StepBody { kind, with, sites, .. } = body;
     let node = |param: &str| match &step.body {
         Body::Uses { with: Some(node), .. } => node.get(param),
         Body::Key { value, .. } if value.mapping().is_some() => value.get(param),

@@ -1,7 +1,7 @@
 use std::collections::{HashSet, VecDeque};
 use std::sync::Arc;
 
-use petgraph::algo::tarjan_scc;
+use petgraph::algo::kosaraju_scc;
 
 use super::graph::Graph;
 use super::order::Order;
@@ -14,8 +14,11 @@ pub(super) fn report_cycles(
     source: &Arc<Source>,
     out: &mut Diagnostics,
 ) -> bool {
+    if graph.topological_order().is_some() {
+        return false;
+    }
     let mut found = false;
-    for component in tarjan_scc(&graph.petgraph()) {
+    for component in kosaraju_scc(&graph.petgraph()) {
         let members: Vec<_> = component.into_iter().map(petgraph::graph::NodeIndex::index).collect();
         if members.len() < 2 {
             continue;

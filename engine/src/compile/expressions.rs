@@ -62,7 +62,7 @@ impl Checker<'_, '_> {
 
     fn site(&mut self, site: &Site, reader: Reader<'_>) {
         match &site.kind {
-            SiteKind::Template => self.text(&site.node, 0, None, Shape::Template, reader),
+            SiteKind::Template => self.text(&site.node, None, Shape::Template, reader),
             SiteKind::Script => self.script(&site.node, reader),
             SiteKind::Condition(names) => self.condition(&site.node, names),
             SiteKind::Resource { .. } | SiteKind::Secret => {}
@@ -70,7 +70,7 @@ impl Checker<'_, '_> {
     }
 
     fn expression(&mut self, node: &Node, reader: Reader<'_>) {
-        self.text(node, 0, None, Shape::Expression, reader);
+        self.text(node, None, Shape::Expression, reader);
     }
 
     fn script(&mut self, node: &Node, reader: Reader<'_>) {
@@ -79,15 +79,17 @@ impl Checker<'_, '_> {
         for refused in refused {
             let span = node.locate(&self.analysis.spec.source.text, refused.range.clone());
             let name = text.get(refused.range.clone()).unwrap_or_default();
-            self.report(
-                codes::LB0127,
-                format!("a template {} cannot be quoted", refused.place),
-                span,
-                Some(format!("pass it through the environment: `env: {{ VALUE: \"{name}\" }}`, and write `\"$VALUE\"` here")),
+            // Other programs have templates of their own, which are not ours to evaluate.
+            let theirs = name.trim_start_matches(['{', ' ']).starts_with('.');
+            let value = if theirs { format!("{{% raw %}}{name}{{% endraw %}}") } else { name.to_owned() };
+            let help = format!(
+                "pass it through the environment: `env: {{ VALUE: \"{value}\" }}`, and write `\"$VALUE\"` here"
             );
+            let message = format!("a template {} cannot be quoted", refused.place);
+            self.report(codes::LB0127, message, span, Some(help));
         }
         for hole in holes {
-            self.text(node, hole.expression.start, Some(hole.expression), Shape::Expression, reader);
+            self.text(node, Some(hole.expression), Shape::Expression, reader);
         }
     }
 
@@ -110,14 +112,9 @@ impl Checker<'_, '_> {
         }
     }
 
-    fn text(
-        &mut self,
-        node: &Node,
-        offset: usize,
-        part: Option<Range<usize>>,
-        shape: Shape,
-        reader: Reader<'_>,
-    ) {
+    /// Checks a text, or a part of it.
+    fn text(&mut self, node: &Node, part: Option<Range<usize>>, shape: Shape, reader: Reader<'_>) {
+        let offset = part.as_ref().map_or(0, |part| part.start);
         let Some(text) = node.text() else { return };
         let text = part.and_then(|part| text.get(part)).unwrap_or(text);
         match expr::references(text, shape) {

@@ -70,7 +70,10 @@ pub(super) fn fence_writes<'e>(
     let protected: Vec<_> = environments.into_iter().filter(|environment| environment.protected).collect();
     let mut found = Vec::new();
     for name in &writes {
-        let Some(spec) = own.resources.get(name) else { continue };
+        // Writing what may only be read is an error of its own.
+        let Some(spec) = own.resources.get(name).filter(|spec| spec.resource.access == Access::Write) else {
+            continue;
+        };
         let mine = identities(&spec.resource);
         for environment in &protected {
             let same = environment.resources.iter().find_map(|(other, resource)| {

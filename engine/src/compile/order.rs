@@ -48,6 +48,7 @@ pub(super) struct Order<'s> {
     source: &'s Arc<Source>,
     /// What steps and groups wait for, groups not yet replaced by their steps.
     waits: Vec<(usize, Vec<(Place, NeedOn)>)>,
+    problems: Diagnostics,
 }
 
 impl<'s> Order<'s> {
@@ -59,12 +60,14 @@ impl<'s> Order<'s> {
             names: HashMap::new(),
             source: &spec.source,
             waits: Vec::new(),
+            problems: Diagnostics::new(),
         };
-        let main = order.place_all(&spec.steps, None, false, &mut Vec::new(), out);
-        let always = order.place_all(&spec.always, None, true, &mut Vec::new(), out);
-        order.wire(&main, &[], false, None, out);
-        order.wire(&always, &[], false, None, out);
-        order.expand(out);
+        let main = order.place_all(&spec.steps, None, false, &mut Vec::new());
+        let always = order.place_all(&spec.always, None, true, &mut Vec::new());
+        order.wire(&main, &[], false, None);
+        order.wire(&always, &[], false, None);
+        order.expand();
+        out.append(std::mem::take(&mut order.problems));
         order
     }
 
@@ -75,7 +78,6 @@ impl<'s> Order<'s> {
         group: Option<usize>,
         always: bool,
         conditions: &mut Vec<(&'s Node, &'s str)>,
-        out: &mut Diagnostics,
     ) -> Vec<(Place, &'s ItemSpec)> {
         let mut placed = Vec::with_capacity(items.len());
         for item in items {
@@ -92,19 +94,19 @@ impl<'s> Order<'s> {
                     let at = self.groups.len();
                     self.groups.push(OrderedGroup { spec, parent: group, always, steps: Vec::new() });
                     let first = self.steps.len();
-                    self.place_all(&spec.steps, Some(at), always, conditions, out);
+                    self.place_all(&spec.steps, Some(at), always, conditions);
                     self.groups[at].steps = (first..self.steps.len()).collect();
                     Place::Group(at)
                 }
             };
             conditions.truncate(before);
-            self.name(common, place, out);
+            self.name(common, place);
             placed.push((place, item));
         }
         placed
     }
 
-    fn name(&mut self, common: &'s Common, place: Place, out: &mut Diagnostics) {
+    fn name(&mut self, common: &'s Common, place: Place) {
         let id = &common.id;
         let Some(first) = self.names.get(id.value.as_str()).map(|first| self.common(*first).id.span.clone())
         else {
@@ -114,7 +116,7 @@ impl<'s> Order<'s> {
         // Groups get their name after their steps: tell the second of the two in the order of the file.
         let (first, second) =
             if first.start < id.span.start { (first, id.span.clone()) } else { (id.span.clone(), first) };
-        out.push(
+        self.problems.push(
             Diagnostic::error(codes::LB0111, format!("the id `{}` is used twice", id.value))
                 .at(self.source, second)
                 .label("second")
@@ -163,12 +165,11 @@ impl<'s> Order<'s> {
         entry: &[(Place, NeedOn)],
         parallel: bool,
         group: Option<usize>,
-        out: &mut Diagnostics,
     ) {
         let mut previous: Option<Place> = None;
         for (place, item) in items {
             let needs = match (&item.common().needs, previous) {
-                (Some(list), _) => self.explicit(*place, list, entry, group, out),
+                (Some(list), _) => self.explicit(*place, list, entry, group),
                 (None, Some(previous)) if !parallel => vec![(previous, NeedOn::Success)],
                 _ => entry.to_vec(),
             };
@@ -177,7 +178,7 @@ impl<'s> Order<'s> {
                 (Place::Step(at), _) => self.waits.push((*at, needs)),
                 (Place::Group(at), ItemSpec::Group(spec)) => {
                     let children = self.children(*at, spec);
-                    self.wire(&children, &needs, spec.parallel, Some(*at), out);
+                    self.wire(&children, &needs, spec.parallel, Some(*at));
                 }
                 (Place::Group(_), ItemSpec::Step(_)) => {}
             }
@@ -205,27 +206,26 @@ impl<'s> Order<'s> {
     }
 
     fn explicit(
-        &self,
+        &mut self,
         place: Place,
         list: &'s [NeedSpec],
         entry: &[(Place, NeedOn)],
         group: Option<usize>,
-        out: &mut Diagnostics,
     ) -> Vec<(Place, NeedOn)> {
-        let found: Vec<_> = list.iter().filter_map(|need| self.need(place, need, out)).collect();
+        let found: Vec<_> = list.iter().filter_map(|need| self.need(place, need)).collect();
         // Nothing in a group starts before the group does.
         let inside = group.is_some_and(|group| found.iter().any(|(needed, _)| self.within(*needed, group)));
         if inside { found } else { entry.iter().copied().chain(found).collect() }
     }
 
-    fn need(&self, place: Place, need: &NeedSpec, out: &mut Diagnostics) -> Option<(Place, NeedOn)> {
+    fn need(&mut self, place: Place, need: &NeedSpec) -> Option<(Place, NeedOn)> {
         let name = need.step.value.as_str();
         let span = need.step.span.clone();
         let Some(found) = self.names.get(name).copied() else {
             let known = self.names.keys().copied();
             let mut known: Vec<_> = known.collect();
             known.sort_unstable();
-            out.push(
+            self.problems.push(
                 Diagnostic::error(codes::LB0120, format!("there is no step or group `{name}`"))
                     .at(self.source, span)
                     .maybe_help(nearest_help(name, "steps and groups", known)),
@@ -245,11 +245,13 @@ impl<'s> Order<'s> {
         };
         if let Some(wrong) = wrong {
             let id = &self.common(place).id.value;
-            out.push(Diagnostic::error(codes::LB0146, format!("`{id}` needs {wrong}")).at(self.source, span));
+            self.problems.push(
+                Diagnostic::error(codes::LB0146, format!("`{id}` needs {wrong}")).at(self.source, span),
+            );
             return None;
         }
         if matches!((found, need.on), (Place::Group(_), NeedOn::Failure)) {
-            out.push(
+            self.problems.push(
                 Diagnostic::error(codes::LB0116, "the failure of a group cannot be handled by this version")
                     .at(self.source, span)
                     .help("name the step whose failure is meant"),
@@ -260,7 +262,7 @@ impl<'s> Order<'s> {
     }
 
     /// Replaces groups by the steps that end them.
-    fn expand(&mut self, out: &mut Diagnostics) {
+    fn expand(&mut self) {
         let ends = self.ends();
         let mut edges = 0;
         for (step, needs) in std::mem::take(&mut self.waits) {
@@ -276,7 +278,7 @@ impl<'s> Order<'s> {
             edges += expanded.len();
             if edges > MAX_EDGES {
                 let span: Range<usize> = self.steps[step].spec.common.id.span.clone();
-                out.push(
+                self.problems.push(
                     Diagnostic::error(
                         codes::LB0147,
                         "the steps up to here wait for each other more than a million times",

@@ -290,7 +290,9 @@ fn assemble(
         vars: environment.vars.clone(),
         resources: resources(environment),
         secrets: environment.secret_refs(),
-        auto_approvals: project.spec.auto_approvals && request.mode == Mode::Drill && !environment.protected,
+        auto_approvals: (project.spec.auto_approvals || environment.auto_approvals)
+            && request.mode == Mode::Drill
+            && !environment.protected,
         keep: false,
         steps,
         groups: planned_groups(analysis),

@@ -4,7 +4,7 @@ use super::analysis::Analysis;
 use super::bodies::{StepBody, known};
 use crate::diagnostic::{Diagnostic, Diagnostics, codes};
 use crate::expr::{self, Guard, Reference, Shape, public_attributes};
-use crate::resource::{Access, ResourceKind};
+use crate::resource::{Access, Resource, ResourceKind};
 use crate::spec::{EnvironmentSpec, SiteKind};
 use crate::value::Type;
 use crate::yaml::Node;
@@ -15,7 +15,8 @@ pub(super) fn check_resources(analysis: &Analysis<'_>, out: &mut Diagnostics) {
         for site in body.iter().flat_map(|body| &body.sites) {
             match &site.kind {
                 SiteKind::Resource { kinds, access } => {
-                    check_one(analysis, at, &site.node, kinds, *access, out);
+                    let named = Named { node: &site.node, kinds, access: *access };
+                    check_one(analysis, at, &named, out);
                 }
                 SiteKind::Secret => check_secret(analysis, &site.node, out),
                 _ => {}
@@ -24,24 +25,22 @@ pub(super) fn check_resources(analysis: &Analysis<'_>, out: &mut Diagnostics) {
     }
 }
 
-fn check_one(
-    analysis: &Analysis<'_>,
-    at: usize,
-    node: &Node,
-    kinds: &[ResourceKind],
+/// A resource as a parameter names it.
+struct Named<'a> {
+    node: &'a Node,
+    kinds: &'a [ResourceKind],
     access: Access,
-    out: &mut Diagnostics,
-) {
+}
+
+fn check_one(analysis: &Analysis<'_>, at: usize, named: &Named<'_>, out: &mut Diagnostics) {
+    let Named { node, kinds, .. } = *named;
     let Some(text) = node.text() else { return };
     if let Some(input) = expr::input_name(text) {
         return check_input(analysis, input, node, kinds, out);
     }
     for environment in &analysis.environments {
         match environment.resources.get(text) {
-            Some(found) => {
-                let found = (found.resource.kind(), found.resource.access);
-                check_found(analysis, environment, node, (text, kinds, access), found, out);
-            }
+            Some(found) => check_found(analysis, environment, named, &found.resource, out),
             None if guarded(analysis, at, text) => {}
             None => {
                 let names = environment.resources.keys().map(String::as_str).collect();
@@ -60,11 +59,12 @@ fn check_one(
 fn check_found(
     analysis: &Analysis<'_>,
     environment: &EnvironmentSpec,
-    node: &Node,
-    (name, kinds, access): (&str, &[ResourceKind], Access),
-    (found, allowed): (ResourceKind, Access),
+    named: &Named<'_>,
+    resource: &Resource,
     out: &mut Diagnostics,
 ) {
+    let Named { node, kinds, access } = *named;
+    let (name, found, allowed) = (node.text().unwrap_or_default(), resource.kind(), resource.access);
     let environment = &environment.name.value;
     if !kinds.is_empty() && !kinds.contains(&found) {
         let wanted: Vec<_> = kinds.iter().map(ToString::to_string).collect();

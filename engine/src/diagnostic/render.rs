@@ -1,8 +1,12 @@
+use std::collections::HashMap;
+use std::sync::Arc;
+
 use annotate_snippets::{AnnotationKind, Group, Level, Patch, Renderer, Snippet};
 use serde_json::{Value, json};
 
 use super::collect::{Diagnostic, Diagnostics, Place, Severity};
 use super::mask::mask_secrets;
+use super::source::Source;
 
 /// Whether text may hold colours.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -17,20 +21,29 @@ pub fn render(diagnostics: &Diagnostics, style: Style) -> String {
         Style::Plain => Renderer::plain(),
         Style::Coloured => Renderer::styled(),
     };
-    let texts: Vec<_> = diagnostics.iter().map(|diagnostic| render_one(&renderer, diagnostic)).collect();
+    // Masked as a whole, so that a line shown beside the error cannot show a secret; once for each file.
+    let mut masked: HashMap<*const Source, String> = HashMap::new();
+    let mut texts = Vec::new();
+    for diagnostic in diagnostics.iter() {
+        let text = diagnostic.place.as_ref().map(|place| {
+            masked
+                .entry(Arc::as_ptr(&place.source))
+                .or_insert_with(|| mask_secrets(&place.source.text))
+                .as_str()
+        });
+        texts.push(render_one(&renderer, diagnostic, text));
+    }
     texts.join("\n\n")
 }
 
-fn render_one(renderer: &Renderer, diagnostic: &Diagnostic) -> String {
+fn render_one(renderer: &Renderer, diagnostic: &Diagnostic, text: Option<&str>) -> String {
     let level = match diagnostic.severity {
         Severity::Error => Level::ERROR,
         Severity::Warning => Level::WARNING,
     };
     let title = level.primary_title(diagnostic.message.as_str()).id(diagnostic.code.id);
-    // Masked as a whole, so that a line shown beside the error cannot show a secret.
-    let text = diagnostic.place.as_ref().map(|place| mask_secrets(&place.source.text));
     let mut groups = Vec::new();
-    match (&diagnostic.place, &text) {
+    match (&diagnostic.place, text) {
         (Some(place), Some(text)) => {
             let group = title.element(snippet(diagnostic, place, text));
             let (group, help) = with_help(group, diagnostic, place, text);

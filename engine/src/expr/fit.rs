@@ -6,7 +6,7 @@ use crate::value::{Field, Span, Type, parse_timestamp};
 /// Checks a value against a type and brings it to its one form: moments in UTC, durations with units, defaults
 /// filled in. Expressions, scripts and SQL stay as they are.
 pub fn fit(value: &Value, ty: &Type) -> Result<Value, ExprError> {
-    let wrong = || ExprError::new(format!("{} is not a {ty}", brief(value)));
+    let wrong = || ExprError::new(format!("{} is not {}", brief(value), ty.in_words()));
     match ty {
         Type::Any | Type::Conditions(_) | Type::EnvMap | Type::Secret => Ok(value.clone()),
         Type::String | Type::Path | Type::Sql | Type::Script => text(value).ok_or_else(wrong),

@@ -151,7 +151,7 @@ mod tests {
         for (with, expected) in [
             (json!({}), "`at` is missing"),
             (json!({"at": "{{ inputs.n }}"}), "`at`: 3 is not a timestamp"),
-            (json!({"at": "{{ inputs.at }}", "n": "{{ inputs.tag }}"}), "`n`: \"v1 '2\" is not a integer"),
+            (json!({"at": "{{ inputs.at }}", "n": "{{ inputs.tag }}"}), "`n`: \"v1 '2\" is not an integer"),
             (json!({"at": "{{ inputs.at }}", "x": 1}), "`x` is not known here"),
             (json!({"at": "{{ inputs.at }}", "wait": 60}), "`wait`: 60 has no unit: write for example `90s`"),
             (json!({"at": "{{ inputs.missing }}"}), "`at`: `inputs.missing` is undefined"),

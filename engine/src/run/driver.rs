@@ -191,7 +191,13 @@ impl Driver {
         loop {
             let situation = self.dispatcher.situation();
             if must_leave(situation, &inlets) {
-                return Ok(situation);
+                // What people have decided meanwhile may be what it waits for.
+                let wish = self.wish();
+                if wish.inputs.is_empty() || !only_people_can_help(situation) {
+                    return Ok(situation);
+                }
+                self.turn(wish).await?;
+                continue;
             }
             let turn = tokio::select! {
                 Some(message) = self.messages.recv() => self.gather(message),
@@ -350,6 +356,10 @@ impl Driver {
 
 fn one(input: Input) -> Turn {
     Turn { inputs: vec![input], ..Turn::default() }
+}
+
+fn only_people_can_help(situation: Situation) -> bool {
+    matches!(situation, Situation::Held | Situation::WaitingForPerson | Situation::Paused)
 }
 
 fn must_leave(situation: Situation, inlets: &Inlets) -> bool {

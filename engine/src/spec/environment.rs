@@ -7,6 +7,7 @@ use serde_json::{Map, Value};
 
 use super::keys::{Keys, Spanned};
 use super::manager::check_manager;
+use super::project::read_drill;
 use super::reader::{Reader, Site, SiteKind, normal};
 use super::resources::{RESOURCE_KINDS, resource_fields};
 use super::runbook::read_name;
@@ -18,7 +19,7 @@ use crate::value::Type;
 use crate::yaml::{self, Entry, Node};
 
 pub(super) const ENVIRONMENT_KEYS: &[&str] =
-    &["environment", "title", "description", "protected", "resources", "secrets", "vars"];
+    &["environment", "title", "description", "protected", "drill", "resources", "secrets", "vars"];
 
 /// An environment as written, paths made absolute.
 #[derive(Clone, Debug)]
@@ -26,6 +27,8 @@ pub struct EnvironmentSpec {
     pub source: Arc<Source>,
     pub name: Spanned<String>,
     pub protected: bool,
+    /// Whether drills here answer their own approvals; never in a protected environment.
+    pub auto_approvals: bool,
     pub resources: BTreeMap<String, ResourceSpec>,
     pub secrets: BTreeMap<String, SecretRef>,
     pub vars: Map<String, Value>,
@@ -50,10 +53,18 @@ impl EnvironmentSpec {
             source: Arc::clone(source),
             name,
             protected: keys.flag(reader, "protected").unwrap_or(false),
+            auto_approvals: false,
             resources: BTreeMap::new(),
             secrets: keys.get("secrets").map(|node| read_secrets(reader, node)).unwrap_or_default(),
             vars: keys.get("vars").map(|node| read_vars(reader, node)).unwrap_or_default(),
         };
+        if let Some(entry) = keys.entry("drill") {
+            environment.auto_approvals = read_drill(reader, &entry.value);
+            if environment.auto_approvals && environment.protected {
+                let message = "a protected environment answers no approvals by itself";
+                reader.error(codes::LB0140, message, &entry.key.span);
+            }
+        }
         if let Some(node) = keys.get("resources") {
             environment.read_resources(reader, node);
         }
@@ -116,7 +127,7 @@ impl EnvironmentSpec {
                         reader.push(
                             Diagnostic::error(
                                 codes::LB0124,
-                                format!("this environment has no database `{name}`"),
+                                format!("this environment has no system `{name}` to connect to"),
                             )
                             .at(reader.source, site.node.span.clone())
                             .maybe_help(nearest_help(

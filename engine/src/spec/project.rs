@@ -131,7 +131,8 @@ fn read_words(reader: &mut Reader<'_>, node: &Node) -> Vec<String> {
     value.as_array().into_iter().flatten().filter_map(|word| word.as_str().map(ToOwned::to_owned)).collect()
 }
 
-fn read_drill(reader: &mut Reader<'_>, node: &Node) -> bool {
+/// Reads `drill: { approvals: auto }`.
+pub(super) fn read_drill(reader: &mut Reader<'_>, node: &Node) -> bool {
     let Some(keys) = Keys::new(reader, node, "`drill`", &["approvals"]) else { return false };
     let word = keys.get("approvals").and_then(|node| reader.read(node, &Type::choice(&["auto", "ask"])));
     word.is_some_and(|word| word == "auto")

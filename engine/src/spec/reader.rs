@@ -120,7 +120,7 @@ impl<'a> Reader<'a> {
         }
         for field in fields.iter().filter(|field| field.required && node.get(&field.name).is_none()) {
             let span = first_line(self, &node.span);
-            let help = format!("`{}` is a {}: {}", field.name, field.ty, field.summary);
+            let help = format!("`{}` is {}: {}", field.name, field.ty.in_words(), field.summary);
             self.help(self.missing, format!("{what} has no `{}`", field.name), &span, &help);
         }
         Some(map)
@@ -151,7 +151,7 @@ impl<'a> Reader<'a> {
             Type::Any | Type::String | Type::Path | Type::Duration | Type::Timestamp | Type::Choice(_)
         );
         if !whole && !textual {
-            let message = format!("text with a template in it is not a {ty}");
+            let message = format!("text with a template in it is not {}", ty.in_words());
             self.help(
                 codes::LB0106,
                 message,
@@ -277,12 +277,17 @@ impl<'a> Reader<'a> {
             self.sites.push(Site { node: secret.clone(), kind: SiteKind::Secret });
             return Some(Value::Object(map));
         }
-        let kinds = vec![ResourceKind::Postgres, ResourceKind::Redis];
+        let kinds = match node.get("database") {
+            Some(_) => vec![ResourceKind::Postgres, ResourceKind::Redis],
+            None => {
+                vec![ResourceKind::Postgres, ResourceKind::Redis, ResourceKind::Http, ResourceKind::Files]
+            }
+        };
         let fields = [
             Field::required(
                 "connection",
                 Type::Resource { kinds, access: Access::Read },
-                "a postgres or redis resource",
+                "the system to connect to",
             ),
             Field::optional("database", Type::String, "the database to connect to"),
         ];
@@ -350,12 +355,12 @@ impl<'a> Reader<'a> {
 
     fn scalar_of(&mut self, node: &Node, ty: &Type) -> Option<Value> {
         let Some(scalar) = node.scalar() else {
-            self.wrong(node, &article(ty));
+            self.wrong(node, &ty.in_words());
             return None;
         };
         match (ty, scalar.resolve()) {
             (Type::String | Type::Path, Resolved::Null) => {
-                self.wrong(node, &article(ty));
+                self.wrong(node, &ty.in_words());
                 None
             }
             (Type::String, _) => {
@@ -371,7 +376,7 @@ impl<'a> Reader<'a> {
             (Type::Timestamp, _) => self.read_timestamp(node, scalar),
             (Type::Choice(words), _) => self.choice(node, &scalar.text, words),
             _ => {
-                self.wrong(node, &article(ty));
+                self.wrong(node, &ty.in_words());
                 None
             }
         }
@@ -491,14 +496,6 @@ impl<'a> Reader<'a> {
             }
             self.warn_of_secrets(&entry.value);
         }
-    }
-}
-
-fn article(ty: &Type) -> String {
-    match ty {
-        Type::Integer => "an integer".to_owned(),
-        Type::String => "text".to_owned(),
-        other => format!("a {other}"),
     }
 }
 

@@ -117,7 +117,7 @@ pub(super) fn read_name(reader: &mut Reader<'_>, keys: &Keys<'_>, key: &str) -> 
         && text.chars().all(|c| c.is_ascii_lowercase() || c.is_ascii_digit() || matches!(c, '-' | '_'));
     if !fine {
         reader.push(
-            Diagnostic::error(codes::LB0110, format!("`{text}` cannot be the name of a {key}"))
+            Diagnostic::error(codes::LB0110, format!("`{text}` cannot be a name under `{key}`"))
                 .at(reader.source, node.span.clone())
                 .help("a lower-case letter, then lower-case letters, digits, `-` and `_`"),
         );
@@ -267,7 +267,7 @@ fn read_pattern(reader: &mut Reader<'_>, keys: &Keys<'_>, ty: &Type) -> Option<S
     let node = keys.get("pattern")?;
     let pattern = reader.text(node)?;
     if *ty != Type::String {
-        reader.error(codes::LB0106, format!("a {ty} takes no `pattern`"), &node.span);
+        reader.error(codes::LB0106, format!("{} takes no `pattern`", ty.in_words()), &node.span);
         return None;
     }
     match regex::Regex::new(&format!("^(?:{pattern})$")) {

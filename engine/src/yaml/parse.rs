@@ -260,6 +260,8 @@ impl<'a> Builder<'a> {
         let mut diagnostic = Diagnostic::error(codes::LB0101, format!("not valid YAML: {message}"));
         if line.contains('\t') || rest.starts_with('\t') {
             diagnostic = diagnostic.help("indent with blanks; tabs are not allowed in YAML");
+        } else if message.contains("flow sequence") && line.contains('[') && rest.starts_with('[') {
+            diagnostic = diagnostic.help("put an expression with `[ ]` into quotes: `[\"rows[0].n > 0\"]`");
         } else if rest.contains("{{") || line.contains("{{") {
             diagnostic = diagnostic.help("put text with `{{ … }}` into double quotes");
         }

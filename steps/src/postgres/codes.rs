@@ -53,4 +53,7 @@ lifeboat_engine::define_codes! {
     LB1270 "recovery not proven";
     LB1271 "promotion failed";
     LB1272 "no recovered server to promote";
+    LB1273 "statement cannot be used";
+    LB1274 "query result not as expected";
+    LB1275 "verification failed";
 }

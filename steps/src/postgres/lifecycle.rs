@@ -122,7 +122,8 @@ pub(super) fn refuse_managed(name: &str, postgres: &Postgres) -> Result<(), Step
         .help("use a `service.start` or `service.stop` step with a service resource for it"))
 }
 
-fn major_of(data_dir: &Path) -> Result<u32, StepError> {
+/// Returns the major version of a data directory.
+pub(super) fn major_of(data_dir: &Path) -> Result<u32, StepError> {
     let path = data_dir.join("PG_VERSION");
     let text = std::fs::read_to_string(&path).unwrap_or_default();
     text.trim().parse().map_err(|_| {

@@ -11,11 +11,14 @@ mod lifecycle;
 pub mod local;
 pub mod pidfile;
 mod promote;
+mod query;
 mod recover;
 mod restore_base;
 mod restore_note;
+mod rows;
 mod server;
 pub mod tools;
+mod verify;
 pub mod wal;
 
 use lifeboat_engine::step::Registry;
@@ -28,6 +31,8 @@ pub fn register(registry: &mut Registry) {
     registry.register(lifecycle::Stop);
     registry.register(lifecycle::WaitReady);
     registry.register(promote::Promote);
+    registry.register(query::Query);
     registry.register(recover::Recover);
     registry.register(restore_base::RestoreBase);
+    registry.register(verify::Verify);
 }

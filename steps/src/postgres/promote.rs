@@ -14,12 +14,14 @@ use serde::Deserialize;
 use serde_json::json;
 
 use super::connect::{Client, Login, PgError};
+use super::controldata::ControlData;
 use super::isolation::{Goal, Isolation};
 use super::pidfile::PidFile;
 use super::restore_note::RestoreNote;
-use super::server::{self, POLL, QUICK};
+use super::server::{self, Expected, Launch, POLL, QUICK, ServerLog};
+use super::tools::Tools;
 use super::wal::{WalServer, WalSource};
-use super::{account, codes, lifecycle, local};
+use super::{account, codes, lifecycle, local, recover};
 use crate::process::Identity;
 use crate::store::Store;
 
@@ -77,7 +79,12 @@ impl StepKind for Promote {
         if ctx.info.mode == Mode::Recovery {
             lifecycle::refuse_managed(&params.cluster, postgres)?;
         }
-        if let Some(isolation) = own_isolation(ctx, data_dir)? {
+        let isolation = own_isolation(ctx, data_dir)?;
+        if let Some(isolation) = isolation {
+            let isolation = match Isolation::serving(data_dir) {
+                Some(_) => isolation,
+                None => revive(ctx, &params.cluster, isolation).await?,
+            };
             let client = connect(ctx, postgres, &isolation).await?;
             if in_recovery(&client).await? {
                 promote(ctx, postgres, &isolation, &client).await?;
@@ -113,15 +120,16 @@ impl StepKind for Promote {
     }
 }
 
-/// Finds the server that this run has recovered. `None` if this step has already put it into service.
+/// Finds what this run has recovered, whether or not its server still runs. `None` if this step has already stopped
+/// it to put it into service.
 fn own_isolation(ctx: &StepContext, data_dir: &Path) -> Result<Option<Isolation>, StepError> {
     let left = Isolation::read(data_dir).filter(|left| left.run == ctx.info.run.to_string());
     let serving = Isolation::serving(data_dir);
+    let live = PidFile::live(data_dir).is_some();
     match (left, serving) {
-        (Some(left), Some(serving)) if left == serving => Ok(Some(left)),
         (Some(_), None) if ctx.recorded(STOPPED).is_some() => Ok(None),
-        (Some(_), None) => Err(not_recovered(data_dir, "its server does not run any more")
-            .help("run the `postgres.recover` step again: it continues where it was")),
+        (Some(left), Some(serving)) if left == serving => Ok(Some(left)),
+        (Some(left), None) if !live => Ok(Some(left)),
         _ => Err(not_recovered(data_dir, "this run has not recovered it")
             .help("put a `postgres.recover` step for this cluster before it; nothing was touched")),
     }
@@ -135,6 +143,50 @@ fn not_recovered(data_dir: &Path, why: &str) -> StepError {
         codes::LB1272,
         format!("the server on {} cannot be promoted: {why}", data_dir.display()),
     )
+}
+
+/// Starts the isolated server again, if it ended since it was recovered: with the power, or because the server asked
+/// for WAL when Lifeboat had just been killed. It replays to where it was and waits there; one that was promoted
+/// already simply starts.
+async fn revive(ctx: &StepContext, name: &str, mut isolation: Isolation) -> Result<Isolation, StepError> {
+    let (postgres, data_dir) = local::data_dir(ctx, name)?;
+    let tools = Tools::find_major(postgres, lifecycle::major_of(data_dir)?)?;
+    let owner = account::owner(postgres)?;
+    let control = ControlData::read(&tools, data_dir)?;
+    let log = ServerLog::next(&ctx.info.work_dir.join("postgres.log"));
+    (isolation.log_file, isolation.log_start) = (log.path.clone(), log.start);
+    isolation.save(owner.as_ref())?;
+    let helper = serve_wal(ctx, postgres, &isolation)?;
+    let mut settings = isolation.settings(postgres, tools.version.major, &control);
+    settings.extend(isolation.recovery_settings(helper.restore_command(&isolation.client())));
+    let launch = Launch {
+        resource: name,
+        tools: &tools,
+        owner: owner.as_ref(),
+        data_dir,
+        settings: &settings,
+        log_file: &log.path,
+    };
+    let started = server::launch(ctx, &launch).await?;
+    let login = Login::isolated(ctx, postgres, &isolation)?;
+    let expected = Expected { server: &started.identity, data_dir, log: &log };
+    let client = server::wait_ready(&login, &expected, PROMOTION_LIMIT).await?;
+    let deadline = Instant::now() + PROMOTION_LIMIT;
+    loop {
+        let replay = recover::replay_state(&client).await;
+        match replay {
+            Ok(replay) if replay.paused || !replay.in_recovery => return Ok(isolation),
+            Err(_) if !started.identity.is_alive() => return Err(log.died()),
+            _ if Instant::now() >= deadline => {
+                return Err(with_log(failed("the server has not come back to where it waited"), &isolation));
+            }
+            _ => {}
+        }
+        tokio::select! {
+            () = tokio::time::sleep(POLL) => {}
+            () = ctx.cancelled() => return Err(PgError::Cancelled.into()),
+        }
+    }
 }
 
 async fn connect(ctx: &StepContext, postgres: &Postgres, isolation: &Isolation) -> Result<Client, StepError> {
@@ -166,7 +218,7 @@ async fn promote(
 }
 
 fn serve_wal(ctx: &StepContext, postgres: &Postgres, isolation: &Isolation) -> Result<WalServer, StepError> {
-    let store = super::recover::store(ctx, &isolation.store)?;
+    let store = recover::store(ctx, &isolation.store)?;
     WalServer::start(WalSource {
         store: Store::open(store)?,
         system_id: isolation.system_id,
@@ -207,7 +259,7 @@ fn failed(why: &str) -> StepError {
 }
 
 fn with_log(mut error: StepError, isolation: &Isolation) -> StepError {
-    let log = server::ServerLog { path: isolation.log_file.clone(), start: isolation.log_start };
+    let log = ServerLog { path: isolation.log_file.clone(), start: isolation.log_start };
     error.causes.extend(log.fatal());
     error.help(format!("the server's log is {}", isolation.log_file.display()))
 }

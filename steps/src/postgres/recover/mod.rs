@@ -14,4 +14,5 @@ mod proof;
 mod source;
 
 pub(super) use kind::Recover;
+pub(super) use pass::replay_state;
 pub(super) use source::store;

@@ -307,16 +307,16 @@ impl Watch<'_> {
 
 /// How far a server in recovery is.
 #[derive(Clone, Debug, Default)]
-pub(super) struct Replay {
-    pub(super) in_recovery: bool,
-    pub(super) paused: bool,
-    pub(super) lsn: Option<Lsn>,
+pub(in super::super) struct Replay {
+    pub(in super::super) in_recovery: bool,
+    pub(in super::super) paused: bool,
+    pub(in super::super) lsn: Option<Lsn>,
     /// UTC, RFC 3339. `None` if no transaction was replayed.
-    pub(super) last_commit: Option<String>,
+    pub(in super::super) last_commit: Option<String>,
 }
 
 /// Asks a server how far it is.
-pub(super) async fn replay_state(client: &Client) -> Result<Replay, PgError> {
+pub(in super::super) async fn replay_state(client: &Client) -> Result<Replay, PgError> {
     // The function that tells apart "asked to pause" and "paused" came with Postgres 14.
     const PAUSED: &str = "pg_get_wal_replay_pause_state() = 'paused'";
     const PAUSED_13: &str = "pg_is_wal_replay_paused()";

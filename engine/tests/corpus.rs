@@ -1,0 +1,349 @@
+//! The language seen from outside: every file of `tests/corpus/invalid` breaks one rule, and the snapshot beside it
+//! is what a person reads. The step kinds are stand-ins; the language does not depend on which ones there are.
+
+use std::path::{Path, PathBuf};
+
+use async_trait::async_trait;
+use lifeboat_engine::compile;
+use lifeboat_engine::diagnostic::{Diagnostics, Source, Style, render};
+use lifeboat_engine::model::Mode;
+use lifeboat_engine::model::event::Done;
+use lifeboat_engine::plan::{NeedOn, OnError};
+use lifeboat_engine::project::{Project, RunRequest, check_all};
+use lifeboat_engine::resource::{Access, ResourceKind};
+use lifeboat_engine::spec::{EnvironmentSpec, RunbookSpec};
+use lifeboat_engine::step::{Effect, KindSpec, ParamProblem, Registry, StepContext, StepError, StepKind};
+use lifeboat_engine::value::{Field, Type};
+use serde_json::{Map, Value, json};
+
+struct StandIn(KindSpec);
+
+#[async_trait]
+impl StepKind for StandIn {
+    fn spec(&self) -> KindSpec {
+        self.0.clone()
+    }
+
+    fn check(&self, with: &Map<String, Value>) -> Vec<ParamProblem> {
+        let empty = with.get("text").is_some_and(|text| text == "");
+        let problem = || ParamProblem {
+            param: "text".into(),
+            message: "is empty".into(),
+            help: Some("write something".into()),
+        };
+        empty.then(problem).into_iter().collect()
+    }
+
+    async fn run(&self, _ctx: &StepContext) -> Result<Done, StepError> {
+        Ok(Done::default())
+    }
+}
+
+fn kind(name: &str, effect: Effect, params: Vec<Field>) -> KindSpec {
+    params.into_iter().fold(KindSpec::new(name, "Stands in.", effect), KindSpec::param)
+}
+
+fn need(name: &str, ty: Type) -> Field {
+    Field::required(name, ty, "what it says")
+}
+
+fn may(name: &str, ty: Type) -> Field {
+    Field::optional(name, ty, "what it says")
+}
+
+fn postgres_kinds() -> Vec<KindSpec> {
+    let store = || need("store", Type::reads(ResourceKind::Store));
+    let cluster = || need("cluster", Type::writes(ResourceKind::Postgres));
+    let reads = need("cluster", Type::reads(ResourceKind::Postgres));
+    let target = || need("target_time", Type::Timestamp);
+    let backup = Type::Object(vec![need("label", Type::String)]);
+    let existing = may("existing", Type::choice(&["refuse", "move_aside"]));
+    let query =
+        vec![need("name", Type::String), need("sql", Type::Sql), may("expect", Type::conditions(&["rows"]))];
+    let restore = vec![store(), need("backup", backup.clone()), cluster(), existing];
+    vec![
+        kind("postgres.select_backup", Effect::Read, vec![store(), target()]).output("backup", backup, ""),
+        kind("postgres.restore_base", Effect::Guarded, restore).destroys("the data directory").restores(),
+        kind("postgres.recover", Effect::Guarded, vec![store(), cluster(), target()]).output(
+            "reached",
+            Type::Timestamp,
+            "",
+        ),
+        kind("postgres.verify", Effect::Read, vec![reads, need("queries", Type::list(Type::Object(query)))]),
+        kind("postgres.promote", Effect::Guarded, vec![cluster()]),
+    ]
+}
+
+fn people_kinds() -> Vec<KindSpec> {
+    let kinds = vec![ResourceKind::Slack, ResourceKind::Webhook];
+    let channel = Type::Resource { kinds, access: Access::Write };
+    let approval = vec![need("role", Type::String), need("message", Type::String)];
+    let notify = vec![need("channel", channel), need("message", Type::String)];
+    vec![
+        KindSpec { waits_for_people: true, ..kind("approval", Effect::Read, approval) },
+        KindSpec { continues_on_error: true, ..kind("notify", Effect::Once, notify) },
+    ]
+}
+
+fn other_kinds() -> Vec<KindSpec> {
+    let service = |name| need(name, Type::writes(ResourceKind::Service));
+    let check = vec![
+        need("name", Type::String),
+        may("get", Type::String),
+        may("expect", Type::conditions(&["status"])),
+    ];
+    let smoke = vec![
+        need("target", Type::reads(ResourceKind::Http)),
+        need("checks", Type::list(Type::Object(check))),
+    ];
+    let as_of = vec![
+        need("store", Type::reads(ResourceKind::Store)),
+        need("at", Type::Timestamp),
+        need("to", Type::Path),
+    ];
+    let script = vec![
+        need("script", Type::Script),
+        may("env", Type::EnvMap),
+        may("dir", Type::Path),
+        may("probe", Type::Script),
+    ];
+    let run = kind("run", Effect::Once, script).output("stdout", Type::String, "");
+    vec![
+        kind("note", Effect::Read, vec![need("text", Type::String), may("count", Type::Integer)]).output(
+            "words",
+            Type::Integer,
+            "",
+        ),
+        kind("store.restore_as_of", Effect::Idempotent, as_of),
+        kind("store.prune", Effect::Idempotent, vec![need("store", Type::writes(ResourceKind::Store))]),
+        kind("cache.flush", Effect::Idempotent, vec![need("server", Type::writes(ResourceKind::Redis))]),
+        kind("service.stop", Effect::Idempotent, vec![service("service")]),
+        kind("access.open", Effect::Idempotent, vec![service("gate")]),
+        kind("http.smoke", Effect::Read, smoke),
+        KindSpec { effect: None, body_key: Some(("run".into(), "script".into())), ..run },
+    ]
+}
+
+fn registry() -> Registry {
+    let mut registry = Registry::new();
+    for kind in [postgres_kinds(), people_kinds(), other_kinds()].into_iter().flatten() {
+        registry.register(StandIn(kind));
+    }
+    registry
+}
+
+fn corpus() -> PathBuf {
+    Path::new(env!("CARGO_MANIFEST_DIR")).join("../tests/corpus")
+}
+
+fn project() -> Project {
+    let project = Project::load(&corpus().join("project/environments")).unwrap();
+    assert!(project.problems.is_empty(), "{}", render(&project.problems, Style::Plain));
+    project
+}
+
+fn files(folder: &str) -> Vec<(String, PathBuf)> {
+    let mut files: Vec<_> = std::fs::read_dir(corpus().join(folder))
+        .unwrap()
+        .map(|entry| entry.unwrap().path())
+        .map(|path| (path.file_stem().unwrap().to_string_lossy().into_owned(), path))
+        .collect();
+    files.sort();
+    files
+}
+
+fn check_file(project: &Project, name: &str, path: &Path) -> Diagnostics {
+    let mut out = Diagnostics::new();
+    if let Some(source) = Source::read(path, &format!("{name}.yaml"), &mut out)
+        && let Some(spec) = RunbookSpec::read(&source, &project.spec.dir, &mut out)
+    {
+        compile::check(project, &spec, &registry(), &mut out);
+    }
+    out.sort();
+    out
+}
+
+fn snapshot(name: &str, text: &str) {
+    let mut settings = insta::Settings::clone_current();
+    settings.set_snapshot_path(corpus().join("snapshots"));
+    settings.set_prepend_module_to_snapshot(false);
+    settings.set_omit_expression(true);
+    settings.bind(|| insta::assert_snapshot!(name, text));
+}
+
+#[test]
+fn every_broken_rule_is_told_with_place_and_help() {
+    let project = project();
+    for (name, path) in files("invalid") {
+        let found = check_file(&project, &name, &path);
+        assert!(found.has_errors() || name == "milestones", "{name} has no errors");
+        snapshot(&name, &render(&found, Style::Plain));
+    }
+}
+
+#[test]
+fn valid_runbooks_have_no_problems() {
+    let project = project();
+    for (name, path) in files("valid") {
+        let found = check_file(&project, &name, &path);
+        assert!(found.is_empty(), "{}", render(&found, Style::Plain));
+    }
+}
+
+#[test]
+fn several_mistakes_of_a_file_are_told_in_one_pass_in_order() {
+    let found = check_file(&project(), "several", &corpus().join("invalid/several.yaml"));
+    let codes: Vec<_> = found.iter().map(|diagnostic| diagnostic.code.id).collect();
+    for code in ["LB0104", "LB0108", "LB0113", "LB0114", "LB0120", "LB0124", "LB0125", "LB0127", "LB0134"] {
+        assert!(codes.contains(&code), "{code} is not in {codes:?}");
+    }
+    let places: Vec<_> =
+        found.iter().map(|diagnostic| diagnostic.place.as_ref().unwrap().span.start).collect();
+    assert!(places.is_sorted(), "{places:?}");
+}
+
+#[test]
+fn environments_show_no_secret_and_every_mistake() {
+    let mut out = Diagnostics::new();
+    let source = Source::read(&corpus().join("environments/broken.yaml"), "broken.yaml", &mut out).unwrap();
+    EnvironmentSpec::read(&source, Path::new("/project/environments"), &mut out);
+    out.sort();
+    let text = render(&out, Style::Plain);
+    assert!(!text.contains("hunter2"), "{text}");
+    snapshot("environment_broken", &text);
+}
+
+/// A project on disk with the valid runbooks of the corpus.
+fn full_project() -> (tempfile::TempDir, Project) {
+    let dir = tempfile::tempdir().unwrap();
+    for folder in ["environments", "runbooks"] {
+        std::fs::create_dir(dir.path().join(folder)).unwrap();
+    }
+    std::fs::copy(corpus().join("project/lifeboat.yaml"), dir.path().join("lifeboat.yaml")).unwrap();
+    for (name, path) in files("project/environments") {
+        std::fs::copy(path, dir.path().join(format!("environments/{name}.yaml"))).unwrap();
+    }
+    for (name, path) in files("valid") {
+        std::fs::copy(path, dir.path().join(format!("runbooks/{name}.yaml"))).unwrap();
+    }
+    let project = Project::load(dir.path()).unwrap();
+    (dir, project)
+}
+
+fn compile_in(
+    project: &Project,
+    runbook: &str,
+    environment: &str,
+    mode: Mode,
+) -> Result<compile::Compiled, Diagnostics> {
+    let inputs = json!({"release": "v1.2"}).as_object().unwrap().clone();
+    let inputs = if runbook == "restore" { inputs } else { Map::new() };
+    let incident_at = Some("2026-11-21T04:12:00+01:00".parse().unwrap());
+    project.compile(&RunRequest { runbook, environment, mode, inputs: &inputs, incident_at }, &registry())
+}
+
+#[test]
+fn the_example_of_the_design_compiles() {
+    let (_dir, project) = full_project();
+    assert!(check_all(&project, &registry()).is_empty());
+    let plan = compile_in(&project, "restore", "staging", Mode::Recovery).unwrap().plan;
+    assert_eq!(plan.inputs["target_time"], "2026-11-21T03:12:00Z");
+    let step = |id: &str| plan.steps.iter().find(|step| step.id.as_str() == id).unwrap();
+    let needs = |id: &str| step(id).needs.iter().map(|need| need.step.to_string()).collect::<Vec<_>>();
+    assert_eq!(needs("base"), ["choose"]);
+    assert_eq!(needs("uploads"), ["choose"]);
+    assert_eq!(needs("backend"), ["promote", "uploads"]);
+    assert_eq!(needs("announce"), Vec::<String>::new());
+    assert_eq!(step("announce").on_error, OnError::Continue);
+    assert_eq!(step("base").on_error, OnError::Hold);
+    assert_eq!(step("base").destroys, ["`db`: the data directory"]);
+    assert_eq!(
+        (step("base").reads.clone(), step("base").writes.clone()),
+        (vec!["backups".into()], vec!["db".into()])
+    );
+    assert_eq!(step("backend").with["env"]["DATABASE_URL"]["database"], "members");
+    assert_eq!(step("promote").place, "runbooks/restore.yaml:44");
+    let drill = compile_in(&project, "restore", "staging", Mode::Drill).unwrap().plan;
+    assert!(drill.steps.iter().filter(|step| !step.always).all(|step| step.on_error == OnError::Abort));
+    assert_ne!(drill.digest(), plan.digest());
+}
+
+#[test]
+fn groups_start_and_end_as_one_place() {
+    let (_dir, project) = full_project();
+    let plan = compile_in(&project, "order", "staging", Mode::Recovery).unwrap().plan;
+    let needs = |id: &str| {
+        let step = plan.steps.iter().find(|step| step.id.as_str() == id).unwrap();
+        step.needs.iter().map(|need| (need.step.to_string(), need.on)).collect::<Vec<_>>()
+    };
+    let on = |id: &str, on| (id.to_owned(), on);
+    assert_eq!(needs("left_one"), [on("one", NeedOn::Success)]);
+    assert_eq!(needs("left_two"), [on("left_one", NeedOn::Success)]);
+    assert_eq!(needs("free"), [on("one", NeedOn::Success)]);
+    assert_eq!(needs("late"), [on("right", NeedOn::Success), on("left_two", NeedOn::Any)]);
+    assert_eq!(needs("after"), [on("free", NeedOn::Success), on("late", NeedOn::Success)]);
+    assert_eq!(needs("rescue"), [on("after", NeedOn::Failure)]);
+    assert_eq!(needs("at_once"), []);
+    let left_two = plan.steps.iter().find(|step| step.id.as_str() == "left_two").unwrap();
+    let conditions: Vec<_> = left_two.conditions.iter().map(|condition| condition.of.as_str()).collect();
+    assert_eq!(conditions, ["left", "left_two"]);
+}
+
+#[test]
+fn drills_and_copies_keep_away_from_protected_systems() {
+    let (dir, project) = full_project();
+    let refused = compile_in(&project, "restore", "production", Mode::Drill).unwrap_err();
+    assert!(refused.iter().any(|diagnostic| diagnostic.code.id == "LB0140"));
+    assert!(compile_in(&project, "restore", "production", Mode::Recovery).is_ok());
+
+    std::fs::copy(corpus().join("environments/fence.yaml"), dir.path().join("environments/copy.yaml"))
+        .unwrap();
+    std::fs::write(
+        dir.path().join("runbooks/wipe.yaml"),
+        "runbook: wipe\nenvironments: [copy]\nsteps:\n  - { id: a, uses: postgres.promote, with: { cluster: db } }\n  \
+         - { id: b, uses: cache.flush, with: { server: cache } }\n  - { id: c, uses: store.prune, with: { store: uploads } }\n",
+    )
+    .unwrap();
+    let project = Project::load(dir.path()).unwrap();
+    let found = compile_in(&project, "wipe", "copy", Mode::Recovery).unwrap_err();
+    assert_eq!(found.iter().filter(|diagnostic| diagnostic.code.id == "LB0141").count(), 3);
+    assert_eq!(check_all(&project, &registry()).counts(), (3, 0));
+    snapshot("fence", &render(&found, Style::Plain));
+}
+
+#[test]
+fn missing_inputs_are_told_together() {
+    let (_dir, project) = full_project();
+    let request = RunRequest {
+        runbook: "restore",
+        environment: "staging",
+        mode: Mode::Recovery,
+        inputs: &Map::new(),
+        incident_at: None,
+    };
+    let found = project.compile(&request, &registry()).unwrap_err();
+    let codes: Vec<_> = found.iter().map(|diagnostic| diagnostic.code.id).collect();
+    assert_eq!(codes, ["LB0142", "LB0142"]);
+    let found = project.compile(&RunRequest { runbook: "restor", ..request }, &registry()).unwrap_err();
+    assert_eq!(found.iter().next().unwrap().help.as_deref(), Some("did you mean `restore`?"));
+}
+
+#[test]
+fn ten_thousand_steps_compile_quickly() {
+    use std::fmt::Write;
+    let (dir, _) = full_project();
+    let mut text = "runbook: long\nenvironments: [staging]\nsteps:\n".to_owned();
+    for at in 0..10_000_usize {
+        let read = if at == 0 { "x".to_owned() } else { format!("{{{{ steps.s{}.words }}}}", at - 1) };
+        writeln!(text, "  - {{ id: s{at}, uses: note, with: {{ text: \"{read}\" }}, budget: 1s }}").unwrap();
+    }
+    std::fs::write(dir.path().join("runbooks/long.yaml"), text).unwrap();
+    let begun = std::time::Instant::now();
+    let project = Project::load(dir.path()).unwrap();
+    let plan = compile_in(&project, "long", "staging", Mode::Recovery).unwrap().plan;
+    let path = compile::graph::Graph::of(&plan).critical_path(&[9_999]).unwrap();
+    assert_eq!(path.steps.len(), 10_000);
+    // Generous, for debug builds on busy machines; a cost that grows with the square is far beyond it.
+    assert!(begun.elapsed().as_secs() < 20, "{:?}", begun.elapsed());
+    println!("10,000 steps: {:?}", begun.elapsed());
+}
