@@ -262,7 +262,7 @@ impl<'a> Builder<'a> {
             diagnostic = diagnostic.help("indent with blanks; tabs are not allowed in YAML");
         } else if message.contains("flow sequence") && line.contains('[') && rest.starts_with('[') {
             diagnostic = diagnostic.help("put an expression with `[ ]` into quotes: `[\"rows[0].n > 0\"]`");
-        } else if rest.contains("{{") || line.contains("{{") {
+        } else if format!("{line}{rest}").contains("{{") {
             diagnostic = diagnostic.help("put text with `{{ … }}` into double quotes");
         }
         let end = at + rest.chars().next().map_or(0, char::len_utf8);

@@ -83,10 +83,18 @@ impl Tools {
     }
 
     fn at(bin_dir: PathBuf) -> Option<Self> {
+        let bin_dir = home_of(&bin_dir)?;
         let output = Command::new(bin_dir.join("postgres")).arg("--version").output().ok()?;
         let version = Version::parse(&String::from_utf8_lossy(&output.stdout))?;
         Some(Self { bin_dir, version })
     }
+}
+
+/// Returns the directory in which the server program really is. A link to it on PATH need not have links to the other
+/// programs beside it.
+fn home_of(bin_dir: &Path) -> Option<PathBuf> {
+    let program = bin_dir.join("postgres").canonicalize().ok()?;
+    program.parent().map(Path::to_path_buf)
 }
 
 /// PATH first, then where packages put the server programs, which distributions keep off PATH.
@@ -124,6 +132,17 @@ fn not_found(postgres: &Postgres) -> StepError {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_link_to_the_server_leads_to_the_programs_beside_it() {
+        let dir = tempfile::tempdir().unwrap();
+        let (real, links) = (dir.path().join("real"), dir.path().join("links"));
+        std::fs::create_dir(&real).unwrap();
+        std::fs::create_dir(&links).unwrap();
+        std::fs::write(real.join("postgres"), "").unwrap();
+        std::os::unix::fs::symlink(real.join("postgres"), links.join("postgres")).unwrap();
+        assert_eq!(home_of(&links), Some(real.canonicalize().unwrap()));
+    }
 
     #[test]
     fn versions_are_read_from_what_the_program_prints() {
