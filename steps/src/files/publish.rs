@@ -50,8 +50,7 @@ impl Place {
         let space = rustix::fs::statvfs(&self.parent)
             .map_err(|error| failed("measured", &self.parent, &error.into()))?;
         let free = space.f_bavail.saturating_mul(space.f_frsize);
-        // What an earlier attempt has unpacked need not be unpacked again; it is not counted, to be on the safe side
-        // only when nothing is there yet.
+        // An attempt that goes on has been checked when it began, and has used some of the space itself.
         if self.staging.exists() {
             return Ok(());
         }
