@@ -8,11 +8,11 @@ use lifeboat_engine::model::outcome::FailureKind;
 use lifeboat_engine::secret::SecretRef;
 use lifeboat_engine::step::Probe;
 use serde_json::json;
-use support::runner::Rig;
+use support::rig::Rig;
 
 #[tokio::test]
 async fn a_script_gives_its_output_and_stops_at_the_first_failure() {
-    let rig = Rig::new();
+    let rig = Rig::drill();
     let done = rig.run("run", json!({ "script": "echo hello; pwd" })).await.unwrap();
     let stdout = format!("hello\n{}", rig.dir().canonicalize().unwrap().display());
     assert_eq!(done.outputs["stdout"], json!(stdout));
@@ -28,7 +28,7 @@ async fn a_script_gives_its_output_and_stops_at_the_first_failure() {
 
 #[tokio::test]
 async fn a_script_runs_in_its_directory() {
-    let rig = Rig::new();
+    let rig = Rig::drill();
     std::fs::create_dir(rig.dir().join("sub")).unwrap();
     rig.run("run", json!({ "script": "touch here", "dir": "sub" })).await.unwrap();
     assert!(rig.dir().join("sub/here").exists());
@@ -37,7 +37,7 @@ async fn a_script_runs_in_its_directory() {
 #[tokio::test]
 async fn a_script_gets_secrets_and_connections_in_its_environment() {
     let (password, key) = (SecretRef::Env("PW".into()), SecretRef::Env("KEY".into()));
-    let rig = Rig::new()
+    let rig = Rig::drill()
         .resource_from("db", json!({ "kind": "postgres", "host": "::1", "port": 5499, "user": "app", "password": { "env": "PW" } }))
         .resource_from("local", json!({ "kind": "postgres", "socket_dir": "/run/pg", "user": "app" }))
         .resource_from("cache", json!({ "kind": "redis", "url": "redis://10.0.0.5:6380/2", "password": { "env": "PW" } }))
@@ -74,7 +74,7 @@ async fn a_script_gets_secrets_and_connections_in_its_environment() {
 
 #[tokio::test]
 async fn a_probe_tells_whether_the_work_is_done() {
-    let rig = Rig::new();
+    let rig = Rig::drill();
     let with = |probe: &str| json!({ "script": "touch done", "probe": probe });
     let question = "if [ -e done ]; then echo found; else exit 1; fi";
     assert!(matches!(rig.probe("run", with(question)).await.unwrap(), Probe::NotDone));
@@ -88,13 +88,13 @@ async fn a_probe_tells_whether_the_work_is_done() {
 
 #[tokio::test]
 async fn what_a_script_leaves_running_is_a_warning() {
-    let done = Rig::new().run("run", json!({ "script": "sleep 600 >/dev/null 2>&1 &" })).await.unwrap();
+    let done = Rig::drill().run("run", json!({ "script": "sleep 600 >/dev/null 2>&1 &" })).await.unwrap();
     assert!(done.warnings[0].contains("left processes running"), "{:?}", done.warnings);
 }
 
 #[tokio::test]
 async fn assertions_show_what_was_found() {
-    let rig = Rig::new();
+    let rig = Rig::drill();
     let with =
         json!({ "values": { "n": 3, "at": "x" }, "that": ["values.n > 2", "values.n == 4", "values.m"] });
     let error = rig.run("assert", with).await.unwrap_err();
@@ -110,7 +110,7 @@ async fn assertions_show_what_was_found() {
 
 #[tokio::test]
 async fn waiting_takes_its_time_and_a_later_attempt_waits_for_what_is_left() {
-    let rig = Rig::new();
+    let rig = Rig::drill();
     let begun = Instant::now();
     let done = rig.run("wait", json!({ "for": "300ms" })).await.unwrap();
     assert!(begun.elapsed() >= Duration::from_millis(300));
@@ -123,7 +123,7 @@ async fn waiting_takes_its_time_and_a_later_attempt_waits_for_what_is_left() {
 
 #[tokio::test]
 async fn waiting_can_be_ended() {
-    let rig = Rig::new();
+    let rig = Rig::drill();
     rig.cancel.cancel();
     let error = rig.run("wait", json!({ "for": "1h" })).await.unwrap_err();
     assert_eq!((error.kind, error.code.id), (FailureKind::Transient, "LB1022"));

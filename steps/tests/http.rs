@@ -8,12 +8,12 @@ use std::time::{Duration, Instant};
 use lifeboat_engine::model::outcome::FailureKind;
 use lifeboat_engine::secret::SecretRef;
 use serde_json::{Value, json};
-use support::runner::Rig;
+use support::rig::Rig;
 use support::web::{Reply, Request, Web, closed_port, reply};
 
 fn rig(url: &str) -> Rig {
     let password = SecretRef::Env("PW".into());
-    Rig::new()
+    Rig::drill()
         .resource_from("api", json!({ "kind": "http", "url": url }))
         .secret(password.clone(), "s3cret&word")
         .named_secret("demo_password", password)

@@ -6,11 +6,11 @@ use lifeboat_engine::model::event::{Answer, Person};
 use lifeboat_engine::model::outcome::FailureKind;
 use lifeboat_engine::secret::SecretRef;
 use serde_json::{Value, json};
-use support::runner::Rig;
+use support::rig::Rig;
 use support::web::{Web, closed_port, reply};
 
 fn answering(choice: &str, comment: Option<&str>) -> Rig {
-    let rig = Rig::new();
+    let rig = Rig::drill();
     let by = Person { name: "tester".into(), uid: 1000 };
     let answer = Answer { choice: choice.into(), by, comment: comment.map(Into::into), automatic: false };
     rig.reported().answers.push_back(answer);
@@ -40,7 +40,7 @@ async fn a_rejection_is_permanent_and_says_why() {
 
 #[tokio::test]
 async fn an_automatic_answer_is_no_evidence() {
-    let rig = Rig::new();
+    let rig = Rig::drill();
     let done = rig
         .run("manual", json!({ "instructions": { "text": "Look", "checklist": ["seen"] } }))
         .await
@@ -80,7 +80,7 @@ async fn wrong_instructions_are_found_before_a_run() {
 
 fn channel(kind: &str, url: &str) -> Rig {
     let address = SecretRef::Env("HOOK".into());
-    Rig::new()
+    Rig::drill()
         .resource_from("ops", json!({ "kind": kind, "webhook": { "env": "HOOK" } }))
         .secret(address, url)
 }

@@ -8,7 +8,7 @@ use std::time::{Duration, Instant};
 use lifeboat_engine::model::evidence::{CreatedKind, Stream};
 use lifeboat_engine::model::outcome::FailureKind;
 use lifeboat_steps::process::{Command, Identity, OsUser, Server, ServerSpec, Stopped, identity};
-use support::runner::Rig;
+use support::rig::Rig;
 
 fn bash(script: &str) -> Command {
     Command::new("bash").args(["-c", script])
@@ -28,7 +28,7 @@ fn read_pid(path: &std::path::Path) -> Option<Identity> {
 
 #[tokio::test]
 async fn output_is_passed_on_line_by_line_and_kept() {
-    let rig = Rig::new();
+    let rig = Rig::drill();
     let command = bash("echo one; echo two >&2; printf 'a\\rb'; exit 3");
     let output = command.run(&rig.bare_context()).await.unwrap();
     assert_eq!(output.exit_code, 3);
@@ -40,7 +40,7 @@ async fn output_is_passed_on_line_by_line_and_kept() {
 
 #[tokio::test]
 async fn a_checked_command_shows_its_last_lines() {
-    let rig = Rig::new();
+    let rig = Rig::drill();
     let error = bash("echo cause >&2; exit 7").run_checked(&rig.bare_context()).await.unwrap_err();
     assert_eq!((error.kind, error.code.id), (FailureKind::Permanent, "LB1001"));
     assert_eq!(error.message, "`bash` ended with exit code 7");
@@ -49,7 +49,7 @@ async fn a_checked_command_shows_its_last_lines() {
 
 #[tokio::test]
 async fn only_the_declared_variables_are_there() {
-    let rig = Rig::new();
+    let rig = Rig::drill();
     let command = Command::new("env").env("MINE", "1").secret_env("TOKEN", "s3cret".into()).quiet_stdout();
     assert!(!format!("{command:?}").contains("s3cret"));
     let output = command.run_checked(&rig.bare_context()).await.unwrap().stdout.text();
@@ -63,7 +63,7 @@ async fn only_the_declared_variables_are_there() {
 
 #[tokio::test]
 async fn standard_input_is_closed_unless_given() {
-    let rig = Rig::new();
+    let rig = Rig::drill();
     let empty = Command::new("cat").run_checked(&rig.bare_context()).await.unwrap();
     assert_eq!(empty.stdout.total(), 0);
     let given = Command::new("cat").stdin("hello").run_checked(&rig.bare_context()).await.unwrap();
@@ -72,7 +72,7 @@ async fn standard_input_is_closed_unless_given() {
 
 #[tokio::test]
 async fn standard_output_can_go_to_a_file() {
-    let rig = Rig::new();
+    let rig = Rig::drill();
     let path = rig.dir().join("out");
     let command = bash("echo data; echo note >&2").stdout_to(File::create(&path).unwrap());
     let output = command.run_checked(&rig.bare_context()).await.unwrap();
@@ -82,7 +82,7 @@ async fn standard_output_can_go_to_a_file() {
 
 #[tokio::test]
 async fn what_cannot_be_started_is_a_clear_error() {
-    let rig = Rig::new();
+    let rig = Rig::drill();
     let missing = Command::new("no-such-program").run(&rig.bare_context()).await.unwrap_err();
     assert_eq!((missing.kind, missing.code.id), (FailureKind::Permanent, "LB1002"));
     let no_dir = bash("true").dir("/no/such/dir").run(&rig.bare_context()).await.unwrap_err();
@@ -91,7 +91,7 @@ async fn what_cannot_be_started_is_a_clear_error() {
 
 #[tokio::test]
 async fn death_by_signal_is_uncertain() {
-    let rig = Rig::new();
+    let rig = Rig::drill();
     let error = bash("kill -SEGV $$").run(&rig.bare_context()).await.unwrap_err();
     assert_eq!((error.kind, error.code.id), (FailureKind::Uncertain, "LB1003"));
     assert!(error.message.contains("signal 11"), "{}", error.message);
@@ -99,7 +99,7 @@ async fn death_by_signal_is_uncertain() {
 
 #[tokio::test]
 async fn cancelling_ends_the_whole_group_even_if_it_ignores_term() {
-    let rig = Rig::new();
+    let rig = Rig::drill();
     let pid_file = rig.dir().join("pid");
     let script = format!("trap '' TERM; sleep 600 & echo $! > {}; wait; sleep 600", pid_file.display());
     let command = bash(&script).grace(Duration::from_millis(300));
@@ -116,7 +116,7 @@ async fn cancelling_ends_the_whole_group_even_if_it_ignores_term() {
 
 #[tokio::test]
 async fn term_comes_first_so_that_a_program_can_clean_up() {
-    let rig = Rig::new();
+    let rig = Rig::drill();
     let marks = rig.dir().join("marks");
     let script = format!(
         "trap 'echo cleaned >> {0}; exit 0' TERM; echo up > {0}; while :; do sleep 0.05; done",
@@ -134,7 +134,7 @@ async fn term_comes_first_so_that_a_program_can_clean_up() {
 
 #[tokio::test]
 async fn dropping_the_future_kills_the_group() {
-    let rig = Rig::new();
+    let rig = Rig::drill();
     let pid_file = rig.dir().join("pid");
     let command = bash(&format!("sleep 600 & echo $! > {}; wait", pid_file.display()));
     let ctx = rig.bare_context();
@@ -147,7 +147,7 @@ async fn dropping_the_future_kills_the_group() {
 
 #[tokio::test]
 async fn what_a_program_leaves_behind_is_ended_with_a_warning() {
-    let rig = Rig::new();
+    let rig = Rig::drill();
     let pid_file = rig.dir().join("pid");
     let begun = Instant::now();
     let command = bash(&format!("sleep 600 & echo $! > {}; echo done", pid_file.display()));
@@ -161,7 +161,7 @@ async fn what_a_program_leaves_behind_is_ended_with_a_warning() {
 
 #[tokio::test]
 async fn a_process_outside_the_group_cannot_keep_a_step_open() {
-    let rig = Rig::new();
+    let rig = Rig::drill();
     let pid_file = rig.dir().join("pid");
     let script =
         format!("setsid bash -c 'echo $$ > {}; exec sleep 600' & sleep 0.3; echo done", pid_file.display());
@@ -174,7 +174,7 @@ async fn a_process_outside_the_group_cannot_keep_a_step_open() {
 
 #[tokio::test]
 async fn children_hold_the_lock_that_tells_survivors() {
-    let rig = Rig::new();
+    let rig = Rig::drill();
     let ctx = rig.bare_context();
     let lock_path = ctx.info.children_lock.clone();
     let up = rig.dir().join("up");
@@ -192,12 +192,12 @@ async fn children_hold_the_lock_that_tells_survivors() {
 
 #[tokio::test]
 async fn a_command_runs_as_another_user_only_if_root_runs_it() {
-    let rig = Rig::new();
-    let command = bash("id -un; echo $HOME").os_user(Some("nobody")).dir("/");
+    let rig = Rig::drill();
+    let command = bash("id -un; echo $HOME").os_user(Some("daemon")).dir("/");
     let result = command.run_checked(&rig.bare_context()).await;
     if rustix::process::geteuid().is_root() {
-        let home = OsUser::lookup("nobody").unwrap().home;
-        assert_eq!(result.unwrap().stdout.text(), format!("nobody\n{}", home.display()));
+        let home = OsUser::lookup("daemon").unwrap().home;
+        assert_eq!(result.unwrap().stdout.text(), format!("daemon\n{}", home.display()));
     } else {
         assert_eq!(result.unwrap_err().code.id, "LB1005");
     }
@@ -205,7 +205,7 @@ async fn a_command_runs_as_another_user_only_if_root_runs_it() {
 
 #[tokio::test]
 async fn a_server_outlives_its_step_and_is_recorded_before_it_runs() {
-    let rig = Rig::new();
+    let rig = Rig::drill();
     let ctx = rig.bare_context();
     let spec = server_spec(&rig);
     let command = bash("echo up; read -r x || echo end of input; ps -o sid= -p $$; exec sleep 600");
@@ -238,7 +238,7 @@ async fn a_server_outlives_its_step_and_is_recorded_before_it_runs() {
 
 #[tokio::test]
 async fn a_server_that_ignores_its_signal_is_killed() {
-    let rig = Rig::new();
+    let rig = Rig::drill();
     let command = bash("trap '' TERM; echo up; while :; do sleep 0.1; done");
     let server = Server::start(command, server_spec(&rig), &rig.bare_context()).await.unwrap();
     until("its log", || !server.log_tail(1).is_empty()).await;
@@ -248,7 +248,7 @@ async fn a_server_that_ignores_its_signal_is_killed() {
 
 #[tokio::test]
 async fn a_server_without_program_is_refused_before_anything_is_recorded() {
-    let rig = Rig::new();
+    let rig = Rig::drill();
     let command = Command::new("no-such-program");
     let error = Server::start(command, server_spec(&rig), &rig.bare_context()).await.unwrap_err();
     assert_eq!(error.code.id, "LB1002");

@@ -12,7 +12,7 @@ use lifeboat_engine::step::StepError;
 use redis::Commands;
 use serde_json::{Value, json};
 use support::redis::{Redis, connect};
-use support::runner::Rig;
+use support::rig::Rig;
 
 /// A source with data, a store, and the description of a target that steps start themselves.
 struct World {
@@ -23,7 +23,7 @@ struct World {
 
 impl World {
     fn new(target_settings: &[&str]) -> Self {
-        let rig = Rig::new();
+        let rig = Rig::drill();
         let source = Redis::start(&rig.dir().join("source"), &[]);
         fill(&mut source.connect());
         let target_port = support::web::closed_port();

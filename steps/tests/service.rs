@@ -6,7 +6,7 @@ use std::time::{Duration, Instant};
 
 use lifeboat_engine::secret::SecretRef;
 use serde_json::{Value, json};
-use support::runner::Rig;
+use support::rig::Rig;
 use support::web::Web;
 
 fn process(rig: &Rig, script: &str, ready: Option<&str>) -> Value {
@@ -20,7 +20,7 @@ fn process(rig: &Rig, script: &str, ready: Option<&str>) -> Value {
 
 fn rig() -> Rig {
     let token = SecretRef::Env("TOKEN".into());
-    Rig::new().secret(token.clone(), "t0ken").named_secret("token", token)
+    Rig::drill().secret(token.clone(), "t0ken").named_secret("token", token)
 }
 
 async fn status(rig: &Rig) -> (Value, Value) {

@@ -34,6 +34,7 @@ pub(super) async fn place(
 ) -> Result<Vec<PathBuf>, StepError> {
     let dump = persistence.dir.join(&persistence.dump);
     let append_dir = persistence.dir.join(&persistence.append_dir);
+    provide_dir(ctx, server, &persistence.dir, os_user).await?;
     let look = look(&dump, &persistence.dir, os_user)?;
     let mut aside = Vec::new();
     let moved_before = ctx.recorded(ASIDE).is_some_and(|value| *value == Value::Bool(true));
@@ -45,9 +46,12 @@ pub(super) async fn place(
         }
     }
     ctx.record(ASIDE, true).await?;
+    announce(ctx, server, CreatedKind::File { path: dump.clone() }, "dump-placed").await?;
     put(ctx, snapshot, &dump, look).await?;
     if persistence.append_only {
         let base = format!("{}.1.base.rdb", persistence.append_file);
+        let placed = CreatedKind::Directory { path: append_dir.clone() };
+        announce(ctx, server, placed, "append-only-files-placed").await?;
         make_dir(&append_dir, look)?;
         put(ctx, snapshot, &append_dir.join(&base), look).await?;
         let manifest = append_dir.join(format!("{}.manifest", persistence.append_file));
@@ -57,6 +61,31 @@ pub(super) async fn place(
     }
     sync_dir(&persistence.dir)?;
     Ok(aside)
+}
+
+/// Records what is about to be placed, so that the end of a drill removes it before it brings the old files back.
+async fn announce(ctx: &StepContext, server: &str, kind: CreatedKind, name: &str) -> Result<(), StepError> {
+    let what = format!("restored files of the Redis server {server}");
+    ctx.created(Created { id: format!("redis:{server}:{name}"), what, kind }).await
+}
+
+/// Makes the data directory of a server that has never run here.
+async fn provide_dir(
+    ctx: &StepContext,
+    server: &str,
+    dir: &Path,
+    os_user: Option<&str>,
+) -> Result<(), StepError> {
+    const MODE: u32 = 0o750;
+    if dir.exists() {
+        return Ok(());
+    }
+    announce(ctx, server, CreatedKind::Directory { path: dir.to_owned() }, "data-directory").await?;
+    let owner = os_user.map(OsUser::lookup).transpose()?.map(|user| (user.uid, user.gid));
+    let made = fs::create_dir_all(dir)
+        .and_then(|()| File::open(dir))
+        .and_then(|opened| finish(&opened, Look { owner, mode: MODE }));
+    made.map_err(|error| failed("made", dir, &error))
 }
 
 async fn move_aside(

@@ -3,9 +3,7 @@
 
 pub mod archive;
 pub mod backup;
-pub mod link;
 pub mod postgres;
 pub mod redis;
 pub mod rig;
-pub mod runner;
 pub mod web;

@@ -1,6 +1,6 @@
 //! Runs one step the way the engine does, and remembers what it reported.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, VecDeque};
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, MutexGuard};
 
@@ -27,9 +27,19 @@ pub struct Reported {
     /// In order; the same id replaces, as in the journal.
     pub created: Vec<Created>,
     pub questions: Vec<Question>,
+    /// What will be answered; once it is empty, the first choice.
+    pub answers: VecDeque<Answer>,
 }
 
-/// A recording [`StepLink`]. Questions are answered with their first choice.
+impl Reported {
+    /// Returns the text of one stream, line by line.
+    pub fn text(&self, stream: Stream) -> String {
+        let lines = self.lines.iter().filter(|(of, _)| *of == stream).map(|(_, line)| line.as_str());
+        lines.collect::<Vec<_>>().join("\n")
+    }
+}
+
+/// A recording [`StepLink`].
 #[derive(Debug)]
 pub struct RigLink {
     step: String,
@@ -66,7 +76,11 @@ impl StepLink for RigLink {
 
     async fn ask(&self, question: Question) -> Result<Answer, StepError> {
         let choice = question.choices.first().cloned().unwrap_or_default();
-        self.reported().questions.push(question);
+        let mut reported = self.reported();
+        reported.questions.push(question);
+        if let Some(answer) = reported.answers.pop_front() {
+            return Ok(answer);
+        }
         Ok(Answer { choice, by: Person { name: "test".into(), uid: 0 }, comment: None, automatic: true })
     }
 }
@@ -109,6 +123,18 @@ impl Rig {
         let resource = Resource { access: Access::Write, optional: false, system };
         self.resources.insert(name.to_owned(), resource);
         self
+    }
+
+    /// Adds a resource written as in an environment's file.
+    pub fn resource_from(mut self, name: &str, written: Value) -> Self {
+        self.set_resource(name, written);
+        self
+    }
+
+    /// Replaces a resource by one written as in an environment's file.
+    pub fn set_resource(&mut self, name: &str, written: Value) {
+        let resource = serde_json::from_value(written).expect("a resource");
+        self.resources.insert(name.to_owned(), resource);
     }
 
     /// Gives a secret reference its value.
