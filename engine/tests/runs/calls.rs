@@ -3,7 +3,7 @@
 use crate::plans::{always, failed, id, person, plan, step, succeeded};
 use crate::world::World;
 use lifeboat_engine::expr::InputDecl;
-use lifeboat_engine::model::event::{AttemptResult, Decision};
+use lifeboat_engine::model::event::{AttemptResult, Decision, EventKind};
 use lifeboat_engine::model::{FailureKind, Request, RunOutcome, StepId};
 use lifeboat_engine::plan::{Condition, Need, NeedOn, OnError, Plan, PlannedStep, Scope};
 use lifeboat_engine::run::{Input, Situation};
@@ -80,13 +80,33 @@ fn always_of_a_called_runbook_is_skipped_if_nothing_of_it_began() {
 
 #[test]
 fn always_of_a_called_runbook_is_not_ended_with_the_run() {
-    // `call/tidy` and `other` run side by side, and the failure of `other` ends the run meanwhile.
+    // `other`, `slow` and `call/tidy` run side by side, and the failure of `other` ends the run.
     let mut plan = calling();
-    plan.steps.insert(4, step("other", &["call/b"]));
+    plan.steps.splice(3..3, [step("other", &["call/b"]), step("slow", &["call/b"])]);
     let mut world = World::new(plan, fails("other"));
     assert_eq!(world.run(), Situation::Finished(RunOutcome::Failed));
+    assert_eq!(world.order()[3..], ["other", "slow", "call/tidy", "last"]);
+    assert_eq!(world.ended, [id("slow")]);
     assert_eq!(world.outcome_of("call/tidy"), "succeeded");
-    assert_eq!(world.order().last(), Some(&"last"));
+}
+
+/// Wherever the process dies, the called runbook is concluded once, before the end of the run.
+#[test]
+fn every_prefix_of_a_journal_concludes_what_was_called() {
+    for (broken, outcome) in
+        [("nothing", RunOutcome::Succeeded), ("call/a", RunOutcome::Failed), ("after", RunOutcome::Failed)]
+    {
+        let mut whole = World::new(calling(), fails(broken));
+        assert_eq!(whole.run(), Situation::Finished(outcome));
+        for cut in 1..whole.journal.len() {
+            let prefix = whole.journal[..cut].to_vec();
+            let mut resumed = World::resume(calling(), prefix, fails(broken));
+            assert_eq!(resumed.run(), Situation::Finished(outcome), "{broken}, cut at {cut}");
+            assert_eq!(resumed.outcome_of("call/tidy"), "succeeded", "{broken}, cut at {cut}");
+            let finished = |event: &&EventKind| matches!(event, EventKind::StepFinished { step, .. } if step.as_str() == "call/tidy");
+            assert_eq!(resumed.journal.iter().filter(finished).count(), 1);
+        }
+    }
 }
 
 #[test]

@@ -257,7 +257,26 @@ impl Dispatcher {
                 _ => {}
             }
         }
-        Ok(())
+        self.end_as_decided()
+    }
+
+    /// Ends the run if a step has ended it and only the step's own end became durable.
+    fn end_as_decided(&mut self) -> Result<(), IllegalEvent> {
+        if self.state.phase != Phase::Main {
+            return Ok(());
+        }
+        let fatal = (0..self.plan.steps.len()).find_map(|at| match self.state.steps[at].outcome() {
+            Some(Outcome::Failed { failure }) if self.is_fatal(at) => Some((at, failure.message.clone())),
+            _ => None,
+        });
+        let Some((at, message)) = fatal else { return Ok(()) };
+        let reason = format!("`{}` failed: {message}", self.plan.steps[at].id);
+        self.begin_ending(RunOutcome::Failed, reason)
+    }
+
+    /// Says whether the failure of a step ends the run.
+    fn is_fatal(&self, at: usize) -> bool {
+        self.plan.steps[at].on_error == crate::plan::OnError::Abort && !self.graph.handled[at]
     }
 
     fn attempt_ended(
@@ -353,9 +372,7 @@ impl Dispatcher {
     }
 
     fn fail_step(&mut self, at: usize, failure: Failure) -> Result<(), IllegalEvent> {
-        let step = &self.plan.steps[at];
-        let (id, ends) =
-            (step.id.clone(), step.on_error == crate::plan::OnError::Abort && !self.graph.handled[at]);
+        let (id, ends) = (self.plan.steps[at].id.clone(), self.is_fatal(at));
         let reason = format!("`{id}` failed: {}", failure.message);
         self.end_step(at, Outcome::Failed { failure })?;
         if ends && self.state.phase == Phase::Main {
