@@ -432,3 +432,22 @@ fn ten_thousand_steps_compile_quickly() {
     assert!(begun.elapsed().as_secs() < 20, "{:?}", begun.elapsed());
     println!("10,000 steps: {:?}", begun.elapsed());
 }
+
+#[test]
+fn an_input_cannot_give_a_read_only_resource_to_a_step_that_writes() {
+    let (_dir, project) = full_project();
+    let compile = |name: &str| {
+        let inputs = json!({ "which": name }).as_object().unwrap().clone();
+        let request = RunRequest {
+            runbook: "prune",
+            environment: "staging",
+            mode: Mode::Recovery,
+            inputs: &inputs,
+            incident_at: None,
+        };
+        project.compile(&request, &registry())
+    };
+    assert_eq!(compile("uploads").unwrap().plan.steps[0].writes, ["uploads"]);
+    let found = compile("backups").unwrap_err();
+    assert_eq!(found.iter().map(|found| found.code.id).collect::<Vec<_>>(), ["LB0126"]);
+}

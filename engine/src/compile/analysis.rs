@@ -7,7 +7,7 @@ use super::cycle::report_cycles;
 use super::expressions::check_expressions;
 use super::graph::{Graph, GroupNode, Node};
 use super::order::Order;
-use super::resources::check_resources;
+use super::resources::{check_resources, named};
 use super::time::check_time;
 use crate::diagnostic::{Diagnostic, Diagnostics, codes, nearest_help};
 use crate::project::Project;
@@ -48,7 +48,7 @@ pub fn check(project: &Project, spec: &RunbookSpec, registry: &Registry, out: &m
     }
     let analysis = analyse(project, spec, environments, registry, out);
     for environment in analysis.environments.iter().filter(|environment| !environment.protected) {
-        let writes = analysis.all_bodies().into_iter().flat_map(|body| super::resources::named(body).1);
+        let writes = analysis.writes();
         for diagnostic in super::fence::fence_writes(environment, writes, project.environments.values()) {
             out.push(diagnostic);
         }
@@ -56,10 +56,17 @@ pub fn check(project: &Project, spec: &RunbookSpec, registry: &Registry, out: &m
 }
 
 impl<'s> Analysis<'s> {
-    /// Returns what all steps do, those of called runbooks included.
-    fn all_bodies(&self) -> Vec<&StepBody<'s>> {
-        let called = self.calls.values().flat_map(|call| call.analysis.all_bodies());
-        self.bodies.iter().flatten().chain(called).collect()
+    /// Returns the names of all resources that are written, in called runbooks too. What an input names is written
+    /// under the name that the caller gives.
+    pub(super) fn writes(&self) -> Vec<String> {
+        let own = (0..self.order.steps.len()).flat_map(|at| named(self.sites(at)).1);
+        own.chain(self.calls.values().flat_map(|call| call.analysis.writes())).collect()
+    }
+
+    /// Says whether the resource that an input names is written.
+    pub(super) fn writes_input(&self, name: &str) -> bool {
+        let mut written = (0..self.order.steps.len()).flat_map(|at| named(self.sites(at)).1);
+        written.any(|text| crate::expr::input_name(&text) == Some(name))
     }
 
     /// Returns what later checks must look at in the parameters of a step.

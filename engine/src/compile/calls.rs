@@ -9,7 +9,8 @@ use super::order::Order;
 use crate::diagnostic::{Diagnostic, Diagnostics, Source, codes, nearest_help};
 use crate::expr::{self, InputDecl};
 use crate::project::Project;
-use crate::spec::{CallSpec, EnvironmentSpec, Reader, RunbookSpec, Site};
+use crate::resource::Access;
+use crate::spec::{CallSpec, EnvironmentSpec, Reader, RunbookSpec, Site, SiteKind};
 use crate::step::Registry;
 
 /// More calls than this, at all depths together, are refused: calls multiply.
@@ -55,8 +56,9 @@ impl<'s> Calls<'s> {
         for (at, step) in order.steps.iter().enumerate() {
             let Some(call) = step.spec.call() else { continue };
             let Some(callee) = self.callee(spec, call, environments, out) else { continue };
-            let (with, sites) = self.read_with(spec, call, callee, out);
+            let (with, mut sites) = self.read_with(spec, call, callee, out);
             let analysis = analyse_one(self, callee, environments.to_vec(), out);
+            mark_written(&mut sites, call, &analysis);
             found.insert(at, Call { with, sites, analysis });
         }
         self.chain.pop();
@@ -135,6 +137,18 @@ impl<'s> Calls<'s> {
             }
         }
         (with, sites)
+    }
+}
+
+/// Marks the resources given that the called runbook writes.
+fn mark_written(sites: &mut [Site], call: &CallSpec, analysis: &Analysis<'_>) {
+    for site in sites {
+        let SiteKind::Resource { access, .. } = &mut site.kind else { continue };
+        let entries = call.with.iter().filter_map(|with| with.mapping()).flatten();
+        let mut given = entries.filter(|entry| entry.value.span == site.node.span);
+        if given.any(|entry| analysis.writes_input(&entry.key.text)) {
+            *access = Access::Write;
+        }
     }
 }
 

@@ -53,6 +53,7 @@ pub fn compile(request: &CompileRequest<'_>) -> Result<Compiled, Diagnostics> {
     let inputs = bind(request, &mut out);
     let inlined = Inlined::of(&analysis);
     let scopes = Scopes::bind(request, &inlined, inputs, &mut out);
+    scopes.check_writes(request, &inlined, &mut out);
     let steps = planned_steps(request, &inlined, &scopes);
     out.sort();
     if out.has_errors() {
@@ -188,7 +189,7 @@ fn planned_step(
         let input = expr::input_name(&name).and_then(|input| scopes.inputs[file].get(input));
         input.and_then(Value::as_str).map_or(name.clone(), ToOwned::to_owned)
     };
-    let (reads, writes) = named(body);
+    let (reads, writes) = named(&body.sites);
     let writes: Vec<_> = writes.into_iter().map(named_by_input).collect();
     let mut retry = spec.retry.as_ref().map_or_else(Retry::default, |retry| retry.value.clone());
     retry.when = spec.retry_when.as_ref().and_then(|node| trimmed(node.text()));

@@ -4,9 +4,11 @@ use super::inline::{Caller, Inlined};
 use super::order::Place;
 use super::plan::{CompileRequest, check_resource_inputs, fixed_names, name_resources};
 use crate::diagnostic::{Diagnostic, Diagnostics, codes};
-use crate::expr::{InputDecl, bind_inputs};
+use crate::expr::{self, InputDecl, bind_inputs};
 use crate::model::StepId;
 use crate::plan::Scope;
+use crate::resource::Access;
+use crate::spec::SiteKind;
 use crate::value::Type;
 
 /// The inputs of every runbook of a plan, as far as they are known before the run.
@@ -42,6 +44,35 @@ impl Scopes {
             });
         }
         scopes
+    }
+
+    /// Refuses to write what may only be read where an input gives the name; names written out are checked elsewhere.
+    pub(super) fn check_writes(
+        &self,
+        request: &CompileRequest<'_>,
+        inlined: &Inlined<'_, '_>,
+        out: &mut Diagnostics,
+    ) {
+        let environment = request.environment;
+        for step in &inlined.steps {
+            let analysis = inlined.files[step.file].analysis;
+            for site in analysis.sites(step.at) {
+                let SiteKind::Resource { access: Access::Write, .. } = &site.kind else { continue };
+                let input = site.node.text().and_then(expr::input_name);
+                let name = input.and_then(|input| self.inputs[step.file].get(input)).and_then(Value::as_str);
+                let found = name.and_then(|name| Some((name, environment.resources.get(name)?)));
+                if let Some((name, _)) = found.filter(|(_, it)| it.resource.access == Access::Read) {
+                    let environment = &environment.name.value;
+                    let message =
+                        format!("this step writes `{name}`, which `{environment}` declares `access: read`");
+                    out.push(
+                        Diagnostic::error(codes::LB0126, message)
+                            .at(&analysis.spec.source, site.node.span.clone())
+                            .help("give the input a resource that may be written"),
+                    );
+                }
+            }
+        }
     }
 
     /// Returns what a call gives, resources by their names.

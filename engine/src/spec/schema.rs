@@ -20,6 +20,7 @@ pub fn runbook(registry: &Registry) -> Value {
     let branches: Vec<_> = registry.specs().map(kind_branch).collect();
     let mut step = keys(STEP_KEYS);
     step["uses"] = json!({ "enum": kinds });
+    step["runbook"] = json!({ "type": "string" });
     step["needs"] = needs();
     step["recovered"] = json!({ "type": "boolean" });
     step["retry"] = object(&retry_fields());
@@ -42,6 +43,7 @@ pub fn runbook(registry: &Registry) -> Value {
     root["environments"] = json!({ "type": "array", "items": { "type": "string" }, "minItems": 1 });
     root["objective"] = closed(json!({ "rto": duration(), "rpo": duration() }), &[]);
     root["milestones"] = json!({ "type": "object", "additionalProperties": duration() });
+    root["outputs"] = json!({ "type": "object" });
     root["roles"] = json!({ "type": "object", "additionalProperties": { "type": "string" } });
     let mut input = keys(INPUT_KEYS);
     input["type"] = json!({ "enum": INPUT_TYPES });
