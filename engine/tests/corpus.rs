@@ -296,8 +296,13 @@ fn called_runbooks_become_steps_of_the_caller() {
     let ids: Vec<_> = plan.steps.iter().map(|step| step.id.as_str()).collect();
     let north =
         ["north/first", "north/inner/write", "north/inner/ask", "north/inner/bring_up", "north/inner/tidy"];
+    let rescue = north.map(|id| id.replace("north", "rescue"));
+    let rescue: Vec<_> = rescue.iter().map(String::as_str).collect();
     let south = ["south/write", "south/ask", "south/bring_up", "south/tidy"];
-    assert_eq!(ids, [&["start"], &north[..], &south[..], &["read", "report/say", "last"]].concat());
+    assert_eq!(
+        ids,
+        [&["start"], &north[..], &south[..], &["read"], &rescue[..], &["report/say", "last"]].concat()
+    );
     let step = |id: &str| plan.steps.iter().find(|step| step.id.as_str() == id).unwrap();
     let needs = |id: &str| {
         step(id).needs.iter().map(|need| format!("{} {:?}", need.step, need.on)).collect::<Vec<_>>()
@@ -311,6 +316,11 @@ fn called_runbooks_become_steps_of_the_caller() {
     assert_eq!(needs("read"), [ends("north/inner"), ends("south")].concat());
     assert_eq!(needs("last"), ["report/say Success"]);
 
+    // A skipped step counts as success: without its own need, the second step would run although the first was skipped.
+    assert_eq!(needs("rescue/first"), ["read Failure"]);
+    assert_eq!(needs("rescue/inner/write"), ["read Failure", "rescue/first Success"]);
+    assert_eq!(needs("rescue/inner/ask")[0], "read Failure");
+
     let (tidy, say) = (step("north/inner/tidy"), step("report/say"));
     assert_eq!((tidy.always, tidy.concludes, tidy.on_error), (true, Some(1), OnError::Continue));
     assert_eq!((say.always, say.concludes), (true, None));
@@ -323,7 +333,17 @@ fn called_runbooks_become_steps_of_the_caller() {
     assert!(plan.roles.contains_key("librarian") && plan.sources.contains_key("runbooks/rebuild.yaml"));
 
     let scopes: Vec<_> = plan.scopes.iter().map(|scope| (scope.id.as_str(), scope.parent)).collect();
-    assert_eq!(scopes, [("north", None), ("north/inner", Some(0)), ("south", None), ("report", None)]);
+    assert_eq!(
+        scopes,
+        [
+            ("north", None),
+            ("north/inner", Some(0)),
+            ("south", None),
+            ("rescue", None),
+            ("rescue/inner", Some(3)),
+            ("report", None)
+        ]
+    );
     let group = |id: &str| plan.groups.iter().find(|group| group.id.as_str() == id).unwrap();
     assert_eq!(group("north").max_parallel, Some(1));
     assert_eq!(group("north").milestone.as_ref().unwrap().name, "north_up");

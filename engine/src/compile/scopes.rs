@@ -117,7 +117,7 @@ fn resource_inputs(
             for problem in problems {
                 let span = spec.inputs.iter().find(|input| input.decl.name == problem.input);
                 let span = span.map(|input| input.span.clone()).unwrap_or_default();
-                out.push(Diagnostic::error(codes::LB0143, problem.message).at(&spec.source, span));
+                out.push(Diagnostic::error(codes::LB0138, problem.message).at(&spec.source, span));
             }
             Map::new()
         }
