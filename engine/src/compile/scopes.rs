@@ -38,6 +38,7 @@ impl Scopes {
                 parent: caller.file.checked_sub(1),
                 runbook: spec.name.value.clone(),
                 always: caller.always,
+                needs: inlined.planned_needs(&inlined.files[file].entry),
                 inputs: spec.inputs.iter().map(|input| input.decl.clone()).collect(),
                 with,
                 outputs: spec.outputs.iter().map(|it| (it.name.clone(), it.value.clone())).collect(),
