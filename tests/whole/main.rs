@@ -1,6 +1,7 @@
 //! The built program, run as its users run it.
 
 mod crash;
+mod documents;
 mod language;
 mod people;
 mod project;

@@ -6,5 +6,6 @@ pub(crate) mod execute;
 pub(crate) mod explain;
 pub(crate) mod files;
 pub(crate) mod look;
+pub(crate) mod schema;
 pub(crate) mod steps;
 pub(crate) mod wal;
