@@ -38,6 +38,11 @@ pub(crate) enum Format {
 
 #[derive(Debug, Subcommand)]
 pub(crate) enum Command {
+    /// Write a project to begin with, which runs as it is
+    Init {
+        #[arg(default_value = ".")]
+        dir: PathBuf,
+    },
     /// Find every mistake in runbooks and environments
     Check(CheckArgs),
     /// Show what a run would do; writes nothing

@@ -2,6 +2,7 @@
 
 mod crash;
 mod documents;
+mod init;
 mod language;
 mod people;
 mod project;
