@@ -63,3 +63,74 @@ fn editors_and_the_program_agree_about_the_examples() {
         }
     }
 }
+
+/// The blocks of YAML in a guide, each with the line it begins on.
+fn blocks(guide: &str) -> Vec<(usize, String)> {
+    let mut blocks = Vec::new();
+    let mut open: Option<(usize, String)> = None;
+    for (at, line) in guide.lines().enumerate() {
+        match &mut open {
+            None if line == "```yaml" => open = Some((at + 2, String::new())),
+            Some(_) if line == "```" => blocks.extend(open.take()),
+            Some((_, text)) => text.extend([line, "\n"]),
+            None => {}
+        }
+    }
+    assert!(open.is_none(), "a block without an end");
+    blocks
+}
+
+/// The document that a block is, and its text; a list of steps becomes a runbook.
+fn as_document(line: usize, text: &str) -> (&'static str, String, String) {
+    let name = |key: &str| text.strip_prefix(key)?.lines().next().map(|name| name.trim().to_owned());
+    if let Some(name) = name("runbook:") {
+        return ("runbook", format!("runbooks/{name}.yaml"), text.to_owned());
+    }
+    if let Some(name) = name("environment:") {
+        return ("environment", format!("environments/{name}.yaml"), text.to_owned());
+    }
+    if text.starts_with("project:") {
+        return ("project", "lifeboat.yaml".to_owned(), text.to_owned());
+    }
+    let steps: String = text.lines().map(|line| format!("  {line}\n")).collect();
+    let text = format!("runbook: line-{line}\nenvironments: [staging]\nsteps:\n{steps}");
+    ("runbook", format!("runbooks/line-{line}.yaml"), text)
+}
+
+#[test]
+fn every_example_of_the_guide_is_right() {
+    let guide = fs::read_to_string(repository().join("docs/runbooks.md")).expect("the guide");
+    let project = Project::empty();
+    let blocks = blocks(&guide);
+    assert!(blocks.len() >= 8, "{}", blocks.len());
+    for (line, text) in &blocks {
+        let (document, path, text) = as_document(*line, text);
+        assert!(!project.file(&path).exists(), "line {line}: a second {path}");
+        let schema = project.run(&["schema", document]).expect(0).json();
+        let found = found(&schema, &text);
+        assert!(found.is_empty(), "line {line}: {found:#?}");
+        project.write(&path, &text);
+    }
+    project.run(&["check", "--deny-warnings"]).expect(0);
+}
+
+#[test]
+fn the_guide_names_what_is_refused() {
+    let guide = fs::read_to_string(repository().join("docs/runbooks.md")).expect("the guide");
+    let (_, section) = guide.split_once("## Not in this version").expect("the section");
+    let project = Project::new();
+    let runbook = project.run(&["schema", "runbook"]).expect(0).json();
+    let offered = [
+        ("step", runbook["$defs"]["step"]["properties"].clone()),
+        ("runbook", runbook["properties"].clone()),
+        ("project", project.run(&["schema", "project"]).expect(0).json()["properties"].clone()),
+    ];
+    for (place, offered) in offered {
+        let row = section.lines().find(|line| line.starts_with(&format!("| {place} |"))).expect("a row");
+        let keys: Vec<_> = row.split('`').skip(1).step_by(2).collect();
+        assert!(!keys.is_empty(), "{row}");
+        for key in keys {
+            assert!(offered.get(key).is_none(), "`{key}` of a {place} is offered, and said to be refused");
+        }
+    }
+}
