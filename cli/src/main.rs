@@ -74,6 +74,8 @@ fn dispatch(cli: &Cli) -> Outcome {
             Ok(Exit::Success)
         }
         Command::Steps { kind, .. } => commands::steps::steps(&registry, kind.as_deref(), cli.format),
+        Command::Init { dir } => commands::init::init(&registry, &cli.project.join(dir)),
+        Command::Schema(args) => commands::schema::schema(&registry, args),
         Command::Completions { shell } => {
             clap_complete::generate(*shell, &mut Cli::command(), "lifeboat", &mut std::io::stdout());
             Ok(Exit::Success)

@@ -1,6 +1,8 @@
 //! The built program, run as its users run it.
 
 mod crash;
+mod documents;
+mod init;
 mod language;
 mod people;
 mod project;

@@ -51,7 +51,16 @@ pub(super) const GROUP_KEYS: &[&str] = &[
     "recovered",
     "steps",
 ];
-const BODIES: &[&str] = &["uses", "run", "runbook", "manual"];
+/// Keys of the language that this version cannot carry out, with what to do instead.
+pub(super) const REFUSED_STEP_KEYS: &[(&str, &str)] = &[
+    ("undo", "write a runbook that undoes the step, and run it when needed"),
+    ("for_each", "write one step for each element"),
+    ("max_parallel", "it belongs to `for_each` here; on a `group` it is supported"),
+    ("until", "use a step kind that waits, such as `http.wait` or `postgres.wait_ready`"),
+    ("every", "use a step kind that waits, such as `http.wait` or `postgres.wait_ready`"),
+    ("runbook", "write the steps of that runbook into this one, in a group"),
+];
+pub(super) const BODIES: &[&str] = &["uses", "run", "runbook", "manual"];
 
 /// One place in the order.
 #[derive(Clone, Debug)]
@@ -179,17 +188,7 @@ fn read_count(reader: &mut Reader<'_>, node: &Node) -> Option<usize> {
 
 fn read_step(reader: &mut Reader<'_>, node: &Node) -> Option<StepSpec> {
     let keys = Keys::new(reader, node, "a step", STEP_KEYS)?;
-    keys.refuse(
-        reader,
-        &[
-            ("undo", "write a runbook that undoes the step, and run it when needed"),
-            ("for_each", "write one step for each element"),
-            ("max_parallel", "it belongs to `for_each` here; on a `group` it is supported"),
-            ("until", "use a step kind that waits, such as `http.wait` or `postgres.wait_ready`"),
-            ("every", "use a step kind that waits, such as `http.wait` or `postgres.wait_ready`"),
-            ("runbook", "write the steps of that runbook into this one, in a group"),
-        ],
-    );
+    keys.refuse(reader, REFUSED_STEP_KEYS);
     let common = read_common(reader, &keys, "id", "a step")?;
     let (retry, retry_when) = match keys.entry("retry") {
         Some(entry) => read_retry(reader, entry),
