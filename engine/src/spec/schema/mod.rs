@@ -52,6 +52,7 @@ pub fn runbook(registry: &Registry) -> Value {
     set(&mut root, "environments", json!({ "type": "array", "items": text(), "minItems": 1 }));
     set(&mut root, "objective", closed(json!({ "rto": duration(), "rpo": duration() }), &[]));
     set(&mut root, "milestones", json!({ "type": "object", "additionalProperties": duration() }));
+    set(&mut root, "outputs", json!({ "type": "object" }));
     set(&mut root, "roles", json!({ "type": "object", "additionalProperties": text() }));
     let mut schema = document("A Lifeboat runbook", root, &["runbook", "environments", "steps"]);
     schema["$defs"] = json!({
@@ -119,6 +120,7 @@ pub fn project() -> Value {
         json!({ "anyOf": [{ "type": "string" }, closed(json!({ "dir": text() }), &["dir"])] }),
     );
     set(&mut root, "people", json!({ "type": "object", "additionalProperties": person }));
+    set(&mut root, "outputs", json!({ "type": "object" }));
     set(&mut root, "roles", json!({ "type": "object", "additionalProperties": words }));
     set(&mut root, "drill", drill());
     document("A Lifeboat project", root, &["project"])
@@ -146,9 +148,10 @@ fn step(registry: &Registry) -> Value {
     for key in ["timeout", "every"] {
         set(&mut step, key, duration());
     }
-    for key in ["host", "dir", "probe", "uses"] {
+    for key in ["host", "dir", "probe", "uses", "runbook"] {
         set(&mut step, key, text());
     }
+    set(&mut step, "max_parallel", json!({ "type": "integer", "minimum": 1 }));
     set_common(&mut step);
     let names: Vec<_> = registry.specs().map(|spec| spec.name.as_str()).collect();
     let summaries: Vec<_> = registry.specs().map(|spec| spec.summary.as_str()).collect();
