@@ -1,6 +1,9 @@
 //! The language seen from outside: every file of `tests/corpus/invalid` breaks one rule, and the snapshot beside it
 //! is what a person reads. The step kinds are stand-ins; the language does not depend on which ones there are.
 
+#[path = "corpus/schema.rs"]
+mod schema;
+
 use std::path::{Path, PathBuf};
 
 use async_trait::async_trait;

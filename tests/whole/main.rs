@@ -2,6 +2,8 @@
 
 mod calls;
 mod crash;
+mod documents;
+mod init;
 mod language;
 mod people;
 mod project;

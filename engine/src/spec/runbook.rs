@@ -31,6 +31,9 @@ pub(super) const RUNBOOK_KEYS: &[&str] = &[
     "steps",
     "always",
 ];
+/// Keys of the language that this version cannot carry out, with what to do instead.
+pub(super) const REFUSED_RUNBOOK_KEYS: &[(&str, &str)] =
+    &[("lock", "what a run writes is locked without being told")];
 pub(super) const INPUT_KEYS: &[&str] = &["type", "description", "default", "pattern", "values", "of", "kind"];
 pub(super) const INPUT_TYPES: &[&str] = &[
     "string",
@@ -45,6 +48,9 @@ pub(super) const INPUT_TYPES: &[&str] = &[
     "path",
     "resource",
 ];
+/// What the elements of a list or a map may be.
+pub(super) const INPUT_ELEMENTS: &[&str] =
+    &["string", "integer", "number", "boolean", "duration", "timestamp"];
 
 /// A runbook as written.
 #[derive(Clone, Debug)]
@@ -90,7 +96,7 @@ impl RunbookSpec {
         let mut reader = Reader::new(source, out, project_dir);
         let reader = &mut reader;
         let keys = Keys::new(reader, &root, "a runbook", RUNBOOK_KEYS)?;
-        keys.refuse(reader, &[("lock", "what a run writes is locked without being told")]);
+        keys.refuse(reader, REFUSED_RUNBOOK_KEYS);
         let name = read_name(reader, &keys, "runbook")?;
         let title = keys.text(reader, "title").unwrap_or_else(|| name.value.clone());
         let steps =
@@ -296,8 +302,7 @@ fn input_type(reader: &mut Reader<'_>, keys: &Keys<'_>) -> Option<Type> {
 
 fn element_type(reader: &mut Reader<'_>, keys: &Keys<'_>) -> Option<Type> {
     let Some(node) = keys.get("of") else { return Some(Type::Any) };
-    let word = reader
-        .read(node, &Type::choice(&["string", "integer", "number", "boolean", "duration", "timestamp"]))?;
+    let word = reader.read(node, &Type::choice(INPUT_ELEMENTS))?;
     Some(match word.as_str()? {
         "integer" => Type::Integer,
         "number" => Type::Number,

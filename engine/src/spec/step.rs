@@ -51,7 +51,14 @@ pub(super) const GROUP_KEYS: &[&str] = &[
     "recovered",
     "steps",
 ];
-const BODIES: &[&str] = &["uses", "run", "runbook", "manual"];
+/// Keys of the language that this version cannot carry out, with what to do instead.
+pub(super) const REFUSED_STEP_KEYS: &[(&str, &str)] = &[
+    ("undo", "write a runbook that undoes the step, and run it when needed"),
+    ("for_each", "write one step for each element"),
+    ("until", "use a step kind that waits, such as `http.wait` or `postgres.wait_ready`"),
+    ("every", "use a step kind that waits, such as `http.wait` or `postgres.wait_ready`"),
+];
+pub(super) const BODIES: &[&str] = &["uses", "run", "runbook", "manual"];
 /// What belongs to steps that do something themselves.
 const NOT_OF_CALLS: &[&str] =
     &["env", "dir", "host", "effect", "probe", "expect", "retry", "timeout", "on_error"];
@@ -201,17 +208,8 @@ fn read_count(reader: &mut Reader<'_>, node: &Node) -> Option<usize> {
 
 fn read_step(reader: &mut Reader<'_>, node: &Node) -> Option<StepSpec> {
     let keys = Keys::new(reader, node, "a step", STEP_KEYS)?;
-    let calls = keys.get("runbook").is_some();
-    keys.refuse(
-        reader,
-        &[
-            ("undo", "write a runbook that undoes the step, and run it when needed"),
-            ("for_each", "write one step for each element"),
-            ("until", "use a step kind that waits, such as `http.wait` or `postgres.wait_ready`"),
-            ("every", "use a step kind that waits, such as `http.wait` or `postgres.wait_ready`"),
-        ],
-    );
-    if calls {
+    keys.refuse(reader, REFUSED_STEP_KEYS);
+    if keys.get("runbook").is_some() {
         refuse_with_call(reader, &keys);
     } else {
         let help = "it belongs to `for_each` here; on a `group` or with `runbook` it is supported";
