@@ -4,4 +4,5 @@ mod crash;
 mod language;
 mod people;
 mod project;
+mod restore;
 mod runs;
