@@ -110,7 +110,7 @@ impl World {
 
     /// Reads the journal of the only run; nothing before there is one.
     pub(crate) fn events(&self) -> Vec<EventKind> {
-        let runs = fs::read_dir(self.file("project/.lifeboat/runs")).into_iter().flatten().flatten();
+        let runs = fs::read_dir(self.file("project/.lifeboat/state/runs")).into_iter().flatten().flatten();
         let events = runs.last().and_then(|run| journal::read(&run.path()).ok()).map(|(_, events)| events);
         events.unwrap_or_default().into_iter().map(|Event { kind, .. }| kind).collect()
     }
