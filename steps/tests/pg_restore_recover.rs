@@ -15,6 +15,7 @@ use lifeboat_steps::postgres::codes;
 use lifeboat_steps::postgres::isolation::{Isolation, use_client_program};
 use lifeboat_steps::postgres::pidfile::PidFile;
 use serde_json::{Value, json};
+use support::archive::wal_program;
 use support::backup::TestStore;
 use support::postgres::{Cluster, Options, free_port, succeed, wait_until};
 use support::rig::Rig;
@@ -31,7 +32,7 @@ struct Scene {
 
 impl Scene {
     fn set() -> Self {
-        use_client_program(client());
+        use_client_program(wal_program().to_path_buf());
         let store = TestStore::make();
         let source =
             Cluster::start(&Options { archive_to: Some(store.path().to_path_buf()), ..Options::default() });
@@ -94,15 +95,6 @@ impl Scene {
         found.sort();
         found
     }
-}
-
-/// The program of this crate that understands `wal get`; cargo builds it before it runs the tests.
-fn client() -> PathBuf {
-    let exe = std::env::current_exe().expect("this program");
-    let profile = exe.parent().and_then(|deps| deps.parent()).expect("target/PROFILE/deps/");
-    let client = profile.join("examples/wal");
-    assert!(client.exists(), "{} is not built: run `cargo test` for the whole crate once", client.display());
-    client
 }
 
 fn recover_params(target: Option<Timestamp>) -> Value {
@@ -333,6 +325,10 @@ async fn a_recovery_brings_the_server_into_service_with_its_own_configuration() 
     assert_eq!((&done.outputs["isolated"], &done.outputs["archiving"]), (&json!(false), &json!("proven")));
     assert!(scene.segments().iter().any(|path| path.to_string_lossy().contains("/00000002")));
     assert_eq!(Isolation::serving(&scene.data_dir()), None);
+    let beside = fs::read_dir(scene.source.place().path()).expect("the place").flatten();
+    let left: Vec<_> =
+        beside.filter(|entry| entry.file_name().to_string_lossy().contains("lifeboat")).collect();
+    assert!(left.is_empty(), "{left:?}");
     let probe = scene.rig.probe("postgres.promote", json!({"cluster": "db"})).await.expect("answers");
     assert!(matches!(probe, Probe::Done(_)));
 

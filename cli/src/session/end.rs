@@ -35,9 +35,10 @@ impl Ending<'_> {
         let report = RunReport::of(&source);
         self.index(RunSummary::of(&header, &events));
         let places = self.save(&report);
-        render::print_page(&lifeboat_engine::report::page(&report));
+        render::print_page(&lifeboat_engine::report::summary(&report));
+        anstream::eprintln!("\nall of it: lifeboat report {}", self.run.id().short());
         for place in places {
-            anstream::eprintln!("report: {place}");
+            anstream::eprintln!("to open:   {place}");
         }
         Ok(exit(self.situation, &report))
     }

@@ -31,6 +31,8 @@ pub(super) struct Story {
     started: HashMap<StepId, i64>,
     told: HashMap<StepId, i64>,
     output: HashMap<StepId, Vec<String>>,
+    /// What was made, by its id.
+    made: HashMap<String, String>,
     engines: usize,
 }
 
@@ -45,6 +47,7 @@ impl Story {
             started: HashMap::new(),
             told: HashMap::new(),
             output: HashMap::new(),
+            made: HashMap::new(),
             engines: 0,
         }
     }
@@ -63,23 +66,24 @@ impl Story {
             }
             EventKind::RetryScheduled { step, at_ms: due, .. } => {
                 let wait = human::duration(due - at_ms);
-                self.line(at_ms, YELLOW, "↻", step.as_str(), &format!("next attempt in {wait}"))
+                self.line(at_ms, (YELLOW, "↻"), step.as_str(), &format!("next attempt in {wait}"))
             }
             EventKind::StepFinished { step, outcome } => self.step_finished(at_ms, step, outcome),
             EventKind::StepHeld { step, failure } => self.held(at_ms, step, failure),
             EventKind::QuestionAsked { step, question } => self.asked(at_ms, step, question),
             EventKind::QuestionAnswered { step, answer, .. } => self.answered(at_ms, step, answer),
-            EventKind::Decided { by, decision } => self.line(at_ms, BOLD, "●", &by.name, &describe(decision)),
+            EventKind::Decided { by, decision } => {
+                self.line(at_ms, (BOLD, "●"), &by.name, &describe(decision))
+            }
             EventKind::EndingBegan { outcome, reason } if *outcome != RunOutcome::Succeeded => {
-                self.line(at_ms, RED, "■", "run", &format!("ends: {reason}"))
+                self.line(at_ms, (RED, "■"), "run", &format!("ends: {reason}"))
             }
-            EventKind::ThingRemoved { proof, removed: true, .. } => {
-                self.line(at_ms, DIM, "⌫", "clean-up", proof)
+            EventKind::ThingCreated { thing, .. } => {
+                self.made.insert(thing.id.clone(), thing.what.clone());
+                Vec::new()
             }
-            EventKind::ThingRemoved { proof, .. } => {
-                self.line(at_ms, YELLOW, "!", "clean-up", &format!("not removed: {proof}"))
-            }
-            EventKind::Noted { text, .. } => self.line(at_ms, BOLD, "●", "note", text),
+            EventKind::ThingRemoved { id, proof, removed } => self.removed(at_ms, id, proof, *removed),
+            EventKind::Noted { text, .. } => self.line(at_ms, (BOLD, "●"), "note", text),
             EventKind::Progressed { step, progress, .. } if !live => self.progressed(at_ms, step, progress),
             EventKind::OutputLine { step, line, .. } => {
                 self.keep_output(step, line);
@@ -111,7 +115,7 @@ impl Story {
         if self.engines == 1 {
             return Vec::new();
         }
-        self.line(at_ms, BOLD, "●", "run", &format!("{} goes on", self.run.short()))
+        self.line(at_ms, (BOLD, "●"), "run", &format!("{} goes on", self.run.short()))
     }
 
     fn attempt_started(&mut self, at_ms: i64, step: &StepId, attempt: u32) -> Vec<String> {
@@ -119,7 +123,7 @@ impl Story {
         self.output.remove(step);
         let title = self.plan.step(step).map_or("", |planned| planned.title.as_str());
         let again = if attempt > 1 { format!(" (attempt {attempt})") } else { String::new() };
-        self.line(at_ms, DIM, "▸", step.as_str(), &format!("{title}{again}"))
+        self.line(at_ms, (DIM, "▸"), step.as_str(), &format!("{title}{again}"))
     }
 
     fn attempt_finished(
@@ -132,7 +136,7 @@ impl Story {
         match result {
             AttemptResult::Failed { failure, checks } => {
                 let text = format!("attempt {attempt} failed: [{}] {}", failure.code, failure.message);
-                let mut lines = self.line(at_ms, RED, "✗", step.as_str(), &text);
+                let mut lines = self.line(at_ms, (RED, "✗"), step.as_str(), &text);
                 lines.extend(self.details(failure));
                 for check in checks.iter().filter(|check| !check.passed) {
                     lines.push(self.indent(&format!(
@@ -145,13 +149,13 @@ impl Story {
             }
             AttemptResult::Lost => {
                 let text = "was running when Lifeboat stopped; what it left was ended";
-                self.line(at_ms, YELLOW, "!", step.as_str(), text)
+                self.line(at_ms, (YELLOW, "!"), step.as_str(), text)
             }
-            AttemptResult::Interrupted => self.line(at_ms, YELLOW, "!", step.as_str(), "interrupted"),
+            AttemptResult::Interrupted => self.line(at_ms, (YELLOW, "!"), step.as_str(), "interrupted"),
             AttemptResult::Succeeded { done } => done
                 .warnings
                 .iter()
-                .flat_map(|text| self.line(at_ms, YELLOW, "!", step.as_str(), text))
+                .flat_map(|text| self.line(at_ms, (YELLOW, "!"), step.as_str(), text))
                 .collect(),
         }
     }
@@ -184,14 +188,14 @@ impl Story {
         match outcome {
             Outcome::Succeeded => {
                 let text = format!("done in {}", human::duration(took));
-                self.line(at_ms, GREEN, "✓", name, &text)
+                self.line(at_ms, (GREEN, "✓"), name, &text)
             }
-            Outcome::Skipped { reason } => self.line(at_ms, DIM, "–", name, &format!("skipped: {reason}")),
+            Outcome::Skipped { reason } => self.line(at_ms, (DIM, "–"), name, &format!("skipped: {reason}")),
             Outcome::Failed { .. } => {
-                self.line(at_ms, RED, "✗", name, &format!("failed after {}", human::duration(took)))
+                self.line(at_ms, (RED, "✗"), name, &format!("failed after {}", human::duration(took)))
             }
             Outcome::MarkedDone { by, reason } => {
-                self.line(at_ms, GREEN, "✓", name, &format!("marked done by {by}: {reason}"))
+                self.line(at_ms, (GREEN, "✓"), name, &format!("marked done by {by}: {reason}"))
             }
             Outcome::NotRun { .. } => Vec::new(),
         }
@@ -200,7 +204,7 @@ impl Story {
     fn held(&self, at_ms: i64, step: &StepId, failure: &Failure) -> Vec<String> {
         let run = self.run.short();
         let text = format!("held: [{}] {}", failure.code, failure.message);
-        let mut lines = self.line(at_ms, YELLOW, "‖", step.as_str(), &text);
+        let mut lines = self.line(at_ms, (YELLOW, "‖"), step.as_str(), &text);
         lines.push(self.indent(&format!("try again:   {BOLD}lifeboat retry {run} {step}{BOLD:#}")));
         lines.push(self.indent(&format!("leave out:   lifeboat skip {run} {step} --reason …")));
         lines.push(self.indent(&format!("done by hand: lifeboat skip {run} {step} --done --reason …")));
@@ -211,7 +215,8 @@ impl Story {
     fn asked(&self, at_ms: i64, step: &StepId, question: &Question) -> Vec<String> {
         let run = self.run.short();
         let role = question.role.as_deref().map_or(String::new(), |role| format!(" ({role})"));
-        let mut lines = self.line(at_ms, YELLOW, "?", step.as_str(), &format!("{}{role}", question.message));
+        let mut lines =
+            self.line(at_ms, (YELLOW, "?"), step.as_str(), &format!("{}{role}", question.message));
         lines.push(self.indent(&format!(
             "to go on: {BOLD}lifeboat approve {run} {step}{BOLD:#}   or: lifeboat reject {run} {step}"
         )));
@@ -225,7 +230,17 @@ impl Story {
         } else {
             format!("{} by {}{comment}", answer.choice, answer.by.name)
         };
-        self.line(at_ms, BOLD, "●", step.as_str(), &text)
+        self.line(at_ms, (BOLD, "●"), step.as_str(), &text)
+    }
+
+    /// The proof of a removal stands in the report; here it matters whether anything is left.
+    fn removed(&self, at_ms: i64, id: &str, proof: &str, removed: bool) -> Vec<String> {
+        let what = self.made.get(id).map_or(id, String::as_str);
+        if removed {
+            self.line(at_ms, (DIM, "⌫"), "clean-up", &format!("removed: {what}"))
+        } else {
+            self.line(at_ms, (YELLOW, "!"), "clean-up", &format!("NOT removed: {what}: {proof}"))
+        }
     }
 
     fn progressed(&mut self, at_ms: i64, step: &StepId, progress: &Progress) -> Vec<String> {
@@ -234,11 +249,11 @@ impl Story {
             return Vec::new();
         }
         self.told.insert(step.clone(), at_ms);
-        self.line(at_ms, DIM, "…", step.as_str(), &measure(progress))
+        self.line(at_ms, (DIM, "…"), step.as_str(), &measure(progress))
     }
 
     /// One line: the RTO clock, a mark, whom it is about, what happened.
-    fn line(&self, at_ms: i64, style: Style, mark: &str, about: &str, text: &str) -> Vec<String> {
+    fn line(&self, at_ms: i64, (style, mark): (Style, &str), about: &str, text: &str) -> Vec<String> {
         let clock = clock(at_ms - self.incident_ms);
         let width = self.width;
         vec![format!("{DIM}{clock}{DIM:#} {style}{mark}{style:#} {about:<width$}  {text}")]

@@ -28,6 +28,6 @@ mod tests;
 pub use html::html;
 pub use markdown::markdown;
 pub use model::{Owner, RunReport, State, Verdict};
-pub use sections::page;
+pub use sections::{page, summary};
 pub use source::Source;
 pub use status::{Current, LiveStatus, NeedsPerson, Next, progress_words};

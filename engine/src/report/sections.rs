@@ -33,12 +33,29 @@ pub fn page(report: &RunReport) -> Page {
         facts(report),
         run(report, &clock),
     ];
+    laid_out(report, &clock, parts.into_iter().flatten().collect())
+}
+
+/// Lays out the part of a report that a person needs the moment a run ends.
+pub fn summary(report: &RunReport) -> Page {
+    let clock = DayClock::new(report.identity.incident_at);
+    let parts = [
+        failure(report),
+        warnings(report),
+        objectives(report, &clock),
+        data_loss(report, &clock),
+        time_line(report, &clock),
+    ];
+    laid_out(report, &clock, parts.into_iter().flatten().collect())
+}
+
+fn laid_out(report: &RunReport, clock: &DayClock, sections: Vec<Section>) -> Page {
     Page {
         headline: Piece::new(&report.outcome.headline, state_tone(report)),
-        subtitle: subtitle(report, &clock),
+        subtitle: subtitle(report, clock),
         why: why(&report.outcome),
         next: report.outcome.next.clone(),
-        sections: parts.into_iter().flatten().collect(),
+        sections,
         next_last: false,
     }
 }

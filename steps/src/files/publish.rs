@@ -50,8 +50,7 @@ impl Place {
         let space = rustix::fs::statvfs(&self.parent)
             .map_err(|error| failed("measured", &self.parent, &error.into()))?;
         let free = space.f_bavail.saturating_mul(space.f_frsize);
-        // What an earlier attempt has unpacked need not be unpacked again; it is not counted, to be on the safe side
-        // only when nothing is there yet.
+        // An attempt that goes on has been checked when it began, and has used some of the space itself.
         if self.staging.exists() {
             return Ok(());
         }
@@ -71,62 +70,100 @@ impl Place {
         Ok(())
     }
 
-    /// Says whether an earlier attempt has put its directory in place, and ends what it began.
-    pub(super) fn is_published(&self, ctx: &StepContext) -> Result<Option<Option<PathBuf>>, StepError> {
+    /// Records the directory beside the target before it is made. It never holds anything but restored files.
+    pub(super) async fn announce_staging(&self, ctx: &StepContext, name: &str) -> Result<(), StepError> {
+        let kind = CreatedKind::Directory { path: self.staging.clone() };
+        self.announce(ctx, (name, "staging"), kind, format!("unfinished restored files of {name}")).await
+    }
+
+    /// Says whether an earlier attempt has put its directory in place, or does so now if only that was left.
+    pub(super) async fn is_published(
+        &self,
+        ctx: &StepContext,
+        name: &str,
+    ) -> Result<Option<Option<PathBuf>>, StepError> {
         let Some(recorded) = ctx.recorded(PUBLISHING) else { return Ok(None) };
-        let inode = recorded.get("inode").and_then(Value::as_u64);
+        let Some(inode) = recorded.get("inode").and_then(Value::as_u64) else { return Ok(None) };
         let aside = recorded.get("aside").and_then(Value::as_str).map(PathBuf::from);
-        if inode.is_none() || fs::metadata(&self.target).ok().map(|found| found.ino()) != inode {
+        let is = |path: &Path| fs::metadata(path).is_ok_and(|found| found.ino() == inode);
+        if let Some(aside) = aside.as_deref().filter(|aside| is(aside)) {
+            self.exchange(aside)?;
+        }
+        if !is(&self.target) {
             return Ok(None);
         }
-        self.put_aside(aside.as_deref())?;
+        self.announce_restored(ctx, name).await?;
+        self.sync()?;
         Ok(Some(aside))
     }
 
-    /// Exchanges the directories, recorded before it is done. Returns where the old one is kept.
+    /// Puts the finished directory in place with one rename, and keeps what was there. Returns where.
+    ///
+    /// Whatever moment a crash picks, the target is the old or the new directory, and what the journal says was made
+    /// never names a directory with old files in it.
     pub(super) async fn publish(&self, ctx: &StepContext, name: &str) -> Result<Option<PathBuf>, StepError> {
         let inode =
             fs::metadata(&self.staging).map_err(|error| failed("found", &self.staging, &error))?.ino();
         let aside = self.target.exists().then(|| self.free_name(&ctx.info.run.short()));
-        let kind = match &aside {
-            Some(aside) => CreatedKind::MovedAside { from: self.target.clone(), to: aside.clone() },
-            None => CreatedKind::Directory { path: self.target.clone() },
-        };
-        let what = match &aside {
-            Some(_) => format!("the files of {name} as before the restore"),
-            None => format!("the restored files of {name}"),
-        };
-        ctx.created(Created { id: format!("files:{name}:{}", ctx.info.step), what, kind }).await?;
         ctx.record(PUBLISHING, json!({ "inode": inode, "aside": aside })).await?;
-        self.rename(aside.as_deref())?;
+        match &aside {
+            None => {
+                self.announce_restored(ctx, name).await?;
+                self.put_where_nothing_is()?;
+            }
+            Some(aside) => {
+                let kind = CreatedKind::MovedAside { from: self.target.clone(), to: aside.clone() };
+                let what = format!("the files of {name} as before the restore");
+                self.announce(ctx, (name, "aside"), kind, what).await?;
+                fs::rename(&self.staging, aside).map_err(|error| failed("renamed", &self.staging, &error))?;
+                self.exchange(aside)?;
+                // Only now: until the exchange the target was what must be kept.
+                self.announce_restored(ctx, name).await?;
+            }
+        }
+        self.sync()?;
         Ok(aside)
     }
 
-    fn rename(&self, aside: Option<&Path>) -> Result<(), StepError> {
-        let swap = |flags| rustix::fs::renameat_with(CWD, &self.staging, CWD, &self.target, flags);
-        let result = match aside {
-            None => swap(RenameFlags::NOREPLACE).or_else(|error| match error {
-                Errno::INVAL | Errno::NOSYS => rustix::fs::rename(&self.staging, &self.target),
-                other => Err(other),
-            }),
-            Some(aside) => match swap(RenameFlags::EXCHANGE) {
-                // A file system without exchange: the target is absent for an instant.
-                Err(Errno::INVAL | Errno::NOSYS) => rustix::fs::rename(&self.target, aside)
-                    .and_then(|()| rustix::fs::rename(&self.staging, &self.target)),
-                other => other,
-            },
-        };
-        result.map_err(|error| failed("put in place", &self.target, &error.into()))?;
-        self.put_aside(aside)
+    async fn announce_restored(&self, ctx: &StepContext, name: &str) -> Result<(), StepError> {
+        let kind = CreatedKind::Directory { path: self.target.clone() };
+        self.announce(ctx, (name, "restored"), kind, format!("the restored files of {name}")).await
     }
 
-    /// After an exchange the old directory has the name of the staging one.
-    fn put_aside(&self, aside: Option<&Path>) -> Result<(), StepError> {
-        if let Some(aside) = aside
-            && self.staging.exists()
-        {
-            fs::rename(&self.staging, aside).map_err(|error| failed("moved aside", &self.staging, &error))?;
-        }
+    async fn announce(
+        &self,
+        ctx: &StepContext,
+        (name, part): (&str, &str),
+        kind: CreatedKind,
+        what: String,
+    ) -> Result<(), StepError> {
+        ctx.created(Created { id: format!("files:{name}:{}:{part}", ctx.info.step), what, kind }).await
+    }
+
+    fn put_where_nothing_is(&self) -> Result<(), StepError> {
+        let renamed =
+            rustix::fs::renameat_with(CWD, &self.staging, CWD, &self.target, RenameFlags::NOREPLACE);
+        let renamed = match renamed {
+            Err(Errno::INVAL | Errno::NOSYS) => rustix::fs::rename(&self.staging, &self.target),
+            other => other,
+        };
+        renamed.map_err(|error| failed("put in place", &self.target, &error.into()))
+    }
+
+    /// Exchanges the new directory, which stands at `aside`, with the target.
+    fn exchange(&self, aside: &Path) -> Result<(), StepError> {
+        let exchanged = rustix::fs::renameat_with(CWD, aside, CWD, &self.target, RenameFlags::EXCHANGE);
+        let exchanged = match exchanged {
+            // A file system without exchange: the target is absent for an instant.
+            Err(Errno::INVAL | Errno::NOSYS) => rustix::fs::rename(aside, &self.staging)
+                .and_then(|()| rustix::fs::rename(&self.target, aside))
+                .and_then(|()| rustix::fs::rename(&self.staging, &self.target)),
+            other => other,
+        };
+        exchanged.map_err(|error| failed("put in place", &self.target, &error.into()))
+    }
+
+    fn sync(&self) -> Result<(), StepError> {
         let synced = File::open(&self.parent).and_then(|dir| dir.sync_all());
         synced.map_err(|error| failed("synced", &self.parent, &error))
     }

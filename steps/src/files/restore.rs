@@ -100,10 +100,11 @@ impl StepKind for Restore {
         let marker = choose(ctx, &store, &params).await?;
         let place = Place::of(&files.path, &ctx.info.run.short())?;
         let manifest = read_manifest(&store, &marker, params.outside_links)?;
-        let previous = match place.is_published(ctx)? {
+        let previous = match place.is_published(ctx, &params.files).await? {
             Some(previous) => previous,
             None => {
                 place.check_space(manifest.bytes(), manifest.entries.len() as u64)?;
+                place.announce_staging(ctx, &params.files).await?;
                 unpack(ctx, (&store, &marker), &manifest, (&place, files)).await?;
                 place.publish(ctx, &params.files).await?
             }

@@ -24,6 +24,7 @@ use tokio_util::sync::CancellationToken;
 use super::account;
 use super::codes;
 use super::isolation::Isolation;
+use super::pidfile::PidFile;
 
 /// How long a login may take.
 const CONNECT_LIMIT: Duration = Duration::from_secs(10);
@@ -175,14 +176,20 @@ impl Login {
     }
 }
 
-/// Returns where a resource listens: `host`, or the Unix socket in `socket_dir` or the usual directory.
+/// Returns where a resource listens: `host`, or the Unix socket in `socket_dir`, or where the server on its data
+/// directory says, or the usual directory.
 pub fn endpoint(postgres: &Postgres) -> Endpoint {
     let port = postgres.port;
     match (&postgres.host, &postgres.socket_dir) {
         (Some(host), _) if host.starts_with('/') => Endpoint::Socket { dir: host.into(), port },
         (Some(host), _) => Endpoint::Tcp { host: host.clone(), port },
         (None, Some(dir)) => Endpoint::Socket { dir: dir.clone(), port },
-        (None, None) => Endpoint::Socket { dir: usual_socket_dir(port), port },
+        (None, None) => {
+            let server = postgres.data_dir.as_deref().and_then(PidFile::live);
+            let own =
+                server.filter(|(file, _)| file.port == Some(port)).and_then(|(file, _)| file.socket_dir);
+            Endpoint::Socket { dir: own.unwrap_or_else(|| usual_socket_dir(port)), port }
+        }
     }
 }
 

@@ -78,11 +78,12 @@ impl Isolation {
     /// Returns the description of the isolated server that runs on a data directory now.
     pub fn serving(data_dir: &Path) -> Option<Self> {
         let (file, _) = PidFile::live(data_dir)?;
-        let dir = work_dir(data_dir);
-        if file.socket_dir.is_some_and(|socket_dir| socket_dir != dir) {
-            return None;
-        }
-        Self::read(data_dir)
+        let served = match &file.socket_dir {
+            Some(dir) => *dir == work_dir(data_dir),
+            // A server that has only just begun names neither its socket nor its state.
+            None => file.status.is_none(),
+        };
+        served.then(|| Self::read(data_dir)).flatten()
     }
 
     /// Returns the description that was left for a data directory, whether or not its server runs.

@@ -15,7 +15,7 @@ use serde_json::json;
 
 use super::connect::{Client, Login, PgError};
 use super::controldata::ControlData;
-use super::isolation::{Goal, Isolation};
+use super::isolation::{Goal, Isolation, work_dir};
 use super::pidfile::PidFile;
 use super::restore_note::RestoreNote;
 use super::server::{self, Expected, Launch, POLL, QUICK, ServerLog};
@@ -127,7 +127,7 @@ fn own_isolation(ctx: &StepContext, data_dir: &Path) -> Result<Option<Isolation>
     let serving = Isolation::serving(data_dir);
     let live = PidFile::live(data_dir).is_some();
     match (left, serving) {
-        (Some(_), None) if ctx.recorded(STOPPED).is_some() => Ok(None),
+        (_, None) if ctx.recorded(STOPPED).is_some() => Ok(None),
         (Some(left), Some(serving)) if left == serving => Ok(Some(left)),
         (Some(left), None) if !live => Ok(Some(left)),
         _ => Err(not_recovered(data_dir, "this run has not recovered it")
@@ -295,6 +295,9 @@ async fn finish(ctx: &StepContext, postgres: &Postgres, data_dir: &Path) -> Resu
         if archive_mode == "off" { ("off", None) } else { prove_archiving(ctx, &client).await? };
     // From here on the directory is a cluster of its own and no restored backup.
     RestoreNote::remove(data_dir);
+    if !isolated {
+        std::fs::remove_dir_all(work_dir(data_dir)).ok();
+    }
     let mut done = local::done(json!({
         "timeline": timeline, "lsn": lsn, "isolated": isolated, "archiving": archiving,
     }));

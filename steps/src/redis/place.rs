@@ -64,12 +64,7 @@ pub(super) async fn place(
 }
 
 /// Records what is about to be placed, so that the end of a drill removes it before it brings the old files back.
-async fn announce(
-    ctx: &StepContext,
-    server: &str,
-    kind: CreatedKind,
-    name: &str,
-) -> Result<(), StepError> {
+async fn announce(ctx: &StepContext, server: &str, kind: CreatedKind, name: &str) -> Result<(), StepError> {
     let what = format!("restored files of the Redis server {server}");
     ctx.created(Created { id: format!("redis:{server}:{name}"), what, kind }).await
 }

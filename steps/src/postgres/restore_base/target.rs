@@ -177,6 +177,12 @@ impl Target {
             kind: CreatedKind::Directory { path: self.data_dir.clone() },
         })
         .await?;
+        ctx.created(Created {
+            id: format!("note:{}", self.resource),
+            what: format!("note beside {}", self.data_dir.display()),
+            kind: CreatedKind::File { path: RestoreNote::path(&self.data_dir) },
+        })
+        .await?;
         let made = fs::DirBuilder::new().recursive(true).mode(0o755).create(&self.parent);
         made.map_err(|error| unwritable(&self.parent, &error))?;
         match fs::DirBuilder::new().mode(0o700).create(&self.data_dir) {
