@@ -3,10 +3,11 @@
 use std::fs;
 use std::net::TcpListener;
 use std::path::PathBuf;
+use std::process::Stdio;
 
 use super::machine::{Tree, command, hand_over};
 use super::world::World;
-use crate::project::Ran;
+use crate::project::{Ran, until};
 
 /// Asserts that an error with this code was shown, with all these words in the message and its help.
 fn assert_says(shown: &str, code: &str, words: &[&str]) {
@@ -27,7 +28,11 @@ fn fails(world: &World, step: &str, code: &str) -> Ran {
     sandbox.assert_unchanged(&world.file("sandbox"));
     store.assert_unchanged(&world.file("store"));
     let failure = &world.report()["outcome"]["failure"];
-    assert_eq!((failure["step"].as_str(), failure["failure"]["code"].as_str()), (Some(step), Some(code)), "{failure}");
+    assert_eq!(
+        (failure["step"].as_str(), failure["failure"]["code"].as_str()),
+        (Some(step), Some(code)),
+        "{failure}"
+    );
     assert!(failure["failure"]["help"].as_str().is_some_and(|help| !help.is_empty()), "no help: {failure}");
     ran
 }
@@ -109,7 +114,11 @@ fn no_backup_from_before_the_target_is_said_with_the_oldest_there_is() {
     let world = World::new();
     let target = format!("target_time={}", world.source.before_backups);
     let ran = world.drill(&["-i", &target]).expect(4);
-    assert_says(&ran.stderr, "LB1221", &["no base backup was finished before", "the oldest", "give a later target"]);
+    assert_says(
+        &ran.stderr,
+        "LB1221",
+        &["no base backup was finished before", "the oldest", "give a later target"],
+    );
     assert_eq!(fs::read_dir(world.file("sandbox")).expect("a directory").count(), 0);
     assert_eq!(world.processes(), []);
 }
@@ -150,8 +159,9 @@ fn the_wrong_password_of_a_restored_server_is_said() {
     let password = format!("{}/password", world.source.root.display());
     let wrong = format!("{}/wrong-password", world.source.root.display());
     world.edit("project/environments/sandbox.yaml", &password, &wrong);
-    let ran = fails(&world, "promote", "LB1241");
-    assert_says(&ran.stderr, "LB1241", &["password"]);
+    // The private socket of the drill needs no password; the first program that logs in says it.
+    let ran = fails(&world, "look", "LB1001");
+    assert_says(&ran.stderr, "LB1001", &["password authentication failed for user", "lifeboat logs"]);
 }
 
 #[test]
@@ -162,21 +172,39 @@ fn a_redis_that_would_ignore_the_snapshot_is_refused() {
     assert_says(&ran.stderr, "LB1306", &["appendonly yes", "append_only: rewrite"]);
 }
 
+/// Starts a server where the sandbox's would stand, with a key of its own.
+fn start_redis(world: &World, settings: &[&str], password: &str) {
+    fs::create_dir(world.file("sandbox/redis")).expect("a directory");
+    hand_over(&world.file("sandbox"));
+    let port = world.redis_port.to_string();
+    let mut server = command("redis-server", &world.file("sandbox"));
+    server.args(["--port", &port, "--bind", "127.0.0.1", "--dir"]).arg(world.file("sandbox/redis"));
+    server.args(settings).stdout(Stdio::null());
+    server.spawn().expect("redis-server is installed");
+    until("Redis answers", || {
+        let mut client = command("redis-cli", &world.dir);
+        client.env("REDISCLI_AUTH", password).args(["-e", "-p", &port, "SET", "mine", "1"]);
+        Ran::of(&mut client).exit == 0
+    });
+}
+
 #[test]
 fn a_running_redis_that_would_ignore_the_snapshot_is_refused_and_stays_as_it_is() {
     let world = World::new();
-    fs::create_dir(world.file("sandbox/redis")).expect("a directory");
-    hand_over(&world.file("sandbox"));
-    let mut server = command("redis-server", &world.file("sandbox"));
-    server.args(["--port", &world.redis_port.to_string(), "--bind", "127.0.0.1", "--appendonly", "yes", "--dir"]);
-    server.arg(world.file("sandbox/redis")).stdout(std::process::Stdio::null());
-    server.spawn().expect("redis-server is installed");
-    crate::project::until("Redis answers", || {
-        let mut client = command("redis-cli", &world.dir);
-        Ran::of(client.args(["-p", &world.redis_port.to_string(), "-e", "SET", "mine", "1"])).exit == 0
-    });
+    start_redis(&world, &["--appendonly", "yes"], "");
     let ran = fails(&world, "cache", "LB1306");
     assert_says(&ran.stderr, "LB1306", &["appendonly yes", "append_only: rewrite"]);
+}
+
+#[test]
+fn the_wrong_password_of_redis_is_said_and_the_server_stays_as_it_is() {
+    let world = World::new();
+    start_redis(&world, &["--save", "", "--requirepass", "the right one"], "the right one");
+    let password = format!("password: {{ file: {}/wrong-password }}", world.source.root.display());
+    let file = "project/environments/sandbox.yaml";
+    world.edit(file, "    kind: redis\n", &format!("    kind: redis\n    {password}\n"));
+    let ran = fails(&world, "cache", "LB1301");
+    assert_says(&ran.stderr, "LB1301", &["`cache`", "correct `password` of the resource"]);
 }
 
 #[test]
@@ -184,7 +212,7 @@ fn a_typo_in_the_runbook_is_shown_before_anything_runs() {
     let world = World::new();
     world.edit("project/runbooks/restore.yaml", "uses: postgres.recover", "uses: postgres.recovr");
     let ran = world.drill(&[]).expect(3);
-    assert_says(&ran.all(), "LB0101", &["runbooks/restore.yaml:", "postgres.recovr", "`postgres.recover`"]);
+    assert_says(&ran.all(), "LB0112", &["runbooks/restore.yaml:", "postgres.recovr", "`postgres.recover`"]);
     assert_eq!(world.events(), []);
     assert_eq!(fs::read_dir(world.file("sandbox")).expect("a directory").count(), 0);
 }
@@ -200,9 +228,14 @@ fn is_fenced(from: &str, to: &str, named: &str) {
     let to = to.replace("REDIS_PORT", &world.source.redis_port.to_string());
     world.edit("project/environments/sandbox.yaml", &from, &to);
     let production = Tree::of(&world.source.root.join("postgres"));
+    let incident = world.source.target.to_string();
     for command in ["drill", "run"] {
-        let ran = world.run(&[command, "restore", "--env", "sandbox"]).expect(3);
-        assert_says(&ran.all(), "LB0141", &[named, "protected environment `production`", "system of its own"]);
+        let ran = world.run(&[command, "restore", "--env", "sandbox", "--incident-at", &incident]).expect(3);
+        assert_says(
+            &ran.all(),
+            "LB0141",
+            &[named, "protected environment `production`", "system of its own"],
+        );
     }
     assert_eq!(world.events(), []);
     production.assert_unchanged(&world.source.root.join("postgres"));
@@ -221,13 +254,18 @@ fn the_port_of_a_protected_environment_is_fenced() {
 
 #[test]
 fn the_address_of_a_protected_redis_is_fenced() {
-    is_fenced("url: redis://127.0.0.1:REDIS_PORT", "url: redis://localhost:REDIS_PORT", "`cache` of `sandbox`");
+    is_fenced(
+        "url: redis://127.0.0.1:REDIS_PORT",
+        "url: redis://localhost:REDIS_PORT",
+        "`cache` of `sandbox`",
+    );
 }
 
 #[test]
 fn a_link_to_what_a_protected_environment_names_is_fenced() {
     let world = World::new();
-    std::os::unix::fs::symlink(world.source.root.join("postgres"), world.file("sandbox/link")).expect("a link");
+    std::os::unix::fs::symlink(world.source.root.join("postgres"), world.file("sandbox/link"))
+        .expect("a link");
     world.edit("project/environments/sandbox.yaml", "/sandbox/postgres", "/sandbox/link");
     let ran = world.drill(&[]).expect(3);
     assert_says(&ran.all(), "LB0141", &["`db` of `sandbox`"]);

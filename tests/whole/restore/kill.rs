@@ -6,7 +6,7 @@ use lifeboat_engine::model::EventKind;
 use lifeboat_engine::model::evidence::CreatedKind;
 use serde_json::Value;
 
-use super::machine::{Process, servers};
+use super::machine::{Process, Tree, servers};
 use super::world::World;
 use crate::project::until;
 
@@ -82,6 +82,9 @@ fn kill_within(step: &str, at: At) -> Killed {
 fn survives(step: &str, at: At) -> Killed {
     let killed = kill_within(step, at);
     let world = &killed.world;
+    let has_server = killed.completed.contains_key("recover");
+    let survives = killed.survivors.iter().any(|process| process.name == "postgres");
+    assert!(survives || !has_server, "a server outlives the program: {:?}", killed.survivors);
     world.gate.reopen();
     let resumed = world.run(&["resume"]).expect(0);
     world.assert_restored();
@@ -141,8 +144,53 @@ fn kill_9_while_files_are_restored() {
 #[test]
 fn kill_9_while_a_service_starts_and_its_process_is_adopted() {
     let killed = survives("app", At::Asking);
-    let pid = |processes: &[Process]| processes.iter().find(|process| process.name == "sleep").map(|found| found.pid);
+    let pid = |processes: &[Process]| {
+        processes.iter().find(|process| process.name == "sleep").map(|found| found.pid)
+    };
     let before = pid(&killed.survivors);
     assert!(before.is_some(), "{:?}", killed.survivors);
     assert_eq!(before, pid(&killed.world.processes()), "the same process");
+}
+
+#[test]
+fn kill_9_while_a_drill_cleans_up() {
+    let world = World::new();
+    let sandbox = Tree::of(&world.file("sandbox"));
+    let running = world.start_drill(&[]);
+    until("clean-up begins", || {
+        world.events().iter().any(|event| matches!(event, EventKind::ThingRemoved { .. }))
+    });
+    running.signal("KILL");
+    drop(running);
+    let ended = world.events().iter().any(|event| matches!(event, EventKind::RunFinished { .. }));
+    assert!(!ended, "killed too late");
+
+    world.run(&["resume"]).expect(0);
+    world.assert_restored();
+    assert_eq!(world.processes(), []);
+    sandbox.assert_unchanged(&world.file("sandbox"));
+    let report = world.report();
+    let created = report["created"].as_array().expect("a list");
+    assert!(created.len() >= 5 && created.iter().all(|thing| thing["fate"] == "removed"), "{created:#?}");
+    for (id, step) in steps(&report) {
+        assert_eq!(step["attempts"].as_array().map(Vec::len), Some(1), "{id}: {step}");
+    }
+}
+
+#[test]
+fn a_drill_killed_while_wal_is_replayed_leaves_nothing_when_it_is_resumed_or_aborted() {
+    for words in [["resume"].as_slice(), &["abort", "latest", "--reason", "wrong target"]] {
+        let world = World::new();
+        let sandbox = Tree::of(&world.file("sandbox"));
+        let running = world.start_drill(&[]);
+        until("the server starts", || At::Server.has_come(&world, "recover"));
+        running.signal("KILL");
+        drop(running);
+        world.run(words).expect(0);
+        if words[0] == "abort" {
+            world.run(&["resume"]).expect(4);
+        }
+        assert_eq!(world.processes(), []);
+        sandbox.assert_unchanged(&world.file("sandbox"));
+    }
 }

@@ -77,7 +77,10 @@ pub(crate) struct Process {
 /// Lists the processes of a directory. Those that have ended do not count.
 pub(crate) fn processes(dir: &Path) -> Vec<Process> {
     let entries = fs::read_dir("/proc").expect("/proc").flatten();
-    entries.filter_map(|entry| entry.file_name().to_str()?.parse().ok()).filter_map(|pid| of(pid, dir)).collect()
+    entries
+        .filter_map(|entry| entry.file_name().to_str()?.parse().ok())
+        .filter_map(|pid| of(pid, dir))
+        .collect()
 }
 
 fn of(pid: u32, dir: &Path) -> Option<Process> {
@@ -135,7 +138,8 @@ impl Tree {
 
     fn add(&mut self, path: &Path) {
         let meta = fs::symlink_metadata(path).expect("it is there");
-        let what = format!("{}:{} {:o} {}.{}", meta.uid(), meta.gid(), meta.mode(), meta.mtime(), meta.mtime_nsec());
+        let what =
+            format!("{}:{} {:o} {}.{}", meta.uid(), meta.gid(), meta.mode(), meta.mtime(), meta.mtime_nsec());
         if !meta.is_dir() {
             let content = if meta.is_file() { fs::read(path).expect("readable") } else { Vec::new() };
             self.0.insert(path.to_owned(), (what, content));

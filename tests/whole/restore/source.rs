@@ -235,7 +235,10 @@ impl Production {
 
     fn fill(&self) -> Vec<Row> {
         self.sql("postgres", "create database members");
-        self.sql("members", "create table payments (id int primary key); create table heartbeat (at timestamptz)");
+        self.sql(
+            "members",
+            "create table payments (id int primary key); create table heartbeat (at timestamptz)",
+        );
         let asked = Timestamp::now();
         self.sql("members", &format!("insert into payments select generate_series(1, {OLD_ROWS})"));
         let stored = Timestamp::now();
@@ -252,7 +255,8 @@ impl Production {
         std::thread::scope(|scope| {
             let writer = scope.spawn(|| {
                 let more = (first..).take_while(|_| !stop.load(Ordering::Relaxed));
-                more.map(|id| (self.insert(id), written.fetch_add(1, Ordering::Relaxed)).0).collect::<Vec<_>>()
+                more.map(|id| (self.insert(id), written.fetch_add(1, Ordering::Relaxed)).0)
+                    .collect::<Vec<_>>()
             });
             let more = |count| {
                 let from = written.load(Ordering::Relaxed);
