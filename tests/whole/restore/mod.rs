@@ -7,5 +7,7 @@ mod faults;
 mod kill;
 mod machine;
 mod pitr;
+mod recovery;
+mod shown;
 mod source;
 mod world;
