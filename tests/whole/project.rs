@@ -49,8 +49,13 @@ pub(crate) struct Project {
 }
 
 impl Project {
+    /// A directory with nothing in it.
+    pub(crate) fn empty() -> Self {
+        Self { dir: tempfile::tempdir().expect("a temporary directory") }
+    }
+
     pub(crate) fn new() -> Self {
-        let project = Self { dir: tempfile::tempdir().expect("a temporary directory") };
+        let project = Self::empty();
         project.write("lifeboat.yaml", "project: test\n");
         project.write("environments/sandbox.yaml", "environment: sandbox\n");
         project

@@ -166,7 +166,7 @@ pub(super) fn stopping_step<'a>(view: &View<'a>) -> Option<&'a StepId> {
 
 fn failed_step<'a>(view: &View<'a>) -> Option<(&'a StepId, &'a Failure)> {
     let mut failed: Vec<(bool, i64, &StepId, &Failure)> = Vec::new();
-    for step in view.plan.steps.iter().filter(|step| !step.always) {
+    for step in view.plan.steps.iter().filter(|step| !step.always || step.concludes.is_some()) {
         let state = view.state(step).filter(|state| !state.ended_with_run);
         if let Some((at, Outcome::Failed { failure })) = state.and_then(|state| state.outcome) {
             failed.push((step.on_error == OnError::Continue, at, &step.id, failure));
@@ -341,18 +341,20 @@ pub(super) fn next_command(view: &View<'_>, state: State) -> Option<String> {
     match state {
         State::Succeeded => None,
         State::Failed | State::Aborted => Some(again(view)),
-        _ if owner(view) == Owner::Gone => Some(format!("lifeboat resume {short}")),
+        State::Running | State::Paused if owner(view) == Owner::Gone => {
+            Some(format!("lifeboat resume {short}"))
+        }
         State::Running => Some(format!("lifeboat watch {short}")),
         State::Paused => Some(format!("lifeboat resume {short}")),
         State::Waiting => {
             let (_, step, question) = open_questions(view).into_iter().next()?;
             Some(answer_command(view, step, question))
         }
-        State::Held if owner(view) == Owner::Present => {
+        // Resuming alone would only find it held again.
+        State::Held => {
             let (_, step, _) = held_steps(view).into_iter().next()?;
             Some(format!("lifeboat retry {short} {step}"))
         }
-        State::Held => Some(format!("lifeboat resume {short}")),
     }
 }
 
