@@ -270,7 +270,10 @@ objective: { rto: 1h, rpo: 1h }
 inputs:
   target_time: { type: timestamp, default: "{{ incident.started_at }}", description: Just before this moment }
 steps:
-  - { id: choose, uses: postgres.select_backup, with: { store: backups, target_time: "{{ inputs.target_time }}" } }
+  - id: choose
+    title: Choose the backup
+    uses: postgres.select_backup
+    with: { store: backups, target_time: "{{ inputs.target_time }}" }
   - { id: base, uses: postgres.restore_base, with: { store: backups, backup: "{{ steps.choose.backup }}", cluster: db } }
   - id: recover
     uses: postgres.recover
