@@ -38,6 +38,11 @@ pub(crate) enum Format {
 
 #[derive(Debug, Subcommand)]
 pub(crate) enum Command {
+    /// Write a project to begin with, which runs as it is
+    Init {
+        #[arg(default_value = ".")]
+        dir: PathBuf,
+    },
     /// Find every mistake in runbooks and environments
     Check(CheckArgs),
     /// Show what a run would do; writes nothing
@@ -53,6 +58,8 @@ pub(crate) enum Command {
         #[arg(long, conflicts_with = "kind")]
         reference: bool,
     },
+    /// Print the JSON Schemas that editors complete and check files with
+    Schema(SchemaArgs),
     /// Explain an error code
     Explain { code: String },
     /// Run a runbook as a recovery
@@ -75,6 +82,15 @@ pub(crate) enum Command {
     Approve(AnswerArgs),
     /// Answer a waiting step with no
     Reject(AnswerArgs),
+    /// Answer a waiting step with one of its choices
+    Answer {
+        run: String,
+        step: String,
+        choice: String,
+        /// Why
+        #[arg(long, short = 'm', value_name = "TEXT")]
+        comment: Option<String>,
+    },
     /// Try a held step again
     Retry { run: String, step: String },
     /// End a held step without its work, or with its work done by hand
@@ -101,6 +117,28 @@ pub(crate) struct CheckArgs {
     /// Treat warnings as errors
     #[arg(long)]
     pub(crate) deny_warnings: bool,
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct SchemaArgs {
+    /// The document to print the schema of
+    #[arg(value_enum, default_value_t = Document::Runbook, conflicts_with_all = ["write", "check"])]
+    pub(crate) document: Document,
+    /// Write all schemas into this directory
+    #[arg(long, value_name = "DIR")]
+    pub(crate) write: Option<PathBuf>,
+    /// Name the schemas in this directory that differ, and exit with 1 if there are any
+    #[arg(long, value_name = "DIR", conflicts_with = "write")]
+    pub(crate) check: Option<PathBuf>,
+}
+
+/// Documents that have a schema.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub(crate) enum Document {
+    Runbook,
+    Environment,
+    /// `lifeboat.yaml`
+    Project,
 }
 
 #[derive(Debug, Args)]

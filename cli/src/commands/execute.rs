@@ -65,7 +65,8 @@ fn compile(
         ),
         None => None,
     };
-    let inputs = inputs(target)?;
+    let mut inputs = inputs(target)?;
+    let missing = ask_for_missing(project, target, &mut inputs)?;
     let request = RunRequest {
         runbook: &target.runbook,
         environment: &environment,
@@ -73,7 +74,13 @@ fn compile(
         inputs: &inputs,
         incident_at,
     };
-    let compiled = project.compile(&request, registry).map_err(|problems| refuse(&problems))?;
+    let compiled = project.compile(&request, registry).map_err(|problems| {
+        let failure = refuse(&problems);
+        if let Some(command) = &missing {
+            anstream::eprintln!("\nall of them at once: {command}");
+        }
+        failure
+    })?;
     warn(&compiled.warnings);
     let mut plan = compiled.plan;
     plan.commit = commit(&project.spec.dir);
@@ -110,6 +117,32 @@ fn inputs(target: &Target) -> Result<Map<String, Value>, Failure> {
     Ok(inputs)
 }
 
+/// Asks for inputs that have no value. Without a terminal returns the command that would give them all.
+fn ask_for_missing(
+    project: &Project,
+    target: &Target,
+    inputs: &mut Map<String, Value>,
+) -> Result<Option<String>, Failure> {
+    let runbook = project.runbook(&target.runbook).map_err(|problems| refuse(&problems))?;
+    let mut command = None;
+    for input in &runbook.inputs {
+        let decl = &input.decl;
+        if decl.default.is_some() || inputs.contains_key(&decl.name) {
+            continue;
+        }
+        match ask(&format!("{} ({}; {}): ", decl.name, decl.ty, decl.description)) {
+            Some(answer) => {
+                inputs.insert(decl.name.clone(), Value::String(answer));
+            }
+            None => {
+                let command = command.get_or_insert_with(|| format!("lifeboat … {}", target.runbook));
+                let _ = write!(command, " -i {}=…", decl.name);
+            }
+        }
+    }
+    Ok(command)
+}
+
 fn read_inputs(path: &Path) -> Result<Map<String, Value>, Failure> {
     let unreadable = || Failure::usage(format!("the inputs in `{}` cannot be read", path.display()));
     let text = std::fs::read_to_string(path).map_err(|error| unreadable().caused_by(&error))?;
@@ -143,8 +176,10 @@ fn describe(plan: &Plan, previews: &[StepPreview]) -> String {
         let _ = writeln!(text, "input {name} = {value}");
     }
     text.push('\n');
+    let width = plan.steps.iter().map(|step| step.id.as_str().len()).max().unwrap_or(0).clamp(16, 40);
     for (number, (step, preview)) in plan.steps.iter().zip(previews).enumerate() {
-        describe_step(&mut text, number + 1, step, preview);
+        let _ = writeln!(text, "{:>3}  {:<width$} {}", number + 1, step.id.as_str(), step.title);
+        describe_step(&mut text, step, preview);
     }
     let destroyed: Vec<_> = plan.steps.iter().flat_map(|step| &step.destroys).collect();
     if !destroyed.is_empty() {
@@ -159,13 +194,7 @@ fn describe(plan: &Plan, previews: &[StepPreview]) -> String {
     text
 }
 
-fn describe_step(
-    text: &mut String,
-    number: usize,
-    step: &lifeboat_engine::plan::PlannedStep,
-    preview: &StepPreview,
-) {
-    let _ = writeln!(text, "{number:>3}  {:<16} {}", step.id.as_str(), step.title);
+fn describe_step(text: &mut String, step: &lifeboat_engine::plan::PlannedStep, preview: &StepPreview) {
     let needs: Vec<_> = step.needs.iter().map(|need| need.step.as_str()).collect();
     let after = if needs.is_empty() { "at once".to_owned() } else { format!("after {}", needs.join(", ")) };
     let always = if step.always { ", whatever happens" } else { "" };

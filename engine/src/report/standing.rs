@@ -1,11 +1,14 @@
 //! Who and what the run is, how it stands, and the one command to type next.
 
+use serde_json::Value;
+
 use super::human::{self, Moment};
 use super::model::{
     Doing, EngineReport, Identity, Owner, Rpo, Rto, RunStanding, State, StepFailure, Verdict,
 };
 use super::objectives::{self, Recovery};
 use super::source::View;
+use crate::expr::quote;
 use crate::model::event::{Decision, Person, Question};
 use crate::model::ids::StepId;
 use crate::model::outcome::{Failure, Mode, Outcome, RunOutcome};
@@ -163,7 +166,7 @@ pub(super) fn stopping_step<'a>(view: &View<'a>) -> Option<&'a StepId> {
 
 fn failed_step<'a>(view: &View<'a>) -> Option<(&'a StepId, &'a Failure)> {
     let mut failed: Vec<(bool, i64, &StepId, &Failure)> = Vec::new();
-    for step in view.plan.steps.iter().filter(|step| !step.always) {
+    for step in view.plan.steps.iter().filter(|step| !step.always || step.concludes.is_some()) {
         let state = view.state(step).filter(|state| !state.ended_with_run);
         if let Some((at, Outcome::Failed { failure })) = state.and_then(|state| state.outcome) {
             failed.push((step.on_error == OnError::Continue, at, &step.id, failure));
@@ -338,18 +341,20 @@ pub(super) fn next_command(view: &View<'_>, state: State) -> Option<String> {
     match state {
         State::Succeeded => None,
         State::Failed | State::Aborted => Some(again(view)),
-        _ if owner(view) == Owner::Gone => Some(format!("lifeboat resume {short}")),
+        State::Running | State::Paused if owner(view) == Owner::Gone => {
+            Some(format!("lifeboat resume {short}"))
+        }
         State::Running => Some(format!("lifeboat watch {short}")),
         State::Paused => Some(format!("lifeboat resume {short}")),
         State::Waiting => {
             let (_, step, question) = open_questions(view).into_iter().next()?;
             Some(answer_command(view, step, question))
         }
-        State::Held if owner(view) == Owner::Present => {
+        // Resuming alone would only find it held again.
+        State::Held => {
             let (_, step, _) = held_steps(view).into_iter().next()?;
             Some(format!("lifeboat retry {short} {step}"))
         }
-        State::Held => Some(format!("lifeboat resume {short}")),
     }
 }
 
@@ -365,18 +370,29 @@ pub(super) fn answer_command(view: &View<'_>, step: &StepId, question: &Question
     }
 }
 
-/// Writes the command that runs the same runbook again, with the clock still at the incident.
+/// Writes the command that runs the same runbook again with the same inputs; in a recovery with the clock still at the
+/// incident.
 fn again(view: &View<'_>) -> String {
-    let verb = match view.plan.mode {
-        Mode::Recovery => "run",
-        Mode::Drill => "drill",
-    };
     let plan = view.plan;
-    let incident = match (plan.mode, view.fold.declared.as_ref()) {
-        (Mode::Recovery, Some(_)) => {
-            format!(" --incident-at {}", Moment(view.fold.incident).timestamp())
+    let (verb, incident) = match plan.mode {
+        Mode::Recovery if view.fold.declared.is_some() => {
+            ("run", format!(" --incident-at {}", Moment(view.fold.incident).timestamp()))
         }
-        _ => String::new(),
+        Mode::Recovery => ("run", String::new()),
+        Mode::Drill => ("drill", String::new()),
     };
-    format!("lifeboat {verb} {} --env {}{incident}", plan.runbook, plan.environment)
+    let inputs: String = plan.inputs.iter().filter_map(|(name, value)| input_argument(name, value)).collect();
+    format!("lifeboat {verb} {} --env {}{incident}{inputs}", plan.runbook, plan.environment)
+}
+
+/// Writes an input as it is typed.
+fn input_argument(name: &str, value: &Value) -> Option<String> {
+    let text = match value {
+        Value::Null => return None,
+        Value::String(text) => text.clone(),
+        other => other.to_string(),
+    };
+    let is_plain = |c: char| c.is_ascii_alphanumeric() || "_-./:,@+%".contains(c);
+    let word = if text.chars().all(is_plain) { text } else { quote(&text) };
+    Some(format!(" -i {name}={word}"))
 }

@@ -10,6 +10,12 @@ use crate::yaml::{self, Node};
 
 pub(super) const PROJECT_KEYS: &[&str] =
     &["project", "title", "state", "people", "roles", "drill", "notices", "drills", "schedules"];
+/// Keys of the language that this version cannot carry out, with what to do instead.
+pub(super) const REFUSED_PROJECT_KEYS: &[(&str, &str)] = &[
+    ("notices", "write a `notify` step where a message is wanted"),
+    ("drills", "start drills with `lifeboat drill` from a timer of the system"),
+    ("schedules", "start runs with `lifeboat run` from a timer of the system"),
+];
 const FILE_NAME: &str = "lifeboat.yaml";
 
 /// `lifeboat.yaml` as written.
@@ -41,14 +47,7 @@ impl ProjectSpec {
         let mut reader = Reader::new(&source, out, dir);
         let reader = &mut reader;
         let keys = Keys::new(reader, &root, "a project", PROJECT_KEYS)?;
-        keys.refuse(
-            reader,
-            &[
-                ("notices", "write a `notify` step where a message is wanted"),
-                ("drills", "start drills with `lifeboat drill` from a timer of the system"),
-                ("schedules", "start runs with `lifeboat run` from a timer of the system"),
-            ],
-        );
+        keys.refuse(reader, REFUSED_PROJECT_KEYS);
         let name = keys.need(reader, "project", "the project").and_then(|node| reader.text(node))?;
         let state = keys.get("state").and_then(|node| read_state(reader, node));
         let spec = Self {

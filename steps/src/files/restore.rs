@@ -77,7 +77,7 @@ impl StepKind for Restore {
                 .output("taken_at", Type::Timestamp, "When the backup began.")
                 .output("files", Type::Integer, "How many files were restored.")
                 .output("bytes", Type::Integer, "Their size.")
-                .destroys("nothing: the directory that was there is kept as `.pre-RUN`")
+                .destroys("what is in the directory; it is kept beside it as `.pre-RUN`")
                 .restores();
         spec.outputs.push(Field::optional("previous", Type::Path, "Where the old directory is kept."));
         spec

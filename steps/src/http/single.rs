@@ -104,11 +104,16 @@ fn never(params: &WaitParams, last: &str) -> StepError {
     StepError::transient(codes::LB1602, message).help("see whether its process runs, and what its log says")
 }
 
+const REQUEST_DOC: &str = "\
+Give exactly one of `get`, `post`, `put`, `patch` and `delete`. Conditions see `status`, `json`, `body`, `headers` (names in
+lower case), `elapsed_ms` and `captured`; without any, `status < 400` is expected.
+
+Only the runbook can say what making the request twice means: give the step an `effect`, mostly `read` for a `get`.";
+
 #[async_trait]
 impl StepKind for Request {
     fn spec(&self) -> KindSpec {
-        let spec = KindSpec::new("http.request", "Makes one request.", Effect::Once)
-            .doc("What making it twice means only the runbook can say: give the step an `effect`.");
+        let spec = KindSpec::new("http.request", "Makes one request.", Effect::Once).doc(REQUEST_DOC);
         let mut spec = common(spec)
             .output("status", Type::Integer, "The status of the answer.")
             .output("json", Type::Any, "The body as JSON; null if it is none.")

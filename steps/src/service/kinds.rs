@@ -39,12 +39,17 @@ impl Params {
     }
 }
 
-const READY_DOC: &str = "\
-A service that runs already is left alone. With `ready` in the environment, the step waits until that address answers
-with a status from 200 to 299; a process that ends meanwhile fails the step at once, with the last lines of its log.
+const START_DOC: &str = "\
+A service that runs already is not started again, and must be ready too. With `ready` in the environment, the step waits
+until that address answers with a status from 200 to 299; a process that ends meanwhile fails the step at once, with the
+last lines of its log. Without `ready`, a warning says that nothing proves that it serves.
 
 A service with `manager: process` runs in a session of its own, outlives the step, and is recorded before its program
 executes; in a drill it is ended with everything else that the run created.";
+
+const RESTART_DOC: &str = "\
+Stops the service as `service.stop` does, then starts it and waits for it as `service.start` does. One that did not run
+is started.";
 
 fn ready_timeout() -> Field {
     Field::defaulted("ready_timeout", Type::Duration, "60s", "How long to wait for its `ready` address.")
@@ -88,7 +93,7 @@ async fn bring_up(ctx: &StepContext, params: &Params, service: &Service) -> Resu
 impl StepKind for Start {
     fn spec(&self) -> KindSpec {
         KindSpec::new("service.start", "Starts a service and waits until it is ready.", Effect::Idempotent)
-            .doc(READY_DOC)
+            .doc(START_DOC)
             .param(Field::required("service", Type::writes(ResourceKind::Service), "The service."))
             .param(ready_timeout())
             .output("started", Type::Boolean, "False if it ran already.")
@@ -140,7 +145,7 @@ impl StepKind for Restart {
     fn spec(&self) -> KindSpec {
         let summary = "Stops a service if it runs, starts it and waits until it is ready.";
         KindSpec::new("service.restart", summary, Effect::Idempotent)
-            .doc(READY_DOC)
+            .doc(RESTART_DOC)
             .param(Field::required("service", Type::writes(ResourceKind::Service), "The service."))
             .param(ready_timeout())
             .output("started", Type::Boolean, "Always true.")

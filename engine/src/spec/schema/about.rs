@@ -1,0 +1,102 @@
+//! What editors say about each key of the language.
+
+/// Returns one sentence about a key of a runbook, a group or a step; `None` for a key that nobody has described.
+pub(super) fn of_runbook(key: &str) -> Option<&'static str> {
+    Some(match key {
+        "runbook" => "The name: typed in commands, part of file names",
+        "title" => "What people read in lists and reports",
+        "description" => "When to use it and what to know before, for somebody who has not written it",
+        "owner" => "Who keeps it right",
+        "environments" => "Where it may run: it is checked against each of them",
+        "objective" => "How long recovery may take (`rto`) and how much may be lost (`rpo`)",
+        "roles" => "Who is asked, and for what",
+        "milestones" => "Deadlines by name, counted from the incident",
+        "inputs" => "What whoever starts it may or must give",
+        "outputs" => "What a runbook that calls this one can see of it",
+        "lock" => "What no other run may touch meanwhile",
+        "steps" => "Steps and groups, in order",
+        "always" => "Steps that run at the end of the run, however it ended",
+        _ => return None,
+    })
+}
+
+/// Returns one sentence about a key of a step or a group.
+pub(super) fn of_step(key: &str) -> Option<&'static str> {
+    Some(match key {
+        "id" => "The step's name: a lower-case letter, then lower-case letters, digits and `_`",
+        "group" => "The group's name: a lower-case letter, then lower-case letters, digits and `_`",
+        "title" => "What people read while it runs and in the report",
+        "needs" => "What must have ended first, instead of the step above; `[]` starts at once",
+        "if" => "A bare expression; the step is skipped if it is false",
+        "env" => "Variables for the program: text, `{ secret: NAME }` or `{ connection: RESOURCE }`",
+        "dir" => "Where the script runs; the project's directory if absent",
+        "host" => "The host to run on; only `local: true` ones can be used",
+        "effect" => "What running it twice means",
+        "probe" => "For `effect: guarded`: exits with 0 if the work is done, with 1 if it is not",
+        "expect" => "Bare expressions over `output` that must hold afterwards",
+        "retry" => "Attempts after a failure that is known to be temporary",
+        "timeout" => "Ends an attempt that takes longer",
+        "budget" => "What it is meant to take: shown and judged, never enforced",
+        "milestone" => "The milestone that its start or success marks",
+        "recovered" => "The recovery clock stops when the last step with this has succeeded",
+        "on_error" => "When attempts are used up: hold for a person, abort the run, or continue",
+        "undo" => "What takes the step's work back when the run is aborted",
+        "for_each" => "A list; the step runs once for each element",
+        "until" => "A bare expression; the step is repeated until it holds",
+        "every" => "The pause between two repetitions of `until`",
+        "uses" => "The kind of step; `lifeboat steps` lists all",
+        "with" => "The parameters of `uses`",
+        "run" => "A bash script; needs an `effect`",
+        "runbook" => "Another runbook of the project, run in the same environment",
+        "manual" => "Instructions for a person, who answers that it is done",
+        "parallel" => "Whether the children start together; they run in order otherwise",
+        "max_parallel" => "How many run at a time at most",
+        "steps" => "The children",
+        _ => return None,
+    })
+}
+
+/// Returns one sentence about a key of an environment.
+pub(super) fn of_environment(key: &str) -> Option<&'static str> {
+    Some(match key {
+        "environment" => "The name: typed as `--env NAME`",
+        "title" => "What people read",
+        "description" => "What it is for",
+        "protected" => "Whether drills are refused here and destroying must be confirmed",
+        "drill" => "How drills behave here",
+        "resources" => "The systems, by the name that runbooks use",
+        "secrets" => "References to secrets, by the name that runbooks use; never the secrets themselves",
+        "vars" => "Values that differ between environments: `vars.NAME` in runbooks",
+        _ => return None,
+    })
+}
+
+/// Returns one sentence about a key of `lifeboat.yaml`.
+pub(super) fn of_project(key: &str) -> Option<&'static str> {
+    Some(match key {
+        "project" => "The name of the project",
+        "title" => "What people read",
+        "state" => "Where runs are kept; it must survive the disaster",
+        "people" => "Who may act, by login name, with their roles",
+        "roles" => "Who holds each role",
+        "drill" => "How drills behave in unprotected environments",
+        "notices" => "Which channel takes which notice",
+        "drills" => "When to drill what",
+        "schedules" => "What runs when",
+        _ => return None,
+    })
+}
+
+/// Returns one sentence about a key of an input.
+pub(super) fn of_input(key: &str) -> Option<&'static str> {
+    Some(match key {
+        "type" => "What values it takes; `string` if absent",
+        "description" => "What to give, for whoever is asked for it",
+        "default" => "What holds if it is not given; an input without one must be given",
+        "pattern" => "string: the regular expression that the whole text matches",
+        "values" => "enum: the words it takes",
+        "of" => "list, map: what the elements are",
+        "kind" => "resource: the kind of resource it names",
+        _ => return None,
+    })
+}

@@ -1,0 +1,302 @@
+//! JSON Schemas for editors, from the same tables that the reader uses.
+//!
+//! A schema helps while typing; it is wider than the reader, which alone decides: names, templates and whatever
+//! depends on another file are not checked. The one exception is an empty value of an optional key. The reader takes
+//! it for absent, the schema marks it, for it is mostly a line that somebody has not finished.
+
+mod about;
+mod types;
+
+use serde_json::{Map, Value, json};
+
+use self::types::{Templates, closed, duration, of_type, with_fields};
+use super::environment::ENVIRONMENT_KEYS;
+use super::project::{PROJECT_KEYS, REFUSED_PROJECT_KEYS};
+use super::resources::{RESOURCE_KINDS, resource_fields};
+use super::runbook::{INPUT_ELEMENTS, INPUT_KEYS, INPUT_TYPES, REFUSED_RUNBOOK_KEYS, RUNBOOK_KEYS};
+use super::step::{BODIES, GROUP_KEYS, REFUSED_STEP_KEYS, STEP_KEYS, retry_fields};
+use crate::step::{KindSpec, Registry};
+use crate::value::Type;
+
+const DIALECT: &str = "https://json-schema.org/draft/2020-12/schema";
+const PLAIN_ID: &str = "^[a-z][a-z0-9_]*$";
+
+/// Returns the schemas of all documents, by the name of the document.
+pub fn all(registry: &Registry) -> [(&'static str, Value); 3] {
+    [("runbook", runbook(registry)), ("environment", environment()), ("project", project())]
+}
+
+/// Returns the schema of runbooks, with the parameters of every kind.
+pub fn runbook(registry: &Registry) -> Value {
+    let mut root = keys(RUNBOOK_KEYS, REFUSED_RUNBOOK_KEYS, about::of_runbook);
+    let mut input = keys(INPUT_KEYS, &[], about::of_input);
+    set(&mut input, "type", json!({ "enum": INPUT_TYPES }));
+    set(&mut input, "description", text());
+    set(&mut input, "pattern", text());
+    set(&mut input, "values", of_type(&Type::list(Type::String), Templates::Refused));
+    set(&mut input, "of", json!({ "enum": INPUT_ELEMENTS }));
+    set(&mut input, "kind", json!({ "enum": RESOURCE_KINDS }));
+    let inputs = json!({
+        "type": "object",
+        "propertyNames": { "pattern": PLAIN_ID },
+        "additionalProperties": closed(input, &[]),
+    });
+    set(&mut root, "inputs", inputs);
+    set(&mut root, "runbook", name());
+    for key in ["title", "description", "owner"] {
+        set(&mut root, key, text());
+    }
+    for key in ["steps", "always"] {
+        set(&mut root, key, json!({ "$ref": "#/$defs/steps" }));
+    }
+    set(&mut root, "environments", json!({ "type": "array", "items": text(), "minItems": 1 }));
+    set(&mut root, "objective", closed(json!({ "rto": duration(), "rpo": duration() }), &[]));
+    set(&mut root, "milestones", json!({ "type": "object", "additionalProperties": duration() }));
+    set(&mut root, "outputs", json!({ "type": "object" }));
+    set(&mut root, "roles", json!({ "type": "object", "additionalProperties": text() }));
+    let mut schema = document("A Lifeboat runbook", root, &["runbook", "environments", "steps"]);
+    schema["$defs"] = json!({
+        "step": step(registry),
+        "group": group(),
+        "steps": {
+            "type": "array",
+            "minItems": 1,
+            "items": {
+                "if": { "type": "object", "required": ["group"] },
+                "then": { "$ref": "#/$defs/group" },
+                "else": { "$ref": "#/$defs/step" },
+            },
+        },
+    });
+    schema
+}
+
+/// Returns the schema of environments.
+pub fn environment() -> Value {
+    let branches: Vec<_> = RESOURCE_KINDS
+        .iter()
+        .map(|kind| {
+            json!({
+                "if": { "properties": { "kind": { "const": kind } }, "required": ["kind"] },
+                "then": with_fields(&resource_fields(kind), Templates::Refused),
+            })
+        })
+        .collect();
+    let mut root = keys(ENVIRONMENT_KEYS, &[], about::of_environment);
+    let resources = json!({
+        "type": "object",
+        "propertyNames": { "pattern": PLAIN_ID },
+        "additionalProperties": {
+            "type": "object",
+            "required": ["kind"],
+            "properties": { "kind": { "enum": RESOURCE_KINDS } },
+            "allOf": branches,
+        },
+    });
+    let secrets =
+        json!({ "type": "object", "additionalProperties": of_type(&Type::Secret, Templates::Refused) });
+    set(&mut root, "environment", name());
+    set(&mut root, "title", text());
+    set(&mut root, "description", text());
+    set(&mut root, "protected", json!({ "type": "boolean" }));
+    set(&mut root, "drill", drill());
+    set(&mut root, "resources", resources);
+    set(&mut root, "secrets", secrets);
+    set(&mut root, "vars", json!({ "type": "object" }));
+    document("A Lifeboat environment", root, &["environment"])
+}
+
+/// Returns the schema of `lifeboat.yaml`.
+pub fn project() -> Value {
+    let words = of_type(&Type::list(Type::String), Templates::Refused);
+    let person = closed(json!({ "name": text(), "roles": words, "contact": text() }), &[]);
+    let person = json!({ "anyOf": [person, { "type": "null" }] });
+    let mut root = keys(PROJECT_KEYS, REFUSED_PROJECT_KEYS, about::of_project);
+    set(&mut root, "project", text());
+    set(&mut root, "title", text());
+    set(
+        &mut root,
+        "state",
+        json!({ "anyOf": [{ "type": "string" }, closed(json!({ "dir": text() }), &["dir"])] }),
+    );
+    set(&mut root, "people", json!({ "type": "object", "additionalProperties": person }));
+    set(&mut root, "outputs", json!({ "type": "object" }));
+    set(&mut root, "roles", json!({ "type": "object", "additionalProperties": words }));
+    set(&mut root, "drill", drill());
+    document("A Lifeboat project", root, &["project"])
+}
+
+fn document(title: &str, root: Value, required: &[&str]) -> Value {
+    let mut schema = json!({ "$schema": DIALECT, "title": title });
+    if let (Some(schema), Value::Object(rest)) = (schema.as_object_mut(), closed(root, required)) {
+        schema.extend(rest);
+    }
+    schema
+}
+
+fn step(registry: &Registry) -> Value {
+    let mut step = keys(STEP_KEYS, REFUSED_STEP_KEYS, about::of_step);
+    set(&mut step, "id", json!({ "type": "string", "pattern": PLAIN_ID }));
+    set(&mut step, "expect", of_type(&Type::conditions(&[]), Templates::Refused));
+    set(&mut step, "env", of_type(&Type::EnvMap, Templates::Allowed));
+    set(&mut step, "effect", json!({ "enum": ["read", "idempotent", "guarded", "once"] }));
+    set(&mut step, "on_error", json!({ "enum": ["hold", "abort", "continue"] }));
+    let mut retry = with_fields(&retry_fields(), Templates::Refused);
+    retry["properties"]["attempts"]["minimum"] = json!(1);
+    retry["properties"]["attempts"]["maximum"] = json!(1000);
+    set(&mut step, "retry", retry);
+    for key in ["timeout", "every"] {
+        set(&mut step, key, duration());
+    }
+    for key in ["host", "dir", "probe", "uses", "runbook"] {
+        set(&mut step, key, text());
+    }
+    set(&mut step, "max_parallel", json!({ "type": "integer", "minimum": 1 }));
+    set_common(&mut step);
+    let names: Vec<_> = registry.specs().map(|spec| spec.name.as_str()).collect();
+    let summaries: Vec<_> = registry.specs().map(|spec| spec.summary.as_str()).collect();
+    set(&mut step, "uses", json!({ "enum": names, "markdownEnumDescriptions": summaries }));
+    let has = |key: &str| match key {
+        "uses" | "runbook" => step.get(key).is_some(),
+        key => registry.by_body_key(key).is_some(),
+    };
+    let bodies: Value =
+        BODIES.iter().filter(|key| has(key)).map(|key| json!({ "required": [key] })).collect();
+    let mut schema = closed(step, &["id"]);
+    schema["oneOf"] = bodies;
+    schema["allOf"] = registry.specs().flat_map(kind_branches).collect();
+    schema
+}
+
+fn group() -> Value {
+    let mut group = keys(GROUP_KEYS, &[], about::of_step);
+    set(&mut group, "group", json!({ "type": "string", "pattern": PLAIN_ID }));
+    set(&mut group, "parallel", json!({ "type": "boolean" }));
+    set(&mut group, "max_parallel", json!({ "type": "integer", "minimum": 1 }));
+    set(&mut group, "steps", json!({ "$ref": "#/$defs/steps" }));
+    set_common(&mut group);
+    closed(group, &["group", "steps"])
+}
+
+/// What steps and groups have in common.
+fn set_common(properties: &mut Value) {
+    let need = json!({ "step": text(), "on": { "enum": ["success", "failure", "any"] } });
+    let milestone = json!({ "name": text(), "at": { "enum": ["started", "succeeded"] } });
+    set(properties, "title", text());
+    set(
+        properties,
+        "needs",
+        json!({ "type": "array", "items": { "anyOf": [text(), closed(need, &["step"])] } }),
+    );
+    set(properties, "if", types::condition());
+    set(properties, "budget", duration());
+    set(properties, "milestone", json!({ "anyOf": [text(), closed(milestone, &["name"])] }));
+    set(properties, "recovered", json!({ "type": "boolean" }));
+}
+
+/// Says what a kind makes of the other keys of its step: under `uses`, and under the key that stands for it.
+fn kind_branches(spec: &KindSpec) -> Vec<Value> {
+    let mut sides = Map::new();
+    for key in ["env", "dir", "probe"] {
+        if !spec.params.iter().any(|field| field.name == key) {
+            sides.insert(key.to_owned(), json!(false));
+        }
+    }
+    let mut required = Vec::new();
+    match spec.effect {
+        Some(_) => drop(sides.insert("effect".to_owned(), json!(false))),
+        None => required.push("effect"),
+    }
+    let mut with = with_fields(&spec.params, Templates::Allowed);
+    with["description"] = json!(spec.summary);
+    let mut needed = required.clone();
+    if spec.params.iter().any(|field| field.required) {
+        needed.push("with");
+    }
+    let mut properties = sides.clone();
+    properties.insert("with".to_owned(), with);
+    let mut branches = vec![json!({
+        "if": { "properties": { "uses": { "const": spec.name } }, "required": ["uses"] },
+        "then": { "properties": properties, "required": needed },
+    })];
+    if let Some((key, param)) = &spec.body_key {
+        sides.insert("with".to_owned(), json!(false));
+        sides.insert(key.clone(), body(spec, param));
+        branches.push(json!({
+            "if": { "required": [key] },
+            "then": { "properties": sides, "required": required },
+        }));
+    }
+    branches
+}
+
+/// What stands under a key such as `run`: the value of one parameter, or all parameters.
+fn body(spec: &KindSpec, param: &str) -> Value {
+    let field = spec.params.iter().find(|field| field.name == param);
+    match field.map(|field| &field.ty) {
+        None | Some(Type::Any) => json!({}),
+        Some(ty) => json!({
+            "anyOf": [of_type(ty, Templates::Allowed), with_fields(&spec.params, Templates::Allowed)]
+        }),
+    }
+}
+
+/// The keys of a map with what they are for, without those that this version refuses.
+fn keys(names: &[&str], refused: &[(&str, &str)], about: fn(&str) -> Option<&'static str>) -> Value {
+    let offered = names.iter().filter(|name| !refused.iter().any(|(refused, _)| refused == *name));
+    let described = offered.map(|name| {
+        let description = about(name).map_or_else(|| json!({}), |text| json!({ "description": text }));
+        ((*name).to_owned(), description)
+    });
+    Value::Object(described.collect())
+}
+
+/// Says what stands under a key. Keys that are not offered stay out.
+fn set(properties: &mut Value, key: &str, schema: Value) {
+    let Some(Value::Object(place)) = properties.get_mut(key) else { return };
+    let description = place.remove("description");
+    if let Value::Object(schema) = schema {
+        *place = schema;
+    }
+    place.extend(description.map(|text| ("description".to_owned(), text)));
+}
+
+fn text() -> Value {
+    of_type(&Type::String, Templates::Refused)
+}
+
+fn name() -> Value {
+    json!({ "type": "string", "pattern": "^[a-z][a-z0-9_-]*$" })
+}
+
+fn drill() -> Value {
+    closed(json!({ "approvals": { "enum": ["auto", "ask"] } }), &[])
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn schemas_offer_every_key_that_is_not_refused_and_say_what_it_is_for() {
+        let runbook = runbook(&Registry::new());
+        let (environment, project) = (environment(), project());
+        let places: [(&Value, &[&str], &[(&str, &str)]); 6] = [
+            (&runbook["properties"], RUNBOOK_KEYS, REFUSED_RUNBOOK_KEYS),
+            (&runbook["$defs"]["step"]["properties"], STEP_KEYS, REFUSED_STEP_KEYS),
+            (&runbook["$defs"]["group"]["properties"], GROUP_KEYS, &[]),
+            (&runbook["properties"]["inputs"]["additionalProperties"]["properties"], INPUT_KEYS, &[]),
+            (&environment["properties"], ENVIRONMENT_KEYS, &[]),
+            (&project["properties"], PROJECT_KEYS, REFUSED_PROJECT_KEYS),
+        ];
+        for (properties, known, refused) in places {
+            for key in known {
+                let offered = properties.get(*key);
+                assert_eq!(offered.is_none(), refused.iter().any(|(refused, _)| refused == key), "{key}");
+                assert!(offered.is_none_or(|schema| schema["description"].is_string()), "{key}: {offered:?}");
+            }
+        }
+        assert_eq!(environment["additionalProperties"], false);
+        assert!(environment["properties"]["resources"].to_string().contains("heartbeat"));
+    }
+}

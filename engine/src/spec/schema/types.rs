@@ -1,0 +1,90 @@
+//! Schemas of values.
+
+use serde_json::{Map, Value, json};
+
+use crate::value::{Field, Type};
+
+/// Whether `{{ … }}` may stand in place of a value.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Templates {
+    Allowed,
+    Refused,
+}
+
+/// A map with these keys and no others.
+pub(super) fn closed(properties: Value, required: &[&str]) -> Value {
+    json!({ "type": "object", "properties": properties, "required": required, "additionalProperties": false })
+}
+
+pub(super) fn duration() -> Value {
+    json!({ "type": "string", "pattern": "[a-z]", "description": "a duration such as 90s or 1h 30m" })
+}
+
+/// A bare expression: braces are a mistake there.
+pub(super) fn condition() -> Value {
+    json!({ "type": ["string", "number", "boolean"], "not": { "pattern": "\\{\\{" } })
+}
+
+/// A map with a key for each field.
+pub(super) fn with_fields(fields: &[Field], templates: Templates) -> Value {
+    let mut properties = Map::new();
+    for field in fields {
+        let mut value = of_type(&field.ty, templates);
+        if let Some(object) = value.as_object_mut() {
+            object.insert("description".to_owned(), json!(field.summary));
+            object.extend(field.default.clone().map(|default| ("default".to_owned(), default)));
+        }
+        properties.insert(field.name.clone(), value);
+    }
+    let required: Vec<_> =
+        fields.iter().filter(|field| field.required).map(|field| field.name.as_str()).collect();
+    closed(Value::Object(properties), &required)
+}
+
+/// What the reader takes for a value of a type.
+pub(super) fn of_type(ty: &Type, templates: Templates) -> Value {
+    let plain = plain(ty, templates);
+    let is_textual =
+        matches!(ty, Type::Any | Type::String | Type::Path | Type::Script | Type::Resource { .. });
+    // The reader takes these literally, or looks for templates in them itself.
+    let is_literal = matches!(ty, Type::Conditions(_) | Type::EnvMap | Type::Sql | Type::Secret);
+    if templates == Templates::Refused || is_textual || is_literal {
+        return plain;
+    }
+    json!({ "anyOf": [plain, { "type": "string", "pattern": "\\{[{%]" }] })
+}
+
+fn plain(ty: &Type, templates: Templates) -> Value {
+    match ty {
+        Type::Any => json!({}),
+        // Written without quotes, a version or a port is a number to YAML and text to us.
+        Type::String | Type::Path => json!({ "type": ["string", "number", "boolean"] }),
+        Type::Timestamp | Type::Resource { .. } => json!({ "type": "string" }),
+        Type::Script => json!({ "type": ["string", "number", "boolean"] }),
+        Type::Sql => json!({ "type": "string", "not": { "pattern": "\\{[{%]" } }),
+        Type::Integer => json!({ "type": "integer" }),
+        Type::Number => json!({ "type": "number" }),
+        Type::Boolean => json!({ "type": "boolean" }),
+        Type::Duration => duration(),
+        Type::Choice(words) => json!({ "enum": words }),
+        Type::List(of) => json!({ "type": "array", "items": of_type(of, templates) }),
+        Type::Map(of) => json!({ "type": "object", "additionalProperties": of_type(of, templates) }),
+        Type::Object(fields) => with_fields(fields, templates),
+        Type::Conditions(_) => json!({ "type": "array", "items": condition() }),
+        Type::EnvMap => json!({
+            "type": "object",
+            "additionalProperties": { "type": ["string", "number", "boolean", "object"] },
+        }),
+        Type::Secret => json!({
+            "type": "object",
+            "properties": {
+                "file": { "type": "string" },
+                "env": { "type": "string" },
+                "command": { "type": "array", "items": { "type": "string" } },
+            },
+            "minProperties": 1,
+            "maxProperties": 1,
+            "additionalProperties": false,
+        }),
+    }
+}

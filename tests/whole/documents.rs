@@ -1,0 +1,136 @@
+//! What is generated from the code is current, and what the documentation shows works.
+
+use std::fs;
+use std::path::{Path, PathBuf};
+
+use serde_json::Value;
+
+use crate::project::Project;
+
+fn repository() -> PathBuf {
+    Path::new(env!("CARGO_MANIFEST_DIR")).join("..")
+}
+
+#[test]
+fn the_schemas_in_the_repository_are_those_of_the_program() {
+    let schemas = repository().join("schemas");
+    Project::new().run(&["schema", "--check", &schemas.to_string_lossy()]).expect(0);
+}
+
+#[test]
+fn schemas_are_written_and_compared() {
+    let project = Project::new();
+    project.run(&["schema", "--check", "schemas"]).expect(1);
+    project.run(&["schema", "--write", "schemas"]).expect(0);
+    project.run(&["schema", "--check", "schemas"]).expect(0);
+    project.write("schemas/runbook.schema.json", "{}");
+    let ran = project.run(&["schema", "--check", "schemas"]).expect(1);
+    assert_eq!(ran.stdout, "schemas/runbook.schema.json\n");
+    let printed = project.run(&["schema", "environment"]).expect(0).json();
+    assert_eq!(printed["title"], "A Lifeboat environment");
+}
+
+#[test]
+fn the_reference_of_step_kinds_is_current() {
+    let printed = Project::new().run(&["steps", "--reference"]).expect(0).stdout;
+    let kept = fs::read_to_string(repository().join("docs/steps.md")).expect("docs/steps.md");
+    let at = printed.lines().zip(kept.lines()).position(|(printed, kept)| printed != kept);
+    assert!(printed == kept, "docs/steps.md differs in line {:?}", at.map(|line| line + 1));
+}
+
+/// What editors find in a file.
+fn found(schema: &Value, text: &str) -> Vec<String> {
+    let document: Value = serde_yaml::from_str(text).expect("YAML");
+    let validator = jsonschema::draft202012::new(schema).expect("a schema");
+    validator.iter_errors(&document).map(|error| format!("{}: {error}", error.instance_path())).collect()
+}
+
+#[test]
+fn editors_and_the_program_agree_about_the_examples() {
+    let demo = repository().join("examples/demo");
+    let project = Project::new();
+    for (folder, document) in [("runbooks", "runbook"), ("environments", "environment"), (".", "project")] {
+        let schema = project.run(&["schema", document]).expect(0).json();
+        for entry in fs::read_dir(demo.join(folder)).expect("a folder") {
+            let path = entry.expect("an entry").path();
+            let name = path.file_name().unwrap_or_default().to_string_lossy().into_owned();
+            if !name.ends_with(".yaml") {
+                continue;
+            }
+            let found = found(&schema, &fs::read_to_string(&path).expect("a file"));
+            let checked = project.run(&["-C", &demo.to_string_lossy(), "check", &name]);
+            assert_eq!(found.is_empty(), checked.exit == 0, "{name}: {found:#?}\n{}", checked.all());
+        }
+    }
+}
+
+/// The blocks of YAML in a guide, each with the line it begins on.
+fn blocks(guide: &str) -> Vec<(usize, String)> {
+    let mut blocks = Vec::new();
+    let mut open: Option<(usize, String)> = None;
+    for (at, line) in guide.lines().enumerate() {
+        match &mut open {
+            None if line == "```yaml" => open = Some((at + 2, String::new())),
+            Some(_) if line == "```" => blocks.extend(open.take()),
+            Some((_, text)) => text.extend([line, "\n"]),
+            None => {}
+        }
+    }
+    assert!(open.is_none(), "a block without an end");
+    blocks
+}
+
+/// The document that a block is, and its text; a list of steps becomes a runbook.
+fn as_document(line: usize, text: &str) -> (&'static str, String, String) {
+    let name = |key: &str| text.strip_prefix(key)?.lines().next().map(|name| name.trim().to_owned());
+    if let Some(name) = name("runbook:") {
+        return ("runbook", format!("runbooks/{name}.yaml"), text.to_owned());
+    }
+    if let Some(name) = name("environment:") {
+        return ("environment", format!("environments/{name}.yaml"), text.to_owned());
+    }
+    if text.starts_with("project:") {
+        return ("project", "lifeboat.yaml".to_owned(), text.to_owned());
+    }
+    let steps: String = text.lines().map(|line| format!("  {line}\n")).collect();
+    let text = format!("runbook: line-{line}\nenvironments: [staging]\nsteps:\n{steps}");
+    ("runbook", format!("runbooks/line-{line}.yaml"), text)
+}
+
+#[test]
+fn every_example_of_the_guide_is_right() {
+    let guide = fs::read_to_string(repository().join("docs/runbooks.md")).expect("the guide");
+    let project = Project::empty();
+    let blocks = blocks(&guide);
+    assert!(blocks.len() >= 8, "{}", blocks.len());
+    for (line, text) in &blocks {
+        let (document, path, text) = as_document(*line, text);
+        assert!(!project.file(&path).exists(), "line {line}: a second {path}");
+        let schema = project.run(&["schema", document]).expect(0).json();
+        let found = found(&schema, &text);
+        assert!(found.is_empty(), "line {line}: {found:#?}");
+        project.write(&path, &text);
+    }
+    project.run(&["check", "--deny-warnings"]).expect(0);
+}
+
+#[test]
+fn the_guide_names_what_is_refused() {
+    let guide = fs::read_to_string(repository().join("docs/runbooks.md")).expect("the guide");
+    let (_, section) = guide.split_once("## Not in this version").expect("the section");
+    let project = Project::new();
+    let runbook = project.run(&["schema", "runbook"]).expect(0).json();
+    let offered = [
+        ("step", runbook["$defs"]["step"]["properties"].clone()),
+        ("runbook", runbook["properties"].clone()),
+        ("project", project.run(&["schema", "project"]).expect(0).json()["properties"].clone()),
+    ];
+    for (place, offered) in offered {
+        let row = section.lines().find(|line| line.starts_with(&format!("| {place} |"))).expect("a row");
+        let keys: Vec<_> = row.split('`').skip(1).step_by(2).collect();
+        assert!(!keys.is_empty(), "{row}");
+        for key in keys {
+            assert!(offered.get(key).is_none(), "`{key}` of a {place} is offered, and said to be refused");
+        }
+    }
+}
