@@ -90,7 +90,7 @@ async fn a_pid_file_of_a_process_that_is_gone_means_nothing() {
     rig.set_resource("app", process(&rig, "exec sleep 600", None));
     let mut stale = lifeboat_steps::process::Identity::of(std::process::id()).unwrap();
     stale.start_ticks -= 1;
-    stale.save(&rig.dir().join("run/app.pid")).unwrap();
+    lifeboat_steps::process::identity::save(&stale, &rig.dir().join("run/app.pid")).unwrap();
     assert_eq!(status(&rig).await.0, json!(false));
     let done = rig.run("service.start", json!({ "service": "app" })).await.unwrap();
     assert_eq!(done.outputs["started"], json!(true));

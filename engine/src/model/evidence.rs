@@ -77,7 +77,7 @@ pub enum Confidence {
 pub struct Created {
     /// Names it uniquely within the run, such as `server:db`; recording the same id again replaces it.
     pub id: String,
-    /// What it is, for people: `Postgres server of db (port 5440)`.
+    /// What it is, for people: a noun phrase without the path, `Postgres server of db (port 5440)`.
     pub what: String,
     pub kind: CreatedKind,
 }
@@ -95,4 +95,16 @@ pub enum CreatedKind {
     MovedAside { from: PathBuf, to: PathBuf },
     /// A file that did not exist before.
     File { path: PathBuf },
+}
+
+impl CreatedKind {
+    /// Says where it is, for people.
+    pub fn place(&self) -> String {
+        match self {
+            Self::Process { pid, .. } => format!("process {pid}"),
+            Self::Directory { path } | Self::File { path } | Self::MovedAside { to: path, .. } => {
+                format!("`{}`", path.display())
+            }
+        }
+    }
 }

@@ -219,7 +219,7 @@ pub(super) fn warnings(view: &View<'_>, rpo: &Rpo, created: &[CreatedReport]) ->
         ));
     }
     for thing in created.iter().filter(|thing| thing.fate == Fate::NotRemoved) {
-        let why = thing.proof.as_deref().unwrap_or_default();
+        let why = thing.proof.clone().unwrap_or_else(|| thing.thing.kind.place());
         add(format!("NOT removed: {} ({why})", thing.thing.what));
     }
     all

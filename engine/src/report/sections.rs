@@ -552,8 +552,9 @@ fn created(report: &RunReport) -> Option<Section> {
             Fate::Kept => Piece::plain("kept"),
             Fate::NotRemoved => Piece::new("NOT removed", Tone::Bad),
         };
-        let proof = made.proof.as_ref().map(|proof| format!(" ({proof})")).unwrap_or_default();
-        let what = vec![Piece::plain(&made.thing.what), Piece::dim(proof)];
+        // What is kept has no proof, and somebody may have to find it.
+        let proof = made.proof.clone().unwrap_or_else(|| made.thing.kind.place());
+        let what = vec![Piece::plain(&made.thing.what), Piece::dim(format!(" ({proof})"))];
         rows.row(vec![vec![fate], code(made.step.as_str()), what]);
     }
     section("Created", table(rows))

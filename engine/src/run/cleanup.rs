@@ -38,7 +38,10 @@ pub fn remove(thing: &Created) -> Removal {
 fn stop(identity: &Identity, signal: i32) -> Result<String, String> {
     match identity.stop(signal, PATIENCE) {
         Ok(true) => Ok(format!("process {} is gone", identity.pid)),
-        Ok(false) => Err(format!("process {} does not end; end it with `kill -9 {0}`", identity.pid)),
+        Ok(false) => Err(format!(
+            "process {0} or its group does not end; look at it with `ps -o pid,pgid,stat,wchan,args -g {0}`",
+            identity.pid
+        )),
         Err(error) => Err(format!("process {} cannot be stopped: {error}", identity.pid)),
     }
 }

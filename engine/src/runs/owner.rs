@@ -8,7 +8,7 @@ use super::durable;
 use super::error::Error;
 use super::run_dir::RunDir;
 use crate::clock::Clock;
-use crate::process::{boot_id, start_ticks};
+use crate::process::{Identity, boot_id};
 
 /// How long to wait for a lock that somebody is only looking at.
 const PATIENCE: Duration = Duration::from_millis(500);
@@ -33,7 +33,7 @@ impl Holder {
             pid,
             host: host_name(),
             boot_id: boot_id(),
-            start_ticks: start_ticks(pid).unwrap_or_default(),
+            start_ticks: Identity::of(pid).map_or(0, |identity| identity.start_ticks),
             since_ms: clock.now_ms(),
         }
     }

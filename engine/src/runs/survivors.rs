@@ -6,14 +6,12 @@ use std::os::unix::fs::MetadataExt;
 use std::path::Path;
 use std::time::{Duration, Instant};
 
-use rustix::process::{Pid, Signal, getpgrp, kill_process, kill_process_group};
+use rustix::process::{Signal, getpgrp, kill_process};
 
 use super::durable;
 use super::error::Error;
 use super::owner::try_exclusive;
-
-/// How long a killed process may take to be gone.
-const KILL_PATIENCE: Duration = Duration::from_secs(10);
+use crate::process::{AFTER_KILL, Stat, pids, raw, signal_group};
 
 /// A process that was ended.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -60,13 +58,6 @@ pub fn end_survivors(children_lock: &Path, grace: Duration) -> Result<Vec<Ended>
     Ok(hunt.ended.into_values().collect())
 }
 
-/// What `/proc/<pid>/stat` tells.
-struct Stat {
-    program: String,
-    group: u32,
-    is_gone: bool,
-}
-
 #[derive(Default)]
 struct Hunt {
     inode: (u64, u64),
@@ -78,7 +69,7 @@ struct Hunt {
 impl Hunt {
     fn end_all(&mut self, grace: Duration) -> Result<(), Error> {
         let kill_at = Instant::now() + grace;
-        let give_up_at = kill_at + KILL_PATIENCE;
+        let give_up_at = kill_at + AFTER_KILL;
         let mut told = BTreeSet::new();
         loop {
             let alive = self.look();
@@ -105,11 +96,11 @@ impl Hunt {
     /// Returns the holders and the members of their groups that run now.
     fn look(&mut self) -> BTreeMap<u32, Stat> {
         let own = std::process::id();
-        let processes: Vec<_> = pids().filter(|pid| *pid != own).collect();
+        let processes: Vec<_> = pids().filter(|&pid| pid != own && !is_own_before_exec(pid)).collect();
         let mut alive = BTreeMap::new();
         for &pid in &processes {
             if self.holds(pid)
-                && let Some(stat) = stat(pid).filter(|stat| !stat.is_gone)
+                && let Some(stat) = Stat::read(pid).filter(Stat::runs)
             {
                 if is_groups_own(stat.group) {
                     self.groups.insert(stat.group);
@@ -118,7 +109,7 @@ impl Hunt {
             }
         }
         for &pid in &processes {
-            let stat = stat(pid).filter(|stat| !stat.is_gone && self.groups.contains(&stat.group));
+            let stat = Stat::read(pid).filter(|stat| stat.runs() && self.groups.contains(&stat.group));
             if let Some(stat) = stat {
                 alive.insert(pid, stat);
             }
@@ -160,39 +151,25 @@ enum Target {
 impl Target {
     fn send(self, signal: Signal) {
         // A failure means that it is gone, or shows as a survivor in the end.
-        let _ = match self {
-            Self::Group(group) => raw(group).map(|group| kill_process_group(group, signal)),
-            Self::Process(pid) => raw(pid).map(|pid| kill_process(pid, signal)),
-        };
+        match self {
+            Self::Group(group) => signal_group(group, signal),
+            Self::Process(pid) => drop(raw(pid).map(|pid| kill_process(pid, signal))),
+        }
     }
+}
+
+/// Whether a process is a child of this one that has not executed its program yet. Until then it shares all open
+/// files, this process's own `children.lock` among them.
+fn is_own_before_exec(pid: u32) -> bool {
+    let program = |pid: u32| fs::read_link(format!("/proc/{pid}/exe")).ok();
+    let own = std::process::id();
+    Stat::read(pid).is_some_and(|stat| stat.parent == own)
+        && program(pid).is_some_and(|path| Some(path) == program(own))
 }
 
 /// Whether a group is one that lifeboat made for a child: neither ours nor that of a container's first process.
 fn is_groups_own(group: u32) -> bool {
     group > 1 && raw(group) != Some(getpgrp())
-}
-
-fn raw(pid: u32) -> Option<Pid> {
-    i32::try_from(pid).ok().and_then(Pid::from_raw)
-}
-
-fn pids() -> impl Iterator<Item = u32> {
-    fs::read_dir("/proc")
-        .into_iter()
-        .flatten()
-        .flatten()
-        .filter_map(|entry| entry.file_name().to_str()?.parse().ok())
-}
-
-fn stat(pid: u32) -> Option<Stat> {
-    let text = fs::read_to_string(format!("/proc/{pid}/stat")).ok()?;
-    // The name is in parentheses and may hold blanks and parentheses itself.
-    let (start, end) = (text.find('(')?, text.rfind(')')?);
-    let mut fields = text[end + 1..].split_ascii_whitespace();
-    let state = fields.next()?;
-    let group = fields.nth(1)?.parse().ok()?;
-    let program = text[start + 1..end].to_owned();
-    Some(Stat { program, group, is_gone: matches!(state, "Z" | "X") })
 }
 
 fn describe(alive: &BTreeMap<u32, Stat>) -> String {
@@ -204,6 +181,7 @@ fn describe(alive: &BTreeMap<u32, Stat>) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::process::group_runs;
     use std::os::fd::AsFd;
     use std::os::unix::process::CommandExt;
     use std::process::{Child, Command, Stdio};
@@ -222,7 +200,8 @@ mod tests {
     fn child(lock: &Path, script: &str) -> Reaped {
         let file = durable::lock_file(lock).unwrap();
         file.lock_shared().unwrap();
-        let inherited = rustix::io::dup(file.as_fd()).unwrap();
+        // Only this child may inherit it, and not what another test starts at the same moment.
+        let inherited = file.as_fd().try_clone_to_owned().unwrap();
         let child = Command::new("bash")
             .args(["-c", script])
             .stdin(Stdio::from(inherited))
@@ -263,7 +242,7 @@ mod tests {
         );
         assert!(ended.len() >= 2, "{ended:?}");
         child.0.wait().unwrap();
-        assert!(pids().all(|other| stat(other).is_none_or(|stat| stat.group != pid || stat.is_gone)));
+        assert!(!group_runs(pid));
     }
 
     #[test]

@@ -7,11 +7,12 @@ use std::process::{Child, Command, ExitStatus, Stdio};
 use std::sync::mpsc::{Receiver, channel};
 use std::time::{Duration, Instant};
 
-use rustix::process::{Pid, Signal, kill_process_group};
+use rustix::process::Signal;
 use secrecy::SecretString;
 
 use super::{SecretRef, Secrets, codes};
 use crate::code::Code;
+use crate::process::signal_group;
 
 /// How long a command may take, a password manager that asks a server included.
 const PATIENCE: Duration = Duration::from_secs(30);
@@ -115,10 +116,7 @@ struct Group(Child);
 
 impl Drop for Group {
     fn drop(&mut self) {
-        if let Some(pid) = i32::try_from(self.0.id()).ok().and_then(Pid::from_raw) {
-            // Fails if all of it is gone already, which is what is wanted.
-            let _ = kill_process_group(pid, Signal::KILL);
-        }
+        signal_group(self.0.id(), Signal::KILL);
         let _ = self.0.wait();
     }
 }
@@ -253,12 +251,13 @@ mod tests {
         // The shell ends at once; what it leaves behind keeps the pipe open.
         for script in ["sleep 1000", "sleep 1000 & echo $! > pid; exit 0"] {
             let begin = Instant::now();
-            assert!(reason(&command(script), dir.path()).contains("took longer"));
+            let text = reason(&command(script), dir.path());
+            assert!(text.contains("took longer"), "{text}");
             assert!(begin.elapsed() < Duration::from_secs(20));
         }
         let pid = std::fs::read_to_string(dir.path().join("pid")).unwrap().trim().parse().unwrap();
         let deadline = Instant::now() + Duration::from_secs(10);
-        while crate::process::start_ticks(pid).is_some() {
+        while crate::process::Identity::of(pid).is_some() {
             assert!(Instant::now() < deadline, "it still runs");
             std::thread::sleep(Duration::from_millis(10));
         }

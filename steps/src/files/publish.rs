@@ -73,7 +73,7 @@ impl Place {
     /// Records the directory beside the target before it is made. It never holds anything but restored files.
     pub(super) async fn announce_staging(&self, ctx: &StepContext, name: &str) -> Result<(), StepError> {
         let kind = CreatedKind::Directory { path: self.staging.clone() };
-        self.announce(ctx, (name, "staging"), kind, format!("unfinished restored files of {name}")).await
+        self.announce(ctx, (name, "staging"), kind, format!("unpacked files of {name}")).await
     }
 
     /// Says whether an earlier attempt has put its directory in place, or does so now if only that was left.
@@ -113,7 +113,7 @@ impl Place {
             }
             Some(aside) => {
                 let kind = CreatedKind::MovedAside { from: self.target.clone(), to: aside.clone() };
-                let what = format!("the files of {name} as before the restore");
+                let what = format!("earlier files of {name}");
                 self.announce(ctx, (name, "aside"), kind, what).await?;
                 fs::rename(&self.staging, aside).map_err(|error| failed("renamed", &self.staging, &error))?;
                 self.exchange(aside)?;
@@ -127,7 +127,7 @@ impl Place {
 
     async fn announce_restored(&self, ctx: &StepContext, name: &str) -> Result<(), StepError> {
         let kind = CreatedKind::Directory { path: self.target.clone() };
-        self.announce(ctx, (name, "restored"), kind, format!("the restored files of {name}")).await
+        self.announce(ctx, (name, "restored"), kind, format!("restored files of {name}")).await
     }
 
     async fn announce(

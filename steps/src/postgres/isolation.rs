@@ -118,7 +118,7 @@ impl Isolation {
         let dir = self.dir();
         ctx.created(Created {
             id: format!("work:{}", self.resource),
-            what: format!("working directory of the server on {}", self.data_dir.display()),
+            what: format!("work directory of {}", self.resource),
             kind: CreatedKind::Directory { path: dir.clone() },
         })
         .await?;

@@ -2,6 +2,7 @@
 
 pub mod account;
 pub mod backup;
+mod backup_manifest;
 pub mod codes;
 pub mod connect;
 pub mod controldata;

@@ -42,7 +42,7 @@ impl PidFile {
     /// process whose working directory is the data directory, as that of every Postgres server is.
     pub fn live(data_dir: &Path) -> Option<(Self, Identity)> {
         let file = Self::read(data_dir)?;
-        let identity = Identity::of(file.pid).filter(Identity::is_alive)?;
+        let identity = Identity::of(file.pid)?;
         let works_in = std::fs::read_link(format!("/proc/{}/cwd", file.pid));
         let here = std::fs::canonicalize(data_dir).ok()?;
         match works_in {

@@ -68,11 +68,11 @@ pub(super) async fn stop(server: &Identity, patience: Duration) -> Result<Ended,
     if !identity::signal(server, FAST)? {
         return Ok(Ended::WasGone);
     }
-    if gone_within(server, patience).await {
+    if identity::gone_within(server, patience).await {
         return Ok(Ended::Fast);
     }
     identity::signal(server, IMMEDIATE)?;
-    if gone_within(server, AFTER_IMMEDIATE).await {
+    if identity::gone_within(server, AFTER_IMMEDIATE).await {
         return Ok(Ended::Immediate);
     }
     Err(StepError::uncertain(
@@ -80,17 +80,6 @@ pub(super) async fn stop(server: &Identity, patience: Duration) -> Result<Ended,
         format!("the Postgres server (process {}) does not stop, not even at once", server.pid),
     )
     .help(format!("look at it with `ps -o pid,stat,wchan,args -p {}`", server.pid)))
-}
-
-async fn gone_within(server: &Identity, patience: Duration) -> bool {
-    let deadline = Instant::now() + patience;
-    while server.is_alive() {
-        if Instant::now() >= deadline {
-            return false;
-        }
-        tokio::time::sleep(Duration::from_millis(50)).await;
-    }
-    true
 }
 
 /// A server that was started, and what it must turn out to be.

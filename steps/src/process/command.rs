@@ -153,7 +153,7 @@ impl Command {
         self
     }
 
-    /// For a server: keeps its identity in a file for another process to find; see `Identity::load`.
+    /// For a server: keeps its identity in a file for another process to find; see `identity::load`.
     #[must_use]
     pub fn pid_file(mut self, path: impl Into<PathBuf>) -> Self {
         self.pid_file = Some(path.into());

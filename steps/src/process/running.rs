@@ -8,20 +8,19 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use lifeboat_engine::model::evidence::Stream;
+use lifeboat_engine::process::{AFTER_KILL, group_runs, signal_group};
 use lifeboat_engine::step::{StepContext, StepError};
 use rustix::process::Signal;
 use tokio::task::JoinHandle;
 
 use super::command::{Command, Output};
 use super::output::{Kept, LineSink, Reader};
-use super::{OsUser, codes, identity, spawn};
+use super::{OsUser, codes, spawn};
 
 /// How long output may still come after the program has ended.
 const DRAIN: Duration = Duration::from_secs(2);
 /// How long processes that a program left behind have between TERM and KILL.
 const LEFT_BEHIND_GRACE: Duration = Duration::from_secs(1);
-/// How long the end of a killed group may take.
-const AFTER_KILL: Duration = Duration::from_secs(10);
 
 type Exit = JoinHandle<io::Result<ExitStatus>>;
 
@@ -42,8 +41,8 @@ struct Group {
 
 impl Drop for Group {
     fn drop(&mut self) {
-        if identity::group_runs(self.leader) {
-            identity::signal_group(self.leader, Signal::KILL);
+        if group_runs(self.leader) {
+            signal_group(self.leader, Signal::KILL);
         }
     }
 }
@@ -105,10 +104,10 @@ impl Running {
 
     /// TERM to the group, the grace, KILL to the group.
     async fn end(mut self) -> StepError {
-        identity::signal_group(self.group.leader, Signal::TERM);
+        signal_group(self.group.leader, Signal::TERM);
         let gone = self.is_gone_within(self.grace).await;
         if !gone {
-            identity::signal_group(self.group.leader, Signal::KILL);
+            signal_group(self.group.leader, Signal::KILL);
             self.is_gone_within(AFTER_KILL).await;
         }
         let how = if gone { "ended after TERM" } else { "was killed, for it did not end after TERM" };
@@ -118,7 +117,7 @@ impl Running {
     async fn is_gone_within(&mut self, patience: Duration) -> bool {
         const POLL: Duration = Duration::from_millis(20);
         let deadline = Instant::now() + patience;
-        while !self.exit.is_finished() || identity::group_runs(self.group.leader) {
+        while !self.exit.is_finished() || group_runs(self.group.leader) {
             if Instant::now() >= deadline {
                 return false;
             }
@@ -172,14 +171,14 @@ fn start(expression: &duct::Expression, user: Option<OsUser>, lock: File) -> io:
 /// Ends a group whose leader has ended; true if there was anything to end.
 fn end_left_behind(leader: u32) -> bool {
     const POLL: Duration = Duration::from_millis(20);
-    if !identity::group_runs(leader) {
+    if !group_runs(leader) {
         return false;
     }
-    identity::signal_group(leader, Signal::TERM);
+    signal_group(leader, Signal::TERM);
     let deadline = Instant::now() + LEFT_BEHIND_GRACE;
-    while identity::group_runs(leader) {
+    while group_runs(leader) {
         if Instant::now() >= deadline {
-            identity::signal_group(leader, Signal::KILL);
+            signal_group(leader, Signal::KILL);
             break;
         }
         std::thread::sleep(POLL);

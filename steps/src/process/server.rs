@@ -8,7 +8,7 @@ use lifeboat_engine::model::evidence::{Created, CreatedKind};
 use lifeboat_engine::step::{StepContext, StepError};
 
 use super::command::Command;
-use super::{Identity, OsUser, codes, spawn};
+use super::{Identity, OsUser, codes, identity, spawn};
 
 /// Waits on standard input until the process is recorded, then becomes the program. If Lifeboat dies in between,
 /// the read fails and nothing was started.
@@ -57,7 +57,7 @@ impl Server {
             stop_signal: spec.stop_signal,
         };
         if let Some(path) = &command.pid_file {
-            identity.save(path)?;
+            identity::save(&identity, path)?;
         }
         // If this fails the gate is closed without the word, and the stage ends.
         ctx.created(Created { id: spec.id, what: spec.what, kind }).await?;

@@ -46,12 +46,12 @@ pub(super) async fn place(
         }
     }
     ctx.record(ASIDE, true).await?;
-    announce(ctx, server, CreatedKind::File { path: dump.clone() }, "dump-placed").await?;
+    announce(ctx, (server, "dump-placed"), "restored dump", CreatedKind::File { path: dump.clone() }).await?;
     put(ctx, snapshot, &dump, look).await?;
     if persistence.append_only {
         let base = format!("{}.1.base.rdb", persistence.append_file);
         let placed = CreatedKind::Directory { path: append_dir.clone() };
-        announce(ctx, server, placed, "append-only-files-placed").await?;
+        announce(ctx, (server, "append-only-files-placed"), "restored append-only files", placed).await?;
         make_dir(&append_dir, look)?;
         put(ctx, snapshot, &append_dir.join(&base), look).await?;
         let manifest = append_dir.join(format!("{}.manifest", persistence.append_file));
@@ -63,9 +63,14 @@ pub(super) async fn place(
     Ok(aside)
 }
 
-/// Records what is about to be placed, so that the end of a drill removes it before it brings the old files back.
-async fn announce(ctx: &StepContext, server: &str, kind: CreatedKind, name: &str) -> Result<(), StepError> {
-    let what = format!("restored files of the Redis server {server}");
+/// Records what is about to be made, so that the end of a drill removes it before it brings the old files back.
+async fn announce(
+    ctx: &StepContext,
+    (server, name): (&str, &str),
+    what: &str,
+    kind: CreatedKind,
+) -> Result<(), StepError> {
+    let what = format!("{what} of the Redis server {server}");
     ctx.created(Created { id: format!("redis:{server}:{name}"), what, kind }).await
 }
 
@@ -80,7 +85,8 @@ async fn provide_dir(
     if dir.exists() {
         return Ok(());
     }
-    announce(ctx, server, CreatedKind::Directory { path: dir.to_owned() }, "data-directory").await?;
+    let kind = CreatedKind::Directory { path: dir.to_owned() };
+    announce(ctx, (server, "data-directory"), "data directory", kind).await?;
     let owner = os_user.map(OsUser::lookup).transpose()?.map(|user| (user.uid, user.gid));
     let made = fs::create_dir_all(dir)
         .and_then(|()| File::open(dir))
@@ -105,7 +111,7 @@ async fn move_aside(
         return Ok(Some(to));
     }
     let kind = CreatedKind::MovedAside { from: from.to_owned(), to: to.clone() };
-    let what = format!("{name} of the Redis server {server} as before the restore");
+    let what = format!("earlier {name} of the Redis server {server}");
     ctx.created(Created { id, what, kind }).await?;
     fs::rename(from, &to).map_err(|error| failed("moved aside", from, &error))?;
     Ok(Some(to))

@@ -16,7 +16,7 @@ const TERM: i32 = 15;
 
 /// Returns the process of a service if it runs.
 pub(super) fn running(unit: &Unit<'_>, ctx: &StepContext) -> Option<Identity> {
-    Identity::load(&pid_file(unit, ctx)).filter(Identity::is_alive)
+    identity::load(&pid_file(unit, ctx)).filter(Identity::is_alive)
 }
 
 pub(super) async fn start(unit: &Unit<'_>, ctx: &StepContext) -> Result<Server, StepError> {

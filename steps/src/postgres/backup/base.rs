@@ -271,7 +271,7 @@ impl Run<'_> {
         let expected = Expected { system: source.system, size: source.segment_size };
         let verified = blocking(move || verify(&dir, expected, &meter)).await?;
         if source.archiving {
-            let needed = wal_needed(&verified.manifest, source.segment_size).collect();
+            let needed = wal_needed(&verified.wal, source.segment_size).collect();
             self.wait_for_wal(login, source, needed).await?;
         }
         Ok((verified, stop_time))
@@ -359,23 +359,23 @@ fn size_of(dir: &std::path::Path) -> u64 {
 }
 
 fn details(source: &Source, verified: &Verified, (stop_time, took): (Timestamp, Duration)) -> BackupDetails {
-    let (manifest, size) = (&verified.manifest, source.segment_size);
+    let (wal, size) = (verified.wal, source.segment_size);
     BackupDetails {
         base: BaseDetails {
             system_id: source.system.to_string(),
             major: source.major,
             version: source.version.clone(),
-            timeline: manifest.timeline,
-            start_lsn: manifest.start.to_string(),
-            stop_lsn: manifest.stop.to_string(),
+            timeline: wal.timeline,
+            start_lsn: wal.start.to_string(),
+            stop_lsn: wal.end.to_string(),
             start_time: source.now,
             stop_time,
             wal_segment_size: size.bytes(),
         },
         files: verified.files,
         data_bytes: verified.data_bytes,
-        wal_start_segment: Segment::at(manifest.timeline, manifest.start, size).name(size),
-        wal_stop_segment: Segment::before(manifest.timeline, manifest.stop, size).name(size),
+        wal_start_segment: Segment::at(wal.timeline, wal.start, size).name(size),
+        wal_stop_segment: Segment::before(wal.timeline, wal.end, size).name(size),
         archived: source.archiving,
         tablespaces: source.tablespaces.clone(),
         seconds: took.as_secs(),

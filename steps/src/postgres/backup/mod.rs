@@ -3,7 +3,6 @@
 mod base;
 mod checks;
 mod choice;
-mod manifest;
 mod program;
 mod select;
 mod verify;

@@ -1,16 +1,18 @@
 //! Proves that the archives of a base backup hold what the server's manifest says, to the last byte.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
+use std::ffi::OsString;
 use std::fs::File;
 use std::io::{self, Read};
-use std::path::Path;
+use std::os::unix::ffi::OsStringExt;
+use std::path::{Path, PathBuf};
 
 use flate2::read::MultiGzDecoder;
 use lifeboat_engine::plan::hex;
 use lifeboat_engine::step::StepError;
 use sha2::{Digest as _, Sha256};
 
-use super::manifest::{MANIFEST, Manifest};
+use crate::postgres::backup_manifest::{MANIFEST, Manifest, ManifestEntry, WalRange};
 use crate::postgres::codes;
 use crate::postgres::wal::{LongHeader, Segment, SegmentSize, SystemId, WalName};
 use crate::store::{Digest, HashingReader, Meter, ObjectEntry};
@@ -19,7 +21,8 @@ use crate::store::{Digest, HashingReader, Meter, ObjectEntry};
 #[derive(Debug)]
 pub(super) struct Verified {
     pub(super) objects: Vec<ObjectEntry>,
-    pub(super) manifest: Manifest,
+    /// The WAL without which it is not consistent.
+    pub(super) wal: WalRange,
     /// Files of the data directory and their bytes, uncompressed.
     pub(super) files: u64,
     pub(super) data_bytes: u64,
@@ -36,9 +39,9 @@ pub(super) struct Expected {
 /// segment from start to stop of the backup. Counts bytes as stored.
 pub(super) fn verify(dir: &Path, expected: Expected, meter: &Meter) -> Result<Verified, StepError> {
     let text = std::fs::read(dir.join(MANIFEST)).map_err(|error| damaged(MANIFEST, &error))?;
-    let manifest = Manifest::parse(&text)?;
+    let (files, wal) = read_manifest(&text)?;
     let mut check = Check {
-        missing: manifest.files.clone(),
+        missing: files,
         segments: BTreeSet::new(),
         expected,
         meter: meter.clone(),
@@ -52,9 +55,24 @@ pub(super) fn verify(dir: &Path, expected: Expected, meter: &Meter) -> Result<Ve
             objects.push(entry(&name, &digest));
         }
     }
-    check.finish(&manifest)?;
+    check.finish(&wal)?;
     objects.sort_by(|a, b| a.name.cmp(&b.name));
-    Ok(Verified { objects, manifest, files: check.files, data_bytes: check.data_bytes })
+    Ok(Verified { objects, wal, files: check.files, data_bytes: check.data_bytes })
+}
+
+/// A backup of ours has one timeline, and a SHA-256 for every file.
+fn read_manifest(text: &[u8]) -> Result<(BTreeMap<PathBuf, ManifestEntry>, WalRange), StepError> {
+    let manifest = Manifest::parse(text).and_then(|manifest| {
+        let range = manifest.only_range()?;
+        if manifest.has_checksums() {
+            Ok((manifest.files, range))
+        } else {
+            Err("a file has no SHA-256".to_owned())
+        }
+    });
+    manifest.map_err(|problem| {
+        StepError::permanent(codes::LB1215, format!("{MANIFEST} of the base backup is not usable: {problem}"))
+    })
 }
 
 fn entry(name: &str, digest: &Digest) -> ObjectEntry {
@@ -98,7 +116,7 @@ impl Holds {
 }
 
 struct Check {
-    missing: std::collections::BTreeMap<Vec<u8>, super::manifest::Entry>,
+    missing: BTreeMap<PathBuf, ManifestEntry>,
     /// Whole segments that were found.
     segments: BTreeSet<Segment>,
     expected: Expected,
@@ -153,9 +171,8 @@ impl Check {
     }
 
     fn data_file(&mut self, archive: &str, prefix: &[u8], member: &mut impl Member) -> Result<(), StepError> {
-        let mut path = prefix.to_vec();
-        path.extend(member.name());
-        let shown = String::from_utf8_lossy(&path).into_owned();
+        let path = PathBuf::from(OsString::from_vec([prefix, &member.name()].concat()));
+        let shown = path.display();
         let Some(expected) = self.missing.remove(&path) else {
             return Err(damaged(
                 archive,
@@ -169,7 +186,7 @@ impl Check {
         })
         .map_err(|error| error.unwrap_or_else(|error| damaged(archive, &error)))?;
         let sha256 = hex(&state.finalize());
-        if size != expected.size || sha256 != expected.sha256 {
+        if size != expected.size || Some(sha256) != expected.sha256 {
             return Err(damaged(archive, &format_args!("`{shown}` differs from {MANIFEST}")));
         }
         self.files += 1;
@@ -198,18 +215,18 @@ impl Check {
     }
 
     /// Nothing named may be missing, and the WAL between start and stop must be there.
-    fn finish(&self, manifest: &Manifest) -> Result<(), StepError> {
+    fn finish(&self, wal: &WalRange) -> Result<(), StepError> {
         if let Some(path) = self.missing.keys().next() {
             let more = self.missing.len() - 1;
             let problem = format!(
                 "`{}`{} named by {MANIFEST} and in no archive",
-                String::from_utf8_lossy(path),
+                path.display(),
                 if more == 0 { " is".to_owned() } else { format!(" and {more} more files are") }
             );
             return Err(damaged("the backup", &problem));
         }
         let size = self.expected.size;
-        for segment in wal_needed(manifest, size) {
+        for segment in wal_needed(wal, size) {
             if !self.segments.contains(&segment) {
                 let problem =
                     format_args!("the WAL segment {} that it needs is not in it", segment.name(size));
@@ -221,9 +238,9 @@ impl Check {
 }
 
 /// Returns the segments without which a backup is not consistent.
-pub(super) fn wal_needed(manifest: &Manifest, size: SegmentSize) -> impl Iterator<Item = Segment> {
-    let first = Segment::at(manifest.timeline, manifest.start, size);
-    let last = Segment::before(manifest.timeline, manifest.stop, size);
+pub(super) fn wal_needed(wal: &WalRange, size: SegmentSize) -> impl Iterator<Item = Segment> {
+    let first = Segment::at(wal.timeline, wal.start, size);
+    let last = Segment::before(wal.timeline, wal.end, size);
     (first.number..=last.number).map(move |number| Segment { number, ..first })
 }
 

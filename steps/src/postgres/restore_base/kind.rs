@@ -15,13 +15,12 @@ use serde_json::json;
 use super::super::details::BaseDetails;
 use super::super::tools::Tools;
 use super::super::{account, codes, local};
-use super::manifest::Manifest;
 use super::target::{Existing, Found, Target, sync_dir};
 use super::unpack::{CONTROL_FILE, HELD_BACK, Job, Unpacked, make_private_dir, unpack, unwritable};
+use crate::postgres::backup_manifest::{MANIFEST, Manifest};
 use crate::process::OsUser;
 use crate::store::{BackupKind, HashingReader, Marker, Meter, Store, blocking, read_marker, verify_sizes};
 
-const MANIFEST: &str = "backup_manifest";
 /// Under this key the step finds, after a crash, that it had finished.
 const FINISHED: &str = "finished";
 
@@ -182,7 +181,7 @@ fn check_objects(marker: &Marker) -> Result<(), StepError> {
         )
         .help("restore it by hand with `pg_basebackup`'s own layout, or move its tables into the default tablespace"));
     }
-    for needed in ["base", "backup_manifest"] {
+    for needed in ["base", MANIFEST] {
         if !marker.objects.iter().any(|object| stem(&object.name) == needed) {
             return Err(StepError::permanent(
                 codes::LB1255,
@@ -216,7 +215,7 @@ fn read_manifest(store: &Store, marker: &Marker) -> Result<Manifest, StepError> 
 fn check_space(target: &Target, source: &Source) -> Result<(), StepError> {
     /// Segments are kept whole at both ends, and the server needs some to start with.
     const EXTRA_SEGMENTS: u64 = 4;
-    let wal = source.manifest.wal_bytes + EXTRA_SEGMENTS * source.details.wal_segment_size;
+    let wal = source.manifest.wal_bytes() + EXTRA_SEGMENTS * source.details.wal_segment_size;
     let needed = source.manifest.bytes() + wal;
     let free = target.free_space()?;
     if free >= needed {

@@ -2,7 +2,6 @@
 
 mod kind;
 mod listener;
-mod manifest;
 mod target;
 mod unpack;
 

@@ -151,7 +151,7 @@ impl Target {
         }
         ctx.created(Created {
             id: format!("aside:{}", self.resource),
-            what: format!("what stood at {} before the restore", self.data_dir.display()),
+            what: format!("earlier data directory of {}", self.resource),
             kind: CreatedKind::MovedAside { from: self.data_dir.clone(), to: self.aside.clone() },
         })
         .await?;
@@ -173,13 +173,13 @@ impl Target {
     pub(super) async fn take(&self, ctx: &StepContext, backup: &str) -> Result<(), StepError> {
         ctx.created(Created {
             id: format!("data:{}", self.resource),
-            what: format!("data directory of {} ({})", self.resource, self.data_dir.display()),
+            what: format!("restored data directory of {}", self.resource),
             kind: CreatedKind::Directory { path: self.data_dir.clone() },
         })
         .await?;
         ctx.created(Created {
             id: format!("note:{}", self.resource),
-            what: format!("note beside {}", self.data_dir.display()),
+            what: format!("restore note of {}", self.resource),
             kind: CreatedKind::File { path: RestoreNote::path(&self.data_dir) },
         })
         .await?;

@@ -16,7 +16,7 @@ use lifeboat_engine::step::StepError;
 use sha2::{Digest as _, Sha256};
 
 use super::super::codes;
-use super::manifest::Manifest;
+use crate::postgres::backup_manifest::Manifest;
 use crate::process::OsUser;
 use crate::store::{Digest, HashingReader, Key, Marker, Meter, ObjectEntry, Store};
 
