@@ -82,6 +82,15 @@ pub(crate) enum Command {
     Approve(AnswerArgs),
     /// Answer a waiting step with no
     Reject(AnswerArgs),
+    /// Answer a waiting step with one of its choices
+    Answer {
+        run: String,
+        step: String,
+        choice: String,
+        /// Why
+        #[arg(long, short = 'm', value_name = "TEXT")]
+        comment: Option<String>,
+    },
     /// Try a held step again
     Retry { run: String, step: String },
     /// End a held step without its work, or with its work done by hand

@@ -20,7 +20,7 @@ use lifeboat_engine::model::event::Decision;
 use lifeboat_engine::project::Project;
 use lifeboat_engine::runs::{StateDir, SystemProbe};
 
-use args::{Cli, Command};
+use args::{AnswerArgs, Cli, Command};
 use exit::{Exit, Outcome};
 use session::{Manner, Site};
 
@@ -105,6 +105,9 @@ fn on_runs(cli: &Cli, project: &Project, site: &Site) -> Outcome {
     match &cli.command {
         Command::Run(args) => execute::run(project, site, args, Mode::Recovery),
         Command::Drill(args) => execute::run(project, site, args, Mode::Drill),
+        Command::Resume(args) if decide::is_paused_elsewhere(state, &args.run)? => {
+            decide::decide(state, by, &args.run, Decision::Unpause)
+        }
         Command::Resume(args) => {
             let manner = Manner { report: args.report.clone(), no_wait: args.no_wait };
             session::resume(site, &args.run, &manner)
@@ -114,8 +117,12 @@ fn on_runs(cli: &Cli, project: &Project, site: &Site) -> Outcome {
         Command::Runs(args) => look::runs(state, args, cli.format),
         Command::Logs(args) => look::logs(state, args),
         Command::Report(args) => look::report(state, args, cli.format),
-        Command::Approve(args) => decide::answer(state, by, args, decide::Say::Yes),
-        Command::Reject(args) => decide::answer(state, by, args, decide::Say::No),
+        Command::Approve(args) => decide::answer(state, by, args, &decide::Say::Yes),
+        Command::Reject(args) => decide::answer(state, by, args, &decide::Say::No),
+        Command::Answer { run, step, choice, comment } => {
+            let args = AnswerArgs { run: run.clone(), step: Some(step.clone()), comment: comment.clone() };
+            decide::answer(state, by, &args, &decide::Say::Choice(choice.clone()))
+        }
         Command::Retry { run, step } => {
             decide::decide(state, by, run, Decision::RetryStep { step: decide::step_id(step)? })
         }

@@ -16,22 +16,28 @@ use crate::session::fold;
 const PATIENCE: Duration = Duration::from_secs(10);
 
 /// Which choice a command stands for.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) enum Say {
     /// The choice that lets the step go on.
     Yes,
     No,
+    Choice(String),
 }
 
 /// Answers the question of a waiting step.
-pub(crate) fn answer(state: &StateDir, by: Person, args: &AnswerArgs, say: Say) -> Outcome {
+pub(crate) fn answer(state: &StateDir, by: Person, args: &AnswerArgs, say: &Say) -> Outcome {
     let run = state.find(&args.run).map_err(|error| render::runs(&error))?;
     let (step, question) = waiting(&run, args.step.as_deref())?;
     let choice = match say {
         Say::Yes => question.choices.first(),
         Say::No => question.choices.get(1),
+        Say::Choice(wanted) => question.choices.iter().find(|choice| *choice == wanted),
     };
-    let choice = choice.cloned().ok_or_else(|| Failure::usage(format!("`{step}` offers no such answer")))?;
+    let choice = choice.cloned().ok_or_else(|| {
+        let choices = question.choices.join(" or ");
+        Failure::usage(format!("that is no answer to `{step}`"))
+            .help(format!("lifeboat answer {} {step} with {choices}", run.id().short()))
+    })?;
     let answer = Answer { choice: choice.clone(), by, comment: args.comment.clone(), automatic: false };
     let request = Request::Answer { step: step.clone(), question: question.id, answer };
     hand_over(&run, &request, &format!("{step}: {choice}"))
@@ -79,6 +85,16 @@ pub(crate) fn decide(state: &StateDir, by: Person, text: &str, decision: Decisio
         Decision::Note { .. } => "note".to_owned(),
     };
     hand_over(&run, &Request::Decide { by, decision }, &what)
+}
+
+/// Says whether another process drives the run and a person has paused it.
+pub(crate) fn is_paused_elsewhere(state: &StateDir, text: &str) -> Result<bool, Failure> {
+    let run = state.find(text).map_err(|error| render::runs(&error))?;
+    if run.owner().map_err(|error| render::runs(&error))?.is_none() {
+        return Ok(false);
+    }
+    let (header, events) = journal::read(run.path()).map_err(|error| render::journal(&error))?;
+    Ok(fold(&header.plan, &events)?.paused)
 }
 
 /// Parses the name of a step.

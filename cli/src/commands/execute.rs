@@ -65,7 +65,8 @@ fn compile(
         ),
         None => None,
     };
-    let inputs = inputs(target)?;
+    let mut inputs = inputs(target)?;
+    let missing = ask_for_missing(project, target, &mut inputs)?;
     let request = RunRequest {
         runbook: &target.runbook,
         environment: &environment,
@@ -73,7 +74,13 @@ fn compile(
         inputs: &inputs,
         incident_at,
     };
-    let compiled = project.compile(&request, registry).map_err(|problems| refuse(&problems))?;
+    let compiled = project.compile(&request, registry).map_err(|problems| {
+        let failure = refuse(&problems);
+        if let Some(command) = &missing {
+            anstream::eprintln!("\nall of them at once: {command}");
+        }
+        failure
+    })?;
     warn(&compiled.warnings);
     let mut plan = compiled.plan;
     plan.commit = commit(&project.spec.dir);
@@ -108,6 +115,32 @@ fn inputs(target: &Target) -> Result<Map<String, Value>, Failure> {
         inputs.insert(key.trim().to_owned(), Value::String(value.to_owned()));
     }
     Ok(inputs)
+}
+
+/// Asks for inputs that have no value. Without a terminal returns the command that would give them all.
+fn ask_for_missing(
+    project: &Project,
+    target: &Target,
+    inputs: &mut Map<String, Value>,
+) -> Result<Option<String>, Failure> {
+    let runbook = project.runbook(&target.runbook).map_err(|problems| refuse(&problems))?;
+    let mut command = None;
+    for input in &runbook.inputs {
+        let decl = &input.decl;
+        if decl.default.is_some() || inputs.contains_key(&decl.name) {
+            continue;
+        }
+        match ask(&format!("{} ({}; {}): ", decl.name, decl.ty, decl.description)) {
+            Some(answer) => {
+                inputs.insert(decl.name.clone(), Value::String(answer));
+            }
+            None => {
+                let command = command.get_or_insert_with(|| format!("lifeboat … {}", target.runbook));
+                let _ = write!(command, " -i {}=…", decl.name);
+            }
+        }
+    }
+    Ok(command)
 }
 
 fn read_inputs(path: &Path) -> Result<Map<String, Value>, Failure> {

@@ -52,6 +52,11 @@ pub(crate) fn status(state: &StateDir, run: Option<&str>, format: Format) -> Out
         Format::Json => anstream::print!("{}", render::json(&status)?),
         _ => render::print_page(&status.page()),
     }
+    let waiting = told.run.inbox().pending().map_err(|error| render::runs(&error))?.len();
+    if waiting > 0 && told.owner == Owner::Gone {
+        let short = told.run.id().short();
+        anstream::eprintln!("\n{waiting} decided already and not yet carried out: lifeboat resume {short}");
+    }
     Ok(Exit::Success)
 }
 

@@ -121,7 +121,11 @@ impl Story {
     fn attempt_started(&mut self, at_ms: i64, step: &StepId, attempt: u32) -> Vec<String> {
         self.started.entry(step.clone()).or_insert(at_ms);
         self.output.remove(step);
-        let title = self.plan.step(step).map_or("", |planned| planned.title.as_str());
+        // A title that only repeats the id says less than the kind.
+        let title = self.plan.step(step).map_or("", |planned| {
+            let untitled = planned.title.replace(' ', "_") == planned.id.as_str();
+            if untitled { planned.uses.as_str() } else { planned.title.as_str() }
+        });
         let again = if attempt > 1 { format!(" (attempt {attempt})") } else { String::new() };
         self.line(at_ms, (DIM, "▸"), step.as_str(), &format!("{title}{again}"))
     }
@@ -148,7 +152,7 @@ impl Story {
                 lines
             }
             AttemptResult::Lost => {
-                let text = "was running when Lifeboat stopped; what it left was ended";
+                let text = "was under way when Lifeboat stopped";
                 self.line(at_ms, (YELLOW, "!"), step.as_str(), text)
             }
             AttemptResult::Interrupted => self.line(at_ms, (YELLOW, "!"), step.as_str(), "interrupted"),

@@ -338,18 +338,20 @@ pub(super) fn next_command(view: &View<'_>, state: State) -> Option<String> {
     match state {
         State::Succeeded => None,
         State::Failed | State::Aborted => Some(again(view)),
-        _ if owner(view) == Owner::Gone => Some(format!("lifeboat resume {short}")),
+        State::Running | State::Paused if owner(view) == Owner::Gone => {
+            Some(format!("lifeboat resume {short}"))
+        }
         State::Running => Some(format!("lifeboat watch {short}")),
         State::Paused => Some(format!("lifeboat resume {short}")),
         State::Waiting => {
             let (_, step, question) = open_questions(view).into_iter().next()?;
             Some(answer_command(view, step, question))
         }
-        State::Held if owner(view) == Owner::Present => {
+        // Resuming alone would only find it held again.
+        State::Held => {
             let (_, step, _) = held_steps(view).into_iter().next()?;
             Some(format!("lifeboat retry {short} {step}"))
         }
-        State::Held => Some(format!("lifeboat resume {short}")),
     }
 }
 
@@ -365,6 +367,14 @@ pub(super) fn answer_command(view: &View<'_>, step: &StepId, question: &Question
     }
 }
 
+/// Writes an input as an argument that a shell passes on unchanged.
+fn input_argument(name: &str, value: &serde_json::Value) -> String {
+    let text = value.as_str().map_or_else(|| value.to_string(), ToOwned::to_owned);
+    let plain = |c: char| c.is_ascii_alphanumeric() || "-_.:/+@%,".contains(c);
+    let quoted = if !text.is_empty() && text.chars().all(plain) { text } else { crate::expr::quote(&text) };
+    format!(" -i {name}={quoted}")
+}
+
 /// Writes the command that runs the same runbook again, with the clock still at the incident.
 fn again(view: &View<'_>) -> String {
     let verb = match view.plan.mode {
@@ -378,5 +388,6 @@ fn again(view: &View<'_>) -> String {
         }
         _ => String::new(),
     };
-    format!("lifeboat {verb} {} --env {}{incident}", plan.runbook, plan.environment)
+    let inputs: String = plan.inputs.iter().map(|(name, value)| input_argument(name, value)).collect();
+    format!("lifeboat {verb} {} --env {}{incident}{inputs}", plan.runbook, plan.environment)
 }

@@ -199,7 +199,7 @@ fn the_state_says_what_an_open_run_waits_for() {
     assert_eq!(report.outcome.state, State::Waiting);
     assert_eq!(report.outcome.next.as_deref(), Some("lifeboat approve 0badcafe sign_off"));
     let status = journal.status(Owner::Gone);
-    assert_eq!(status.standing.next.as_deref(), Some("lifeboat resume 0badcafe"));
+    assert_eq!(status.standing.next.as_deref(), Some("lifeboat approve 0badcafe sign_off"));
     assert_eq!(status.needs_person[0].role.as_deref(), Some("database_lead"));
 }
 
