@@ -7,6 +7,7 @@ use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value};
 use sha2::{Digest, Sha256};
 
+use crate::expr::InputDecl;
 use crate::model::ids::StepId;
 use crate::model::outcome::Mode;
 use crate::resource::{EnvValue, Resource};
@@ -48,6 +49,9 @@ pub struct Plan {
     /// In the order of the file, `always` steps last.
     pub steps: Vec<PlannedStep>,
     pub groups: Vec<PlannedGroup>,
+    /// The runbooks that this one calls, at any depth; a caller stands before those that it calls.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub scopes: Vec<Scope>,
     /// The files it was compiled from, with their SHA-256.
     pub sources: BTreeMap<String, String>,
 }
@@ -67,6 +71,26 @@ pub struct Objective {
     pub rpo: Option<Span>,
 }
 
+/// A runbook that a step calls: what names mean in the texts of its steps.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct Scope {
+    /// The step that calls it. The ids of its steps begin with this one and `/`.
+    pub id: StepId,
+    /// The scope of that step; absent in the runbook of the run itself.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub parent: Option<usize>,
+    /// The runbook that is called.
+    pub runbook: String,
+    /// True if it is called from `always` of the run itself.
+    pub always: bool,
+    /// What it asks to be told.
+    pub inputs: Vec<InputDecl>,
+    /// Its inputs as given, templates not yet evaluated: they are read in the scope of the caller.
+    pub with: Map<String, Value>,
+    /// What the caller can read of it, templates not yet evaluated.
+    pub outputs: Map<String, Value>,
+}
+
 /// One step with everything resolved.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct PlannedStep {
@@ -78,6 +102,13 @@ pub struct PlannedStep {
     pub group: Option<StepId>,
     /// True if it runs after the end of the others, whatever that was.
     pub always: bool,
+    /// What names mean in its texts, by position in `scopes`; absent in the runbook of the run itself.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub scope: Option<usize>,
+    /// Set if it stands in `always` of a runbook that is called: it runs when the other steps of that scope have
+    /// ended, unless none of them has begun. Such a step is `always` too, for it also runs if the run ends early.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub concludes: Option<usize>,
     /// Every step that must have ended, in the way given, before this one can start.
     pub needs: Vec<Need>,
     /// All must hold: those of its groups, outermost first, then its own.
@@ -149,6 +180,9 @@ pub struct Condition {
     pub expression: String,
     /// The group or step it was written on.
     pub of: StepId,
+    /// The scope of that group or step.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub scope: Option<usize>,
 }
 
 /// What to do when attempts are used up.
@@ -226,6 +260,12 @@ impl Plan {
     /// Returns a step by its id.
     pub fn step(&self, id: &StepId) -> Option<&PlannedStep> {
         self.steps.iter().find(|step| &step.id == id)
+    }
+
+    /// Says whether one scope is another one or is called from it, at any depth.
+    pub fn is_within(&self, scope: Option<usize>, outer: usize) -> bool {
+        let parent = |at: &usize| self.scopes.get(*at).and_then(|scope| scope.parent);
+        std::iter::successors(scope, parent).any(|at| at == outer)
     }
 }
 

@@ -136,11 +136,26 @@ impl Project {
         out
     }
 
+    /// Returns a runbook and those that it calls, at any depth, each once.
+    fn with_called<'p>(&'p self, runbook: &'p RunbookSpec) -> Vec<&'p RunbookSpec> {
+        let mut found = vec![runbook];
+        let mut at = 0;
+        while let Some(next) = found.get(at).copied() {
+            for name in next.calls() {
+                let called = self.runbooks.get(name);
+                found.extend(called.filter(|it| found.iter().all(|known| known.name.value != it.name.value)));
+            }
+            at += 1;
+        }
+        found
+    }
+
     /// Makes the plan of a run. Problems in files that the run does not use do not stand in its way.
     pub fn compile(&self, request: &RunRequest<'_>, registry: &Registry) -> Result<Compiled, Diagnostics> {
         let runbook = self.runbook(request.runbook)?;
         let environment = self.environment(request.environment)?;
-        let used = [&self.source.name, &runbook.source.name, &environment.source.name];
+        let mut used = vec![&self.source.name, &environment.source.name];
+        used.extend(self.with_called(runbook).iter().map(|runbook| &runbook.source.name));
         let mut problems = self.problems_of(|file| used.iter().any(|used| *used == file));
         let compiled = compile::compile(&CompileRequest {
             project: self,

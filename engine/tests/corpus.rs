@@ -226,7 +226,7 @@ fn full_project() -> (tempfile::TempDir, Project) {
     for (name, path) in files("project/environments") {
         std::fs::copy(path, dir.path().join(format!("environments/{name}.yaml"))).unwrap();
     }
-    for (name, path) in files("valid") {
+    for (name, path) in [files("valid"), files("project/runbooks")].concat() {
         std::fs::copy(path, dir.path().join(format!("runbooks/{name}.yaml"))).unwrap();
     }
     let project = Project::load(dir.path()).unwrap();
@@ -293,6 +293,91 @@ fn groups_start_and_end_as_one_place() {
 }
 
 #[test]
+fn called_runbooks_become_steps_of_the_caller() {
+    let (_dir, project) = full_project();
+    let plan = compile_in(&project, "calls", "staging", Mode::Recovery).unwrap().plan;
+    let ids: Vec<_> = plan.steps.iter().map(|step| step.id.as_str()).collect();
+    let north =
+        ["north/first", "north/inner/write", "north/inner/ask", "north/inner/bring_up", "north/inner/tidy"];
+    let south = ["south/write", "south/ask", "south/bring_up", "south/tidy"];
+    assert_eq!(ids, [&["start"], &north[..], &south[..], &["read", "report/say", "last"]].concat());
+    let step = |id: &str| plan.steps.iter().find(|step| step.id.as_str() == id).unwrap();
+    let needs = |id: &str| {
+        step(id).needs.iter().map(|need| format!("{} {:?}", need.step, need.on)).collect::<Vec<_>>()
+    };
+    assert_eq!(needs("north/first"), ["start Success"]);
+    assert_eq!(needs("north/inner/write"), ["north/first Success"]);
+    assert_eq!(needs("north/inner/bring_up"), ["north/inner/write Success"]);
+    assert_eq!(needs("north/inner/tidy"), ["north/inner/ask Any", "north/inner/bring_up Any"]);
+    assert_eq!(needs("south/write"), ["start Success"]);
+    let ends = |of: &str| ["ask", "bring_up", "tidy"].map(|id| format!("{of}/{id} Success"));
+    assert_eq!(needs("read"), [ends("north/inner"), ends("south")].concat());
+    assert_eq!(needs("last"), ["report/say Success"]);
+
+    let (tidy, say) = (step("north/inner/tidy"), step("report/say"));
+    assert_eq!((tidy.always, tidy.concludes, tidy.on_error), (true, Some(1), OnError::Continue));
+    assert_eq!((say.always, say.concludes), (true, None));
+    assert_eq!(step("north/inner/bring_up").writes, ["db"]);
+    assert_eq!(step("north/inner/bring_up").with["cluster"], "db");
+    assert_eq!(step("north/inner/bring_up").place, "runbooks/rebuild.yaml:22");
+    let condition = &step("south/bring_up").conditions[0];
+    assert_eq!((condition.of.as_str(), condition.scope), ("south", None));
+    assert!(plan.steps.iter().all(|step| step.milestone.is_none()), "those of called runbooks mean nothing");
+    assert!(plan.roles.contains_key("librarian") && plan.sources.contains_key("runbooks/rebuild.yaml"));
+
+    let scopes: Vec<_> = plan.scopes.iter().map(|scope| (scope.id.as_str(), scope.parent)).collect();
+    assert_eq!(scopes, [("north", None), ("north/inner", Some(0)), ("south", None), ("report", None)]);
+    let group = |id: &str| plan.groups.iter().find(|group| group.id.as_str() == id).unwrap();
+    assert_eq!(group("north").max_parallel, Some(1));
+    assert_eq!(group("north").milestone.as_ref().unwrap().name, "north_up");
+    assert_eq!(group("north/inner/both").parent, Some(group("north/inner").id.clone()));
+    assert_eq!(group("north/inner").parent, Some(group("north").id.clone()));
+    assert_eq!(group("north").parent, Some(group("regions").id.clone()));
+}
+
+#[test]
+fn runbooks_that_call_each_other_are_told_with_the_whole_chain() {
+    let (dir, _) = full_project();
+    let call = |name: &str, called: &str| {
+        let text =
+            format!("runbook: {name}\nenvironments: [staging]\nsteps:\n  - {{ id: x, runbook: {called} }}\n");
+        std::fs::write(dir.path().join(format!("runbooks/{name}.yaml")), text).unwrap();
+    };
+    call("one", "two");
+    call("two", "three");
+    call("three", "two");
+    let project = Project::load(dir.path()).unwrap();
+    let found = compile_in(&project, "one", "staging", Mode::Recovery).unwrap_err();
+    let told: Vec<_> = found.iter().map(|found| (found.code.id, found.message.as_str())).collect();
+    let chain = "a runbook cannot call itself: `two` calls `three` calls `two`";
+    assert_eq!(told, [("LB0149", chain)]);
+    assert_eq!(found.iter().next().unwrap().place.as_ref().unwrap().source.name, "runbooks/three.yaml");
+
+    // A mistake in a runbook that is called stands in the way of the caller, at its own place and once.
+    call("three", "ping");
+    std::fs::write(dir.path().join("runbooks/ping.yaml"), "runbook: ping\nenvironments: [staging]\nsteps:\n  - { id: say, uses: note, with: { text: '{{ steps.z }}' } }\n").unwrap();
+    let project = Project::load(dir.path()).unwrap();
+    let found = compile_in(&project, "one", "staging", Mode::Recovery).unwrap_err();
+    assert_eq!(
+        found.iter().map(|found| found.place.as_ref().unwrap().short()).collect::<Vec<_>>(),
+        ["runbooks/ping.yaml:4"]
+    );
+    assert_eq!(check_all(&project, &registry()).counts(), (1, 0));
+}
+
+#[test]
+fn budgets_of_called_runbooks_count() {
+    let (dir, _) = full_project();
+    let text = "runbook: tight\nenvironments: [staging]\nobjective: { rto: 7m }\nsteps:\n  - { id: x, runbook: rebuild, with: { text: a } }\n";
+    std::fs::write(dir.path().join("runbooks/tight.yaml"), text).unwrap();
+    let project = Project::load(dir.path()).unwrap();
+    let found = compile_in(&project, "tight", "staging", Mode::Recovery).unwrap_err();
+    let told: Vec<_> =
+        found.iter().map(|found| (found.code.id, found.help.as_deref().unwrap_or_default())).collect();
+    assert_eq!(told, [("LB0132", "the path with budgets: x/write")]);
+}
+
+#[test]
 fn drills_and_copies_keep_away_from_protected_systems() {
     let (dir, project) = full_project();
     let refused = compile_in(&project, "restore", "production", Mode::Drill).unwrap_err();
@@ -349,4 +434,23 @@ fn ten_thousand_steps_compile_quickly() {
     // Generous, for debug builds on busy machines; a cost that grows with the square is far beyond it.
     assert!(begun.elapsed().as_secs() < 20, "{:?}", begun.elapsed());
     println!("10,000 steps: {:?}", begun.elapsed());
+}
+
+#[test]
+fn an_input_cannot_give_a_read_only_resource_to_a_step_that_writes() {
+    let (_dir, project) = full_project();
+    let compile = |name: &str| {
+        let inputs = json!({ "which": name }).as_object().unwrap().clone();
+        let request = RunRequest {
+            runbook: "prune",
+            environment: "staging",
+            mode: Mode::Recovery,
+            inputs: &inputs,
+            incident_at: None,
+        };
+        project.compile(&request, &registry())
+    };
+    assert_eq!(compile("uploads").unwrap().plan.steps[0].writes, ["uploads"]);
+    let found = compile("backups").unwrap_err();
+    assert_eq!(found.iter().map(|found| found.code.id).collect::<Vec<_>>(), ["LB0126"]);
 }

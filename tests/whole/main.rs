@@ -1,5 +1,6 @@
 //! The built program, run as its users run it.
 
+mod calls;
 mod crash;
 mod documents;
 mod init;

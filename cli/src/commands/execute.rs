@@ -176,8 +176,10 @@ fn describe(plan: &Plan, previews: &[StepPreview]) -> String {
         let _ = writeln!(text, "input {name} = {value}");
     }
     text.push('\n');
+    let width = plan.steps.iter().map(|step| step.id.as_str().len()).max().unwrap_or(0).clamp(16, 40);
     for (number, (step, preview)) in plan.steps.iter().zip(previews).enumerate() {
-        describe_step(&mut text, number + 1, step, preview);
+        let _ = writeln!(text, "{:>3}  {:<width$} {}", number + 1, step.id.as_str(), step.title);
+        describe_step(&mut text, step, preview);
     }
     let destroyed: Vec<_> = plan.steps.iter().flat_map(|step| &step.destroys).collect();
     if !destroyed.is_empty() {
@@ -192,13 +194,7 @@ fn describe(plan: &Plan, previews: &[StepPreview]) -> String {
     text
 }
 
-fn describe_step(
-    text: &mut String,
-    number: usize,
-    step: &lifeboat_engine::plan::PlannedStep,
-    preview: &StepPreview,
-) {
-    let _ = writeln!(text, "{number:>3}  {:<16} {}", step.id.as_str(), step.title);
+fn describe_step(text: &mut String, step: &lifeboat_engine::plan::PlannedStep, preview: &StepPreview) {
     let needs: Vec<_> = step.needs.iter().map(|need| need.step.as_str()).collect();
     let after = if needs.is_empty() { "at once".to_owned() } else { format!("after {}", needs.join(", ")) };
     let always = if step.always { ", whatever happens" } else { "" };

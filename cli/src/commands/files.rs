@@ -117,6 +117,13 @@ pub(crate) fn show(project: &Project, name: &str) -> Outcome {
         let text = &decl.description;
         anstream::println!("  {}: {}{default}  {text}", decl.name, decl.ty);
     }
+    if !runbook.outputs.is_empty() {
+        let outputs: Vec<_> = runbook.outputs.iter().map(|output| output.name.as_str()).collect();
+        anstream::println!("\noutputs: {}", outputs.join(", "));
+    }
+    if !runbook.calls().is_empty() {
+        anstream::println!("\ncalls: {}", runbook.calls().join(", "));
+    }
     let environments: Vec<_> = runbook.environments.iter().map(|it| it.value.as_str()).collect();
     anstream::println!("\nin: {}", environments.join(", "));
     let env = environments.first().copied().unwrap_or("ENV");

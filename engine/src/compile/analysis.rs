@@ -1,16 +1,17 @@
-use std::collections::HashSet;
+use std::collections::{BTreeMap, HashSet};
 
 use super::backups::check_backups;
-use super::bodies::{Around, StepBody, read_body};
+use super::bodies::{StepBody, read_body};
+use super::calls::{Call, Calls};
 use super::cycle::report_cycles;
 use super::expressions::check_expressions;
 use super::graph::{Graph, GroupNode, Node};
 use super::order::Order;
-use super::resources::check_resources;
+use super::resources::{check_resources, named};
 use super::time::check_time;
 use crate::diagnostic::{Diagnostic, Diagnostics, codes, nearest_help};
 use crate::project::Project;
-use crate::spec::{EnvironmentSpec, RunbookSpec};
+use crate::spec::{EnvironmentSpec, RunbookSpec, Site};
 use crate::step::Registry;
 
 /// A runbook with everything that can be known about it before a run.
@@ -21,7 +22,8 @@ pub(super) struct Analysis<'s> {
     pub(super) order: Order<'s>,
     /// For every step; `None` if its kind is not known.
     pub(super) bodies: Vec<Option<StepBody<'s>>>,
-    pub(super) graph: Graph,
+    /// The runbooks that its steps call, by the position of the step.
+    pub(super) calls: BTreeMap<usize, Call<'s>>,
     /// Empty if steps wait for each other in a circle.
     pub(super) topological: Vec<usize>,
     pub(super) cyclic: bool,
@@ -46,14 +48,38 @@ pub fn check(project: &Project, spec: &RunbookSpec, registry: &Registry, out: &m
     }
     let analysis = analyse(project, spec, environments, registry, out);
     for environment in analysis.environments.iter().filter(|environment| !environment.protected) {
-        let writes = analysis.bodies.iter().flatten().flat_map(|body| super::resources::named(body).1);
+        let writes = analysis.writes();
         for diagnostic in super::fence::fence_writes(environment, writes, project.environments.values()) {
             out.push(diagnostic);
         }
     }
 }
 
-/// Checks a runbook against some environments.
+impl<'s> Analysis<'s> {
+    /// Returns the names of all resources that are written, in called runbooks too. What an input names is written
+    /// under the name that the caller gives.
+    pub(super) fn writes(&self) -> Vec<String> {
+        let own = (0..self.order.steps.len()).flat_map(|at| named(self.sites(at)).1);
+        own.chain(self.calls.values().flat_map(|call| call.analysis.writes())).collect()
+    }
+
+    /// Says whether the resource that an input names is written.
+    pub(super) fn writes_input(&self, name: &str) -> bool {
+        let mut written = (0..self.order.steps.len()).flat_map(|at| named(self.sites(at)).1);
+        written.any(|text| crate::expr::input_name(&text) == Some(name))
+    }
+
+    /// Returns what later checks must look at in the parameters of a step.
+    pub(super) fn sites(&self, at: usize) -> &[Site] {
+        match (&self.bodies[at], self.calls.get(&at)) {
+            (Some(body), _) => &body.sites,
+            (None, Some(call)) => &call.sites,
+            (None, None) => &[],
+        }
+    }
+}
+
+/// Checks a runbook against some environments, and those that it calls.
 pub(super) fn analyse<'s>(
     project: &'s Project,
     spec: &'s RunbookSpec,
@@ -61,18 +87,32 @@ pub(super) fn analyse<'s>(
     registry: &'s Registry,
     out: &mut Diagnostics,
 ) -> Analysis<'s> {
+    let mut calls = Calls::new(project, registry);
+    let analysis = analyse_one(&mut calls, spec, environments, out);
+    check_time(&analysis, out);
+    analysis
+}
+
+/// Checks one runbook. Objective and milestones of one that is called mean nothing.
+pub(super) fn analyse_one<'s>(
+    calls: &mut Calls<'s>,
+    spec: &'s RunbookSpec,
+    environments: Vec<&'s EnvironmentSpec>,
+    out: &mut Diagnostics,
+) -> Analysis<'s> {
     let order = Order::build(spec, out);
-    let around = Around { source: &spec.source, project_dir: &project.spec.dir, registry };
+    let around = calls.around(&spec.source);
     let bodies: Vec<_> = order.steps.iter().map(|step| read_body(&around, step.spec, out)).collect();
+    let called = calls.follow(spec, &order, &environments, out);
     let graph = graph_of(&order);
     let cyclic = report_cycles(&order, &graph, &spec.source, out);
     let topological = graph.topological_order().unwrap_or_default();
     let mentioned = mentioned_steps(&spec.source.text);
-    let analysis = Analysis { spec, environments, order, bodies, graph, topological, cyclic, mentioned };
+    let analysis =
+        Analysis { spec, environments, order, bodies, calls: called, topological, cyclic, mentioned };
     check_expressions(&analysis, out);
     check_resources(&analysis, out);
-    check_backups(&analysis, registry, out);
-    check_time(&analysis, out);
+    check_backups(&analysis, calls.registry, out);
     check_roles(&analysis, out);
     analysis
 }

@@ -27,7 +27,7 @@ pub(super) struct Around<'a> {
     pub(super) registry: &'a Registry,
 }
 
-/// Reads the body of a step. `None` if its kind is not known, which has been reported.
+/// Reads the body of a step. `None` if it calls a runbook, or if its kind is not known, which has been reported.
 pub(super) fn read_body<'a>(
     around: &Around<'a>,
     step: &StepSpec,
@@ -78,7 +78,7 @@ fn find_kind<'a>(around: &Around<'a>, step: &StepSpec, out: &mut Diagnostics) ->
             }
             found
         }
-        Body::Unclear => None,
+        Body::Call(_) | Body::Unclear => None,
     }
 }
 

@@ -19,6 +19,8 @@ pub(super) enum Reader<'a> {
     Input(usize),
     /// In a step, with names that only this place has.
     Step { at: usize, extra: &'a [String] },
+    /// In an output of the runbook, which is read when all its steps have ended.
+    Output,
 }
 
 /// Checks all expressions of a runbook.
@@ -32,6 +34,9 @@ pub(super) fn check_expressions(analysis: &Analysis<'_>, out: &mut Diagnostics) 
     }
     for at in 0..analysis.order.steps.len() {
         checker.step(at);
+    }
+    for site in analysis.spec.outputs.iter().flat_map(|output| &output.sites) {
+        checker.site(site, Reader::Output);
     }
 }
 
@@ -54,8 +59,7 @@ impl Checker<'_, '_> {
         if let Some(node) = &step.spec.retry_when {
             self.expression(node, Reader::Step { at, extra: &["error".to_owned(), "attempt".to_owned()] });
         }
-        let Some(body) = &self.analysis.bodies[at] else { return };
-        for site in &body.sites {
+        for site in self.analysis.sites(at) {
             self.site(site, Reader::Step { at, extra: &[] });
         }
     }
@@ -240,10 +244,10 @@ impl Checker<'_, '_> {
 
     fn step_output(&mut self, reference: &Reference, span: Range<usize>, reader: Reader<'_>) {
         let Some(name) = reference.path.get(1) else { return };
-        let Reader::Step { at, .. } = reader else {
+        if let Reader::Input(_) = reader {
             let message = "a default is needed before any step has run".to_owned();
             return self.report(codes::LB0122, message, span, None);
-        };
+        }
         let target = match self.analysis.order.names.get(name.as_str()) {
             Some(Place::Step(target)) => *target,
             Some(Place::Group(_)) => {
@@ -261,8 +265,17 @@ impl Checker<'_, '_> {
         if let Some(body) = &self.analysis.bodies[target] {
             let of = format!("`{name}` (`{}`)", body.kind.name);
             self.output_path(&of, &body.kind.outputs, &reference.path[2..], span.clone());
+        } else if let Some(call) = self.analysis.calls.get(&target) {
+            let callee = call.analysis.spec;
+            let outputs = callee.outputs.iter().map(|output| Field::optional(&output.name, Type::Any, ""));
+            let outputs: Vec<_> = outputs.collect();
+            let of = format!("`{name}` (`{}`)", callee.name.value);
+            self.output_path(&of, &outputs, &reference.path[2..], span.clone());
         }
-        self.order_of(target, at, reference, span);
+        match reader {
+            Reader::Step { at, .. } => self.order_of(target, at, reference, span),
+            _ => self.presence_of(target, None, reference, span),
+        }
     }
 
     /// Checks that the step that is read has ended, and that what is read exists then.
@@ -280,6 +293,11 @@ impl Checker<'_, '_> {
                 .then(|| format!("add `{name}` to `needs` of this step, or move it below `{name}`"));
             return self.report(codes::LB0122, message, span, help);
         }
+        self.presence_of(target, Some(at), reference, span);
+    }
+
+    /// Checks that what is read of a step that has ended exists; without a reader at the end of the runbook.
+    fn presence_of(&mut self, target: usize, at: Option<usize>, reference: &Reference, span: Range<usize>) {
         if reference.guard != Guard::None || reference.path.len() < 3 {
             return;
         }
@@ -290,15 +308,15 @@ impl Checker<'_, '_> {
         }
     }
 
-    fn may_be_absent(&self, target: usize, at: usize) -> Option<String> {
+    fn may_be_absent(&self, target: usize, at: Option<usize>) -> Option<String> {
         let order = &self.analysis.order;
-        let (step, reader) = (&order.steps[target], &order.steps[at]);
+        let (step, reader) = (&order.steps[target], at.map(|at| &order.steps[at]));
         let name = &step.spec.common.id.value;
-        if reader.always && !step.always {
+        if reader.is_some_and(|reader| reader.always) && !step.always {
             return Some(format!("`always` also runs when `{name}` has not"));
         }
-        let own: HashSet<_> =
-            reader.conditions.iter().filter_map(|(node, _)| node.text().map(str::trim)).collect();
+        let conditions = reader.iter().flat_map(|reader| &reader.conditions);
+        let own: HashSet<_> = conditions.filter_map(|(node, _)| node.text().map(str::trim)).collect();
         let open = step
             .conditions
             .iter()

@@ -6,13 +6,16 @@
 mod analysis;
 mod backups;
 mod bodies;
+mod calls;
 mod cycle;
 mod expressions;
 mod fence;
 pub mod graph;
+mod inline;
 mod order;
 mod plan;
 mod resources;
+mod scopes;
 mod time;
 
 pub use analysis::check;

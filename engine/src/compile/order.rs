@@ -250,15 +250,23 @@ impl<'s> Order<'s> {
             );
             return None;
         }
-        if matches!((found, need.on), (Place::Group(_), NeedOn::Failure)) {
-            self.problems.push(
-                Diagnostic::error(codes::LB0116, "the failure of a group cannot be handled by this version")
-                    .at(self.source, span)
-                    .help("name the step whose failure is meant"),
-            );
+        if let Some((what, help)) = self.compound(found).filter(|_| need.on == NeedOn::Failure) {
+            let message = format!("the failure of {what} cannot be handled by this version");
+            self.problems.push(Diagnostic::error(codes::LB0116, message).at(self.source, span).help(help));
             return None;
         }
         Some((found, need.on))
+    }
+
+    /// Says what it is, and what to do about its failure, if it stands for several steps.
+    fn compound(&self, place: Place) -> Option<(&'static str, &'static str)> {
+        match place {
+            Place::Group(_) => Some(("a group", "name the step whose failure is meant")),
+            Place::Step(at) if self.steps[at].spec.call().is_some() => {
+                Some(("a runbook that is called", "handle it in that runbook, or in its `always`"))
+            }
+            Place::Step(_) => None,
+        }
     }
 
     /// Replaces groups by the steps that end them.

@@ -5,10 +5,11 @@ use jiff::Timestamp;
 use serde_json::{Map, Value, json};
 use sha2::{Digest, Sha256};
 
-use super::analysis::{Analysis, analyse};
+use super::analysis::analyse;
 use super::bodies::{StepBody, continues};
-use super::order::OrderedStep;
+use super::inline::Inlined;
 use super::resources::named;
+use super::scopes::Scopes;
 use crate::diagnostic::{Diagnostic, Diagnostics, Source, codes, nearest_help};
 use crate::expr::{self, ProblemKind, bind_inputs, resource_names};
 use crate::model::StepId;
@@ -16,7 +17,7 @@ use crate::model::outcome::Mode;
 use crate::plan::{Condition, Milestone, Need, OnError, Plan, PlannedGroup, PlannedStep, Retry, hex};
 use crate::project::Project;
 use crate::resource::{Resource, System};
-use crate::spec::{EnvironmentSpec, RunbookSpec};
+use crate::spec::{Common, EnvironmentSpec, RunbookSpec, StepSpec};
 use crate::step::Registry;
 use crate::value::Type;
 
@@ -50,12 +51,15 @@ pub fn compile(request: &CompileRequest<'_>) -> Result<Compiled, Diagnostics> {
     let environments = vec![request.environment];
     let analysis = analyse(request.project, request.runbook, environments, request.registry, &mut out);
     let inputs = bind(request, &mut out);
-    let steps = planned_steps(request, &analysis, &inputs);
+    let inlined = Inlined::of(&analysis);
+    let scopes = Scopes::bind(request, &inlined, inputs, &mut out);
+    scopes.check_writes(request, &inlined, &mut out);
+    let steps = planned_steps(request, &inlined, &scopes);
     out.sort();
     if out.has_errors() {
         return Err(out);
     }
-    Ok(Compiled { plan: assemble(request, &analysis, steps, inputs), warnings: out })
+    Ok(Compiled { plan: assemble(request, &inlined, steps, scopes), warnings: out })
 }
 
 fn check_environment(request: &CompileRequest<'_>, out: &mut Diagnostics) {
@@ -86,23 +90,9 @@ fn check_environment(request: &CompileRequest<'_>, out: &mut Diagnostics) {
 fn bind(request: &CompileRequest<'_>, out: &mut Diagnostics) -> Map<String, Value> {
     let runbook = request.runbook;
     let declared: Vec<_> = runbook.inputs.iter().map(|input| input.decl.clone()).collect();
-    let incident =
-        request.incident_at.map_or_else(|| json!({}), |at| json!({ "started_at": at.to_string() }));
-    let mut names = Map::new();
-    names.insert("incident".into(), incident);
-    names.insert("vars".into(), Value::Object(request.environment.vars.clone()));
-    names.insert("resources".into(), resource_names(&resources(request.environment)));
-    names.insert(
-        "run".into(),
-        json!({
-            "runbook": runbook.name.value,
-            "environment": request.environment.name.value,
-            "mode": if request.mode == Mode::Drill { "drill" } else { "recovery" },
-        }),
-    );
-    match bind_inputs(&declared, request.inputs, &names) {
+    match bind_inputs(&declared, request.inputs, &fixed_names(request)) {
         Ok(bound) => {
-            check_resource_inputs(request, &bound, out);
+            check_resource_inputs(request, runbook, &bound, out);
             bound
         }
         Err(problems) => {
@@ -119,9 +109,33 @@ fn bind(request: &CompileRequest<'_>, out: &mut Diagnostics) -> Map<String, Valu
     }
 }
 
+/// Returns what the defaults of inputs can read before the run.
+pub(super) fn fixed_names(request: &CompileRequest<'_>) -> Map<String, Value> {
+    let incident =
+        request.incident_at.map_or_else(|| json!({}), |at| json!({ "started_at": at.to_string() }));
+    let mut names = Map::new();
+    names.insert("incident".into(), incident);
+    names.insert("vars".into(), Value::Object(request.environment.vars.clone()));
+    names.insert("resources".into(), resource_names(&resources(request.environment)));
+    names.insert(
+        "run".into(),
+        json!({
+            "runbook": request.runbook.name.value,
+            "environment": request.environment.name.value,
+            "mode": if request.mode == Mode::Drill { "drill" } else { "recovery" },
+        }),
+    );
+    names
+}
+
 /// Checks that inputs of type `resource` name one of this environment, of the right kind.
-fn check_resource_inputs(request: &CompileRequest<'_>, bound: &Map<String, Value>, out: &mut Diagnostics) {
-    for input in &request.runbook.inputs {
+pub(super) fn check_resource_inputs(
+    request: &CompileRequest<'_>,
+    runbook: &RunbookSpec,
+    bound: &Map<String, Value>,
+    out: &mut Diagnostics,
+) {
+    for input in &runbook.inputs {
         let Type::Resource { kinds, .. } = &input.decl.ty else { continue };
         let Some(name) = bound.get(&input.decl.name).and_then(Value::as_str) else { continue };
         let found = request.environment.resources.get(name).map(|spec| spec.resource.kind());
@@ -133,9 +147,7 @@ fn check_resource_inputs(request: &CompileRequest<'_>, bound: &Map<String, Value
                 request.environment.name.value,
                 wanted.join(" or ")
             );
-            out.push(
-                Diagnostic::error(codes::LB0143, message).at(&request.runbook.source, input.span.clone()),
-            );
+            out.push(Diagnostic::error(codes::LB0143, message).at(&runbook.source, input.span.clone()));
         }
     }
 }
@@ -146,56 +158,64 @@ fn resources(environment: &EnvironmentSpec) -> BTreeMap<String, Resource> {
 
 fn planned_steps(
     request: &CompileRequest<'_>,
-    analysis: &Analysis<'_>,
-    inputs: &Map<String, Value>,
+    inlined: &Inlined<'_, '_>,
+    scopes: &Scopes,
 ) -> Vec<PlannedStep> {
-    let both = analysis.order.steps.iter().zip(&analysis.bodies);
-    both.filter_map(|(step, body)| planned_step(request, analysis, step, body.as_ref()?, inputs)).collect()
+    let both = inlined.steps.iter().enumerate();
+    both.filter_map(|(position, step)| {
+        let body = inlined.files[step.file].analysis.bodies[step.at].as_ref()?;
+        planned_step(request, inlined, scopes, position, body)
+    })
+    .collect()
 }
 
 fn planned_step(
     request: &CompileRequest<'_>,
-    analysis: &Analysis<'_>,
-    step: &OrderedStep<'_>,
+    inlined: &Inlined<'_, '_>,
+    scopes: &Scopes,
+    position: usize,
     body: &StepBody<'_>,
-    inputs: &Map<String, Value>,
 ) -> Option<PlannedStep> {
-    let common = &step.spec.common;
-    let id_of = |at: usize| StepId::new(analysis.order.steps[at].spec.common.id.value.clone()).ok();
-    let needs = step.needs.iter().filter_map(|(at, on)| Some(Need { step: id_of(*at)?, on: *on }));
+    let planned = &inlined.steps[position];
+    let (file, spec) = (planned.file, inlined.ordered(planned.file, planned.at).spec);
+    let (common, runbook) = (&spec.common, inlined.files[file].analysis.spec);
+    let needs = planned
+        .needs
+        .iter()
+        .filter_map(|(at, on)| Some(Need { step: StepId::new(inlined.step_id(*at)).ok()?, on: *on }));
     let mut with = Value::Object(body.with.clone());
-    name_resources(&mut with, request.runbook, inputs);
+    name_resources(&mut with, runbook, &scopes.inputs[file]);
     let named_by_input = |name: String| {
-        let input = expr::input_name(&name).and_then(|input| inputs.get(input)).and_then(Value::as_str);
-        input.map_or(name.clone(), ToOwned::to_owned)
+        let input = expr::input_name(&name).and_then(|input| scopes.inputs[file].get(input));
+        input.and_then(Value::as_str).map_or(name.clone(), ToOwned::to_owned)
     };
-    let (reads, writes) = named(body);
+    let (reads, writes) = named(&body.sites);
     let writes: Vec<_> = writes.into_iter().map(named_by_input).collect();
-    let mut retry = step.spec.retry.as_ref().map_or_else(Retry::default, |retry| retry.value.clone());
-    retry.when = step.spec.retry_when.as_ref().and_then(|node| trimmed(node.text()));
+    let mut retry = spec.retry.as_ref().map_or_else(Retry::default, |retry| retry.value.clone());
+    retry.when = spec.retry_when.as_ref().and_then(|node| trimmed(node.text()));
     Some(PlannedStep {
-        id: StepId::new(common.id.value.clone()).ok()?,
-        title: common.title.clone().unwrap_or_else(|| common.id.value.replace('_', " ")),
-        place: place(&request.runbook.source, common.id.span.start),
-        group: step
-            .group
-            .and_then(|at| StepId::new(analysis.order.groups[at].spec.common.id.value.clone()).ok()),
-        always: step.always,
+        id: StepId::new(inlined.step_id(position)).ok()?,
+        title: title(common),
+        place: place(&runbook.source, common.id.span.start),
+        group: planned.group.and_then(|at| group_id(inlined, at)),
+        always: planned.always,
+        scope: file.checked_sub(1),
+        concludes: planned.concludes.and_then(|file| file.checked_sub(1)),
         needs: needs.collect(),
-        conditions: conditions(step),
+        conditions: conditions(inlined, file, planned.at),
         uses: body.kind.name.clone(),
         with,
         env: BTreeMap::new(),
         dir: None,
         effect: body.effect,
         probe: None,
-        expect: step.spec.expect.iter().filter_map(|node| trimmed(node.text())).collect(),
+        expect: spec.expect.iter().filter_map(|node| trimmed(node.text())).collect(),
         retry,
-        timeout: step.spec.timeout,
+        timeout: spec.timeout,
         budget: common.budget.as_ref().map(|budget| budget.value),
-        milestone: milestone(common),
+        milestone: milestone(file, common),
         recovered: common.recovered,
-        on_error: on_error(request, step, body),
+        on_error: on_error(request, spec, body, planned.always),
         destroys: destroys(body, &writes),
         reads: reads.into_iter().map(named_by_input).collect(),
         writes,
@@ -203,8 +223,18 @@ fn planned_step(
     })
 }
 
-fn milestone(common: &crate::spec::Common) -> Option<Milestone> {
-    common.milestone.as_ref().map(|milestone| milestone.value.clone())
+fn title(common: &Common) -> String {
+    common.title.clone().unwrap_or_else(|| common.id.value.replace('_', " "))
+}
+
+fn group_id(inlined: &Inlined<'_, '_>, at: usize) -> Option<StepId> {
+    let group = &inlined.groups[at];
+    StepId::new(inlined.id(group.file, group.place)).ok()
+}
+
+/// Returns the moment that a step or group marks; those of called runbooks mean nothing to the caller.
+fn milestone(file: usize, common: &Common) -> Option<Milestone> {
+    common.milestone.as_ref().filter(|_| file == 0).map(|milestone| milestone.value.clone())
 }
 
 fn place(source: &Arc<Source>, at: usize) -> String {
@@ -215,15 +245,19 @@ fn trimmed(text: Option<&str>) -> Option<String> {
     text.map(|text| text.trim().to_owned())
 }
 
-fn conditions(step: &OrderedStep<'_>) -> Vec<Condition> {
-    let written = step.conditions.iter().filter_map(|(node, of)| {
-        Some(Condition { expression: trimmed(node.text())?, of: StepId::new(*of).ok()? })
-    });
-    written.collect()
+/// Returns the conditions of a step: those of the call that it is part of, outermost first, then its own.
+fn conditions(inlined: &Inlined<'_, '_>, file: usize, at: usize) -> Vec<Condition> {
+    let caller = inlined.files[file].caller;
+    let mut all = caller.map(|caller| conditions(inlined, caller.file, caller.at)).unwrap_or_default();
+    all.extend(inlined.ordered(file, at).conditions.iter().filter_map(|(node, of)| {
+        let of = StepId::new(inlined.written_on(file, of)).ok()?;
+        Some(Condition { expression: trimmed(node.text())?, of, scope: file.checked_sub(1) })
+    }));
+    all
 }
 
 /// Replaces `{{ inputs.x }}` by the name of the resource that the input was given.
-fn name_resources(value: &mut Value, runbook: &RunbookSpec, inputs: &Map<String, Value>) {
+pub(super) fn name_resources(value: &mut Value, runbook: &RunbookSpec, inputs: &Map<String, Value>) {
     match value {
         Value::String(text) => {
             let Some(name) = expr::input_name(text) else { return };
@@ -240,10 +274,10 @@ fn name_resources(value: &mut Value, runbook: &RunbookSpec, inputs: &Map<String,
     }
 }
 
-fn on_error(request: &CompileRequest<'_>, step: &OrderedStep<'_>, body: &StepBody<'_>) -> OnError {
-    match step.spec.on_error {
+fn on_error(request: &CompileRequest<'_>, spec: &StepSpec, body: &StepBody<'_>, always: bool) -> OnError {
+    match spec.on_error {
         Some(said) => said,
-        None if continues(step.spec, body.kind, step.always) => OnError::Continue,
+        None if continues(spec, body.kind, always) => OnError::Continue,
         None if request.mode == Mode::Recovery && request.runbook.objective.value.rto.is_some() => {
             OnError::Hold
         }
@@ -262,12 +296,15 @@ fn destroys(body: &StepBody<'_>, writes: &[String]) -> Vec<String> {
 
 fn assemble(
     request: &CompileRequest<'_>,
-    analysis: &Analysis<'_>,
+    inlined: &Inlined<'_, '_>,
     steps: Vec<PlannedStep>,
-    inputs: Map<String, Value>,
+    scopes: Scopes,
 ) -> Plan {
     let CompileRequest { project, runbook, environment, .. } = request;
-    let sources = [&project.source, &runbook.source, &environment.source];
+    let (inputs, called) = scopes.into_plan();
+    let runbooks = || inlined.files.iter().map(|file| file.analysis.spec);
+    let sources = [&project.source, &environment.source];
+    let sources = sources.into_iter().chain(runbooks().map(|runbook| &runbook.source));
     Plan {
         format: Plan::FORMAT,
         project: project.spec.name.clone(),
@@ -285,7 +322,8 @@ fn assemble(
             .iter()
             .map(|(name, deadline)| (name.clone(), deadline.value))
             .collect(),
-        roles: runbook.roles.clone(),
+        // The words of the caller come last, so that they stand.
+        roles: runbooks().collect::<Vec<_>>().into_iter().rev().flat_map(|it| it.roles.clone()).collect(),
         inputs,
         vars: environment.vars.clone(),
         resources: resources(environment),
@@ -295,8 +333,9 @@ fn assemble(
             && !environment.protected,
         keep: false,
         steps,
-        groups: planned_groups(analysis),
-        sources: sources.iter().map(|source| (source.name.clone(), hash(&source.text))).collect(),
+        groups: planned_groups(inlined),
+        scopes: called,
+        sources: sources.map(|source| (source.name.clone(), hash(&source.text))).collect(),
     }
 }
 
@@ -304,19 +343,18 @@ fn hash(text: &str) -> String {
     hex(&Sha256::digest(text.as_bytes()))
 }
 
-fn planned_groups(analysis: &Analysis<'_>) -> Vec<PlannedGroup> {
-    let order = &analysis.order;
-    let id = |at: usize| StepId::new(order.groups[at].spec.common.id.value.clone()).ok();
-    let planned = order.groups.iter().enumerate().filter_map(|(at, group)| {
-        let common = &group.spec.common;
+fn planned_groups(inlined: &Inlined<'_, '_>) -> Vec<PlannedGroup> {
+    let planned = inlined.groups.iter().enumerate().filter_map(|(at, group)| {
+        let common = inlined.common(group.file, group.place);
+        let (parallel, max_parallel) = inlined.limits(group);
         Some(PlannedGroup {
-            id: id(at)?,
-            title: common.title.clone().unwrap_or_else(|| common.id.value.replace('_', " ")),
-            parent: group.parent.and_then(id),
-            parallel: group.spec.parallel,
-            max_parallel: group.spec.max_parallel,
+            id: group_id(inlined, at)?,
+            title: title(common),
+            parent: group.parent.and_then(|at| group_id(inlined, at)),
+            parallel,
+            max_parallel,
             budget: common.budget.as_ref().map(|budget| budget.value),
-            milestone: milestone(common),
+            milestone: milestone(group.file, common),
             recovered: common.recovered,
         })
     });

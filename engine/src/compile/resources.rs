@@ -1,18 +1,18 @@
 use std::ops::Range;
 
 use super::analysis::Analysis;
-use super::bodies::{StepBody, known};
+use super::bodies::known;
 use crate::diagnostic::{Diagnostic, Diagnostics, codes};
 use crate::expr::{self, Guard, Reference, Shape, public_attributes};
 use crate::resource::{Access, Resource, ResourceKind};
-use crate::spec::{EnvironmentSpec, SiteKind};
+use crate::spec::{EnvironmentSpec, Site, SiteKind};
 use crate::value::Type;
 use crate::yaml::Node;
 
 /// Checks every resource and secret that a step names against every environment.
 pub(super) fn check_resources(analysis: &Analysis<'_>, out: &mut Diagnostics) {
-    for (at, body) in analysis.bodies.iter().enumerate() {
-        for site in body.iter().flat_map(|body| &body.sites) {
+    for at in 0..analysis.order.steps.len() {
+        for site in analysis.sites(at) {
             match &site.kind {
                 SiteKind::Resource { kinds, access } => {
                     let named = Named { node: &site.node, kinds, access: *access };
@@ -166,9 +166,9 @@ pub(super) fn check_reference(
 }
 
 /// Returns the resources that a step reads and those that it writes, by name, each once.
-pub(super) fn named(body: &StepBody<'_>) -> (Vec<String>, Vec<String>) {
+pub(super) fn named(sites: &[Site]) -> (Vec<String>, Vec<String>) {
     let (mut reads, mut writes): (Vec<String>, Vec<String>) = (Vec::new(), Vec::new());
-    for site in &body.sites {
+    for site in sites {
         let (SiteKind::Resource { access, kinds }, Some(name)) = (&site.kind, site.node.text()) else {
             continue;
         };

@@ -1,6 +1,7 @@
 use std::collections::BTreeSet;
 
 use super::analysis::Analysis;
+use super::inline::Inlined;
 use super::order::Place;
 use crate::diagnostic::{Diagnostic, Diagnostics, codes, nearest_help};
 use crate::spec::Common;
@@ -10,7 +11,8 @@ use crate::value::Span;
 pub(super) fn check_time(analysis: &Analysis<'_>, out: &mut Diagnostics) {
     check_milestones(analysis, out);
     let Some(rto) = analysis.spec.objective.value.rto else { return };
-    let ends = recovered_steps(analysis);
+    let inlined = Inlined::of(analysis);
+    let ends = recovered_steps(&inlined);
     let span = analysis.spec.objective.span.clone();
     if ends.is_empty() {
         out.push(
@@ -23,22 +25,22 @@ pub(super) fn check_time(analysis: &Analysis<'_>, out: &mut Diagnostics) {
         );
         return;
     }
-    let Some(path) = analysis.graph.critical_path(&ends) else { return };
+    let Some(path) = inlined.graph().critical_path(&ends) else { return };
     if path.length <= rto.0 {
         return;
     }
-    let id = |at: &usize| &analysis.order.steps[*at].spec.common;
-    let told: Vec<_> =
-        path.steps.iter().filter(|at| id(at).budget.is_some()).map(|at| id(at).id.value.as_str()).collect();
+    let budgeted = || path.steps.iter().copied().filter(|at| inlined.step_common(*at).budget.is_some());
+    let told: Vec<_> = budgeted().map(|at| inlined.step_id(at)).collect();
     let message = format!(
         "the budgets on the critical path add up to {}, more than the RTO of {rto}",
         Span(path.length)
     );
     let mut diagnostic = Diagnostic::error(codes::LB0132, message).at(&analysis.spec.source, span);
-    for at in path.steps.iter().filter(|at| id(at).budget.is_some()).take(8) {
-        if let Some(budget) = &id(at).budget {
-            diagnostic =
-                diagnostic.also(budget.span.clone(), format!("{} for `{}`", budget.value, id(at).id.value));
+    // Only places of the same file can be pointed at.
+    for at in budgeted().filter(|at| inlined.steps[*at].file == 0).take(8) {
+        if let Some(budget) = &inlined.step_common(at).budget {
+            diagnostic = diagnostic
+                .also(budget.span.clone(), format!("{} for `{}`", budget.value, inlined.step_id(at)));
         }
     }
     if !told.is_empty() {
@@ -47,16 +49,14 @@ pub(super) fn check_time(analysis: &Analysis<'_>, out: &mut Diagnostics) {
     out.push(diagnostic);
 }
 
-/// Returns the steps that end the RTO clock: those marked, and all steps of groups marked.
-fn recovered_steps(analysis: &Analysis<'_>) -> Vec<usize> {
-    let order = &analysis.order;
+/// Returns the steps that end the RTO clock: those marked, and all steps of groups and calls marked.
+fn recovered_steps(inlined: &Inlined<'_, '_>) -> Vec<usize> {
     let marked = |at: &usize| {
-        let step = &order.steps[*at];
-        let mut groups = std::iter::successors(step.group, |group| order.groups[*group].parent);
-        !step.always
-            && (step.spec.common.recovered || groups.any(|group| order.groups[group].spec.common.recovered))
+        !inlined.steps[*at].always
+            && (inlined.step_common(*at).recovered
+                || inlined.groups_of(*at).any(|group| inlined.common(group.file, group.place).recovered))
     };
-    (0..order.steps.len()).filter(marked).collect()
+    (0..inlined.steps.len()).filter(marked).collect()
 }
 
 fn check_milestones(analysis: &Analysis<'_>, out: &mut Diagnostics) {

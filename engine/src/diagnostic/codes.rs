@@ -46,6 +46,8 @@ crate::define_codes! {
     LB0145 "unknown secret";
     LB0146 "wrong need";
     LB0147 "too many edges";
+    LB0148 "no such runbook to call";
+    LB0149 "runbooks that call each other";
     LB0201 "no project";
     LB0202 "file cannot be read";
     LB0203 "credentials in an address";

@@ -5,7 +5,7 @@ use super::evaluate::brief;
 use super::fit::fit;
 use super::template::{evaluate_text, has_template};
 use crate::diagnostic::nearest_help;
-use crate::value::Type;
+use crate::value::{Field, Type};
 
 /// What a runbook asks to be told before it runs.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
@@ -21,6 +21,24 @@ pub struct InputDecl {
     pub default: Option<Value>,
     #[serde(default, skip_serializing_if = "String::is_empty")]
     pub description: String,
+}
+
+impl InputDecl {
+    /// Describes it as a parameter that may be left out: its default is filled in by [`bind_inputs`].
+    pub(crate) fn as_field(&self) -> Field {
+        Field::optional(&self.name, self.ty.clone(), &self.description)
+    }
+
+    /// Checks a value, brought to its type, against the pattern.
+    pub(crate) fn check_pattern(&self, value: &Value) -> Result<(), String> {
+        let (Some(pattern), Some(text)) = (&self.pattern, value.as_str()) else { return Ok(()) };
+        let regex = regex::Regex::new(&format!("^(?:{pattern})$"))
+            .map_err(|error| format!("the pattern of the input `{}` is not valid: {error}", self.name))?;
+        if regex.is_match(text) {
+            return Ok(());
+        }
+        Err(format!("the input `{}`: {} does not match {pattern}", self.name, brief(value)))
+    }
 }
 
 /// What is wrong with one input.
@@ -98,7 +116,7 @@ fn bind(input: &InputDecl, given: Option<&Value>, names: &Map<String, Value>) ->
     };
     let value = fit(&value, &input.ty)
         .map_err(|error| problem(ProblemKind::Invalid, format!("the input `{}`: {error}", input.name)))?;
-    check_pattern(input, &value).map_err(|message| problem(ProblemKind::Invalid, message))?;
+    input.check_pattern(&value).map_err(|message| problem(ProblemKind::Invalid, message))?;
     Ok(value)
 }
 
@@ -121,16 +139,6 @@ fn read_text(value: &Value, ty: &Type) -> Value {
         _ => None,
     };
     parsed.unwrap_or_else(|| value.clone())
-}
-
-fn check_pattern(input: &InputDecl, value: &Value) -> Result<(), String> {
-    let (Some(pattern), Some(text)) = (&input.pattern, value.as_str()) else { return Ok(()) };
-    let regex = regex::Regex::new(&format!("^(?:{pattern})$"))
-        .map_err(|error| format!("the pattern of the input `{}` is not valid: {error}", input.name))?;
-    if regex.is_match(text) {
-        return Ok(());
-    }
-    Err(format!("the input `{}`: {} does not match {pattern}", input.name, brief(value)))
 }
 
 #[cfg(test)]

@@ -71,8 +71,9 @@ fn step_mark(view: &View<'_>, step: &PlannedStep) -> Mark {
 
 fn group_mark(view: &View<'_>, group: &PlannedGroup) -> Mark {
     let mut result = Mark::LeftOut;
-    for &at in view.members.steps(&group.id) {
-        let step = &view.plan.steps[at];
+    // The `always` of a runbook that is called cleans up; what was recovered is so before.
+    let steps = view.members.steps(&group.id).iter().map(|&at| &view.plan.steps[at]);
+    for step in steps.filter(|step| !step.always) {
         match (step_mark(view, step), &result) {
             (Mark::Never(_), _) if tolerated(view, step) => {}
             (Mark::Never(why), _) => return Mark::Never(why),

@@ -163,7 +163,7 @@ pub(super) fn stopping_step<'a>(view: &View<'a>) -> Option<&'a StepId> {
 
 fn failed_step<'a>(view: &View<'a>) -> Option<(&'a StepId, &'a Failure)> {
     let mut failed: Vec<(bool, i64, &StepId, &Failure)> = Vec::new();
-    for step in view.plan.steps.iter().filter(|step| !step.always) {
+    for step in view.plan.steps.iter().filter(|step| !step.always || step.concludes.is_some()) {
         let state = view.state(step).filter(|state| !state.ended_with_run);
         if let Some((at, Outcome::Failed { failure })) = state.and_then(|state| state.outcome) {
             failed.push((step.on_error == OnError::Continue, at, &step.id, failure));

@@ -5,10 +5,11 @@ use std::collections::BTreeSet;
 use jiff::Timestamp;
 use serde_json::{Map, Value, json};
 
-use crate::expr;
-use crate::model::ids::RunId;
+use crate::expr::{self, ExprError, InputDecl};
+use crate::model::ids::{RunId, StepId};
 use crate::model::outcome::{Mode, Outcome, RunOutcome};
 use crate::plan::Plan;
+use crate::value::{Field, Type};
 
 use super::state::{Phase, RunState};
 
@@ -29,24 +30,89 @@ impl Names {
         Self { fixed }
     }
 
-    /// Returns the names for one step: the fixed ones, and the outputs of the steps that its texts mention. Copying
-    /// only those keeps the cost of a run linear in its steps.
-    pub(super) fn for_texts(&self, plan: &Plan, state: &RunState, texts: &Value) -> Map<String, Value> {
+    /// Returns the names that texts of one scope see: the fixed ones, its inputs, and the outputs of the steps that the
+    /// texts mention. Copying only those keeps the cost of a run linear in its steps.
+    ///
+    /// Fails if the inputs of a called runbook are needed and cannot be evaluated.
+    pub(super) fn for_texts(
+        &self,
+        at: &Standing<'_>,
+        scope: Option<usize>,
+        texts: &Value,
+    ) -> Result<Map<String, Value>, ExprError> {
         let mut names = self.fixed.clone();
+        if let Some(scope) = scope.filter(|_| mentions(texts, "inputs")) {
+            names.insert("inputs".into(), Value::Object(self.inputs(at, scope)?));
+        }
         let mut steps = Map::new();
         for id in mentioned_steps(texts) {
-            let found = crate::model::StepId::new(id.clone()).ok().and_then(|id| state.position(&id));
-            if let Some(done) = found.and_then(|at| state.steps[at].done.as_ref()) {
-                steps.insert(id, Value::Object(done.outputs.clone()));
-            }
+            steps.extend(self.outputs(at, scope, &id).map(|outputs| (id, Value::Object(outputs))));
         }
         names.insert("steps".into(), Value::Object(steps));
         if let Some(run) = names.get_mut("run").and_then(Value::as_object_mut)
             && mentions(texts, "summary")
         {
-            run.insert("summary".into(), summary(plan, state).into());
+            run.insert("summary".into(), summary(at.plan, at.state).into());
         }
-        names
+        Ok(names)
+    }
+
+    /// Evaluates the inputs of a called runbook: what is given in the scope of the caller, defaults in its own.
+    fn inputs(&self, at: &Standing<'_>, scope: usize) -> Result<Map<String, Value>, ExprError> {
+        let called = &at.plan.scopes[scope];
+        let of = |message: String| ExprError {
+            message: format!("{message} (`{}`, called by `{}`)", called.runbook, called.id),
+            range: None,
+        };
+        let with = Value::Object(called.with.clone());
+        let names = self.for_texts(at, called.parent, &with)?;
+        let fields: Vec<_> = called.inputs.iter().map(InputDecl::as_field).collect();
+        let given = expr::render(&with, &fields, &names).map_err(|error| of(error.message))?;
+        let given = given.as_object().cloned().unwrap_or_default();
+        expr::bind_inputs(&called.inputs, &given, &self.fixed).map_err(|problems| {
+            of(problems.into_iter().map(|problem| problem.message).collect::<Vec<_>>().join("; "))
+        })
+    }
+
+    /// Returns the outputs of a step as its scope names it: of a step that has succeeded, or of a runbook that is
+    /// called and has begun. What cannot be evaluated does not exist, as with a step that was skipped.
+    fn outputs(&self, at: &Standing<'_>, scope: Option<usize>, name: &str) -> Option<Map<String, Value>> {
+        let prefix = scope.map_or(String::new(), |scope| format!("{}/", at.plan.scopes[scope].id));
+        let id = StepId::new(format!("{prefix}{name}")).ok()?;
+        if let Some(found) = at.state.position(&id) {
+            return at.state.steps[found].done.as_ref().map(|done| done.outputs.clone());
+        }
+        let called = at.plan.scopes.iter().position(|scope| scope.id == id)?;
+        at.begun(called).then(|| self.outputs_of(at, called))
+    }
+
+    fn outputs_of(&self, at: &Standing<'_>, called: usize) -> Map<String, Value> {
+        let declared = at.plan.scopes[called].outputs.iter();
+        let evaluated = declared.filter_map(|(name, template)| {
+            let names = self.for_texts(at, Some(called), template).ok()?;
+            let one = Value::Object(Map::from_iter([(name.clone(), template.clone())]));
+            let field = [Field::optional(name, Type::Any, "")];
+            expr::render(&one, &field, &names).ok()?.get(name).map(|value| (name.clone(), value.clone()))
+        });
+        evaluated.collect()
+    }
+}
+
+/// How a run stands: what its plan says and what has become of its steps.
+#[derive(Clone, Copy)]
+pub(super) struct Standing<'a> {
+    pub(super) plan: &'a Plan,
+    pub(super) state: &'a RunState,
+}
+
+impl Standing<'_> {
+    /// Says whether any step of a called runbook has begun, those of its `always` not counted.
+    pub(super) fn begun(&self, scope: usize) -> bool {
+        self.plan.steps.iter().zip(&self.state.steps).any(|(step, state)| {
+            (state.attempt > 0 || state.done.is_some())
+                && step.concludes != Some(scope)
+                && self.plan.is_within(step.scope, scope)
+        })
     }
 }
 

@@ -18,7 +18,7 @@ use crate::plan::{Plan, PlannedStep};
 use crate::secret::Secrets;
 use crate::step::{Preview, Registry, StepContext, StepError, StepInfo, StepLink, StepParts};
 
-use super::names::Names;
+use super::names::{Names, Standing};
 use super::state::RunState;
 
 /// One step of a plan, with what its kind says about it.
@@ -44,11 +44,13 @@ pub async fn preview(plan: &Plan, registry: &Registry, incident_at: Option<Times
     };
     let mut previews = Vec::with_capacity(plan.steps.len());
     for step in &plan.steps {
-        let rendered = registry
-            .spec(&step.uses)
-            .map(|spec| expr::render(&step.with, &spec.params, &names.for_texts(plan, &state, &step.with)));
+        let standing = Standing { plan, state: &state };
+        let rendered = registry.spec(&step.uses).and_then(|spec| {
+            let names = names.for_texts(&standing, step.scope, &step.with).ok()?;
+            expr::render(&step.with, &spec.params, &names).ok()
+        });
         let (with, known) = match rendered {
-            Some(Ok(with)) => (with, true),
+            Some(with) => (with, true),
             _ => (step.with.clone(), false),
         };
         let preview = match registry.kind(&step.uses) {

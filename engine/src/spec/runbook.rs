@@ -3,6 +3,8 @@ use std::ops::Range;
 use std::path::Path;
 use std::sync::Arc;
 
+use serde_json::Value;
+
 use super::keys::{Keys, Spanned};
 use super::reader::{Reader, Site};
 use super::step::{ItemSpec, read_items};
@@ -12,7 +14,7 @@ use crate::model::ids::is_plain_id;
 use crate::plan::Objective;
 use crate::resource::{Access, ResourceKind};
 use crate::value::{Span, Type};
-use crate::yaml::{self, Node};
+use crate::yaml::{self, Entry, Node};
 
 pub(super) const RUNBOOK_KEYS: &[&str] = &[
     "runbook",
@@ -30,10 +32,8 @@ pub(super) const RUNBOOK_KEYS: &[&str] = &[
     "always",
 ];
 /// Keys of the language that this version cannot carry out, with what to do instead.
-pub(super) const REFUSED_RUNBOOK_KEYS: &[(&str, &str)] = &[
-    ("outputs", "only a runbook that another one calls has outputs; calling is not supported yet"),
-    ("lock", "what a run writes is locked without being told"),
-];
+pub(super) const REFUSED_RUNBOOK_KEYS: &[(&str, &str)] =
+    &[("lock", "what a run writes is locked without being told")];
 pub(super) const INPUT_KEYS: &[&str] = &["type", "description", "default", "pattern", "values", "of", "kind"];
 pub(super) const INPUT_TYPES: &[&str] = &[
     "string",
@@ -66,6 +66,7 @@ pub struct RunbookSpec {
     /// Deadlines counted from the incident.
     pub milestones: BTreeMap<String, Spanned<Span>>,
     pub inputs: Vec<InputSpec>,
+    pub outputs: Vec<OutputSpec>,
     pub steps: Vec<ItemSpec>,
     pub always: Vec<ItemSpec>,
 }
@@ -76,6 +77,15 @@ pub struct InputSpec {
     pub decl: InputDecl,
     pub span: Range<usize>,
     /// The templates in its default.
+    pub sites: Vec<Site>,
+}
+
+/// What a runbook gives to one that calls it.
+#[derive(Clone, Debug)]
+pub struct OutputSpec {
+    pub name: String,
+    /// A value, or a template over the names that its steps see.
+    pub value: Value,
     pub sites: Vec<Site>,
 }
 
@@ -100,11 +110,31 @@ impl RunbookSpec {
             roles: read_roles(reader, &keys),
             milestones: read_milestones(reader, &keys),
             inputs: keys.get("inputs").map(|node| read_inputs(reader, node)).unwrap_or_default(),
+            outputs: keys.get("outputs").map(|node| read_outputs(reader, node)).unwrap_or_default(),
             steps: steps.unwrap_or_default(),
             always: keys.get("always").map(|node| read_items(reader, node, "`always`")).unwrap_or_default(),
             title,
             name,
         })
+    }
+}
+
+impl RunbookSpec {
+    /// Returns the names of the runbooks that its steps call.
+    pub fn calls(&self) -> Vec<&str> {
+        let mut found = Vec::new();
+        collect_calls(&self.steps, &mut found);
+        collect_calls(&self.always, &mut found);
+        found
+    }
+}
+
+fn collect_calls<'s>(items: &'s [ItemSpec], found: &mut Vec<&'s str>) {
+    for item in items {
+        match item {
+            ItemSpec::Group(group) => collect_calls(&group.steps, found),
+            ItemSpec::Step(step) => found.extend(step.call().map(|call| call.runbook.value.as_str())),
+        }
     }
 }
 
@@ -178,18 +208,46 @@ fn read_inputs(reader: &mut Reader<'_>, node: &Node) -> Vec<InputSpec> {
     };
     let mut inputs = Vec::new();
     for entry in entries {
-        if !is_plain_id(&entry.key.text) {
-            let message = format!("`{}` is not the name of an input", entry.key.text);
-            reader.push(
-                Diagnostic::error(codes::LB0110, message)
-                    .at(reader.source, entry.key.span.clone())
-                    .help("a lower-case letter, then lower-case letters, digits and `_`"),
-            );
+        if !plain_name(reader, entry, "an input") {
             continue;
         }
         inputs.extend(read_input(reader, &entry.key.text, &entry.key.span, &entry.value));
     }
     inputs
+}
+
+/// Says whether a key can be named in expressions, and reports it if not.
+fn plain_name(reader: &mut Reader<'_>, entry: &Entry, what: &str) -> bool {
+    let plain = is_plain_id(&entry.key.text);
+    if !plain {
+        let message = format!("`{}` is not the name of {what}", entry.key.text);
+        reader.push(
+            Diagnostic::error(codes::LB0110, message)
+                .at(reader.source, entry.key.span.clone())
+                .help("a lower-case letter, then lower-case letters, digits and `_`"),
+        );
+    }
+    plain
+}
+
+fn read_outputs(reader: &mut Reader<'_>, node: &Node) -> Vec<OutputSpec> {
+    let Some(entries) = node.mapping() else {
+        reader.wrong(node, "a map of outputs");
+        return Vec::new();
+    };
+    let mut outputs = Vec::new();
+    for entry in entries {
+        if !plain_name(reader, entry, "an output") {
+            continue;
+        }
+        let before = reader.sites.len();
+        reader.templates = true;
+        let value = reader.read(&entry.value, &Type::Any);
+        reader.templates = false;
+        let sites = reader.sites.drain(before..).collect();
+        outputs.extend(value.map(|value| OutputSpec { name: entry.key.text.clone(), value, sites }));
+    }
+    outputs
 }
 
 fn read_input(reader: &mut Reader<'_>, name: &str, span: &Range<usize>, node: &Node) -> Option<InputSpec> {

@@ -55,12 +55,13 @@ pub(super) const GROUP_KEYS: &[&str] = &[
 pub(super) const REFUSED_STEP_KEYS: &[(&str, &str)] = &[
     ("undo", "write a runbook that undoes the step, and run it when needed"),
     ("for_each", "write one step for each element"),
-    ("max_parallel", "it belongs to `for_each` here; on a `group` it is supported"),
     ("until", "use a step kind that waits, such as `http.wait` or `postgres.wait_ready`"),
     ("every", "use a step kind that waits, such as `http.wait` or `postgres.wait_ready`"),
-    ("runbook", "write the steps of that runbook into this one, in a group"),
 ];
 pub(super) const BODIES: &[&str] = &["uses", "run", "runbook", "manual"];
+/// What belongs to steps that do something themselves.
+pub(super) const NOT_OF_CALLS: &[&str] =
+    &["env", "dir", "host", "effect", "probe", "expect", "retry", "timeout", "on_error"];
 
 /// One place in the order.
 #[derive(Clone, Debug)]
@@ -130,8 +131,27 @@ pub enum Body {
         key: Spanned<String>,
         value: Node,
     },
+    /// `runbook`: the steps of another runbook.
+    Call(CallSpec),
     /// None or several, which has been reported.
     Unclear,
+}
+
+/// How a step calls another runbook.
+#[derive(Clone, Debug)]
+pub struct CallSpec {
+    pub runbook: Spanned<String>,
+    /// Its inputs.
+    pub with: Option<Node>,
+    /// How many of its steps may run at once.
+    pub max_parallel: Option<usize>,
+}
+
+impl StepSpec {
+    /// Returns the call, if the step is one.
+    pub fn call(&self) -> Option<&CallSpec> {
+        if let Body::Call(call) = &self.body { Some(call) } else { None }
+    }
 }
 
 impl ItemSpec {
@@ -189,6 +209,12 @@ fn read_count(reader: &mut Reader<'_>, node: &Node) -> Option<usize> {
 fn read_step(reader: &mut Reader<'_>, node: &Node) -> Option<StepSpec> {
     let keys = Keys::new(reader, node, "a step", STEP_KEYS)?;
     keys.refuse(reader, REFUSED_STEP_KEYS);
+    if keys.get("runbook").is_some() {
+        refuse_with_call(reader, &keys);
+    } else {
+        let help = "it belongs to `for_each` here; on a `group` or with `runbook` it is supported";
+        keys.refuse(reader, &[("max_parallel", help)]);
+    }
     let common = read_common(reader, &keys, "id", "a step")?;
     let (retry, retry_when) = match keys.entry("retry") {
         Some(entry) => read_retry(reader, entry),
@@ -207,6 +233,26 @@ fn read_step(reader: &mut Reader<'_>, node: &Node) -> Option<StepSpec> {
         timeout: keys.span(reader, "timeout"),
         on_error: read_on_error(reader, &keys),
         common,
+    })
+}
+
+/// Refuses what a step that calls a runbook cannot have.
+fn refuse_with_call(reader: &mut Reader<'_>, keys: &Keys<'_>) {
+    for entry in NOT_OF_CALLS.iter().filter_map(|key| keys.entry(key)) {
+        let key = &entry.key.text;
+        reader.push(
+            Diagnostic::error(codes::LB0104, format!("a step that calls a runbook takes no `{key}`"))
+                .at(reader.source, entry.key.span.clone())
+                .help(format!("say `{key}` on the steps of the runbook that is called")),
+        );
+    }
+}
+
+fn read_call(reader: &mut Reader<'_>, keys: &Keys<'_>, node: &Node) -> Option<CallSpec> {
+    Some(CallSpec {
+        runbook: Spanned::new(reader.text(node)?, node.span.clone()),
+        with: keys.get("with").cloned(),
+        max_parallel: keys.get("max_parallel").and_then(|node| read_count(reader, node)),
     })
 }
 
@@ -323,12 +369,12 @@ fn read_body(reader: &mut Reader<'_>, keys: &Keys<'_>) -> Body {
             }
             None => Body::Unclear,
         },
-        "runbook" => Body::Unclear,
+        "runbook" => read_call(reader, keys, &entry.value).map_or(Body::Unclear, Body::Call),
         key => {
             if let Some(with) = keys.entry("with") {
                 reader.error(
                     codes::LB0104,
-                    format!("`with` belongs to `uses`, not to `{key}`"),
+                    format!("`with` belongs to `uses` and `runbook`, not to `{key}`"),
                     &with.key.span,
                 );
             }

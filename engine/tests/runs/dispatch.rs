@@ -95,7 +95,7 @@ fn a_handled_failure_does_not_end_the_run_and_its_other_dependants_do_not_run() 
 
 #[test]
 fn a_false_condition_skips_and_counts_as_success() {
-    let condition = Condition { expression: "steps.a.n > 5".into(), of: id("b") };
+    let condition = Condition { expression: "steps.a.n > 5".into(), of: id("b"), scope: None };
     let b = PlannedStep { conditions: vec![condition], ..step("b", &["a"]) };
     let mut world = World::new(plan(vec![step("a", &[]), b, step("c", &["b"])]), |step, _| {
         succeeded(if step.as_str() == "a" { json!({"n": 3}) } else { json!({}) })
@@ -179,7 +179,7 @@ fn a_signal_leaves_the_run_open_and_resume_repeats_what_it_interrupted() {
 fn everything() -> Plan {
     let retried = PlannedStep { retry: Retry { attempts: 3, ..Retry::default() }, ..step("retried", &["a"]) };
     let skipped = PlannedStep {
-        conditions: vec![Condition { expression: "steps.a.n > 5".into(), of: id("skipped") }],
+        conditions: vec![Condition { expression: "steps.a.n > 5".into(), of: id("skipped"), scope: None }],
         ..step("skipped", &["a"])
     };
     let tolerated = PlannedStep { on_error: OnError::Continue, ..step("tolerated", &[]) };

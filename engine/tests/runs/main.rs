@@ -1,5 +1,6 @@
 //! Runs of the engine over step kinds of the tests' own.
 
+mod calls;
 mod dispatch;
 mod drive;
 mod plans;

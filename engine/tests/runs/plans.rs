@@ -47,6 +47,8 @@ pub(crate) fn step(name: &str, needs: &[&str]) -> PlannedStep {
         place: "test.yaml:1".to_owned(),
         group: None,
         always: false,
+        scope: None,
+        concludes: None,
         needs: needs.iter().map(|need| Need { step: id(need), on: NeedOn::Success }).collect(),
         conditions: Vec::new(),
         uses: "scripted".to_owned(),
@@ -96,6 +98,7 @@ pub(crate) fn plan(steps: Vec<PlannedStep>) -> Plan {
         keep: false,
         steps,
         groups: Vec::new(),
+        scopes: Vec::new(),
         sources: BTreeMap::new(),
     }
 }

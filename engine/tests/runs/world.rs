@@ -19,6 +19,8 @@ pub(crate) struct World {
     pub(crate) journal: Vec<EventKind>,
     /// Every attempt that was really launched, in order; a crash does not empty it.
     pub(crate) launched: Vec<(StepId, Attempt)>,
+    /// Every attempt that was told to end.
+    pub(crate) ended: Vec<StepId>,
     pub(crate) refused: Vec<String>,
     pub(crate) now_ms: i64,
     pending: VecDeque<(StepId, Attempt)>,
@@ -46,6 +48,7 @@ impl World {
             dispatcher,
             journal,
             launched: Vec::new(),
+            ended: Vec::new(),
             refused: Vec::new(),
             now_ms: 0,
             pending: VecDeque::new(),
@@ -65,6 +68,7 @@ impl World {
                     self.launched.push((step.clone(), attempt));
                     self.pending.push_back((step, attempt));
                 }
+                Action::EndAttempt { position } => self.ended.push(self.plan.steps[position].id.clone()),
                 Action::Refuse { reason } => self.refused.push(reason),
                 _ => {}
             }

@@ -55,6 +55,7 @@ pub(crate) fn plan(mode: Mode) -> Plan {
         keep: false,
         steps: Vec::new(),
         groups: Vec::new(),
+        scopes: Vec::new(),
         sources: BTreeMap::new(),
     }
 }
@@ -77,6 +78,8 @@ pub(crate) fn add<'a>(plan: &'a mut Plan, name: &str, uses: &str, title: &str) -
         place: format!("runbooks/restore.yaml:{line}"),
         group: None,
         always: false,
+        scope: None,
+        concludes: None,
         needs: needs.into_iter().map(|step| Need { step, on: NeedOn::Success }).collect(),
         conditions: Vec::new(),
         uses: uses.into(),

@@ -18,7 +18,7 @@ impl Dispatcher {
     pub(super) fn begin_ending(&mut self, outcome: RunOutcome, reason: String) -> Result<(), IllegalEvent> {
         self.emit(EventKind::EndingBegan { outcome, reason })?;
         self.timers.retain(|(_, at)| self.plan.steps[*at].always);
-        for &position in &self.running {
+        for &position in self.running.iter().filter(|at| !self.plan.steps[**at].always) {
             self.actions.push(Action::EndAttempt { position });
         }
         self.close_main()

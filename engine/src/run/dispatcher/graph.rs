@@ -14,7 +14,7 @@ pub(super) struct Graph {
     pub(super) dependants: Vec<Vec<usize>>,
     /// Some dependant handles this step's failure.
     pub(super) handled: Vec<bool>,
-    /// Steps that have not ended: main ones and `always` ones.
+    /// Steps that have not ended: those of the main part and those of `always`.
     pub(super) open: [usize; 2],
     pub(super) groups: HashMap<StepId, (Option<StepId>, Option<usize>)>,
 }
@@ -35,7 +35,7 @@ impl Graph {
         };
         for (at, step) in plan.steps.iter().enumerate() {
             if state.steps[at].outcome().is_none() {
-                graph.open[usize::from(step.always)] += 1;
+                graph.open[part(plan, at)] += 1;
             }
             for need in &step.needs {
                 let Some(needed) = state.position(&need.step) else { continue };
@@ -46,4 +46,12 @@ impl Graph {
         }
         graph
     }
+}
+
+/// Returns 0 for a step of the main part and 1 for one of the run's `always`. What concludes a runbook that is called
+/// belongs to the part that its caller stands in.
+pub(super) fn part(plan: &Plan, at: usize) -> usize {
+    let step = &plan.steps[at];
+    let called_in_main = step.concludes.and_then(|scope| plan.scopes.get(scope)).is_some_and(|it| !it.always);
+    usize::from(step.always && !called_in_main)
 }

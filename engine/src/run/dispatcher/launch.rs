@@ -51,7 +51,15 @@ impl Dispatcher {
 
     fn phase_allows(&self, at: usize) -> bool {
         let ending = matches!(self.state.phase, Phase::Ending(_));
-        if self.plan.steps[at].always { ending && self.graph.open[0] == 0 } else { !ending }
+        let step = &self.plan.steps[at];
+        if step.concludes.is_some() {
+            // It waits for its own scope only, and the end of the run does not keep it from running.
+            true
+        } else if step.always {
+            ending && self.graph.open[0] == 0
+        } else {
+            !ending
+        }
     }
 
     fn group_allows(&self, at: usize) -> bool {
@@ -96,7 +104,7 @@ impl Dispatcher {
         if self.state.steps[at].attempt > 0 {
             return self.launch(at, now_ms);
         }
-        if let Some(outcome) = self.outcome_by_needs(at) {
+        if let Some(outcome) = self.outcome_by_scope(at).or_else(|| self.outcome_by_needs(at)) {
             return self.end_step(at, outcome);
         }
         match self.skip_reason(at) {
@@ -104,6 +112,13 @@ impl Dispatcher {
             Ok(Some(reason)) => self.end_step(at, Outcome::Skipped { reason }),
             Err(failure) => self.fail_before_start(at, failure, now_ms),
         }
+    }
+
+    /// Says that a step has nothing to conclude.
+    fn outcome_by_scope(&self, at: usize) -> Option<Outcome> {
+        let scope = self.plan.steps[at].concludes.filter(|scope| !self.standing().begun(*scope))?;
+        let reason = format!("nothing of `{}` has begun", self.plan.scopes[scope].id);
+        Some(Outcome::Skipped { reason })
     }
 
     fn outcome_by_needs(&self, at: usize) -> Option<Outcome> {
@@ -136,8 +151,9 @@ impl Dispatcher {
     fn skip_reason(&self, at: usize) -> Result<Option<String>, Failure> {
         let step = &self.plan.steps[at];
         for condition in &step.conditions {
-            let names = self.names.for_texts(&self.plan, &self.state, &json!(condition.expression));
-            let holds = expr::holds(&condition.expression, &names)
+            let holds = self
+                .names_for(condition.scope, &json!(condition.expression))
+                .and_then(|names| expr::holds(&condition.expression, &names))
                 .map_err(|error| cannot_evaluate(&format!("`if` of `{}`", condition.of), &error))?;
             if !holds {
                 let of =
@@ -166,7 +182,6 @@ impl Dispatcher {
     }
 
     fn render(&self, step: &PlannedStep) -> Result<Value, Failure> {
-        let names = self.names.for_texts(&self.plan, &self.state, &step.with);
         let Some(spec) = self.registry.spec(&step.uses) else {
             return Err(Failure {
                 kind: FailureKind::Permanent,
@@ -176,7 +191,8 @@ impl Dispatcher {
                 causes: Vec::new(),
             });
         };
-        expr::render(&step.with, &spec.params, &names)
+        self.names_for(step.scope, &step.with)
+            .and_then(|names| expr::render(&step.with, &spec.params, &names))
             .map_err(|error| cannot_evaluate(&format!("the parameters of `{}`", step.id), &error))
     }
 

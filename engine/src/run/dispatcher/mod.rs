@@ -3,7 +3,7 @@
 use std::collections::BTreeSet;
 use std::sync::Arc;
 
-use serde_json::{Value, json};
+use serde_json::{Map, Value, json};
 
 use crate::code;
 use crate::expr;
@@ -15,7 +15,7 @@ use crate::model::request::Request;
 use crate::plan::{Plan, PlannedStep};
 use crate::step::Registry;
 
-use crate::run::names::Names;
+use crate::run::names::{Names, Standing};
 use crate::run::retry;
 use crate::run::settle::{Circumstances, Consequence, consequence};
 use crate::run::state::{IllegalEvent, Phase, RunState, StepPhase};
@@ -25,7 +25,7 @@ mod graph;
 mod launch;
 mod people;
 
-use graph::Graph;
+use graph::{Graph, part};
 
 /// What reaches the dispatcher.
 #[derive(Debug)]
@@ -257,7 +257,26 @@ impl Dispatcher {
                 _ => {}
             }
         }
-        Ok(())
+        self.end_as_decided()
+    }
+
+    /// Ends the run if a step has ended it and only the step's own end became durable.
+    fn end_as_decided(&mut self) -> Result<(), IllegalEvent> {
+        if self.state.phase != Phase::Main {
+            return Ok(());
+        }
+        let fatal = (0..self.plan.steps.len()).find_map(|at| match self.state.steps[at].outcome() {
+            Some(Outcome::Failed { failure }) if self.is_fatal(at) => Some((at, failure.message.clone())),
+            _ => None,
+        });
+        let Some((at, message)) = fatal else { return Ok(()) };
+        let reason = format!("`{}` failed: {message}", self.plan.steps[at].id);
+        self.begin_ending(RunOutcome::Failed, reason)
+    }
+
+    /// Says whether the failure of a step ends the run.
+    fn is_fatal(&self, at: usize) -> bool {
+        self.plan.steps[at].on_error == crate::plan::OnError::Abort && !self.graph.handled[at]
     }
 
     fn attempt_ended(
@@ -288,7 +307,8 @@ impl Dispatcher {
         if step.expect.is_empty() {
             return AttemptResult::Succeeded { done };
         }
-        let mut names = self.names.for_texts(&self.plan, &self.state, &json!(step.expect));
+        // Inputs of a scope that cannot be evaluated are undefined here, and what reads them does not pass.
+        let mut names = self.names_for(step.scope, &json!(step.expect)).unwrap_or_default();
         names.insert("output".into(), Value::Object(done.outputs.clone()));
         let checks = expr::check_all("expect", &step.expect, &names);
         let broken = checks.iter().find(|check| !check.passed).cloned();
@@ -326,11 +346,19 @@ impl Dispatcher {
     fn retry_allowed(&self, at: usize) -> bool {
         let (step, state) = (&self.plan.steps[at], &self.state.steps[at]);
         let Some(when) = &step.retry.when else { return true };
-        let mut names = self.names.for_texts(&self.plan, &self.state, &json!(when));
+        let Ok(mut names) = self.names_for(step.scope, &json!(when)) else { return false };
         names.insert("error".into(), serde_json::to_value(&state.last_failure).unwrap_or_default());
         names.insert("attempt".into(), state.attempt.into());
         // A condition that cannot be evaluated must not repeat anything.
         expr::holds(when, &names).unwrap_or(false)
+    }
+
+    fn standing(&self) -> Standing<'_> {
+        Standing { plan: &self.plan, state: &self.state }
+    }
+
+    fn names_for(&self, scope: Option<usize>, texts: &Value) -> Result<Map<String, Value>, expr::ExprError> {
+        self.names.for_texts(&self.standing(), scope, texts)
     }
 
     fn schedule_retry(&mut self, at: usize, now_ms: i64) -> Result<(), IllegalEvent> {
@@ -344,9 +372,7 @@ impl Dispatcher {
     }
 
     fn fail_step(&mut self, at: usize, failure: Failure) -> Result<(), IllegalEvent> {
-        let step = &self.plan.steps[at];
-        let (id, ends) =
-            (step.id.clone(), step.on_error == crate::plan::OnError::Abort && !self.graph.handled[at]);
+        let (id, ends) = (self.plan.steps[at].id.clone(), self.is_fatal(at));
         let reason = format!("`{id}` failed: {}", failure.message);
         self.end_step(at, Outcome::Failed { failure })?;
         if ends && self.state.phase == Phase::Main {
@@ -359,7 +385,7 @@ impl Dispatcher {
         let step = self.plan.steps[at].id.clone();
         self.emit(EventKind::StepFinished { step, outcome })?;
         self.unready(at);
-        self.graph.open[usize::from(self.plan.steps[at].always)] -= 1;
+        self.graph.open[part(&self.plan, at)] -= 1;
         for dependant in self.graph.dependants[at].clone() {
             self.graph.blockers[dependant] -= 1;
             let waits = self.state.steps[dependant].phase == StepPhase::Waiting;
@@ -383,7 +409,10 @@ impl Dispatcher {
         self.launch_ready(now_ms)?;
         if self.state.phase == Phase::Main && self.graph.open[0] == 0 {
             self.begin_ending(RunOutcome::Succeeded, "every step has ended".to_owned())?;
-        } else if matches!(self.state.phase, Phase::Ending(_)) && self.graph.open[0] > self.running_main() {
+        } else if matches!(self.state.phase, Phase::Ending(_))
+            && self.graph.open[0] > 0
+            && self.graph.open[0] > self.closing_main()
+        {
             // Only after a crash in the middle of an ending.
             self.close_main()?;
         }
@@ -391,8 +420,14 @@ impl Dispatcher {
         self.finish()
     }
 
-    fn running_main(&self) -> usize {
-        self.running.iter().filter(|at| !self.plan.steps[**at].always).count()
+    /// Counts the steps of the main part that may go on although the run ends.
+    fn closing_main(&self) -> usize {
+        let open = |at: &usize| {
+            let step = &self.plan.steps[*at];
+            let lasts = step.concludes.is_some() && self.state.steps[*at].outcome().is_none();
+            part(&self.plan, *at) == 0 && (lasts || (!step.always && self.running.contains(at)))
+        };
+        (0..self.plan.steps.len()).filter(open).count()
     }
 }
 

@@ -14,7 +14,7 @@ use super::environment::ENVIRONMENT_KEYS;
 use super::project::{PROJECT_KEYS, REFUSED_PROJECT_KEYS};
 use super::resources::{RESOURCE_KINDS, resource_fields};
 use super::runbook::{INPUT_ELEMENTS, INPUT_KEYS, INPUT_TYPES, REFUSED_RUNBOOK_KEYS, RUNBOOK_KEYS};
-use super::step::{BODIES, GROUP_KEYS, REFUSED_STEP_KEYS, STEP_KEYS, retry_fields};
+use super::step::{BODIES, GROUP_KEYS, NOT_OF_CALLS, REFUSED_STEP_KEYS, STEP_KEYS, retry_fields};
 use crate::step::{KindSpec, Registry};
 use crate::value::Type;
 
@@ -42,6 +42,7 @@ pub fn runbook(registry: &Registry) -> Value {
         "additionalProperties": closed(input, &[]),
     });
     set(&mut root, "inputs", inputs);
+    set(&mut root, "outputs", json!({ "type": "object", "propertyNames": { "pattern": PLAIN_ID } }));
     set(&mut root, "runbook", name());
     for key in ["title", "description", "owner"] {
         set(&mut root, key, text());
@@ -146,9 +147,10 @@ fn step(registry: &Registry) -> Value {
     for key in ["timeout", "every"] {
         set(&mut step, key, duration());
     }
-    for key in ["host", "dir", "probe", "uses"] {
+    for key in ["host", "dir", "probe", "runbook"] {
         set(&mut step, key, text());
     }
+    set(&mut step, "max_parallel", json!({ "type": "integer", "minimum": 1 }));
     set_common(&mut step);
     let names: Vec<_> = registry.specs().map(|spec| spec.name.as_str()).collect();
     let summaries: Vec<_> = registry.specs().map(|spec| spec.summary.as_str()).collect();
@@ -161,8 +163,18 @@ fn step(registry: &Registry) -> Value {
         BODIES.iter().filter(|key| has(key)).map(|key| json!({ "required": [key] })).collect();
     let mut schema = closed(step, &["id"]);
     schema["oneOf"] = bodies;
-    schema["allOf"] = registry.specs().flat_map(kind_branches).collect();
+    schema["allOf"] = registry.specs().flat_map(kind_branches).chain([call_branch()]).collect();
     schema
+}
+
+/// Says what belongs to a step that calls a runbook, and what only to one.
+fn call_branch() -> Value {
+    let refused: Map<_, _> = NOT_OF_CALLS.iter().map(|key| ((*key).to_owned(), json!(false))).collect();
+    json!({
+        "if": { "required": ["runbook"] },
+        "then": { "properties": refused },
+        "else": { "properties": { "max_parallel": false } },
+    })
 }
 
 fn group() -> Value {

@@ -1,0 +1,249 @@
+//! Puts the steps of called runbooks in the place of the steps that call them.
+
+use super::analysis::Analysis;
+use super::graph::{Graph, GroupNode, Node};
+use super::order::{OrderedStep, Place};
+use crate::plan::NeedOn;
+use crate::spec::Common;
+
+/// All steps of a runbook and of those that it calls, in one list.
+pub(super) struct Inlined<'a, 's> {
+    /// The runbook itself, then those that are called, callers first.
+    pub(super) files: Vec<File<'a, 's>>,
+    pub(super) steps: Vec<InlinedStep>,
+    pub(super) groups: Vec<InlinedGroup>,
+}
+
+/// One runbook in one place.
+pub(super) struct File<'a, 's> {
+    pub(super) analysis: &'a Analysis<'s>,
+    pub(super) caller: Option<Caller>,
+    /// What stands before the ids of its steps: empty, or the id of the caller and `/`.
+    prefix: String,
+    /// What became of each of its steps, by their positions in its own order.
+    parts: Vec<Part>,
+    /// The positions of its groups in the one list.
+    groups: Vec<usize>,
+    /// What the call waits for; nothing in the runbook itself.
+    entry: Vec<(usize, NeedOn)>,
+}
+
+/// The step that calls a runbook.
+#[derive(Clone, Copy)]
+pub(super) struct Caller {
+    pub(super) file: usize,
+    pub(super) at: usize,
+    /// The group that the call became.
+    group: usize,
+    /// True if it runs in `always` of the runbook itself.
+    pub(super) always: bool,
+}
+
+#[derive(Clone, Copy)]
+enum Part {
+    Step(usize),
+    Call(usize),
+}
+
+/// A step in the one list.
+pub(super) struct InlinedStep {
+    pub(super) file: usize,
+    /// Its position in the order of its file.
+    pub(super) at: usize,
+    pub(super) group: Option<usize>,
+    pub(super) always: bool,
+    /// The file whose other steps it comes after, whatever became of them.
+    pub(super) concludes: Option<usize>,
+    pub(super) needs: Vec<(usize, NeedOn)>,
+}
+
+/// A group in the one list, or a call, which is a group too.
+pub(super) struct InlinedGroup {
+    pub(super) file: usize,
+    pub(super) place: Place,
+    pub(super) parent: Option<usize>,
+}
+
+/// Where the steps of a file come to stand.
+#[derive(Clone, Copy)]
+struct Spot {
+    caller: Option<Caller>,
+    always: bool,
+    concludes: Option<usize>,
+}
+
+impl<'a, 's> Inlined<'a, 's> {
+    pub(super) fn of(analysis: &'a Analysis<'s>) -> Self {
+        let mut inlined = Self { files: Vec::new(), steps: Vec::new(), groups: Vec::new() };
+        inlined.place(analysis, String::new(), Spot { caller: None, always: false, concludes: None });
+        inlined.wire();
+        inlined
+    }
+
+    /// Gives the steps of a file, and of those that it calls, their positions.
+    fn place(&mut self, analysis: &'a Analysis<'s>, prefix: String, spot: Spot) -> usize {
+        let (file, caller) = (self.files.len(), spot.caller);
+        let (order, outer) = (&analysis.order, caller.map(|caller| caller.group));
+        let first = self.groups.len();
+        let groups: Vec<_> = (first..first + order.groups.len()).collect();
+        for (at, group) in order.groups.iter().enumerate() {
+            let parent = group.parent.map(|parent| groups[parent]).or(outer);
+            self.groups.push(InlinedGroup { file, place: Place::Group(at), parent });
+        }
+        self.files.push(File { analysis, caller, prefix, parts: Vec::new(), groups, entry: Vec::new() });
+        for (at, step) in order.steps.iter().enumerate() {
+            let group = step.group.map(|group| self.files[file].groups[group]).or(outer);
+            let concludes = if step.always && file > 0 { Some(file) } else { spot.concludes };
+            let always = spot.always || step.always;
+            let part = match analysis.calls.get(&at) {
+                Some(_) => self.place_call(Spot { always, concludes, ..spot }, file, at, group),
+                None => {
+                    let needs = Vec::new();
+                    self.steps.push(InlinedStep { file, at, group, always, concludes, needs });
+                    Part::Step(self.steps.len() - 1)
+                }
+            };
+            self.files[file].parts.push(part);
+        }
+        file
+    }
+
+    fn place_call(&mut self, spot: Spot, file: usize, at: usize, parent: Option<usize>) -> Part {
+        let analysis = self.files[file].analysis;
+        let called = &analysis.calls[&at].analysis;
+        let prefix = format!("{}/", self.id(file, Place::Step(at)));
+        let group = self.groups.len();
+        self.groups.push(InlinedGroup { file, place: Place::Step(at), parent });
+        let always = spot.caller.map_or(analysis.order.steps[at].always, |caller| caller.always);
+        let caller = Caller { file, at, group, always };
+        Part::Call(self.place(called, prefix, Spot { caller: Some(caller), ..spot }))
+    }
+
+    /// Writes down what every step waits for. Callers come before what they call, so their own needs are known.
+    fn wire(&mut self) {
+        for file in 0..self.files.len() {
+            if let Some(caller) = self.files[file].caller {
+                self.files[file].entry = self.waits(caller.file, caller.at);
+            }
+            for at in 0..self.files[file].parts.len() {
+                if let Part::Step(position) = self.files[file].parts[at] {
+                    self.steps[position].needs = self.waits(file, at);
+                }
+            }
+        }
+    }
+
+    /// Returns what a step or a call waits for.
+    fn waits(&self, file: usize, at: usize) -> Vec<(usize, NeedOn)> {
+        let (step, inside) = (self.ordered(file, at), file > 0);
+        let mut own: Vec<_> = step
+            .needs
+            .iter()
+            .flat_map(|(at, on)| self.needed(file, *at).map(move |end| (end, *on)))
+            .collect();
+        if inside && step.always {
+            if own.is_empty() {
+                own.extend(self.ends(file, Half::Main).into_iter().map(|end| (end, NeedOn::Any)));
+            }
+            return own;
+        }
+        // If the call must not run, nothing of it may. A need of success passes that on from step to step; the
+        // others do not.
+        let entry = &self.files[file].entry;
+        let passes_on = |needs: &[(usize, NeedOn)]| needs.iter().all(|(_, on)| *on == NeedOn::Success);
+        if own.is_empty() || !passes_on(&own) || !passes_on(entry) {
+            own.splice(0..0, entry.iter().copied());
+        }
+        own
+    }
+
+    /// Returns the steps that must have ended for a step or call to have ended.
+    fn needed(&self, file: usize, at: usize) -> impl Iterator<Item = usize> + use<> {
+        let found = match self.files[file].parts[at] {
+            Part::Step(position) => vec![position],
+            Part::Call(called) => {
+                let mut ends = self.ends(called, Half::Main);
+                ends.extend(self.ends(called, Half::Always));
+                ends
+            }
+        };
+        found.into_iter()
+    }
+
+    /// Returns the steps of a file that no other step of the same half waits for.
+    fn ends(&self, file: usize, half: Half) -> Vec<usize> {
+        let steps = &self.files[file].analysis.order.steps;
+        let mut awaited = vec![false; steps.len()];
+        for (needed, _) in steps.iter().flat_map(|step| &step.needs) {
+            awaited[*needed] = true;
+        }
+        let ends = (0..steps.len()).filter(|at| !awaited[*at] && steps[*at].always == (half == Half::Always));
+        ends.flat_map(|at| self.needed(file, at)).collect()
+    }
+
+    pub(super) fn ordered(&self, file: usize, at: usize) -> &'a OrderedStep<'s> {
+        &self.files[file].analysis.order.steps[at]
+    }
+
+    /// Returns what a step or group says of itself.
+    pub(super) fn common(&self, file: usize, place: Place) -> &'a Common {
+        self.files[file].analysis.order.common(place)
+    }
+
+    /// Returns the id of a step or group as the plan has it.
+    pub(super) fn id(&self, file: usize, place: Place) -> String {
+        format!("{}{}", self.files[file].prefix, self.common(file, place).id.value)
+    }
+
+    /// Returns the id in the plan of the step or group that a condition was written on.
+    pub(super) fn written_on(&self, file: usize, name: &str) -> String {
+        format!("{}{name}", self.files[file].prefix)
+    }
+
+    /// Says whether the steps of a group start together, and how many of them may run at once.
+    pub(super) fn limits(&self, group: &InlinedGroup) -> (bool, Option<usize>) {
+        let order = &self.files[group.file].analysis.order;
+        match group.place {
+            Place::Group(at) => (order.groups[at].spec.parallel, order.groups[at].spec.max_parallel),
+            Place::Step(at) => (false, order.steps[at].spec.call().and_then(|call| call.max_parallel)),
+        }
+    }
+
+    pub(super) fn step_id(&self, position: usize) -> String {
+        let step = &self.steps[position];
+        self.id(step.file, Place::Step(step.at))
+    }
+
+    pub(super) fn step_common(&self, position: usize) -> &'a Common {
+        let step = &self.steps[position];
+        self.common(step.file, Place::Step(step.at))
+    }
+
+    /// Returns the group of a step and those around it, innermost first.
+    pub(super) fn groups_of(&self, position: usize) -> impl Iterator<Item = &InlinedGroup> {
+        let innermost = self.steps[position].group.map(|at| &self.groups[at]);
+        std::iter::successors(innermost, |group| group.parent.map(|at| &self.groups[at]))
+    }
+
+    /// Returns the graph; positions are those of `steps` and `groups`.
+    pub(super) fn graph(&self) -> Graph {
+        let budget = |common: &Common| common.budget.as_ref().map(|budget| budget.value.0);
+        let steps = self.steps.iter().map(|step| Node {
+            needs: step.needs.iter().map(|(at, _)| *at).collect(),
+            budget: budget(self.common(step.file, Place::Step(step.at))).unwrap_or_default(),
+            group: step.group,
+        });
+        let groups = self.groups.iter().map(|group| GroupNode {
+            parent: group.parent,
+            budget: budget(self.common(group.file, group.place)),
+        });
+        Graph { steps: steps.collect(), groups: groups.collect() }
+    }
+}
+
+/// One of the two lists of a runbook.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Half {
+    Main,
+    Always,
+}
