@@ -7,4 +7,5 @@ mod init;
 mod language;
 mod people;
 mod project;
+mod restore;
 mod runs;

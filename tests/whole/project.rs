@@ -17,6 +17,16 @@ pub(crate) struct Ran {
 }
 
 impl Ran {
+    /// Runs a command to its end.
+    pub(crate) fn of(command: &mut Command) -> Self {
+        let output = command.output().expect("the program starts");
+        Self {
+            exit: output.status.code().unwrap_or(-1),
+            stdout: String::from_utf8_lossy(&output.stdout).into_owned(),
+            stderr: String::from_utf8_lossy(&output.stderr).into_owned(),
+        }
+    }
+
     /// Asserts the exit code, and shows everything if it is another.
     pub(crate) fn expect(self, exit: i32) -> Self {
         assert_eq!(self.exit, exit, "stdout:\n{}\nstderr:\n{}", self.stdout, self.stderr);
@@ -95,23 +105,12 @@ impl Project {
 
     /// Runs the program to its end.
     pub(crate) fn run(&self, args: &[&str]) -> Ran {
-        let output = self.command(args).output().expect("the program starts");
-        Ran {
-            exit: output.status.code().unwrap_or(-1),
-            stdout: String::from_utf8_lossy(&output.stdout).into_owned(),
-            stderr: String::from_utf8_lossy(&output.stderr).into_owned(),
-        }
+        Ran::of(&mut self.command(args))
     }
 
     /// Starts the program and leaves it running.
     pub(crate) fn start(&self, args: &[&str]) -> Running {
-        let child = self
-            .command(args)
-            .stdout(Stdio::piped())
-            .stderr(Stdio::piped())
-            .spawn()
-            .expect("the program starts");
-        Running { child: Some(child) }
+        Running::of(&mut self.command(args))
     }
 
     /// The events of the newest run, as its report tells them.
@@ -126,20 +125,27 @@ pub(crate) struct Running {
 }
 
 impl Running {
+    /// Starts a command and leaves it running.
+    pub(crate) fn of(command: &mut Command) -> Self {
+        let child =
+            command.stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().expect("the program starts");
+        Self { child: Some(child) }
+    }
+
     pub(crate) fn signal(&self, name: &str) {
         let pid = self.child.as_ref().expect("it runs").id().to_string();
         let status = Command::new("kill").args([&format!("-{name}"), &pid]).status().expect("kill runs");
         assert!(status.success());
     }
 
-    /// Waits for the end, at most half a minute.
+    /// Waits for the end, at most a minute.
     pub(crate) fn end(mut self) -> Ran {
         let mut child = self.child.take().expect("it runs");
         let mut stdout = child.stdout.take().expect("a pipe");
         let mut stderr = child.stderr.take().expect("a pipe");
         let out = std::thread::spawn(move || slurp(&mut stdout));
         let err = std::thread::spawn(move || slurp(&mut stderr));
-        let deadline = Instant::now() + Duration::from_secs(30);
+        let deadline = Instant::now() + Duration::from_secs(60);
         let status = loop {
             match child.try_wait().expect("a child of ours") {
                 Some(status) => break status,
@@ -173,9 +179,9 @@ impl Drop for Running {
     }
 }
 
-/// Polls until something holds, at most twenty seconds.
+/// Polls until something holds, at most half a minute.
 pub(crate) fn until(what: &str, mut holds: impl FnMut() -> bool) {
-    let deadline = Instant::now() + Duration::from_secs(20);
+    let deadline = Instant::now() + Duration::from_secs(30);
     while !holds() {
         assert!(Instant::now() < deadline, "never: {what}");
         std::thread::sleep(Duration::from_millis(10));

@@ -1,11 +1,14 @@
 //! Who and what the run is, how it stands, and the one command to type next.
 
+use serde_json::Value;
+
 use super::human::{self, Moment};
 use super::model::{
     Doing, EngineReport, Identity, Owner, Rpo, Rto, RunStanding, State, StepFailure, Verdict,
 };
 use super::objectives::{self, Recovery};
 use super::source::View;
+use crate::expr::quote;
 use crate::model::event::{Decision, Person, Question};
 use crate::model::ids::StepId;
 use crate::model::outcome::{Failure, Mode, Outcome, RunOutcome};
@@ -367,27 +370,29 @@ pub(super) fn answer_command(view: &View<'_>, step: &StepId, question: &Question
     }
 }
 
-/// Writes an input as an argument that a shell passes on unchanged.
-fn input_argument(name: &str, value: &serde_json::Value) -> String {
-    let text = value.as_str().map_or_else(|| value.to_string(), ToOwned::to_owned);
-    let plain = |c: char| c.is_ascii_alphanumeric() || "-_.:/+@%,".contains(c);
-    let quoted = if !text.is_empty() && text.chars().all(plain) { text } else { crate::expr::quote(&text) };
-    format!(" -i {name}={quoted}")
+/// Writes the command that runs the same runbook again with the same inputs; in a recovery with the clock still at the
+/// incident.
+fn again(view: &View<'_>) -> String {
+    let plan = view.plan;
+    let (verb, incident) = match plan.mode {
+        Mode::Recovery if view.fold.declared.is_some() => {
+            ("run", format!(" --incident-at {}", Moment(view.fold.incident).timestamp()))
+        }
+        Mode::Recovery => ("run", String::new()),
+        Mode::Drill => ("drill", String::new()),
+    };
+    let inputs: String = plan.inputs.iter().filter_map(|(name, value)| input_argument(name, value)).collect();
+    format!("lifeboat {verb} {} --env {}{incident}{inputs}", plan.runbook, plan.environment)
 }
 
-/// Writes the command that runs the same runbook again, with the clock still at the incident.
-fn again(view: &View<'_>) -> String {
-    let verb = match view.plan.mode {
-        Mode::Recovery => "run",
-        Mode::Drill => "drill",
+/// Writes an input as it is typed.
+fn input_argument(name: &str, value: &Value) -> Option<String> {
+    let text = match value {
+        Value::Null => return None,
+        Value::String(text) => text.clone(),
+        other => other.to_string(),
     };
-    let plan = view.plan;
-    let incident = match (plan.mode, view.fold.declared.as_ref()) {
-        (Mode::Recovery, Some(_)) => {
-            format!(" --incident-at {}", Moment(view.fold.incident).timestamp())
-        }
-        _ => String::new(),
-    };
-    let inputs: String = plan.inputs.iter().map(|(name, value)| input_argument(name, value)).collect();
-    format!("lifeboat {verb} {} --env {}{incident}{inputs}", plan.runbook, plan.environment)
+    let is_plain = |c: char| c.is_ascii_alphanumeric() || "_-./:,@+%".contains(c);
+    let word = if text.chars().all(is_plain) { text } else { quote(&text) };
+    Some(format!(" -i {name}={word}"))
 }

@@ -115,7 +115,10 @@ fn classified(error: StepError, ctx: &StepContext) -> StepError {
         FailureKind::Permanent if ctx.info.retries => FailureKind::Transient,
         kind => kind,
     };
-    StepError { kind, ..error }
+    let whole =
+        || format!("all that it printed: lifeboat logs {} --step {}", ctx.info.run.short(), ctx.info.step);
+    let help = error.help.or_else(|| Some(whole()));
+    StepError { kind, help, ..error }
 }
 
 fn bash(script: &str, params: &Params, ctx: &StepContext) -> Result<Command, StepError> {

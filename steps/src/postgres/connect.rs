@@ -419,7 +419,7 @@ impl PgError {
                 codes::LB1241,
                 false,
                 Some(format!(
-                    "check the resource's `password` and that pg_hba.conf lets `{user}` in, then `lifeboat resume`"
+                    "check the resource's `password` and that pg_hba.conf lets `{user}` in, then try again"
                 )),
             ),
             Self::Remote { .. } => (

@@ -1,6 +1,7 @@
 use std::fs::File;
 use std::io::{self, Read, Seek, Write};
 use std::os::fd::OwnedFd;
+use std::os::unix::fs::MetadataExt;
 use std::time::{Duration, SystemTime};
 
 use lifeboat_engine::step::StepError;
@@ -48,7 +49,8 @@ pub enum Put {
 pub struct NewObject {
     dir: OwnedFd,
     key: Key,
-    temporary: String,
+    /// Its name until it is published; from then on another writer may use that name.
+    temporary: Option<String>,
     file: Option<File>,
 }
 
@@ -62,7 +64,7 @@ impl NewObject {
         // Held until the file is closed; marks the file as one whose writer lives. Where locks do not work, the
         // age alone protects it.
         rustix::fs::flock(&file, FlockOperation::NonBlockingLockExclusive).ok();
-        Ok(Self { dir, key, temporary, file: Some(file) })
+        Ok(Self { dir, key, temporary: Some(temporary), file: Some(file) })
     }
 
     /// Makes the object durable and visible under its name.
@@ -86,10 +88,14 @@ impl NewObject {
     }
 
     /// Returns `None` if a different object has the name.
-    fn publish(&self, mut file: File) -> io::Result<Option<Put>> {
+    fn publish(&mut self, mut file: File) -> io::Result<Option<Put>> {
         file.sync_all()?;
-        let put = match beneath::rename_new((&self.dir, &self.temporary), (&self.dir, self.key.name())) {
-            Ok(()) => Put::Written,
+        let temporary = self.temporary.as_deref().expect("only publishing takes the name, and happens once");
+        let put = match beneath::rename_new((&self.dir, temporary), (&self.dir, self.key.name())) {
+            Ok(()) => {
+                self.temporary = None;
+                Put::Written
+            }
             Err(error) if error.kind() == io::ErrorKind::AlreadyExists => {
                 let mut existing = beneath::open_file(&self.dir, self.key.name())?;
                 file.rewind()?;
@@ -122,8 +128,9 @@ impl Write for NewObject {
 
 impl Drop for NewObject {
     fn drop(&mut self) {
-        // After a commit the name is gone, unless the object was there already.
-        rustix::fs::unlinkat(&self.dir, &self.temporary, AtFlags::empty()).ok();
+        if let Some(temporary) = &self.temporary {
+            rustix::fs::unlinkat(&self.dir, temporary, AtFlags::empty()).ok();
+        }
     }
 }
 
@@ -152,15 +159,20 @@ fn open_new(dir: &OwnedFd, name: &str) -> io::Result<File> {
     Ok(rustix::fs::openat(dir, name, flags, beneath::FILE_MODE)?.into())
 }
 
-/// Removes a temporary file whose writer died, and says whether it did. If the writer lives after all, its own commit
-/// fails and can be repeated.
+/// Removes a temporary file whose writer died, and says whether it did.
 fn remove_stale(dir: &OwnedFd, name: &str) -> bool {
     let Ok(file) = beneath::open_file(dir, name) else { return false };
-    let modified = file.metadata().and_then(|metadata| metadata.modified());
-    let old =
-        modified.is_ok_and(|at| SystemTime::now().duration_since(at).is_ok_and(|age| age > STALE_AFTER));
-    old && rustix::fs::flock(&file, FlockOperation::NonBlockingLockExclusive).is_ok()
-        && rustix::fs::unlinkat(dir, name, AtFlags::empty()).is_ok()
+    let Ok(metadata) = file.metadata() else { return false };
+    let age = metadata.modified().ok().and_then(|at| SystemTime::now().duration_since(at).ok());
+    if age.is_none_or(|age| age <= STALE_AFTER)
+        || rustix::fs::flock(&file, FlockOperation::NonBlockingLockExclusive).is_err()
+    {
+        return false;
+    }
+    // Somebody else may have removed it before the lock was free, and a living writer have taken the name since.
+    let still_named = rustix::fs::statat(dir, name, AtFlags::SYMLINK_NOFOLLOW)
+        .is_ok_and(|stat| (stat.st_dev, stat.st_ino) == (metadata.dev(), metadata.ino()));
+    still_named && rustix::fs::unlinkat(dir, name, AtFlags::empty()).is_ok()
 }
 
 /// Compares two streams byte by byte.

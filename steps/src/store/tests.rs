@@ -118,6 +118,30 @@ fn temporary_files_of_dead_writers_are_removed_and_those_of_living_ones_kept() {
 }
 
 #[test]
+fn writers_at_once_never_take_the_temporary_file_of_one_another() {
+    let (dir, store) = store();
+    let old = std::time::SystemTime::now() - std::time::Duration::from_hours(1);
+    for round in 0..200 {
+        let at = key(&format!("wal/1/{round}"));
+        let left = dir.path().join(format!("wal/1/.lifeboat-tmp-{round}"));
+        std::fs::create_dir_all(left.parent().expect("has one")).expect("makes");
+        std::fs::write(&left, b"of a dead writer").expect("writes");
+        std::fs::File::open(&left).expect("is there").set_modified(old).expect("sets the time");
+        let start = std::sync::Barrier::new(4);
+        let put = || {
+            start.wait();
+            store.put(&at, b"segment").expect("is there, by whomever")
+        };
+        let puts: Vec<_> = std::thread::scope(|scope| {
+            let threads: Vec<_> = (0..4).map(|_| scope.spawn(put)).collect();
+            threads.into_iter().map(|thread| thread.join().expect("ends")).collect()
+        });
+        assert_eq!(puts.iter().filter(|put| **put == Put::Written).count(), 1, "{puts:?}");
+        assert_eq!(text(&store, at.as_str()), "segment");
+    }
+}
+
+#[test]
 fn listings_are_sorted_and_hide_temporary_files() {
     let (_dir, store) = store();
     for name in ["wal/2/b", "wal/2/a", "wal/1/c", "base/x/y"] {

@@ -258,7 +258,7 @@ impl Watch<'_> {
                 codes::LB1266,
                 format!("the WAL file {} could not be delivered to the recovery: {why}", last.name),
             )
-            .help("mend the store, then `lifeboat resume`: the recovery goes on from where it was"),
+            .help("mend the store, then try again: the recovery goes on from where it was"),
         )
     }
 
@@ -277,7 +277,7 @@ impl Watch<'_> {
         )
         .help(
             "find the segment (in the source's pg_wal, in a copy of the store) and put it back with `lifeboat wal put`, \
-             then `lifeboat resume`; or start a new run with a target before it, or from a backup after it",
+             then try again; or start a new run with a target before it, or from a backup after it",
         )
     }
 

@@ -230,7 +230,7 @@ fn check_space(target: &Target, source: &Source) -> Result<(), StepError> {
             source.marker.label
         ),
     )
-    .help("make room (`df -h`), then `lifeboat resume`; nothing was touched"))
+    .help("make room (`df -h`), then try again; nothing was touched"))
 }
 
 /// Empties the place: what this step made itself is deleted, anything else moved aside if that is allowed.

@@ -143,7 +143,7 @@ impl Target {
                 &self.data_dir,
                 &format!("cannot be moved aside: {} exists already", self.aside.display()),
             )
-            .help(format!("look at {} and rename it, then `lifeboat resume`", self.aside.display())));
+            .help(format!("look at {} and rename it, then try again", self.aside.display())));
         }
         if device(&self.data_dir) != device(&self.parent) {
             return Err(unsuitable(&self.data_dir, "is a mount point, which cannot be renamed")

@@ -373,8 +373,7 @@ fn mismatch(path: &Path, why: &str) -> StepError {
 pub(super) fn unwritable(path: &Path, error: &io::Error) -> StepError {
     let message = format!("{} cannot be written: {error}", path.display());
     if matches!(error.kind(), io::ErrorKind::StorageFull | io::ErrorKind::QuotaExceeded) {
-        return StepError::transient(codes::LB1259, message)
-            .help("make room (`df -h`), then `lifeboat resume`");
+        return StepError::transient(codes::LB1259, message).help("make room (`df -h`), then try again");
     }
     StepError::permanent(codes::LB1259, message)
         .help("check the file system and the rights on the directory above")

@@ -225,7 +225,7 @@ fn vanished(name: &str) -> StepError {
         codes::LB1207,
         format!("{name} was in the archive when the backup was chosen, and is gone now"),
     )
-    .help("find out what removes files from the store, bring the segment back, then `lifeboat resume`")
+    .help("find out what removes files from the store, bring the segment back, then try again")
 }
 
 fn listen(source: &WalSource) -> io::Result<UnixListener> {

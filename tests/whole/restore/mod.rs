@@ -1,0 +1,13 @@
+//! Restores of real servers: a production with Postgres, Redis and uploads is backed up, damaged and restored.
+//!
+//! The backups are made once ([`source`]) and copied for each test, which restores them into servers and directories of
+//! its own ([`world`]).
+
+mod faults;
+mod kill;
+mod machine;
+mod pitr;
+mod recovery;
+mod shown;
+mod source;
+mod world;
