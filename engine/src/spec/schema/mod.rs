@@ -277,11 +277,14 @@ fn drill() -> Value {
 mod tests {
     use super::*;
 
+    /// Keys of the language that this version refuses, with a word on what to write instead.
+    type Refused<'a> = &'a [(&'a str, &'a str)];
+
     #[test]
     fn schemas_offer_every_key_that_is_not_refused_and_say_what_it_is_for() {
         let runbook = runbook(&Registry::new());
         let (environment, project) = (environment(), project());
-        let places: [(&Value, &[&str], &[(&str, &str)]); 6] = [
+        let places: [(&Value, &[&str], Refused<'_>); 6] = [
             (&runbook["properties"], RUNBOOK_KEYS, REFUSED_RUNBOOK_KEYS),
             (&runbook["$defs"]["step"]["properties"], STEP_KEYS, REFUSED_STEP_KEYS),
             (&runbook["$defs"]["group"]["properties"], GROUP_KEYS, &[]),
