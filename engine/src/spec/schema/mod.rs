@@ -279,9 +279,11 @@ mod tests {
 
     #[test]
     fn schemas_offer_every_key_that_is_not_refused_and_say_what_it_is_for() {
+        /// Properties of the schema, the keys that the language knows, and those that it refuses with a reason.
+        type Place<'a> = (&'a Value, &'a [&'a str], &'a [(&'a str, &'a str)]);
         let runbook = runbook(&Registry::new());
         let (environment, project) = (environment(), project());
-        let places: [(&Value, &[&str], &[(&str, &str)]); 6] = [
+        let places: [Place<'_>; 6] = [
             (&runbook["properties"], RUNBOOK_KEYS, REFUSED_RUNBOOK_KEYS),
             (&runbook["$defs"]["step"]["properties"], STEP_KEYS, REFUSED_STEP_KEYS),
             (&runbook["$defs"]["group"]["properties"], GROUP_KEYS, &[]),
