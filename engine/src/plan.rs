@@ -83,6 +83,8 @@ pub struct Scope {
     pub runbook: String,
     /// True if it is called from `always` of the run itself.
     pub always: bool,
+    /// What the call needs. Its first steps wait for it; if it turns out that the call must not run, nothing of it runs.
+    pub needs: Vec<Need>,
     /// What it asks to be told.
     pub inputs: Vec<InputDecl>,
     /// Its inputs as given, templates not yet evaluated: they are read in the scope of the caller.
@@ -262,10 +264,14 @@ impl Plan {
         self.steps.iter().find(|step| &step.id == id)
     }
 
+    /// Returns a scope and those it is called from, innermost first.
+    pub fn scopes_of(&self, scope: Option<usize>) -> impl Iterator<Item = usize> {
+        std::iter::successors(scope, |at| self.scopes.get(*at).and_then(|scope| scope.parent))
+    }
+
     /// Says whether one scope is another one or is called from it, at any depth.
     pub fn is_within(&self, scope: Option<usize>, outer: usize) -> bool {
-        let parent = |at: &usize| self.scopes.get(*at).and_then(|scope| scope.parent);
-        std::iter::successors(scope, parent).any(|at| at == outer)
+        self.scopes_of(scope).any(|at| at == outer)
     }
 }
 

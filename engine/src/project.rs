@@ -136,27 +136,33 @@ impl Project {
         out
     }
 
-    /// Returns a runbook and those that it calls, at any depth, each once.
-    fn with_called<'p>(&'p self, runbook: &'p RunbookSpec) -> Vec<&'p RunbookSpec> {
-        let mut found = vec![runbook];
+    /// Returns what is wrong with the files that a run uses: those of the runbooks that it calls too, and those that may
+    /// hold a runbook which is called and not found.
+    fn problems_of_run(&self, runbook: &RunbookSpec, environment: &EnvironmentSpec) -> Diagnostics {
+        let (mut found, mut missing) = (vec![runbook], Vec::new());
         let mut at = 0;
         while let Some(next) = found.get(at).copied() {
             for name in next.calls() {
-                let called = self.runbooks.get(name);
-                found.extend(called.filter(|it| found.iter().all(|known| known.name.value != it.name.value)));
+                match self.runbooks.get(name) {
+                    None => missing.push(name),
+                    Some(it) if found.iter().any(|known| known.name.value == it.name.value) => {}
+                    Some(it) => found.push(it),
+                }
             }
             at += 1;
         }
-        found
+        let mut used = vec![&self.source.name, &environment.source.name];
+        used.extend(found.iter().map(|runbook| &runbook.source.name));
+        self.problems_of(|file| {
+            used.iter().any(|used| *used == file) || missing.iter().any(|name| file.contains(name))
+        })
     }
 
     /// Makes the plan of a run. Problems in files that the run does not use do not stand in its way.
     pub fn compile(&self, request: &RunRequest<'_>, registry: &Registry) -> Result<Compiled, Diagnostics> {
         let runbook = self.runbook(request.runbook)?;
         let environment = self.environment(request.environment)?;
-        let mut used = vec![&self.source.name, &environment.source.name];
-        used.extend(self.with_called(runbook).iter().map(|runbook| &runbook.source.name));
-        let mut problems = self.problems_of(|file| used.iter().any(|used| *used == file));
+        let mut problems = self.problems_of_run(runbook, environment);
         let compiled = compile::compile(&CompileRequest {
             project: self,
             runbook,

@@ -11,7 +11,7 @@ use lifeboat_engine::compile;
 use lifeboat_engine::diagnostic::{Diagnostics, Source, Style, render};
 use lifeboat_engine::model::Mode;
 use lifeboat_engine::model::event::Done;
-use lifeboat_engine::plan::{NeedOn, OnError};
+use lifeboat_engine::plan::{Need, NeedOn, OnError};
 use lifeboat_engine::project::{Project, RunRequest, check_all};
 use lifeboat_engine::resource::{Access, ResourceKind};
 use lifeboat_engine::spec::{EnvironmentSpec, RunbookSpec};
@@ -299,8 +299,13 @@ fn called_runbooks_become_steps_of_the_caller() {
     let ids: Vec<_> = plan.steps.iter().map(|step| step.id.as_str()).collect();
     let north =
         ["north/first", "north/inner/write", "north/inner/ask", "north/inner/bring_up", "north/inner/tidy"];
+    let rescue = north.map(|id| id.replace("north", "rescue"));
+    let rescue: Vec<_> = rescue.iter().map(String::as_str).collect();
     let south = ["south/write", "south/ask", "south/bring_up", "south/tidy"];
-    assert_eq!(ids, [&["start"], &north[..], &south[..], &["read", "report/say", "last"]].concat());
+    assert_eq!(
+        ids,
+        [&["start"], &north[..], &south[..], &["read"], &rescue[..], &["report/say", "last"]].concat()
+    );
     let step = |id: &str| plan.steps.iter().find(|step| step.id.as_str() == id).unwrap();
     let needs = |id: &str| {
         step(id).needs.iter().map(|need| format!("{} {:?}", need.step, need.on)).collect::<Vec<_>>()
@@ -314,6 +319,11 @@ fn called_runbooks_become_steps_of_the_caller() {
     assert_eq!(needs("read"), [ends("north/inner"), ends("south")].concat());
     assert_eq!(needs("last"), ["report/say Success"]);
 
+    assert_eq!(needs("rescue/first"), ["read Failure"]);
+    assert_eq!(needs("rescue/inner/write"), ["rescue/first Success"]);
+    let rescue = plan.scopes.iter().find(|scope| scope.id.as_str() == "rescue").unwrap();
+    assert_eq!(rescue.needs, [Need { step: "read".to_owned().try_into().unwrap(), on: NeedOn::Failure }]);
+
     let (tidy, say) = (step("north/inner/tidy"), step("report/say"));
     assert_eq!((tidy.always, tidy.concludes, tidy.on_error), (true, Some(1), OnError::Continue));
     assert_eq!((say.always, say.concludes), (true, None));
@@ -326,7 +336,17 @@ fn called_runbooks_become_steps_of_the_caller() {
     assert!(plan.roles.contains_key("librarian") && plan.sources.contains_key("runbooks/rebuild.yaml"));
 
     let scopes: Vec<_> = plan.scopes.iter().map(|scope| (scope.id.as_str(), scope.parent)).collect();
-    assert_eq!(scopes, [("north", None), ("north/inner", Some(0)), ("south", None), ("report", None)]);
+    assert_eq!(
+        scopes,
+        [
+            ("north", None),
+            ("north/inner", Some(0)),
+            ("south", None),
+            ("rescue", None),
+            ("rescue/inner", Some(3)),
+            ("report", None)
+        ]
+    );
     let group = |id: &str| plan.groups.iter().find(|group| group.id.as_str() == id).unwrap();
     assert_eq!(group("north").max_parallel, Some(1));
     assert_eq!(group("north").milestone.as_ref().unwrap().name, "north_up");

@@ -97,7 +97,7 @@ impl<'s> Calls<'s> {
             if callee.environments.iter().all(|listed| listed.value != environment.name.value) {
                 let message = format!("`{name}` is not meant to run in `{}`", environment.name.value);
                 let help = format!("if it may, add the name to `environments` in {}", callee.source.name);
-                report(Diagnostic::error(codes::LB0144, message).help(help));
+                report(Diagnostic::error(codes::LB0148, message).help(help));
             }
         }
         let Some(left) = self.left.checked_sub(1) else {
@@ -156,7 +156,7 @@ fn mark_written(sites: &mut [Site], call: &CallSpec, analysis: &Analysis<'_>) {
 fn unusable(input: &InputDecl, value: &Value) -> Option<Diagnostic> {
     let computed = value.as_str().is_some_and(expr::has_template);
     let checked = if computed { Ok(()) } else { input.check_pattern(value) };
-    checked.err().map(|message| Diagnostic::error(codes::LB0143, message))
+    checked.err().map(|message| Diagnostic::error(codes::LB0138, message))
 }
 
 fn missing(what: &str, input: &InputDecl) -> Diagnostic {

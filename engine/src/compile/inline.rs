@@ -3,7 +3,8 @@
 use super::analysis::Analysis;
 use super::graph::{Graph, GroupNode, Node};
 use super::order::{OrderedStep, Place};
-use crate::plan::NeedOn;
+use crate::model::StepId;
+use crate::plan::{Need, NeedOn};
 use crate::spec::Common;
 
 /// All steps of a runbook and of those that it calls, in one list.
@@ -25,7 +26,7 @@ pub(super) struct File<'a, 's> {
     /// The positions of its groups in the one list.
     groups: Vec<usize>,
     /// What the call waits for; nothing in the runbook itself.
-    entry: Vec<(usize, NeedOn)>,
+    pub(super) entry: Vec<(usize, NeedOn)>,
 }
 
 /// The step that calls a runbook.
@@ -135,24 +136,17 @@ impl<'a, 's> Inlined<'a, 's> {
 
     /// Returns what a step or a call waits for.
     fn waits(&self, file: usize, at: usize) -> Vec<(usize, NeedOn)> {
-        let (step, inside) = (self.ordered(file, at), file > 0);
+        let step = self.ordered(file, at);
         let mut own: Vec<_> = step
             .needs
             .iter()
             .flat_map(|(at, on)| self.needed(file, *at).map(move |end| (end, *on)))
             .collect();
-        if inside && step.always {
-            if own.is_empty() {
-                own.extend(self.ends(file, Half::Main).into_iter().map(|end| (end, NeedOn::Any)));
-            }
-            return own;
+        if own.is_empty() && file > 0 && step.always {
+            return self.ends(file, Half::Main).into_iter().map(|end| (end, NeedOn::Any)).collect();
         }
-        // If the call must not run, nothing of it may. A need of success passes that on from step to step; the
-        // others do not.
-        let entry = &self.files[file].entry;
-        let passes_on = |needs: &[(usize, NeedOn)]| needs.iter().all(|(_, on)| *on == NeedOn::Success);
-        if own.is_empty() || !passes_on(&own) || !passes_on(entry) {
-            own.splice(0..0, entry.iter().copied());
+        if own.is_empty() {
+            own.clone_from(&self.files[file].entry);
         }
         own
     }
@@ -212,6 +206,14 @@ impl<'a, 's> Inlined<'a, 's> {
     pub(super) fn step_id(&self, position: usize) -> String {
         let step = &self.steps[position];
         self.id(step.file, Place::Step(step.at))
+    }
+
+    /// Returns needs as the plan has them.
+    pub(super) fn planned_needs(&self, needs: &[(usize, NeedOn)]) -> Vec<Need> {
+        let planned = needs
+            .iter()
+            .filter_map(|(at, on)| Some(Need { step: StepId::new(self.step_id(*at)).ok()?, on: *on }));
+        planned.collect()
     }
 
     pub(super) fn step_common(&self, position: usize) -> &'a Common {

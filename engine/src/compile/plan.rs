@@ -14,7 +14,7 @@ use crate::diagnostic::{Diagnostic, Diagnostics, Source, codes, nearest_help};
 use crate::expr::{self, ProblemKind, bind_inputs, resource_names};
 use crate::model::StepId;
 use crate::model::outcome::Mode;
-use crate::plan::{Condition, Milestone, Need, OnError, Plan, PlannedGroup, PlannedStep, Retry, hex};
+use crate::plan::{Condition, Milestone, OnError, Plan, PlannedGroup, PlannedStep, Retry, hex};
 use crate::project::Project;
 use crate::resource::{Resource, System};
 use crate::spec::{Common, EnvironmentSpec, RunbookSpec, StepSpec};
@@ -179,10 +179,6 @@ fn planned_step(
     let planned = &inlined.steps[position];
     let (file, spec) = (planned.file, inlined.ordered(planned.file, planned.at).spec);
     let (common, runbook) = (&spec.common, inlined.files[file].analysis.spec);
-    let needs = planned
-        .needs
-        .iter()
-        .filter_map(|(at, on)| Some(Need { step: StepId::new(inlined.step_id(*at)).ok()?, on: *on }));
     let mut with = Value::Object(body.with.clone());
     name_resources(&mut with, runbook, &scopes.inputs[file]);
     let named_by_input = |name: String| {
@@ -201,7 +197,7 @@ fn planned_step(
         always: planned.always,
         scope: file.checked_sub(1),
         concludes: planned.concludes.and_then(|file| file.checked_sub(1)),
-        needs: needs.collect(),
+        needs: inlined.planned_needs(&planned.needs),
         conditions: conditions(inlined, file, planned.at),
         uses: body.kind.name.clone(),
         with,

@@ -38,6 +38,7 @@ impl Scopes {
                 parent: caller.file.checked_sub(1),
                 runbook: spec.name.value.clone(),
                 always: caller.always,
+                needs: inlined.planned_needs(&inlined.files[file].entry),
                 inputs: spec.inputs.iter().map(|input| input.decl.clone()).collect(),
                 with,
                 outputs: spec.outputs.iter().map(|it| (it.name.clone(), it.value.clone())).collect(),
@@ -117,7 +118,7 @@ fn resource_inputs(
             for problem in problems {
                 let span = spec.inputs.iter().find(|input| input.decl.name == problem.input);
                 let span = span.map(|input| input.span.clone()).unwrap_or_default();
-                out.push(Diagnostic::error(codes::LB0143, problem.message).at(&spec.source, span));
+                out.push(Diagnostic::error(codes::LB0138, problem.message).at(&spec.source, span));
             }
             Map::new()
         }

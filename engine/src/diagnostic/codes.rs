@@ -46,7 +46,7 @@ crate::define_codes! {
     LB0145 "unknown secret";
     LB0146 "wrong need";
     LB0147 "too many edges";
-    LB0148 "no such runbook to call";
+    LB0148 "runbook that cannot be called";
     LB0149 "runbooks that call each other";
     LB0201 "no project";
     LB0202 "file cannot be read";

@@ -60,7 +60,7 @@ pub(super) const REFUSED_STEP_KEYS: &[(&str, &str)] = &[
 ];
 pub(super) const BODIES: &[&str] = &["uses", "run", "runbook", "manual"];
 /// What belongs to steps that do something themselves.
-const NOT_OF_CALLS: &[&str] =
+pub(super) const NOT_OF_CALLS: &[&str] =
     &["env", "dir", "host", "effect", "probe", "expect", "retry", "timeout", "on_error"];
 
 /// One place in the order.

@@ -26,6 +26,7 @@ fn scope(name: &str) -> Scope {
         parent: None,
         runbook: "child".to_owned(),
         always: false,
+        needs: Vec::new(),
         inputs: Vec::new(),
         with: Map::new(),
         outputs: Map::new(),
@@ -120,6 +121,31 @@ fn a_run_that_is_aborted_inside_a_called_runbook_concludes_it() {
     world.input(Input::Request(Request::Decide { by: person(), decision }));
     assert_eq!(world.run(), Situation::Finished(RunOutcome::Aborted));
     assert_eq!(world.order()[3..], ["call/tidy", "last"]);
+}
+
+#[test]
+fn nothing_of_a_call_runs_that_handles_a_failure_which_did_not_happen() {
+    let on_failure = |of: &str| vec![Need { step: id(of), on: NeedOn::Failure }];
+    // `call` handles the failure of `a`; inside it, `call/mend` handles the failure of `call/x`.
+    let calling = || {
+        let first = PlannedStep { needs: on_failure("a"), ..inner("call/x", &[]) };
+        let mend = PlannedStep { needs: on_failure("call/x"), ..inner("call/mend", &[]) };
+        let steps =
+            vec![step("a", &[]), first, mend, inner("call/after", &["call/mend"]), tidy(&["call/after"])];
+        Plan { scopes: vec![Scope { needs: on_failure("a"), ..scope("call") }], ..plan(steps) }
+    };
+    let mut world = World::new(calling(), fine);
+    assert_eq!(world.run(), Situation::Finished(RunOutcome::Succeeded));
+    assert_eq!(world.order(), ["a"]);
+    let mut world = World::new(calling(), fails("a"));
+    assert_eq!(world.run(), Situation::Finished(RunOutcome::Succeeded));
+    assert_eq!(world.order(), ["a", "call/x", "call/after", "call/tidy"], "nothing was to be mended");
+    let mut world = World::new(calling(), |step, _| match step.as_str() {
+        "a" | "call/x" => failed(FailureKind::Permanent),
+        _ => succeeded(json!({})),
+    });
+    assert_eq!(world.run(), Situation::Finished(RunOutcome::Succeeded));
+    assert_eq!(world.order(), ["a", "call/x", "call/mend", "call/after", "call/tidy"]);
 }
 
 fn number(name: &str, default: Option<Value>) -> InputDecl {

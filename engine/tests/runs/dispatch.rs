@@ -94,6 +94,27 @@ fn a_handled_failure_does_not_end_the_run_and_its_other_dependants_do_not_run() 
 }
 
 #[test]
+fn a_handler_also_needs_the_success_that_it_names() {
+    let mend = |order: [(&str, NeedOn); 2]| PlannedStep {
+        needs: order.map(|(name, on)| Need { step: id(name), on }).into(),
+        ..step("mend", &[])
+    };
+    let needs = [("a", NeedOn::Failure), ("b", NeedOn::Success)];
+    for order in [needs, [needs[1], needs[0]]] {
+        // `b` depends on the step that fails, so it does not run, and neither does what needs its success.
+        let steps = || vec![step("a", &[]), step("b", &["a"]), mend(order)];
+        let mut world = World::new(plan(steps()), fails("a", FailureKind::Permanent));
+        world.run();
+        assert_eq!(world.outcome_of("mend"), "not_run", "{order:?}");
+        let mut steps = steps();
+        steps[1].needs.clear();
+        let mut world = World::new(plan(steps), fails("a", FailureKind::Permanent));
+        world.run();
+        assert_eq!(world.outcome_of("mend"), "succeeded", "{order:?}");
+    }
+}
+
+#[test]
 fn a_false_condition_skips_and_counts_as_success() {
     let condition = Condition { expression: "steps.a.n > 5".into(), of: id("b"), scope: None };
     let b = PlannedStep { conditions: vec![condition], ..step("b", &["a"]) };

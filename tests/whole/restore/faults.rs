@@ -3,9 +3,8 @@
 use std::fs;
 use std::net::TcpListener;
 use std::path::PathBuf;
-use std::process::Stdio;
 
-use super::machine::{Tree, command, hand_over};
+use super::machine::{Server, Tree, command, hand_over};
 use super::world::World;
 use crate::project::{Ran, until};
 
@@ -173,25 +172,25 @@ fn a_redis_that_would_ignore_the_snapshot_is_refused() {
 }
 
 /// Starts a server where the sandbox's would stand, with a key of its own.
-fn start_redis(world: &World, settings: &[&str], password: &str) {
+fn start_redis(world: &World, settings: &[&str], password: &str) -> Server {
     fs::create_dir(world.file("sandbox/redis")).expect("a directory");
     hand_over(&world.file("sandbox"));
     let port = world.redis_port.to_string();
     let mut server = command("redis-server", &world.file("sandbox"));
     server.args(["--port", &port, "--bind", "127.0.0.1", "--dir"]).arg(world.file("sandbox/redis"));
-    server.args(settings).stdout(Stdio::null());
-    server.spawn().expect("redis-server is installed");
+    let server = Server::start(server.args(settings));
     until("Redis answers", || {
         let mut client = command("redis-cli", &world.dir);
         client.env("REDISCLI_AUTH", password).args(["-e", "-p", &port, "SET", "mine", "1"]);
         Ran::of(&mut client).exit == 0
     });
+    server
 }
 
 #[test]
 fn a_running_redis_that_would_ignore_the_snapshot_is_refused_and_stays_as_it_is() {
     let world = World::new();
-    start_redis(&world, &["--appendonly", "yes"], "");
+    let _server = start_redis(&world, &["--appendonly", "yes"], "");
     let ran = fails(&world, "cache", "LB1306");
     assert_says(&ran.stderr, "LB1306", &["appendonly yes", "append_only: rewrite"]);
 }
@@ -199,7 +198,7 @@ fn a_running_redis_that_would_ignore_the_snapshot_is_refused_and_stays_as_it_is(
 #[test]
 fn the_wrong_password_of_redis_is_said_and_the_server_stays_as_it_is() {
     let world = World::new();
-    start_redis(&world, &["--save", "", "--requirepass", "the right one"], "the right one");
+    let _server = start_redis(&world, &["--save", "", "--requirepass", "the right one"], "the right one");
     let password = format!("password: {{ file: {}/wrong-password }}", world.source.root.display());
     let file = "project/environments/sandbox.yaml";
     world.edit(file, "    kind: redis\n", &format!("    kind: redis\n    {password}\n"));

@@ -8,7 +8,7 @@ use serde_json::Value;
 
 use super::machine::{Process, Tree, servers};
 use super::world::World;
-use crate::project::until;
+use crate::project::{Running, until};
 
 /// How many times a step may have been quicker than the kill.
 const TRIES: usize = 10;
@@ -192,5 +192,37 @@ fn a_drill_killed_while_wal_is_replayed_leaves_nothing_when_it_is_resumed_or_abo
         }
         assert_eq!(world.processes(), []);
         sandbox.assert_unchanged(&world.file("sandbox"));
+    }
+}
+
+#[test]
+fn a_drill_that_is_killed_again_and_again_comes_to_the_same_end() {
+    const KILLS: usize = 5;
+    // Enough for each process to get a little further before it is killed.
+    const EVENTS: usize = 10;
+    let world = World::new();
+    let sandbox = Tree::of(&world.file("sandbox"));
+    let mut running = world.start_drill(&[]);
+    for kill in 0..KILLS {
+        let known = world.events().len();
+        until("it gets further", || world.events().len() >= known + EVENTS);
+        running.signal("KILL");
+        drop(running);
+        let ended = world.events().iter().any(|event| matches!(event, EventKind::RunFinished { .. }));
+        assert!(!ended, "ended before kill {kill}");
+        running = Running::of(&mut world.command(&["resume"]));
+    }
+    running.end().expect(0);
+    world.assert_restored();
+    assert_eq!(world.processes(), []);
+    sandbox.assert_unchanged(&world.file("sandbox"));
+
+    let report = world.report();
+    assert_eq!(report["identity"]["engines"].as_array().map(Vec::len), Some(KILLS + 1));
+    for (id, step) in steps(&report) {
+        let attempts = step["attempts"].as_array().expect("a list");
+        let succeeded = attempts.iter().filter(|attempt| attempt["result"] == "succeeded").count();
+        assert_eq!(succeeded, 1, "{id}: {step}");
+        assert_eq!(attempts.last().map(|last| &last["result"]), Some(&"succeeded".into()), "{id}: {step}");
     }
 }

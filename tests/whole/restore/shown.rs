@@ -30,7 +30,7 @@ fn assert_shown(name: &str, world: &World, ran: &Ran) {
             (r"\+\d\d:\d\d:\d\d", "+[clock]"),
             (r"\b\d\d:\d\d:\d\d\b", "[clock]"),
             (r"\b0{7}1[0-9A-F]{16}\b", "[segment]"),
-            (r"\b\d+(\.\d+)? m?s\b", "[span]"),
+            (r"\b(\d+m )?\d+(\.\d+)? ?m?s\b", "[span]"),
         ],
     }, { insta::assert_snapshot!(name, text) });
 }

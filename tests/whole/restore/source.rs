@@ -10,7 +10,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 
 use jiff::Timestamp;
 
-use super::machine::{self, command, free_port, hand_over, postgres_bin};
+use super::machine::{self, Server, command, free_port, hand_over, postgres_bin};
 use crate::project::{Ran, until};
 
 pub(crate) const PASSWORD: &str = "a long word for tests";
@@ -84,6 +84,7 @@ struct Production {
     lifeboat: PathBuf,
     postgres_port: u16,
     redis_port: u16,
+    redis_server: Option<Server>,
 }
 
 impl Drop for Production {
@@ -94,10 +95,11 @@ impl Drop for Production {
 
 impl Production {
     fn start(root: PathBuf) -> Self {
-        let production = Self {
+        let mut production = Self {
             lifeboat: root.join("lifeboat"),
             postgres_port: free_port(),
             redis_port: free_port(),
+            redis_server: None,
             root,
         };
         production.write_files();
@@ -171,11 +173,11 @@ impl Production {
         assert!(start.status().expect("pg_ctl").success(), "see {}/postgres.log", self.root.display());
     }
 
-    fn start_redis(&self) {
+    fn start_redis(&mut self) {
         let mut server = command("redis-server", &self.root);
         server.args(["--port", &self.redis_port.to_string(), "--bind", "127.0.0.1", "--save", ""]);
-        server.arg("--dir").arg(self.root.join("redis")).stdout(Stdio::null());
-        server.spawn().expect("redis-server is installed");
+        server.arg("--dir").arg(self.root.join("redis"));
+        self.redis_server = Some(Server::start(&mut server));
         until("Redis answers", || self.redis(&["PING"]).exit == 0);
     }
 

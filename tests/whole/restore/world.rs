@@ -161,19 +161,8 @@ impl World {
 impl Drop for World {
     fn drop(&mut self) {
         machine::end_processes(&self.dir);
-        if std::thread::panicking() && std::env::var_os("LIFEBOAT_TEST_KEEP").is_some() {
-            self.copy_for_people();
-        }
         // What is left goes with the whole.
         drop(fs::remove_dir_all(&self.dir));
-    }
-}
-
-impl World {
-    fn copy_for_people(&self) {
-        let kept = std::env::temp_dir().join(format!("lifeboat-kept-{}", std::process::id()));
-        drop(Command::new("cp").arg("-a").arg(&self.dir).arg(&kept).status());
-        eprintln!("kept: {}", kept.display());
     }
 }
 
@@ -270,7 +259,10 @@ objective: { rto: 1h, rpo: 1h }
 inputs:
   target_time: { type: timestamp, default: "{{ incident.started_at }}", description: Just before this moment }
 steps:
-  - { id: choose, uses: postgres.select_backup, with: { store: backups, target_time: "{{ inputs.target_time }}" } }
+  - id: choose
+    title: Choose the backup
+    uses: postgres.select_backup
+    with: { store: backups, target_time: "{{ inputs.target_time }}" }
   - { id: base, uses: postgres.restore_base, with: { store: backups, backup: "{{ steps.choose.backup }}", cluster: db } }
   - id: recover
     uses: postgres.recover

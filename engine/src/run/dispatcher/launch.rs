@@ -7,7 +7,7 @@ use crate::expr;
 use crate::model::event::{AttemptResult, EventKind};
 use crate::model::ids::StepId;
 use crate::model::outcome::{Failure, FailureKind, Outcome};
-use crate::plan::{NeedOn, OnError, PlannedStep};
+use crate::plan::{Need, NeedOn, OnError, PlannedStep};
 use crate::run::state::{IllegalEvent, Phase};
 use crate::step::Effect;
 
@@ -104,7 +104,8 @@ impl Dispatcher {
         if self.state.steps[at].attempt > 0 {
             return self.launch(at, now_ms);
         }
-        if let Some(outcome) = self.outcome_by_scope(at).or_else(|| self.outcome_by_needs(at)) {
+        let by_needs = || self.outcome_by_needs(at, &self.plan.steps[at].needs);
+        if let Some(outcome) = self.outcome_by_scope(at).or_else(by_needs) {
             return self.end_step(at, outcome);
         }
         match self.skip_reason(at) {
@@ -114,17 +115,21 @@ impl Dispatcher {
         }
     }
 
-    /// Says that a step has nothing to conclude.
+    /// Ends a step of a runbook that must not be called, and one that has nothing to conclude.
     fn outcome_by_scope(&self, at: usize) -> Option<Outcome> {
-        let scope = self.plan.steps[at].concludes.filter(|scope| !self.standing().begun(*scope))?;
-        let reason = format!("nothing of `{}` has begun", self.plan.scopes[scope].id);
-        Some(Outcome::Skipped { reason })
+        let step = &self.plan.steps[at];
+        if let Some(scope) = step.concludes.filter(|scope| !self.standing().begun(*scope)) {
+            let reason = format!("nothing of `{}` has begun", self.plan.scopes[scope].id);
+            return Some(Outcome::Skipped { reason });
+        }
+        let scopes: Vec<_> = self.plan.scopes_of(step.scope).collect();
+        scopes.iter().rev().find_map(|scope| self.outcome_by_needs(at, &self.plan.scopes[*scope].needs))
     }
 
-    fn outcome_by_needs(&self, at: usize) -> Option<Outcome> {
+    fn outcome_by_needs(&self, at: usize, needs: &[Need]) -> Option<Outcome> {
         let step = &self.plan.steps[at];
-        let mut missed_failure = None;
-        for need in &step.needs {
+        let (mut missed_failure, mut handles) = (None, false);
+        for need in needs {
             let needed = self.state.position(&need.step)?;
             let outcome = self.state.steps[needed].outcome()?;
             let success = outcome.is_success() || self.goes_on_after(needed, outcome);
@@ -135,11 +140,12 @@ impl Dispatcher {
                     let reason = format!("`{}`, which it needs, did not succeed", need.step);
                     return Some(Outcome::NotRun { reason });
                 }
-                NeedOn::Failure if matches!(outcome, Outcome::Failed { .. }) => return None,
+                NeedOn::Failure if matches!(outcome, Outcome::Failed { .. }) => handles = true,
                 NeedOn::Failure => missed_failure = Some(&need.step),
             }
         }
         missed_failure
+            .filter(|_| !handles)
             .map(|id| Outcome::Skipped { reason: format!("`{id}`, whose failure it handles, did not fail") })
     }
 

@@ -45,7 +45,7 @@ pub(super) fn of_step(key: &str) -> Option<&'static str> {
         "until" => "A bare expression; the step is repeated until it holds",
         "every" => "The pause between two repetitions of `until`",
         "uses" => "The kind of step; `lifeboat steps` lists all",
-        "with" => "The parameters of `uses`",
+        "with" => "The parameters of `uses`, or the inputs of `runbook`",
         "run" => "A bash script; needs an `effect`",
         "runbook" => "Another runbook of the project, run in the same environment",
         "manual" => "Instructions for a person, who answers that it is done",

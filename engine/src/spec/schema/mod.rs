@@ -14,7 +14,7 @@ use super::environment::ENVIRONMENT_KEYS;
 use super::project::{PROJECT_KEYS, REFUSED_PROJECT_KEYS};
 use super::resources::{RESOURCE_KINDS, resource_fields};
 use super::runbook::{INPUT_ELEMENTS, INPUT_KEYS, INPUT_TYPES, REFUSED_RUNBOOK_KEYS, RUNBOOK_KEYS};
-use super::step::{BODIES, GROUP_KEYS, REFUSED_STEP_KEYS, STEP_KEYS, retry_fields};
+use super::step::{BODIES, GROUP_KEYS, NOT_OF_CALLS, REFUSED_STEP_KEYS, STEP_KEYS, retry_fields};
 use crate::step::{KindSpec, Registry};
 use crate::value::Type;
 
@@ -42,6 +42,7 @@ pub fn runbook(registry: &Registry) -> Value {
         "additionalProperties": closed(input, &[]),
     });
     set(&mut root, "inputs", inputs);
+    set(&mut root, "outputs", json!({ "type": "object", "propertyNames": { "pattern": PLAIN_ID } }));
     set(&mut root, "runbook", name());
     for key in ["title", "description", "owner"] {
         set(&mut root, key, text());
@@ -52,7 +53,6 @@ pub fn runbook(registry: &Registry) -> Value {
     set(&mut root, "environments", json!({ "type": "array", "items": text(), "minItems": 1 }));
     set(&mut root, "objective", closed(json!({ "rto": duration(), "rpo": duration() }), &[]));
     set(&mut root, "milestones", json!({ "type": "object", "additionalProperties": duration() }));
-    set(&mut root, "outputs", json!({ "type": "object" }));
     set(&mut root, "roles", json!({ "type": "object", "additionalProperties": text() }));
     let mut schema = document("A Lifeboat runbook", root, &["runbook", "environments", "steps"]);
     schema["$defs"] = json!({
@@ -120,7 +120,6 @@ pub fn project() -> Value {
         json!({ "anyOf": [{ "type": "string" }, closed(json!({ "dir": text() }), &["dir"])] }),
     );
     set(&mut root, "people", json!({ "type": "object", "additionalProperties": person }));
-    set(&mut root, "outputs", json!({ "type": "object" }));
     set(&mut root, "roles", json!({ "type": "object", "additionalProperties": words }));
     set(&mut root, "drill", drill());
     document("A Lifeboat project", root, &["project"])
@@ -148,7 +147,7 @@ fn step(registry: &Registry) -> Value {
     for key in ["timeout", "every"] {
         set(&mut step, key, duration());
     }
-    for key in ["host", "dir", "probe", "uses", "runbook"] {
+    for key in ["host", "dir", "probe", "runbook"] {
         set(&mut step, key, text());
     }
     set(&mut step, "max_parallel", json!({ "type": "integer", "minimum": 1 }));
@@ -164,8 +163,18 @@ fn step(registry: &Registry) -> Value {
         BODIES.iter().filter(|key| has(key)).map(|key| json!({ "required": [key] })).collect();
     let mut schema = closed(step, &["id"]);
     schema["oneOf"] = bodies;
-    schema["allOf"] = registry.specs().flat_map(kind_branches).collect();
+    schema["allOf"] = registry.specs().flat_map(kind_branches).chain([call_branch()]).collect();
     schema
+}
+
+/// Says what belongs to a step that calls a runbook, and what only to one.
+fn call_branch() -> Value {
+    let refused: Map<_, _> = NOT_OF_CALLS.iter().map(|key| ((*key).to_owned(), json!(false))).collect();
+    json!({
+        "if": { "required": ["runbook"] },
+        "then": { "properties": refused },
+        "else": { "properties": { "max_parallel": false } },
+    })
 }
 
 fn group() -> Value {
@@ -276,6 +285,9 @@ fn drill() -> Value {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    /// What is offered in one place, the keys known there, and those refused.
+    type Place<'a> = (&'a Value, &'a [&'a str], &'a [(&'a str, &'a str)]);
 
     #[test]
     fn schemas_offer_every_key_that_is_not_refused_and_say_what_it_is_for() {
