@@ -291,8 +291,6 @@ mod tests {
 
     #[test]
     fn schemas_offer_every_key_that_is_not_refused_and_say_what_it_is_for() {
-        /// Properties of the schema, the keys that the language knows, and those that it refuses with a reason.
-        type Place<'a> = (&'a Value, &'a [&'a str], &'a [(&'a str, &'a str)]);
         let runbook = runbook(&Registry::new());
         let (environment, project) = (environment(), project());
         let places: [Place<'_>; 6] = [
