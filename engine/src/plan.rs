@@ -10,7 +10,7 @@ use sha2::{Digest, Sha256};
 use crate::expr::InputDecl;
 use crate::model::ids::StepId;
 use crate::model::outcome::Mode;
-use crate::resource::{EnvValue, Resource};
+use crate::resource::Resource;
 use crate::secret::SecretRef;
 use crate::step::Effect;
 use crate::value::Span;
@@ -119,12 +119,7 @@ pub struct PlannedStep {
     pub uses: String,
     /// Its parameters, templates not yet evaluated.
     pub with: Value,
-    /// For kinds that start programs.
-    pub env: BTreeMap<String, EnvValue>,
-    pub dir: Option<PathBuf>,
     pub effect: Effect,
-    /// A shell command that finds out whether the work is done; only with `effect: guarded` on shell steps.
-    pub probe: Option<String>,
     /// Bare expressions over `output` that must hold after success.
     pub expect: Vec<String>,
     pub retry: Retry,

@@ -44,7 +44,7 @@ impl View {
     /// Takes in what happened before this process took the run over, without showing it again.
     pub(crate) fn catch_up(&mut self, events: &[Event]) {
         for event in events {
-            drop(self.story.tell(event.at_ms, &event.kind, true));
+            drop(self.story.tell(event.at_ms, &event.kind, Place::Terminal));
             if let Screen::Live(screen) = &mut self.screen {
                 screen.catch_up(event);
             }
@@ -54,8 +54,11 @@ impl View {
 
 impl Reporter for View {
     fn on_event(&mut self, at_ms: i64, event: &EventKind) {
-        let live = matches!(self.screen, Screen::Live(_));
-        let lines = self.story.tell(at_ms, event, live);
+        let place = match self.screen {
+            Screen::Live(_) => Place::Terminal,
+            Screen::Lines => Place::Pipe,
+        };
+        let lines = self.story.tell(at_ms, event, place);
         match &mut self.screen {
             Screen::Lines => lines.iter().for_each(|line| anstream::eprintln!("{line}")),
             Screen::Live(screen) => {

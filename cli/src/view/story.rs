@@ -10,6 +10,8 @@ use lifeboat_engine::model::{Failure, Mode, Outcome, Progress, RunId, RunOutcome
 use lifeboat_engine::plan::Plan;
 use lifeboat_engine::report::human;
 
+use super::Place;
+
 const GREEN: Style = AnsiColor::Green.on_default();
 const RED: Style = AnsiColor::Red.on_default().bold();
 const YELLOW: Style = AnsiColor::Yellow.on_default();
@@ -52,8 +54,8 @@ impl Story {
         }
     }
 
-    /// Returns the lines that an event is worth. In a live view progress and output are shown otherwise.
-    pub(super) fn tell(&mut self, at_ms: i64, event: &EventKind, live: bool) -> Vec<String> {
+    /// Returns the lines that an event is worth. In a terminal, bars show progress instead.
+    pub(super) fn tell(&mut self, at_ms: i64, event: &EventKind, place: Place) -> Vec<String> {
         match event {
             EventKind::RunDeclared { incident_at_ms, .. } => {
                 self.incident_ms = *incident_at_ms;
@@ -69,8 +71,8 @@ impl Story {
                 self.line(at_ms, (YELLOW, "↻"), step.as_str(), &format!("next attempt in {wait}"))
             }
             EventKind::StepFinished { step, outcome } => self.step_finished(at_ms, step, outcome),
-            EventKind::StepHeld { step, failure } => self.held(at_ms, step, failure),
-            EventKind::QuestionAsked { step, question } => self.asked(at_ms, step, question),
+            EventKind::StepHeld { step, failure } => self.held(at_ms, step, failure, place),
+            EventKind::QuestionAsked { step, question } => self.asked(at_ms, step, question, place),
             EventKind::QuestionAnswered { step, answer, .. } => self.answered(at_ms, step, answer),
             EventKind::Decided { by, decision } => {
                 self.line(at_ms, (BOLD, "●"), &by.name, &describe(decision))
@@ -84,7 +86,9 @@ impl Story {
             }
             EventKind::ThingRemoved { id, proof, removed } => self.removed(at_ms, id, proof, *removed),
             EventKind::Noted { text, .. } => self.line(at_ms, (BOLD, "●"), "note", text),
-            EventKind::Progressed { step, progress, .. } if !live => self.progressed(at_ms, step, progress),
+            EventKind::Progressed { step, progress, .. } if place == Place::Pipe => {
+                self.progressed(at_ms, step, progress)
+            }
             EventKind::OutputLine { step, line, .. } => {
                 self.keep_output(step, line);
                 Vec::new()
@@ -205,7 +209,7 @@ impl Story {
         }
     }
 
-    fn held(&self, at_ms: i64, step: &StepId, failure: &Failure) -> Vec<String> {
+    fn held(&self, at_ms: i64, step: &StepId, failure: &Failure, place: Place) -> Vec<String> {
         let run = self.run.short();
         let text = format!("held: [{}] {}", failure.code, failure.message);
         let mut lines = self.line(at_ms, (YELLOW, "‖"), step.as_str(), &text);
@@ -213,10 +217,13 @@ impl Story {
         lines.push(self.indent(&format!("leave out:   lifeboat skip {run} {step} --reason …")));
         lines.push(self.indent(&format!("done by hand: lifeboat skip {run} {step} --done --reason …")));
         lines.push(self.indent(&format!("give up:     lifeboat abort {run}")));
+        if place == Place::Terminal {
+            lines.push(self.indent("or type here: retry, skip REASON, done REASON, abort REASON"));
+        }
         lines
     }
 
-    fn asked(&self, at_ms: i64, step: &StepId, question: &Question) -> Vec<String> {
+    fn asked(&self, at_ms: i64, step: &StepId, question: &Question, place: Place) -> Vec<String> {
         let run = self.run.short();
         let role = question.role.as_deref().map_or(String::new(), |role| format!(" ({role})"));
         let mut lines =
@@ -224,6 +231,10 @@ impl Story {
         lines.push(self.indent(&format!(
             "to go on: {BOLD}lifeboat approve {run} {step}{BOLD:#}   or: lifeboat reject {run} {step}"
         )));
+        if place == Place::Terminal {
+            let choices = question.choices.join(" or ");
+            lines.push(self.indent(&format!("or type here: {choices} (and a comment, if you like)")));
+        }
         lines
     }
 
