@@ -133,8 +133,10 @@ impl Running {
     }
 
     pub(crate) fn signal(&self, name: &str) {
-        let pid = self.child.as_ref().expect("it runs").id().to_string();
-        let status = Command::new("kill").args([&format!("-{name}"), &pid]).status().expect("kill runs");
+        let pid = self.child.as_ref().expect("it runs").id();
+        // The shell has a `kill` of its own; a bare machine has no program of that name.
+        let status =
+            Command::new("sh").args(["-c", &format!("kill -{name} {pid}")]).status().expect("sh runs");
         assert!(status.success());
     }
 

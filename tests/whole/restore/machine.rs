@@ -138,7 +138,7 @@ pub(crate) fn end_processes(dir: &Path) {
 
 pub(crate) fn signal(pid: u32, name: &str) {
     // It may have ended meanwhile.
-    drop(Command::new("kill").args([&format!("-{name}"), &pid.to_string()]).stderr(Stdio::null()).status());
+    drop(Command::new("sh").args(["-c", &format!("kill -{name} {pid}")]).stderr(Stdio::null()).status());
 }
 
 /// Everything below a directory, by path: owner, mode, time of change and content.

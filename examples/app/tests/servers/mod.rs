@@ -36,7 +36,7 @@ impl Running {
 
     pub(crate) fn signal(&self, name: &str) {
         // A process that has ended already cannot be signalled, which is what is wanted.
-        let told = Command::new("kill").args([&format!("-{name}"), &self.0.id().to_string()]).status();
+        let told = Command::new("sh").args(["-c", &format!("kill -{name} {}", self.0.id())]).status();
         drop(told);
     }
 
