@@ -6,6 +6,7 @@ use std::path::Path;
 use std::process::Command as Program;
 
 use jiff::Timestamp;
+use lifeboat_engine::diagnostic::codes;
 use lifeboat_engine::model::Mode;
 use lifeboat_engine::plan::{Commit, Plan};
 use lifeboat_engine::project::{Project, RunRequest};
@@ -66,7 +67,7 @@ fn compile(
         None => None,
     };
     let mut inputs = inputs(target)?;
-    let missing = ask_for_missing(project, target, &mut inputs)?;
+    let missing = ask_for_missing(project, target, mode, &mut inputs)?;
     let request = RunRequest {
         runbook: &target.runbook,
         environment: &environment,
@@ -76,7 +77,9 @@ fn compile(
     };
     let compiled = project.compile(&request, registry).map_err(|problems| {
         let failure = refuse(&problems);
-        if let Some(command) = &missing {
+        if let Some(command) = &missing
+            && problems.iter().any(|problem| problem.code == codes::LB0142)
+        {
             anstream::eprintln!("\nall of them at once: {command}");
         }
         failure
@@ -121,6 +124,7 @@ fn inputs(target: &Target) -> Result<Map<String, Value>, Failure> {
 fn ask_for_missing(
     project: &Project,
     target: &Target,
+    mode: Mode,
     inputs: &mut Map<String, Value>,
 ) -> Result<Option<String>, Failure> {
     let runbook = project.runbook(&target.runbook).map_err(|problems| refuse(&problems))?;
@@ -135,7 +139,8 @@ fn ask_for_missing(
                 inputs.insert(decl.name.clone(), Value::String(answer));
             }
             None => {
-                let command = command.get_or_insert_with(|| format!("lifeboat … {}", target.runbook));
+                let verb = if mode == Mode::Drill { "drill" } else { "run" };
+                let command = command.get_or_insert_with(|| format!("lifeboat {verb} {}", target.runbook));
                 let _ = write!(command, " -i {}=…", decl.name);
             }
         }
