@@ -84,10 +84,18 @@ fn unwritable(path: &Path, error: &std::io::Error) -> Failure {
 
 /// A journal that cannot be read or written.
 pub(crate) fn journal(error: &journal::Error) -> Failure {
-    Failure::new(Exit::Refused, error.to_string()).code(error.code()).help(error.help())
+    because(Failure::new(Exit::Refused, error.to_string()).code(error.code()).help(error.help()), error)
+}
+
+/// Adds the causes of an error, without the error itself.
+fn because(failure: Failure, error: &dyn std::error::Error) -> Failure {
+    match error.source() {
+        Some(source) => failure.caused_by(source),
+        None => failure,
+    }
 }
 
 /// A state directory, lock or run that cannot be used.
 pub(crate) fn runs(error: &runs::Error) -> Failure {
-    Failure::new(Exit::Refused, error.to_string()).code(error.code()).help(error.help())
+    because(Failure::new(Exit::Refused, error.to_string()).code(error.code()).help(error.help()), error)
 }

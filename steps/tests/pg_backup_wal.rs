@@ -117,10 +117,11 @@ impl Scene {
         let mut psql = self.source.place().command("psql");
         psql.args(["-XAt", "-U", "postgres", "-d", "postgres", "-p", &self.target.port.to_string(), "-h"]);
         psql.arg(self.source.place().path())
-            .args(["-c", "select count(*) from t where not pg_is_in_recovery()"]);
+            // Asked once and not for each row: the promotion may come while rows are counted.
+            .args(["-c", "select (select count(*) from t) where not pg_is_in_recovery()"]);
         let output = psql.output().expect("psql runs");
         let text = String::from_utf8_lossy(&output.stdout).trim().to_owned();
-        (output.status.success() && text != "0").then_some(text)
+        (output.status.success() && !text.is_empty()).then_some(text)
     }
 
     fn is_gone(&self) -> bool {

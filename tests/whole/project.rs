@@ -140,6 +140,12 @@ impl Running {
         assert!(status.success());
     }
 
+    /// Says whether it has ended by itself.
+    pub(crate) fn has_ended(&mut self) -> bool {
+        let child = self.child.as_mut().expect("it was started");
+        child.try_wait().expect("a child of ours").is_some()
+    }
+
     /// Waits for the end, at most a minute.
     pub(crate) fn end(mut self) -> Ran {
         let mut child = self.child.take().expect("it runs");

@@ -406,3 +406,24 @@ proptest! {
         reader.verify().unwrap();
     }
 }
+
+#[test]
+fn looking_for_a_journal_does_not_keep_it_from_being_made() {
+    for _ in 0..20 {
+        let dir = tempfile::tempdir().unwrap();
+        let stop = Arc::new(std::sync::atomic::AtomicBool::new(false));
+        let (path, seen) = (dir.path().to_owned(), Arc::clone(&stop));
+        let looking = std::thread::spawn(move || {
+            while !seen.load(std::sync::atomic::Ordering::Relaxed) {
+                match Reader::open(&path) {
+                    Ok(_) | Err(Error::Missing { .. }) => {}
+                    Err(error) => panic!("a journal is there whole or not at all: {error}"),
+                }
+            }
+        });
+        let made = Journal::create(dir.path(), header(), TickClock::starting_at(0));
+        stop.store(true, std::sync::atomic::Ordering::Relaxed);
+        looking.join().unwrap();
+        made.unwrap();
+    }
+}

@@ -20,6 +20,9 @@ use super::reader::{Reader, class_word, tag};
 use crate::clock::Clock;
 use crate::model::{Event, EventClass, EventKind};
 
+/// The name of a journal that is still being made.
+const UNFINISHED: &str = "journal.db.new";
+
 /// How long advisory events may wait for a commit.
 const ADVISORY_DELAY: Duration = Duration::from_millis(200);
 
@@ -82,14 +85,25 @@ struct Entry {
 
 impl Journal {
     /// Makes the journal of a new run in its directory, durably, the name in the directory included.
+    ///
+    /// It gets its name only when it is complete: whoever looks at runs meanwhile must neither see half a journal nor
+    /// hold a lock on it that stands in the way of making it.
     pub fn create(dir: &Path, header: Header, clock: Arc<dyn Clock>) -> Result<Self, Error> {
         let path = dir.join(FILE);
         let plan = serde_json::to_string(&header.plan)
             .map_err(|error| Error::Unwritable { reason: error.to_string().into() })?;
-        create_file(&path)?;
-        let mut conn = format::connect_writer(&path)?;
-        format::lay_out(&path, &mut conn, &header, &plan)?;
+        if path.exists() {
+            return Err(Error::Exists { path });
+        }
+        let unfinished = dir.join(UNFINISHED);
+        create_file(&unfinished)?;
+        let mut conn = format::connect_writer(&unfinished)?;
+        format::lay_out(&unfinished, &mut conn, &header, &plan)?;
+        // Closing moves everything from the side files into the file itself.
+        conn.close().map_err(|(_, error)| Error::sqlite(&unfinished, "created", error))?;
+        std::fs::rename(&unfinished, &path).map_err(|error| Error::io(&path, "created", error))?;
         format::sync_dir(dir)?;
+        let conn = format::connect_writer(&path)?;
         let head = Head::genesis(&header, &plan);
         Self::start(path, conn, header, (head, clock))
     }

@@ -60,8 +60,14 @@ fn kill_within(step: &str, at: At) -> Killed {
     for _ in 0..TRIES {
         let world = World::new();
         world.gate.close();
-        let running = world.start_drill(&["--keep"]);
-        until(&format!("{step}: {at:?}"), || at.has_come(&world, step));
+        let mut running = world.start_drill(&["--keep"]);
+        until(&format!("{step}: {at:?}"), || at.has_come(&world, step) || running.has_ended());
+        if !at.has_come(&world, step) {
+            panic!("the drill ended before `{step}`: {}", running.end().all());
+        }
+        if running.has_ended() {
+            continue;
+        }
         running.signal("KILL");
         drop(running);
         let survivors = world.processes();
