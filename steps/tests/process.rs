@@ -208,7 +208,9 @@ async fn a_server_outlives_its_step_and_is_recorded_before_it_runs() {
     let rig = Rig::drill();
     let ctx = rig.bare_context();
     let spec = server_spec(&rig);
-    let command = bash("echo up; read -r x || echo end of input; ps -o sid= -p $$; exec sleep 600");
+    // The sixth field of the file is the session; a bare machine has no `ps`.
+    let session = "read -r -a stat < /proc/$$/stat; echo ${stat[5]}";
+    let command = bash(&format!("echo up; read -r x || echo end of input; {session}; exec sleep 600"));
     let server = Server::start(command, spec, &ctx).await.unwrap();
     let recorded = rig.reported().created.remove(0);
     assert_eq!(recorded.id, "server:test");
