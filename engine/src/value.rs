@@ -205,6 +205,19 @@ impl<'de> Deserialize<'de> for Span {
     }
 }
 
+/// Compiles a regular expression that must match the whole text, within a limit that every useful one keeps.
+pub fn whole_pattern(pattern: &str) -> Result<regex::Regex, String> {
+    const MAX_COMPILED: usize = 1024 * 1024;
+    let regex = regex::RegexBuilder::new(&format!("^(?:{pattern})$")).size_limit(MAX_COMPILED).build();
+    regex.map_err(|error| match error {
+        regex::Error::CompiledTooBig(_) => "it stands for too much; repeat less".to_owned(),
+        error => {
+            let told = error.to_string();
+            told.lines().last().unwrap_or_default().trim_start_matches("error: ").to_owned()
+        }
+    })
+}
+
 /// Parses a moment: RFC 3339 with an offset or `Z`. A time without a zone is refused, because two machines would
 /// read it differently. `at` may have a blank in place of the `T`.
 pub fn parse_timestamp(text: &str) -> Result<Timestamp, String> {

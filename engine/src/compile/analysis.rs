@@ -9,7 +9,7 @@ use super::graph::{Graph, GroupNode, Node};
 use super::order::Order;
 use super::resources::{check_resources, named};
 use super::time::check_time;
-use crate::diagnostic::{Diagnostic, Diagnostics, codes, nearest_help};
+use crate::diagnostic::{Diagnostic, Diagnostics, codes};
 use crate::project::Project;
 use crate::spec::{EnvironmentSpec, RunbookSpec, Site};
 use crate::step::Registry;
@@ -42,7 +42,7 @@ pub fn check(project: &Project, spec: &RunbookSpec, registry: &Registry, out: &m
             out.push(
                 Diagnostic::error(codes::LB0144, format!("there is no environment `{}`", name.value))
                     .at(&spec.source, name.span.clone())
-                    .maybe_help(nearest_help(&name.value, "environments", known)),
+                    .suggest(&name.value, "environments", known),
             );
         }
     }
@@ -167,11 +167,8 @@ fn check_roles(analysis: &Analysis<'_>, out: &mut Diagnostics) {
         out.push(
             Diagnostic::error(codes::LB0137, format!("the runbook has no role `{role}`"))
                 .at(&analysis.spec.source, span.unwrap_or_else(|| step.spec.common.id.span.clone()))
-                .maybe_help(
-                    nearest_help(role, "its roles", known).or_else(|| {
-                        Some(format!("declare it: `roles: {{ {role}: What this role decides }}`"))
-                    }),
-                ),
+                .help(format!("declare it: `roles: {{ {role}: What this role decides }}`"))
+                .suggest(role, "its roles", known),
         );
     }
 }

@@ -1,7 +1,6 @@
 use std::ops::Range;
 
 use super::analysis::Analysis;
-use super::bodies::known;
 use crate::diagnostic::{Diagnostic, Diagnostics, codes};
 use crate::expr::{self, Guard, Reference, Shape, public_attributes};
 use crate::resource::{Access, Resource, ResourceKind};
@@ -38,21 +37,37 @@ fn check_one(analysis: &Analysis<'_>, at: usize, named: &Named<'_>, out: &mut Di
     if let Some(input) = expr::input_name(text) {
         return check_input(analysis, input, node, kinds, out);
     }
+    let mut without = Vec::new();
     for environment in &analysis.environments {
         match environment.resources.get(text) {
             Some(found) => check_found(analysis, environment, named, &found.resource, out),
-            None if guarded(analysis, at, text) => {}
-            None => {
-                let names = environment.resources.keys().map(String::as_str).collect();
-                let message =
-                    format!("the environment `{}` has no resource `{text}`", environment.name.value);
-                out.push(
-                    Diagnostic::error(codes::LB0124, message)
-                        .at(&analysis.spec.source, node.span.clone())
-                        .maybe_help(known(text, "its resources", names)),
-                );
-            }
+            None if environment.broken.contains(text) => {}
+            None => without.push(environment),
         }
+    }
+    let Some(first) = without.first().filter(|_| !guarded(analysis, at, text)) else { return };
+    // Those of the right kind are the likely ones.
+    let fitting =
+        first.resources.iter().filter(|(_, it)| kinds.is_empty() || kinds.contains(&it.resource.kind()));
+    let fitting: Vec<_> = fitting.map(|(name, _)| name.as_str()).collect();
+    let mut diagnostic = Diagnostic::error(codes::LB0124, format!("{} no resource `{text}`", have(&without)))
+        .at(&analysis.spec.source, node.span.clone());
+    if let [kind] = kinds
+        && fitting.is_empty()
+    {
+        diagnostic =
+            diagnostic.help(format!("declare it in {}: `{text}: {{ kind: {kind}, … }}`", first.source.name));
+    }
+    out.push(diagnostic.suggest(text, "of the kind that is wanted here there are", fitting));
+}
+
+/// Begins a sentence about what environments have: `the environments `a` and `b` have`.
+pub(super) fn have(environments: &[&&EnvironmentSpec]) -> String {
+    let names: Vec<_> =
+        environments.iter().map(|environment| format!("`{}`", environment.name.value)).collect();
+    match names.as_slice() {
+        [name] => format!("the environment {name} has"),
+        names => format!("the environments {} have", names.join(" and ")),
     }
 }
 
@@ -65,12 +80,20 @@ fn check_found(
 ) {
     let Named { node, kinds, access } = *named;
     let (name, found, allowed) = (node.text().unwrap_or_default(), resource.kind(), resource.access);
-    let environment = &environment.name.value;
+    let (resources, environment) = (&environment.resources, &environment.name.value);
     if !kinds.is_empty() && !kinds.contains(&found) {
         let wanted: Vec<_> = kinds.iter().map(ToString::to_string).collect();
         let message =
             format!("`{name}` is a {found} in `{environment}`; here stands a {}", wanted.join(" or "));
-        out.push(Diagnostic::error(codes::LB0125, message).at(&analysis.spec.source, node.span.clone()));
+        let fitting = resources.iter().filter(|(_, it)| kinds.contains(&it.resource.kind()));
+        let fitting: Vec<_> = fitting.map(|(name, _)| format!("`{name}`")).collect();
+        let help = match fitting.as_slice() {
+            [] => format!("`{environment}` has none; declare one"),
+            names => format!("of that kind there are {}", names.join(", ")),
+        };
+        out.push(
+            Diagnostic::error(codes::LB0125, message).at(&analysis.spec.source, node.span.clone()).help(help),
+        );
     } else if access == Access::Write && allowed == Access::Read {
         let message = format!("this step writes `{name}`, which `{environment}` declares `access: read`");
         out.push(
@@ -116,17 +139,18 @@ fn guarded(analysis: &Analysis<'_>, at: usize, name: &str) -> bool {
 
 fn check_secret(analysis: &Analysis<'_>, node: &Node, out: &mut Diagnostics) {
     let Some(name) = node.text() else { return };
-    for environment in &analysis.environments {
-        let secrets = environment.secret_refs();
-        if !secrets.contains_key(name) {
-            let message = format!("the environment `{}` has no secret `{name}`", environment.name.value);
-            out.push(
-                Diagnostic::error(codes::LB0145, message)
-                    .at(&analysis.spec.source, node.span.clone())
-                    .maybe_help(known(name, "its secrets", secrets.keys().map(String::as_str).collect())),
-            );
-        }
-    }
+    let has = |environment: &&&EnvironmentSpec| {
+        environment.broken.contains(name) || environment.secret_refs().contains_key(name)
+    };
+    let without: Vec<_> = analysis.environments.iter().filter(|it| !has(it)).collect();
+    let Some(first) = without.first() else { return };
+    let secrets = first.secret_refs();
+    let message = format!("{} no secret `{name}`", have(&without));
+    out.push(Diagnostic::error(codes::LB0145, message).at(&analysis.spec.source, node.span.clone()).suggest(
+        name,
+        "its secrets",
+        secrets.keys().map(String::as_str),
+    ));
 }
 
 /// Checks `resources.NAME.ATTRIBUTE` in an expression.
@@ -137,31 +161,32 @@ pub(super) fn check_reference(
     out: &mut Diagnostics,
 ) {
     let Some(name) = reference.path.get(1).filter(|_| reference.guard == Guard::None) else { return };
-    for environment in &analysis.environments {
-        let (message, help) = match environment.resources.get(name) {
-            None => {
-                let names = environment.resources.keys().map(String::as_str).collect();
-                let message =
-                    format!("the environment `{}` has no resource `{name}`", environment.name.value);
-                (message, known(name, "its resources", names))
-            }
-            Some(found) => {
-                let attributes = public_attributes(&found.resource);
-                let Some(attribute) = reference.path.get(2).filter(|name| !attributes.contains_key(*name))
-                else {
-                    continue;
-                };
-                let names = attributes.keys().map(String::as_str).collect();
-                let message =
-                    format!("`{name}` has no attribute `{attribute}` in `{}`", environment.name.value);
-                (message, known(attribute, "it has", names))
-            }
-        };
+    let has = |environment: &&&EnvironmentSpec| {
+        environment.broken.contains(name) || environment.resources.contains_key(name)
+    };
+    let without: Vec<_> = analysis.environments.iter().filter(|it| !has(it)).collect();
+    if let Some(first) = without.first() {
+        let message = format!("{} no resource `{name}`", have(&without));
         out.push(
             Diagnostic::error(codes::LB0124, message)
                 .at(&analysis.spec.source, span.clone())
-                .maybe_help(help),
+                .narrowed_to(name)
+                .suggest(name, "its resources", first.resources.keys().map(String::as_str)),
         );
+    }
+    let Some(attribute) = reference.path.get(2) else { return };
+    for environment in &analysis.environments {
+        let Some(found) = environment.resources.get(name) else { continue };
+        let attributes = public_attributes(&found.resource);
+        if !attributes.contains_key(attribute) {
+            let message = format!("`{name}` has no attribute `{attribute}` in `{}`", environment.name.value);
+            out.push(
+                Diagnostic::error(codes::LB0124, message)
+                    .at(&analysis.spec.source, span.clone())
+                    .narrowed_to(attribute)
+                    .suggest(attribute, "it has", attributes.keys().map(String::as_str)),
+            );
+        }
     }
 }
 

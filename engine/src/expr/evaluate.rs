@@ -3,6 +3,7 @@ use serde_json::{Map, Value};
 use super::environment::environment;
 use super::references::{references, with_parents};
 use super::template::Shape;
+use super::words::explain;
 use crate::model::evidence::Check;
 
 /// Why an expression has no value.
@@ -12,11 +13,13 @@ pub struct ExprError {
     pub message: String,
     /// The byte range within the expression, where known.
     pub range: Option<std::ops::Range<usize>>,
+    /// What to do about it, where known.
+    pub help: Option<String>,
 }
 
 impl ExprError {
     pub(super) fn new(message: impl Into<String>) -> Self {
-        Self { message: message.into(), range: None }
+        Self { message: message.into(), range: None, help: None }
     }
 
     /// Says in which parameter it happened.
@@ -84,10 +87,11 @@ pub(super) fn brief(value: &Value) -> String {
 
 pub(super) fn from_minijinja(error: &minijinja::Error) -> ExprError {
     let message = match error.kind() {
+        minijinja::ErrorKind::SyntaxError => return explain(error, error.template_source().unwrap_or("…")),
         minijinja::ErrorKind::OutOfFuel => "the expression takes too long".to_owned(),
         kind => error.detail().map_or_else(|| kind.to_string(), ToOwned::to_owned),
     };
-    ExprError { message, range: error.range() }
+    ExprError { message, range: error.range(), help: None }
 }
 
 #[cfg(test)]

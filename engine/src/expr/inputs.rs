@@ -5,7 +5,7 @@ use super::evaluate::brief;
 use super::fit::fit;
 use super::template::{evaluate_text, has_template};
 use crate::diagnostic::nearest_help;
-use crate::value::{Field, Type};
+use crate::value::{Field, Type, whole_pattern};
 
 /// What a runbook asks to be told before it runs.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
@@ -32,7 +32,7 @@ impl InputDecl {
     /// Checks a value, brought to its type, against the pattern.
     pub(crate) fn check_pattern(&self, value: &Value) -> Result<(), String> {
         let (Some(pattern), Some(text)) = (&self.pattern, value.as_str()) else { return Ok(()) };
-        let regex = regex::Regex::new(&format!("^(?:{pattern})$"))
+        let regex = whole_pattern(pattern)
             .map_err(|error| format!("the pattern of the input `{}` is not valid: {error}", self.name))?;
         if regex.is_match(text) {
             return Ok(());

@@ -17,6 +17,7 @@ mod references;
 mod render;
 mod script;
 mod template;
+mod words;
 
 pub use evaluate::{ExprError, check_all, evaluate, holds};
 pub use fit::fit;

@@ -37,13 +37,15 @@ pub fn render_script(script: &str, names: &Map<String, Value>) -> Result<String,
         return Err(ExprError {
             message: format!("a template {} cannot be quoted: pass it through `env:`", refused.place),
             range: Some(refused.range.clone()),
+            help: None,
         });
     }
     let (mut result, mut from) = (String::with_capacity(script.len()), 0);
     for hole in holes {
         let value = evaluate(script[hole.expression.clone()].trim(), names)
             .map_err(|error| ExprError { range: Some(hole.range.clone()), ..error })?;
-        let word = word(&value).map_err(|message| ExprError { message, range: Some(hole.range.clone()) })?;
+        let word = word(&value)
+            .map_err(|message| ExprError { range: Some(hole.range.clone()), ..ExprError::new(message) })?;
         result.push_str(&script[from..hole.range.start]);
         result.push_str(&quote(&word));
         from = hole.range.end;

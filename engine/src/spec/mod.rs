@@ -15,6 +15,7 @@ mod step;
 
 pub use environment::{EnvironmentSpec, ResourceSpec};
 pub use keys::Spanned;
+pub(crate) use keys::is_misspelt;
 pub use project::{ProjectSpec, find_project};
 pub use reader::{Reader, Site, SiteKind};
 pub use resources::{RESOURCE_KINDS, resource_fields};

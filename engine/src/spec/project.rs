@@ -68,15 +68,10 @@ impl ProjectSpec {
                 let known = person.text().is_none_or(|name| self.people.contains_key(name));
                 if !known && !self.people.is_empty() {
                     let name = person.text().unwrap_or_default();
-                    let help = crate::diagnostic::nearest_help(
-                        name,
-                        "people",
-                        self.people.keys().map(String::as_str),
-                    );
                     reader.push(
                         Diagnostic::error(codes::LB0137, format!("`{name}` is not among `people`"))
                             .at(reader.source, person.span.clone())
-                            .maybe_help(help),
+                            .suggest(name, "people", self.people.keys().map(String::as_str)),
                     );
                 }
             }

@@ -4,7 +4,7 @@
 //! depends on another file are not checked. The one exception is an empty value of an optional key. The reader takes
 //! it for absent, the schema marks it, for it is mostly a line that somebody has not finished.
 
-mod about;
+pub(super) mod about;
 mod types;
 
 use serde_json::{Map, Value, json};
@@ -15,7 +15,7 @@ use super::project::{PROJECT_KEYS, REFUSED_PROJECT_KEYS};
 use super::resources::{RESOURCE_KINDS, resource_fields};
 use super::runbook::{INPUT_ELEMENTS, INPUT_KEYS, INPUT_TYPES, REFUSED_RUNBOOK_KEYS, RUNBOOK_KEYS};
 use super::step::{BODIES, GROUP_KEYS, NOT_OF_CALLS, REFUSED_STEP_KEYS, STEP_KEYS, retry_fields};
-use crate::step::{KindSpec, Registry};
+use crate::step::{Effect, KindSpec, Registry};
 use crate::value::Type;
 
 const DIALECT: &str = "https://json-schema.org/draft/2020-12/schema";
@@ -39,7 +39,7 @@ pub fn runbook(registry: &Registry) -> Value {
     let inputs = json!({
         "type": "object",
         "propertyNames": { "pattern": PLAIN_ID },
-        "additionalProperties": closed(input, &[]),
+        "additionalProperties": with_input_rules(closed(input, &[])),
     });
     set(&mut root, "inputs", inputs);
     set(&mut root, "outputs", json!({ "type": "object", "propertyNames": { "pattern": PLAIN_ID } }));
@@ -69,6 +69,20 @@ pub fn runbook(registry: &Registry) -> Value {
         },
     });
     schema
+}
+
+/// Adds what the type of an input asks for.
+fn with_input_rules(mut input: Value) -> Value {
+    let of_type = |word: &str| json!({ "properties": { "type": { "const": word } }, "required": ["type"] });
+    input["allOf"] = json!([
+        { "if": of_type("enum"), "then": { "required": ["values"] } },
+        { "if": of_type("resource"), "then": { "required": ["kind"] } },
+        {
+            "if": { "properties": { "type": { "not": { "const": "string" } } }, "required": ["type"] },
+            "then": { "properties": { "pattern": false } },
+        },
+    ]);
+    input
 }
 
 /// Returns the schema of environments.
@@ -212,10 +226,26 @@ fn kind_branches(spec: &KindSpec) -> Vec<Value> {
         }
     }
     let mut required = Vec::new();
+    let once = json!({ "properties": { "retry": { "properties": { "attempts": { "maximum": 1 } } } } });
+    let mut rules = Vec::new();
     match spec.effect {
-        Some(_) => drop(sides.insert("effect".to_owned(), json!(false))),
-        None => required.push("effect"),
+        Some(effect) => {
+            sides.insert("effect".to_owned(), json!(false));
+            rules.extend((effect == Effect::Once).then_some(once));
+        }
+        None => {
+            required.push("effect");
+            let says =
+                |word: &str| json!({ "properties": { "effect": { "const": word } }, "required": ["effect"] });
+            rules.push(json!({
+                "if": says("guarded"),
+                "then": { "required": ["probe"] },
+                "else": { "properties": { "probe": false } },
+            }));
+            rules.push(json!({ "if": says("once"), "then": once }));
+        }
     }
+    let rules = Value::Array(rules);
     let mut with = with_fields(&spec.params, Templates::Allowed);
     with["description"] = json!(spec.summary);
     let mut needed = required.clone();
@@ -226,17 +256,24 @@ fn kind_branches(spec: &KindSpec) -> Vec<Value> {
     properties.insert("with".to_owned(), with);
     let mut branches = vec![json!({
         "if": { "properties": { "uses": { "const": spec.name } }, "required": ["uses"] },
-        "then": { "properties": properties, "required": needed },
+        "then": with_rules(json!({ "properties": properties, "required": needed }), &rules),
     })];
     if let Some((key, param)) = &spec.body_key {
         sides.insert("with".to_owned(), json!(false));
         sides.insert(key.clone(), body(spec, param));
         branches.push(json!({
             "if": { "required": [key] },
-            "then": { "properties": sides, "required": required },
+            "then": with_rules(json!({ "properties": sides, "required": required }), &rules),
         }));
     }
     branches
+}
+
+fn with_rules(mut schema: Value, rules: &Value) -> Value {
+    if rules.as_array().is_some_and(|rules| !rules.is_empty()) {
+        schema["allOf"] = rules.clone();
+    }
+    schema
 }
 
 /// What stands under a key such as `run`: the value of one parameter, or all parameters.

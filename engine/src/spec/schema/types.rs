@@ -17,12 +17,17 @@ pub(super) fn closed(properties: Value, required: &[&str]) -> Value {
 }
 
 pub(super) fn duration() -> Value {
-    json!({ "type": "string", "pattern": "[a-z]", "description": "a duration such as 90s or 1h 30m" })
+    let units = "ns|nsecs?|nanos|us|µs|usecs?|micros|ms|msecs?|millis|s|secs?|seconds?|m|mins?|minutes?|h|hrs?|hours?|d|days?|w|wk|wks|weeks?";
+    json!({
+        "type": "string",
+        "pattern": format!(r"^\s*(\d+(\.\d+)?\s*({units})\s*)+$"),
+        "description": "a duration such as 90s or 1h 30m",
+    })
 }
 
 /// A bare expression: braces are a mistake there.
 pub(super) fn condition() -> Value {
-    json!({ "type": ["string", "number", "boolean"], "not": { "pattern": "\\{\\{" } })
+    json!({ "type": ["string", "number", "boolean"], "pattern": "\\S", "not": { "pattern": "\\{\\{" } })
 }
 
 /// A map with a key for each field.
@@ -51,15 +56,51 @@ pub(super) fn of_type(ty: &Type, templates: Templates) -> Value {
     if templates == Templates::Refused || is_textual || is_literal {
         return plain;
     }
-    json!({ "anyOf": [plain, { "type": "string", "pattern": "\\{[{%]" }] })
+    // Text around a template makes text of it.
+    let may_be_part = matches!(ty, Type::Duration | Type::Timestamp | Type::Choice(_));
+    let pattern = if may_be_part { r"\{[{%]" } else { r"^\s*\{\{[\s\S]*\}\}\s*$" };
+    json!({ "anyOf": [plain, { "type": "string", "pattern": pattern }] })
+}
+
+/// Variables of a program: text, a secret, or the address of a system.
+fn variables() -> Value {
+    let secret = json!({ "secret": { "type": "string", "description": "the name of a secret" } });
+    let connection = json!({
+        "connection": { "type": "string", "description": "the system to connect to" },
+        "database": { "type": "string", "description": "the database to connect to" },
+    });
+    json!({
+        "type": "object",
+        "propertyNames": { "pattern": "^[^0-9=][^=]*$" },
+        "additionalProperties": {
+            "if": { "type": "object" },
+            "then": {
+                "if": { "required": ["secret"] },
+                "then": closed(secret, &["secret"]),
+                "else": closed(connection, &["connection"]),
+            },
+            "else": { "type": ["string", "number", "boolean"] },
+        },
+    })
 }
 
 fn plain(ty: &Type, templates: Templates) -> Value {
     match ty {
         Type::Any => json!({}),
         // Written without quotes, a version or a port is a number to YAML and text to us.
-        Type::String | Type::Path => json!({ "type": ["string", "number", "boolean"] }),
-        Type::Timestamp | Type::Resource { .. } => json!({ "type": "string" }),
+        Type::String => json!({ "type": ["string", "number", "boolean"] }),
+        Type::Path => json!({ "type": ["string", "number", "boolean"], "not": { "pattern": "^~" } }),
+        Type::Timestamp => json!({
+            "type": "string",
+            "pattern": r"^\s*[+-]?\d{4,6}-?\d{2}-?\d{2}[Tt ]\d{2}.*([Zz]|[+-]\d{2}(:?\d{2})*)(\[.*\])*\s*$",
+        }),
+        Type::Resource { .. } => json!({
+            "type": "string",
+            "anyOf": [
+                { "not": { "pattern": r"\{[{%]" } },
+                { "pattern": r"^\{\{[-+]?\s*inputs\.[a-z][a-z0-9_]*\s*[-+]?\}\}$" },
+            ],
+        }),
         Type::Script => json!({ "type": ["string", "number", "boolean"] }),
         Type::Sql => json!({ "type": "string", "not": { "pattern": "\\{[{%]" } }),
         Type::Integer => json!({ "type": "integer" }),
@@ -71,10 +112,7 @@ fn plain(ty: &Type, templates: Templates) -> Value {
         Type::Map(of) => json!({ "type": "object", "additionalProperties": of_type(of, templates) }),
         Type::Object(fields) => with_fields(fields, templates),
         Type::Conditions(_) => json!({ "type": "array", "items": condition() }),
-        Type::EnvMap => json!({
-            "type": "object",
-            "additionalProperties": { "type": ["string", "number", "boolean", "object"] },
-        }),
+        Type::EnvMap => variables(),
         Type::Secret => json!({
             "type": "object",
             "properties": {
