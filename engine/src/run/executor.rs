@@ -20,6 +20,7 @@ use crate::secret::{SecretRef, Secrets};
 use crate::step::{Probe, Registry, StepContext, StepError, StepInfo, StepKind, StepParts};
 
 use super::link::{AttemptLink, Message, OutputSink};
+use super::unit::Unit;
 
 /// How long an attempt has to end itself once it is told to; its children get less, so that it can report on them.
 const GRACE: Duration = Duration::from_secs(30);
@@ -57,7 +58,7 @@ pub(super) struct ExecutorParts {
 
 /// One attempt as the dispatcher wants it.
 pub(super) struct Launch {
-    pub(super) position: usize,
+    pub(super) unit: Unit,
     pub(super) attempt: Attempt,
     pub(super) with: Value,
     pub(super) probe: bool,
@@ -85,11 +86,11 @@ impl Executor {
     /// Starts an attempt whose start is durable. Its end arrives as a message.
     pub(super) fn launch(&mut self, launch: Launch) {
         let plan = Arc::clone(&self.plan);
-        let step = &plan.steps[launch.position];
+        let step = &plan.steps[launch.unit.position];
         let cancel = CancellationToken::new();
-        self.running.insert(step.id.clone(), cancel.clone());
+        let (id, attempt) = (launch.unit.id(&plan), launch.attempt);
+        self.running.insert(id.clone(), cancel.clone());
         let messages = self.messages.clone();
-        let (id, attempt) = (step.id.clone(), launch.attempt);
         let work = self.prepare(step, launch, &cancel);
         let limit = self.time_limit(step);
         tokio::spawn(async move {
@@ -103,8 +104,8 @@ impl Executor {
     }
 
     /// Tells an attempt to end.
-    pub(super) fn end(&mut self, position: usize) {
-        if let Some(cancel) = self.running.get(&self.plan.steps[position].id) {
+    pub(super) fn end(&mut self, unit: Unit) {
+        if let Some(cancel) = self.running.get(&unit.id(&self.plan)) {
             cancel.cancel();
         }
     }
@@ -140,8 +141,9 @@ impl Executor {
             .registry
             .kind(&step.uses)
             .ok_or_else(|| StepError::permanent(code::LB0309, format!("no step kind `{}`", step.uses)))?;
+        let id = launch.unit.id(&self.plan);
         let context = StepContext::new(StepParts {
-            info: self.info(step, launch.attempt)?,
+            info: self.info(step, &id, launch.attempt)?,
             cancel: cancel.clone(),
             with: launch.with,
             resources: Arc::clone(&self.resources),
@@ -149,7 +151,7 @@ impl Executor {
             secrets: Arc::clone(&self.secrets),
             recorded: launch.recorded,
             link: Arc::new(AttemptLink {
-                step: step.id.clone(),
+                step: id,
                 attempt: launch.attempt,
                 messages: self.messages.clone(),
                 output: Arc::clone(&self.output),
@@ -159,8 +161,8 @@ impl Executor {
         Ok(Work { kind, context, probe: launch.probe })
     }
 
-    fn info(&self, step: &PlannedStep, attempt: Attempt) -> Result<StepInfo, StepError> {
-        let work_dir = self.dir.join("work").join(step.id.as_str());
+    fn info(&self, step: &PlannedStep, id: &StepId, attempt: Attempt) -> Result<StepInfo, StepError> {
+        let work_dir = self.dir.join("work").join(id.path());
         std::fs::create_dir_all(&work_dir).map_err(|error| {
             StepError::transient(code::LB0352, format!("cannot create `{}`", work_dir.display()))
                 .help("make room or mend the permissions of the state directory")
@@ -172,7 +174,7 @@ impl Executor {
             environment: self.plan.environment.clone(),
             protected: self.plan.protected,
             mode: self.plan.mode,
-            step: step.id.clone(),
+            step: id.clone(),
             attempt,
             retries: step.retry.attempts > 1,
             incident_at: self.incident_at,

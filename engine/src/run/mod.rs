@@ -14,7 +14,9 @@ mod preview;
 mod retry;
 mod settle;
 mod state;
+mod unit;
 
 pub use dispatcher::{Action, Dispatcher, Input, Situation};
 pub use preview::{StepPreview, preview};
 pub use state::{Phase, RunState, StepPhase, StepState};
+pub use unit::Unit;

@@ -43,7 +43,7 @@ impl OutputFiles {
 
     /// Returns the directory of one attempt; it exists once there is a line.
     pub fn attempt_dir(&self, step: &StepId, attempt: Attempt) -> PathBuf {
-        self.dir.join(step.as_str()).join(attempt.to_string())
+        self.dir.join(step.path()).join(attempt.to_string())
     }
 
     /// Appends a line and a line break.

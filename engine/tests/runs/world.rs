@@ -63,12 +63,12 @@ impl World {
         for action in actions {
             match action {
                 Action::Append(event) => self.journal.push(event),
-                Action::Launch { position, attempt, .. } => {
-                    let step = self.plan.steps[position].id.clone();
+                Action::Launch { unit, attempt, .. } => {
+                    let step = unit.id(&self.plan);
                     self.launched.push((step.clone(), attempt));
                     self.pending.push_back((step, attempt));
                 }
-                Action::EndAttempt { position } => self.ended.push(self.plan.steps[position].id.clone()),
+                Action::EndAttempt { unit } => self.ended.push(unit.id(&self.plan)),
                 Action::Refuse { reason } => self.refused.push(reason),
                 _ => {}
             }
