@@ -310,9 +310,9 @@ impl Driver {
 
     fn perform(&mut self, action: Action) {
         match action {
-            Action::Launch { unit, attempt, with, probe } => {
+            Action::Launch { unit, attempt, with, probe, names } => {
                 let recorded = self.dispatcher.state().of(unit).recorded.clone();
-                self.executor.launch(Launch { unit, attempt, with, probe, recorded });
+                self.executor.launch(Launch { unit, attempt, with, probe, names, recorded });
             }
             Action::EndAttempt { unit } => self.executor.end(unit),
             Action::Deliver { step, question, answer } => {

@@ -20,6 +20,7 @@ use crate::secret::{SecretRef, Secrets};
 use crate::step::{Probe, Registry, StepContext, StepError, StepInfo, StepKind, StepParts};
 
 use super::link::{AttemptLink, Message, OutputSink};
+use super::poll::{Poll, PollLink, Seen};
 use super::unit::Unit;
 
 /// How long an attempt has to end itself once it is told to; its children get less, so that it can report on them.
@@ -62,6 +63,8 @@ pub(super) struct Launch {
     pub(super) attempt: Attempt,
     pub(super) with: Value,
     pub(super) probe: bool,
+    /// What `until` may read.
+    pub(super) names: Map<String, Value>,
     pub(super) recorded: Map<String, Value>,
 }
 
@@ -142,23 +145,31 @@ impl Executor {
             .kind(&step.uses)
             .ok_or_else(|| StepError::permanent(code::LB0309, format!("no step kind `{}`", step.uses)))?;
         let id = launch.unit.id(&self.plan);
+        let info = self.info(step, &id, launch.attempt)?;
+        let link = Arc::new(AttemptLink {
+            step: id,
+            attempt: launch.attempt,
+            messages: self.messages.clone(),
+            output: Arc::clone(&self.output),
+            last_progress: Mutex::new(None),
+        });
+        let poll = step.until.clone().map(|until| Poll {
+            until,
+            names: launch.names,
+            link: Arc::clone(&link),
+            seen: Arc::new(Mutex::new(Seen::default())),
+        });
         let context = StepContext::new(StepParts {
-            info: self.info(step, &id, launch.attempt)?,
+            info,
             cancel: cancel.clone(),
             with: launch.with,
             resources: Arc::clone(&self.resources),
             named_secrets: Arc::clone(&self.named_secrets),
             secrets: Arc::clone(&self.secrets),
             recorded: launch.recorded,
-            link: Arc::new(AttemptLink {
-                step: id,
-                attempt: launch.attempt,
-                messages: self.messages.clone(),
-                output: Arc::clone(&self.output),
-                last_progress: Mutex::new(None),
-            }),
+            link: if poll.is_some() { Arc::new(PollLink(link)) } else { link },
         });
-        Ok(Work { kind, context, probe: launch.probe })
+        Ok(Work { kind, context, probe: launch.probe, poll })
     }
 
     fn info(&self, step: &PlannedStep, id: &StepId, attempt: Attempt) -> Result<StepInfo, StepError> {
@@ -190,11 +201,12 @@ struct Work {
     kind: Arc<dyn StepKind>,
     context: StepContext,
     probe: bool,
+    poll: Option<Poll>,
 }
 
 impl Work {
     async fn carry_out(self, limit: Option<Duration>, cancel: &CancellationToken) -> AttemptResult {
-        let id = self.context.info.step.clone();
+        let (id, poll) = (self.context.info.step.clone(), self.poll.clone());
         // A task of its own, so that a panic in a step is a failure of that step only.
         let mut task = tokio::spawn(async move { self.perform().await });
         let joined = tokio::select! {
@@ -217,7 +229,8 @@ impl Work {
                     return AttemptResult::Succeeded { done };
                 }
                 task.abort();
-                timed_out(id.as_str(), limit.unwrap_or_default())
+                let limit = limit.unwrap_or_default();
+                poll.map_or_else(|| timed_out(id.as_str(), limit), |poll| poll.not_within(id.as_str(), limit))
             }
         }
     }
@@ -228,7 +241,10 @@ impl Work {
         {
             return Ok(done);
         }
-        self.kind.run(&self.context).await
+        match &self.poll {
+            Some(poll) => poll.repeat(&*self.kind, &self.context).await,
+            None => self.kind.run(&self.context).await,
+        }
     }
 }
 

@@ -10,6 +10,7 @@ pub mod driver;
 mod executor;
 mod link;
 mod names;
+mod poll;
 mod preview;
 mod retry;
 mod settle;

@@ -77,6 +77,8 @@ pub enum StepPhase {
         at_ms: i64,
     },
     Held,
+    /// What it is repeated for is known, and not all elements have ended.
+    Repeating,
     Ended(Outcome),
 }
 
@@ -86,6 +88,12 @@ pub enum StepPhase {
 pub struct IllegalEvent {
     pub event: String,
     pub reason: String,
+}
+
+impl Elements {
+    fn new(items: &[Value]) -> Self {
+        Self { items: items.to_vec(), states: vec![StepState::default(); items.len()] }
+    }
 }
 
 impl RunState {
@@ -175,6 +183,12 @@ impl RunState {
                 state.attempt = *attempt;
                 state.used += 1;
                 state.phase = StepPhase::Running;
+            }
+            EventKind::ElementsChosen { step, elements } => {
+                let state = self.step_mut(event, step)?;
+                state.expect(event, "it is not waiting", |phase| *phase == StepPhase::Waiting)?;
+                state.elements = Some(Elements::new(elements));
+                state.phase = StepPhase::Repeating;
             }
             EventKind::AttemptFinished { step, result, .. } => {
                 let state = self.step_mut(event, step)?;

@@ -53,6 +53,23 @@ impl OutputFiles {
         capped.line(line).map_err(Error::io("write", &capped.path))
     }
 
+    /// Removes what an attempt has printed so far.
+    pub fn restart(&self, step: &StepId, attempt: Attempt) -> Result<(), Error> {
+        self.close(step, attempt);
+        for stream in [Stream::Stdout, Stream::Stderr] {
+            let path = self.attempt_dir(step, attempt).join(name(stream));
+            for path in [old_tail(&path), tail(&path), path] {
+                match fs::remove_file(&path) {
+                    Err(error) if error.kind() != io::ErrorKind::NotFound => {
+                        return Err(Error::io("remove", &path)(error));
+                    }
+                    _ => {}
+                }
+            }
+        }
+        Ok(())
+    }
+
     /// Closes the files of an attempt that has ended.
     pub fn close(&self, step: &StepId, attempt: Attempt) {
         let mut open = self.open.lock().unwrap_or_else(PoisonError::into_inner);

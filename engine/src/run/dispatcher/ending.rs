@@ -36,6 +36,9 @@ impl Dispatcher {
     }
 
     pub(super) fn close(&mut self, unit: Unit) -> Result<(), IllegalEvent> {
+        if unit.element.is_none() && self.state.steps[unit.position].phase == StepPhase::Repeating {
+            return self.close_loop(unit.position);
+        }
         let state = self.of(unit);
         let outcome = match (&state.phase, &state.last_failure) {
             (StepPhase::Settling(AttemptResult::Succeeded { .. }), _) => Outcome::Succeeded,
@@ -72,7 +75,7 @@ impl Dispatcher {
     }
 }
 
-fn interrupted(step: &StepId) -> Failure {
+pub(super) fn interrupted(step: &StepId) -> Failure {
     Failure {
         kind: FailureKind::Uncertain,
         code: code::LB0303.id.to_owned(),

@@ -41,7 +41,9 @@ impl Dispatcher {
         if self.stopping || self.state.paused || self.state.phase == Phase::New {
             return None;
         }
-        let may_start = |unit: &Unit| self.phase_allows(unit.position) && self.group_allows(unit.position);
+        let may_start = |unit: &Unit| {
+            self.phase_allows(unit.position) && self.group_allows(unit.position) && self.loop_allows(*unit)
+        };
         let people = self.ready_people.iter().copied().find(may_start);
         let working = self.running.iter().filter(|unit| !self.people[unit.position]).count();
         if people.is_some() || working >= MAX_RUNNING {
@@ -102,7 +104,7 @@ impl Dispatcher {
 
     /// Launches a ready step, or ends it if its needs or conditions say that it must not run.
     fn start(&mut self, unit: Unit, now_ms: i64) -> Result<(), IllegalEvent> {
-        if self.of(unit).attempt > 0 {
+        if self.of(unit).attempt > 0 || unit.element.is_some() {
             return self.launch(unit, now_ms);
         }
         let at = unit.position;
@@ -176,19 +178,24 @@ impl Dispatcher {
         if self.stopping {
             return Ok(());
         }
-        let with = match self.render(unit) {
-            Ok(with) => with,
+        if unit.element.is_none() && self.step(unit).for_each.is_some() {
+            return self.choose_elements(unit.position, now_ms);
+        }
+        self.begin_element(unit);
+        let (with, names) = match self.render(unit) {
+            Ok(rendered) => rendered,
             Err(failure) => return self.fail_before_start(unit, failure, now_ms),
         };
         let attempt = self.of(unit).attempt + 1;
         self.emit(EventKind::AttemptStarted { step: self.id(unit), attempt, with: with.clone() })?;
         self.running.insert(unit);
         let probe = self.step(unit).effect == Effect::Guarded && attempt > 1;
-        self.actions.push(Action::Launch { unit, attempt, with, probe });
+        self.actions.push(Action::Launch { unit, attempt, with, probe, names });
         Ok(())
     }
 
-    fn render(&self, unit: Unit) -> Result<Value, Failure> {
+    /// Evaluates the parameters of a step, and what its `until` may read.
+    fn render(&self, unit: Unit) -> Result<(Value, Map<String, Value>), Failure> {
         let step = self.step(unit);
         let Some(spec) = self.registry.spec(&step.uses) else {
             return Err(Failure {
@@ -201,6 +208,10 @@ impl Dispatcher {
         };
         self.names_of(unit, &step.with)
             .and_then(|names| expr::render(&step.with, &spec.params, &names))
+            .and_then(|with| match &step.until {
+                Some(until) => Ok((with, self.names_of(unit, &json!(until.condition))?)),
+                None => Ok((with, Map::new())),
+            })
             .map_err(|error| cannot_evaluate(&format!("the parameters of `{}`", self.id(unit)), &error))
     }
 
@@ -224,7 +235,7 @@ impl Dispatcher {
     }
 }
 
-fn cannot_evaluate(what: &str, error: &expr::ExprError) -> Failure {
+pub(super) fn cannot_evaluate(what: &str, error: &expr::ExprError) -> Failure {
     Failure {
         kind: FailureKind::Permanent,
         code: code::LB0301.id.to_owned(),

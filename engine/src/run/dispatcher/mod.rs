@@ -1,6 +1,6 @@
 //! Decides what happens next: inputs in, events and actions out, no I/O.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
 use serde_json::{Map, Value, json};
@@ -21,11 +21,13 @@ use crate::run::settle::{Circumstances, Consequence, consequence};
 use crate::run::state::{IllegalEvent, Phase, RunState, StepPhase, StepState};
 use crate::run::unit::Unit;
 
+mod elements;
 mod ending;
 mod graph;
 mod launch;
 mod people;
 
+use elements::Loop;
 use graph::{Graph, part};
 
 /// What reaches the dispatcher.
@@ -80,6 +82,8 @@ pub enum Action {
         with: Value,
         /// Ask the probe first: an earlier attempt may have done the work.
         probe: bool,
+        /// What `until` may read besides `output`; empty without one.
+        names: Map<String, Value>,
     },
     EndAttempt {
         unit: Unit,
@@ -130,6 +134,8 @@ pub struct Dispatcher {
     /// Retries by the moment they are due.
     timers: BTreeSet<(i64, Unit)>,
     running: BTreeSet<Unit>,
+    /// Steps that are being repeated, by their positions.
+    loops: BTreeMap<usize, Loop>,
     stopping: bool,
     cleaning: bool,
     /// This process has tried to remove everything; what is left cannot be removed by it.
@@ -162,6 +168,7 @@ impl Dispatcher {
             ready_people: BTreeSet::new(),
             timers: BTreeSet::new(),
             running: BTreeSet::new(),
+            loops: BTreeMap::new(),
             stopping: false,
             cleaning: false,
             cleaned: false,
@@ -196,7 +203,8 @@ impl Dispatcher {
             Situation::WaitingForPerson
         } else if self.state.paused {
             Situation::Paused
-        } else if self.state.steps.iter().any(|step| step.phase == StepPhase::Held) {
+        } else if self.any_element_held() || self.state.steps.iter().any(|step| step.phase == StepPhase::Held)
+        {
             Situation::Held
         } else {
             Situation::Stuck
@@ -259,6 +267,7 @@ impl Dispatcher {
                 self.timers.insert((at_ms, unit));
             }
             StepPhase::Waiting if self.graph.blockers[unit.position] == 0 => self.make_ready(unit),
+            StepPhase::Repeating => self.take_over_loop(unit.position, now_ms)?,
             _ => {}
         }
         Ok(())
@@ -337,11 +346,14 @@ impl Dispatcher {
             handled: self.graph.handled[unit.position],
             retry_allowed: self.retry_allowed(unit),
         };
-        match consequence(self.step(unit), self.of(unit), result, around) {
+        match consequence(self.step(unit), &self.id(unit), self.of(unit), result, around) {
             Consequence::Succeed => self.end_unit(unit, Outcome::Succeeded),
             Consequence::Again => self.launch(unit, now_ms),
             Consequence::Retry => self.schedule_retry(unit, now_ms),
-            Consequence::Hold(failure) => self.emit(EventKind::StepHeld { step: self.id(unit), failure }),
+            Consequence::Hold(failure) => {
+                self.element_held(unit);
+                self.emit(EventKind::StepHeld { step: self.id(unit), failure })
+            }
             Consequence::Fail(failure) => self.fail_unit(unit, failure),
         }
     }
@@ -380,7 +392,13 @@ impl Dispatcher {
 
     /// Returns the names that texts of a step see.
     fn names_of(&self, unit: Unit, texts: &Value) -> Result<Map<String, Value>, expr::ExprError> {
-        self.names_for(self.step(unit).scope, texts)
+        let mut names = self.names_for(self.step(unit).scope, texts)?;
+        let items = self.state.steps[unit.position].elements.as_ref().map(|elements| &elements.items);
+        if let Some((element, item)) = unit.element.and_then(|at| Some((at, items?.get(at)?))) {
+            names.insert("item".into(), item.clone());
+            names.insert("index".into(), element.into());
+        }
+        Ok(names)
     }
 
     fn schedule_retry(&mut self, unit: Unit, now_ms: i64) -> Result<(), IllegalEvent> {
@@ -394,7 +412,8 @@ impl Dispatcher {
     }
 
     fn fail_unit(&mut self, unit: Unit, failure: Failure) -> Result<(), IllegalEvent> {
-        let ends = self.is_fatal(unit.position);
+        // The failure of an element counts when the others that run have ended.
+        let ends = unit.element.is_none() && self.is_fatal(unit.position);
         let reason = format!("`{}` failed: {}", self.id(unit), failure.message);
         self.end_unit(unit, Outcome::Failed { failure })?;
         if ends && self.state.phase == Phase::Main {
@@ -404,9 +423,17 @@ impl Dispatcher {
     }
 
     fn end_unit(&mut self, unit: Unit, outcome: Outcome) -> Result<(), IllegalEvent> {
+        let failed = matches!(outcome, Outcome::Failed { .. });
+        if self.of(unit).phase == StepPhase::Held {
+            self.element_released(unit);
+        }
         self.emit(EventKind::StepFinished { step: self.id(unit), outcome })?;
         self.unready(unit);
+        if unit.element.is_some() {
+            return self.element_ended(unit, failed);
+        }
         let at = unit.position;
+        self.end_loop(at);
         self.graph.open[part(&self.plan, at)] -= 1;
         for dependant in self.graph.dependants[at].clone() {
             self.graph.blockers[dependant] -= 1;

@@ -78,6 +78,16 @@ impl Dispatcher {
         }
     }
 
+    fn not_held(&self, step: &StepId) -> String {
+        let element = self.state.position(step).and_then(|at| self.held_element(at));
+        match element {
+            Some(unit) => {
+                format!("`{step}` is not held, but its element `{0}` is: name `{0}`", self.id(unit))
+            }
+            None => format!("`{step}` is not held"),
+        }
+    }
+
     fn decide(
         &mut self,
         by: Person,
@@ -90,7 +100,7 @@ impl Dispatcher {
             | Decision::MarkDone { step, .. } => {
                 let unit = self.state.unit(step);
                 let Some(unit) = unit.filter(|unit| self.of(*unit).phase == StepPhase::Held) else {
-                    return Ok(Some(format!("`{step}` is not held")));
+                    return Ok(Some(self.not_held(step)));
                 };
                 Some(unit)
             }
@@ -102,7 +112,10 @@ impl Dispatcher {
         let name = by.name.clone();
         self.emit(EventKind::Decided { by, decision: decision.clone() })?;
         match (decision, held) {
-            (Decision::RetryStep { .. }, Some(unit)) => self.launch(unit, now_ms)?,
+            (Decision::RetryStep { .. }, Some(unit)) => {
+                self.element_released(unit);
+                self.launch(unit, now_ms)?;
+            }
             (Decision::SkipStep { reason, .. }, Some(unit)) => {
                 self.end_unit(unit, Outcome::Skipped { reason: format!("skipped by {name}: {reason}") })?;
             }
