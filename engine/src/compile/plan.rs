@@ -213,6 +213,8 @@ fn planned_step(
         reads: reads.into_iter().map(named_by_input).collect(),
         writes,
         restores: body.kind.restores,
+        for_each: None,
+        until: None,
     })
 }
 

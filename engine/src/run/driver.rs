@@ -310,11 +310,11 @@ impl Driver {
 
     fn perform(&mut self, action: Action) {
         match action {
-            Action::Launch { position, attempt, with, probe } => {
-                let recorded = self.dispatcher.state().steps[position].recorded.clone();
-                self.executor.launch(Launch { position, attempt, with, probe, recorded });
+            Action::Launch { unit, attempt, with, probe, names } => {
+                let recorded = self.dispatcher.state().of(unit).recorded.clone();
+                self.executor.launch(Launch { unit, attempt, with, probe, names, recorded });
             }
-            Action::EndAttempt { position } => self.executor.end(position),
+            Action::EndAttempt { unit } => self.executor.end(unit),
             Action::Deliver { step, question, answer } => {
                 if let Some(reply) = self.asking.remove(&(step, question)) {
                     drop(reply.send(answer));
