@@ -139,6 +139,8 @@ pub(crate) enum Document {
     Environment,
     /// `lifeboat.yaml`
     Project,
+    /// What `lifeboat check --format json` prints
+    Check,
 }
 
 #[derive(Debug, Args)]

@@ -1,8 +1,10 @@
 //! The built program, run as its users run it.
 
 mod calls;
+mod checking;
 mod crash;
 mod documents;
+mod hostile;
 mod init;
 mod language;
 mod people;

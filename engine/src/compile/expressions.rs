@@ -93,7 +93,7 @@ impl Checker<'_, '_> {
             let help = format!(
                 "pass it through the environment: `env: {{ VALUE: \"{value}\" }}`, and write `\"$VALUE\"` here"
             );
-            let message = format!("a template {} cannot be quoted", refused.place);
+            let message = format!("a template {} cannot be made safe", refused.place);
             self.report(codes::LB0127, message, span, Some(help));
         }
         for hole in holes {

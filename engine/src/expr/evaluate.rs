@@ -2,7 +2,7 @@ use serde_json::{Map, Value};
 
 use super::environment::environment;
 use super::references::{references, with_parents};
-use super::template::Shape;
+use super::template::{Shape, guard};
 use super::words::explain;
 use crate::model::evidence::Check;
 
@@ -31,6 +31,7 @@ impl ExprError {
 
 /// Evaluates a bare expression over named values.
 pub fn evaluate(expression: &str, names: &Map<String, Value>) -> Result<Value, ExprError> {
+    guard(expression, Shape::Expression)?;
     let compiled = environment().compile_expression(expression).map_err(|error| from_minijinja(&error))?;
     let names = with_parents(expression, Shape::Expression, names);
     let value = compiled.eval(minijinja::value::Serde(&*names)).map_err(|error| from_minijinja(&error))?;

@@ -128,6 +128,7 @@ pub(super) fn register(environment: &mut Environment<'static>) {
     environment.add_filter("indent", indent);
     environment.add_filter("batch", batch);
     environment.add_filter("slice", slice);
+    environment.add_filter("join", join);
     environment.add_test("matching", matching);
 }
 
@@ -244,6 +245,25 @@ fn slice(state: &State<'_, '_>, value: Value, count: usize, fill: Option<Value>)
     minijinja::filters::slice(state, value, count, fill)
 }
 
+/// The filter of minijinja, within a limit.
+fn join(value: &Value, joiner: Option<&str>) -> Result<String, Error> {
+    let joiner = joiner.unwrap_or_default();
+    let mut joined = String::new();
+    let text = value.as_str().map(|text| text.chars().map(|c| c.to_string()).collect::<Vec<_>>());
+    let items: Box<dyn Iterator<Item = String>> = match text {
+        Some(letters) => Box::new(letters.into_iter()),
+        None => Box::new(value.try_iter()?.map(|item| item.to_string())),
+    };
+    for (at, item) in items.enumerate() {
+        limited(joined.len() + item.len() + joiner.len())?;
+        if at > 0 {
+            joined.push_str(joiner);
+        }
+        joined.push_str(&item);
+    }
+    Ok(joined)
+}
+
 fn limited(size: usize) -> Result<(), Error> {
     if size <= MAX_MADE { Ok(()) } else { Err(invalid("the result is longer than 1 MiB")) }
 }
@@ -341,11 +361,16 @@ mod tests {
     #[test]
     fn no_filter_makes_what_fills_the_memory() {
         for bomb in [
-            "('x' * 1000000) | replace('x', 'x' * 1000000)",
-            "('x' * 1000000) | replace('', 'x' * 1000000)",
+            "(range(9999) | join) | replace('1', range(9999) | join)",
+            "(range(9999) | join) | replace('', range(9999) | join)",
             "'a\nb' | indent(1000000000)",
             "[1] | batch(1000000000, 0)",
             "[1] | slice(1000000000, 0)",
+            "('x' * 90000000) ~ 'y'",
+            "[0] * 90000000",
+            "90000000 * 'x'",
+            "range(9999) | join(range(9999) | join)",
+            "'%010000000d' | format(1)",
             "'x' is matching('((\\\\w{100}){100}){100}')",
         ] {
             assert!(evaluate(bomb, &Map::new()).is_err(), "{bomb}");

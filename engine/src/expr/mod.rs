@@ -7,6 +7,7 @@
 //! `resources`. Under `steps` every step that has ended must have an entry, an empty map if it has no outputs:
 //! `steps.x.y | default(1)` works only if `steps.x` exists.
 
+mod command;
 mod environment;
 mod evaluate;
 mod filters;

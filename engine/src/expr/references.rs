@@ -8,7 +8,7 @@ use serde_json::{Map, Value, json};
 
 use super::environment::environment;
 use super::evaluate::{ExprError, evaluate};
-use super::template::Shape;
+use super::template::{Shape, guard};
 use super::words::{explain, instead_of};
 
 /// One place where an expression reads a name.
@@ -33,6 +33,7 @@ pub enum Guard {
 
 /// Returns everything that an expression or template reads.
 pub fn references(text: &str, shape: Shape) -> Result<Vec<Reference>, ExprError> {
+    guard(text, shape)?;
     let mut walker = Walker { text, found: Vec::new(), locals: Vec::new(), defined: Vec::new(), wrong: None };
     match shape {
         Shape::Expression => {
@@ -310,7 +311,7 @@ impl<'t> Walker<'t> {
     }
 }
 
-static FUNCTIONS: LazyLock<BTreeSet<&str>> = LazyLock::new(|| BTreeSet::from(["range", "dict", "namespace"]));
+static FUNCTIONS: LazyLock<BTreeSet<&str>> = LazyLock::new(|| BTreeSet::from(["range", "dict"]));
 
 fn named(name: &str) -> Map<String, Value> {
     Map::from_iter([("name".to_owned(), json!(name))])

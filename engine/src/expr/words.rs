@@ -90,7 +90,7 @@ pub(super) fn instead_of(what: &str, name: &str) -> Option<String> {
     let known: &[&str] = match what {
         "filter" => FILTERS,
         "test" => TESTS,
-        _ => &["range", "dict", "namespace"],
+        _ => &["range", "dict"],
     };
     let near = nearest(name, known.iter().copied()).map(|near| format!("did you mean `{near}`?"));
     let all = |intro: &str| Some(format!("{intro}: {}", known.join(", ")));

@@ -2,7 +2,7 @@ use std::ops::Range;
 
 use super::reader::Reader;
 use super::schema::about;
-use crate::diagnostic::{Diagnostic, codes, nearest, nearest_help};
+use crate::diagnostic::{Diagnostic, codes, nearest};
 use crate::value::{Span, Type};
 use crate::yaml::{Entry, Node};
 
@@ -78,6 +78,11 @@ impl<'n> Keys<'n> {
         found
     }
 
+    /// Says whether a key that is missing stands there under a name that is nearly right.
+    pub(super) fn misspelt(&self, key: &str) -> bool {
+        self.get(key).is_none() && is_misspelt(self.entries, key, self.known)
+    }
+
     pub(super) fn text(&self, reader: &mut Reader<'_>, key: &str) -> Option<String> {
         self.get(key).and_then(|node| reader.text(node))
     }
@@ -106,19 +111,25 @@ impl<'n> Keys<'n> {
 
 /// Says whether a key that is missing stands there under a name that is nearly right, which is reported by itself.
 pub(crate) fn is_misspelt(entries: &[Entry], key: &str, known: &[&str]) -> bool {
+    // In a map of thousands of keys the cost would multiply.
+    if entries.len() > 1000 {
+        return false;
+    }
     let unknown = entries.iter().map(|entry| entry.key.text.as_str()).filter(|key| !known.contains(key));
     unknown.into_iter().any(|unknown| nearest(unknown, known.iter().copied()) == Some(key))
 }
 
 pub(super) fn unknown_key(reader: &mut Reader<'_>, entry: &Entry, what: &str, known: &[&str]) {
     let key = entry.key.text.as_str();
-    let all = || format!("its keys: {}", known.join(", "));
-    reader.push(
-        Diagnostic::error(reader.unknown, format!("{what} has no key `{key}`"))
-            .at(reader.source, entry.key.span.clone())
-            .help(nearest_help(key, "its keys", known.iter().copied()).unwrap_or_else(all))
-            .suggest(key, "its keys", known.iter().copied()),
-    );
+    let diagnostic = Diagnostic::error(reader.unknown, format!("{what} has no key `{key}`"))
+        .at(reader.source, entry.key.span.clone())
+        .help(format!("its keys: {}", known.join(", ")));
+    // Whoever has so many mistakes sees only the first ones.
+    let is_crowded = reader.out.len() > 300;
+    reader.push(match is_crowded {
+        true => diagnostic,
+        false => diagnostic.suggest(key, "its keys", known.iter().copied()),
+    });
 }
 
 pub(super) fn first_line(reader: &Reader<'_>, span: &Range<usize>) -> Range<usize> {

@@ -407,7 +407,11 @@ fn read_body(reader: &mut Reader<'_>, keys: &Keys<'_>) -> Body {
 }
 
 fn read_effect(reader: &mut Reader<'_>, keys: &Keys<'_>) -> Option<Spanned<Effect>> {
-    let node = keys.get("effect")?;
+    let Some(node) = keys.get("effect") else {
+        // Written under a name that is nearly right, which has been reported, it is not missing.
+        let effect = if keys.get("probe").is_some() { Effect::Guarded } else { Effect::Idempotent };
+        return keys.misspelt("effect").then(|| Spanned::new(effect, keys.node.span.clone()));
+    };
     let word = read_word(reader, Some(node), &["read", "idempotent", "guarded", "once"]);
     let effect = match word.as_deref() {
         Some("read") => Effect::Read,

@@ -11,7 +11,7 @@ use crate::diagnostic::{Diagnostic, Diagnostics, Source, codes};
 /// How deep lists and maps may nest.
 const MAX_DEPTH: usize = 128;
 /// How many keys and values a file may hold: 16 MiB of brackets would fill the memory many times over.
-const MAX_NODES: usize = 3_000_000;
+const MAX_NODES: usize = 2_000_000;
 /// How many nodes anchors may copy and aliases may add.
 const MAX_ALIAS_NODES: usize = 20_000;
 

@@ -22,8 +22,43 @@ const DIALECT: &str = "https://json-schema.org/draft/2020-12/schema";
 const PLAIN_ID: &str = "^[a-z][a-z0-9_]*$";
 
 /// Returns the schemas of all documents, by the name of the document.
-pub fn all(registry: &Registry) -> [(&'static str, Value); 3] {
-    [("runbook", runbook(registry)), ("environment", environment()), ("project", project())]
+pub fn all(registry: &Registry) -> [(&'static str, Value); 4] {
+    let check = ("check", check());
+    [("runbook", runbook(registry)), ("environment", environment()), ("project", project()), check]
+}
+
+/// Returns the schema of what `lifeboat check --format json` prints.
+pub fn check() -> Value {
+    let count = |what: &str| json!({ "type": "integer", "minimum": 0, "description": what });
+    let position = |what: &str| json!({ "type": "integer", "minimum": 1, "description": what });
+    let places = json!({
+        "line": position("counted from 1"),
+        "column": position("counted from 1, in characters"),
+        "end_line": position("where it ends"),
+        "end_column": position("the first character that does not belong to it"),
+    });
+    let mut fix = places.clone();
+    fix["replacement"] = json!({ "type": "string", "description": "what to write in its place" });
+    let mut problem = places;
+    problem["code"] = json!({ "type": "string", "pattern": "^LB[0-9]{4}$" });
+    problem["severity"] = json!({ "enum": ["error", "warning"] });
+    problem["message"] = json!({ "type": "string" });
+    problem["help"] = json!({ "type": "string", "description": "what to do next" });
+    problem["file"] = json!({ "type": "string", "description": "relative to the project" });
+    let needed = ["line", "column", "end_line", "end_column", "replacement"];
+    problem["fix"] = closed(fix, &needed);
+    let root = json!({
+        "format": { "const": crate::diagnostic::JSON_FORMAT, "description": "the version of this document" },
+        "errors": count("how many there are"),
+        "warnings": count("how many there are"),
+        "not_listed": count("how many problems there are beyond those listed"),
+        "problems": { "type": "array", "items": closed(problem, &["code", "severity", "message"]) },
+    });
+    document(
+        "Problems found by lifeboat check",
+        root,
+        &["format", "errors", "warnings", "not_listed", "problems"],
+    )
 }
 
 /// Returns the schema of runbooks, with the parameters of every kind.
