@@ -311,8 +311,9 @@ impl Driver {
     fn perform(&mut self, action: Action) {
         match action {
             Action::Launch { position, attempt, with, probe } => {
-                let recorded = self.dispatcher.state().steps[position].recorded.clone();
-                self.executor.launch(Launch { position, attempt, with, probe, recorded });
+                let state = self.dispatcher.state();
+                let (recorded, made) = (state.steps[position].recorded.clone(), state.made.clone());
+                self.executor.launch(Launch { position, attempt, with, probe, recorded, made });
             }
             Action::EndAttempt { position } => self.executor.end(position),
             Action::Deliver { step, question, answer } => {

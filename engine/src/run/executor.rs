@@ -62,6 +62,8 @@ pub(super) struct Launch {
     pub(super) with: Value,
     pub(super) probe: bool,
     pub(super) recorded: Map<String, Value>,
+    /// The systems that earlier steps have made.
+    pub(super) made: BTreeMap<String, Resource>,
 }
 
 impl Executor {
@@ -140,11 +142,15 @@ impl Executor {
             .registry
             .kind(&step.uses)
             .ok_or_else(|| StepError::permanent(code::LB0309, format!("no step kind `{}`", step.uses)))?;
+        let mut resources = Arc::clone(&self.resources);
+        if !launch.made.is_empty() {
+            Arc::make_mut(&mut resources).extend(launch.made);
+        }
         let context = StepContext::new(StepParts {
             info: self.info(step, launch.attempt)?,
             cancel: cancel.clone(),
             with: launch.with,
-            resources: Arc::clone(&self.resources),
+            resources,
             named_secrets: Arc::clone(&self.named_secrets),
             secrets: Arc::clone(&self.secrets),
             recorded: launch.recorded,
