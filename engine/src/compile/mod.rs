@@ -17,8 +17,10 @@ mod order;
 mod plan;
 mod resources;
 mod scopes;
+mod shape;
 mod time;
 
 pub use analysis::check;
 pub use fence::{fence, written_identities};
 pub use plan::{CompileRequest, Compiled, compile};
+pub use shape::shape;

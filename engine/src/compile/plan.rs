@@ -263,7 +263,7 @@ fn planned_step(
     })
 }
 
-fn title(common: &Common) -> String {
+pub(super) fn title(common: &Common) -> String {
     common.title.clone().unwrap_or_else(|| common.id.value.replace('_', " "))
 }
 
