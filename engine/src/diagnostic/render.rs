@@ -4,6 +4,7 @@ use std::sync::Arc;
 use annotate_snippets::{Group, Level, Origin, Renderer};
 use serde_json::{Value, json};
 
+use super::codes;
 use super::collect::{Diagnostic, Diagnostics, Severity};
 use super::excerpt::Excerpt;
 use super::mask::mask_secrets;
@@ -31,7 +32,7 @@ pub fn render(diagnostics: &Diagnostics, style: Style) -> String {
         let text = diagnostic.place.as_ref().map(|place| {
             masked
                 .entry(Arc::as_ptr(&place.source))
-                .or_insert_with(|| mask_secrets(&place.source.text))
+                .or_insert_with(|| masked_text(diagnostics, &place.source))
                 .as_str()
         });
         texts.push(render_one(&renderer, diagnostic, text));
@@ -40,6 +41,21 @@ pub fn render(diagnostics: &Diagnostics, style: Style) -> String {
         texts.push(format!("… and {more} more problems; mend these first, then check again"));
     }
     texts.join("\n\n")
+}
+
+/// Returns the text of a file without its secrets: those that look like one, and those that were found to be one.
+fn masked_text(diagnostics: &Diagnostics, source: &Arc<Source>) -> String {
+    let mut text = mask_secrets(&source.text);
+    for diagnostic in
+        diagnostics.iter().filter(|it| it.code == codes::LB0208 && it.severity == Severity::Error)
+    {
+        if let Some(place) = diagnostic.place.as_ref().filter(|place| Arc::ptr_eq(&place.source, source)) {
+            let stars = |c: char| if c == '\n' { "\n".to_owned() } else { "*".repeat(c.len_utf8()) };
+            let hidden: String = text[place.span.clone()].chars().map(stars).collect();
+            text.replace_range(place.span.clone(), &hidden);
+        }
+    }
+    text
 }
 
 fn render_one(renderer: &Renderer, diagnostic: &Diagnostic, text: Option<&str>) -> String {
@@ -160,7 +176,7 @@ fn escape_property(text: &str) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::diagnostic::{Source, codes};
+    use crate::diagnostic::Source;
 
     fn sample() -> Diagnostics {
         let source = Source::new("a.yaml", "title: x\ntimeuot: 5m\npassword: hunter2\n");

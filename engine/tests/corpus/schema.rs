@@ -16,6 +16,11 @@ const BEYOND: &[(&str, &[&str])] = &[
         "it takes other steps of the runbook, or their order",
         &[
             "always_needs_a_step",
+            "made_by_no_maker",
+            "made_later",
+            "made_of_another_kind",
+            "made_perhaps",
+            "made_unknown_step",
             "budgets_beyond_rto",
             "cycle",
             "cycle_through_groups",
@@ -43,6 +48,9 @@ const BEYOND: &[(&str, &[&str])] = &[
         "it takes other files: environments, called runbooks",
         &[
             "connection_to_what_has_none",
+            "optional_resource",
+            "resource_attributes",
+            "resource_inputs",
             "host_that_is_no_host",
             "input_of_a_call_against_its_pattern",
             "missing_input_of_a_call",
@@ -148,17 +156,23 @@ const BEYOND: &[(&str, &[&str])] = &[
     ("only the kind of step knows", &["kind_says_no"]),
     (
         "the YAML of the schema's reader is less strict",
-        &["duplicate_key", "yaml_comment_without_blank", "yaml_quote_not_indented"],
+        &["yaml_comment_without_blank", "yaml_quote_not_indented"],
     ),
     ("it is doubtful, not wrong: a warning", &["no_as_text", "octal_as_text"]),
 ];
 
 /// What a schema finds in a file; a file that is no YAML is one mistake.
 fn found(schema: &Value, text: &str) -> Vec<String> {
-    let document: Value = match serde_yaml::from_str(text) {
-        Ok(document) => document,
-        Err(error) => return vec![error.to_string()],
-    };
+    let read = serde_yaml::from_str::<serde_yaml::Value>(text).and_then(|mut document| {
+        document.apply_merge()?;
+        Ok(document)
+    });
+    let document =
+        match read.map(|document| serde_json::to_value(document).map_err(|error| error.to_string())) {
+            Ok(Ok(document)) => document,
+            Ok(Err(error)) => return vec![error],
+            Err(error) => return vec![error.to_string()],
+        };
     let validator = jsonschema::draft202012::new(schema).unwrap();
     validator.iter_errors(&document).map(|error| format!("{}: {error}", error.instance_path())).collect()
 }

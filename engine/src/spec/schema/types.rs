@@ -62,26 +62,39 @@ pub(super) fn of_type(ty: &Type, templates: Templates) -> Value {
     json!({ "anyOf": [plain, { "type": "string", "pattern": pattern }] })
 }
 
-/// Variables of a program: text, a secret, or the address of a system.
-fn variables() -> Value {
-    let secret = json!({ "secret": { "type": "string", "description": "the name of a secret" } });
-    let connection = json!({
-        "connection": { "type": "string", "description": "the system to connect to" },
-        "database": { "type": "string", "description": "the database to connect to" },
+/// A name, or in the parameters of a step `{ from: STEP }`.
+fn resource(templates: Templates) -> Value {
+    // A name that is computed is refused, except where an input gives it.
+    let name = json!({
+        "type": "string",
+        "anyOf": [
+            { "not": { "pattern": r"\{[{%]" } },
+            { "pattern": r"^\{\{[-+]?\s*inputs\.[a-z][a-z0-9_]*\s*[-+]?\}\}$" },
+        ],
     });
-    json!({
-        "type": "object",
-        "propertyNames": { "pattern": "^[^0-9=][^=]*$" },
-        "additionalProperties": {
-            "if": { "type": "object" },
-            "then": {
-                "if": { "required": ["secret"] },
-                "then": closed(secret, &["secret"]),
-                "else": closed(connection, &["connection"]),
-            },
-            "else": { "type": ["string", "number", "boolean"] },
-        },
-    })
+    if templates == Templates::Refused {
+        return name;
+    }
+    let step = json!({
+        "type": "string",
+        "pattern": "^[a-z][a-z0-9_]*$",
+        "description": "the step that makes the system",
+    });
+    json!({ "anyOf": [name, closed(json!({ "from": step }), &["from"])] })
+}
+
+/// The value of an environment variable.
+fn variable(templates: Templates) -> Value {
+    let secret = json!({ "secret": { "type": "string", "description": "`NAME`, or `RESOURCE.password`" } });
+    let mut system = resource(templates);
+    system["description"] = json!("the system to connect to");
+    let database = json!({ "type": ["string", "number", "boolean"], "description": "the database in it" });
+    let connection = json!({ "connection": system, "database": database });
+    json!({ "anyOf": [
+        { "type": ["string", "number", "boolean"] },
+        closed(secret, &["secret"]),
+        closed(connection, &["connection"]),
+    ] })
 }
 
 fn plain(ty: &Type, templates: Templates) -> Value {
@@ -94,13 +107,7 @@ fn plain(ty: &Type, templates: Templates) -> Value {
             "type": "string",
             "pattern": r"^\s*[+-]?\d{4,6}-?\d{2}-?\d{2}[Tt ]\d{2}.*([Zz]|[+-]\d{2}(:?\d{2})*)(\[.*\])*\s*$",
         }),
-        Type::Resource { .. } => json!({
-            "type": "string",
-            "anyOf": [
-                { "not": { "pattern": r"\{[{%]" } },
-                { "pattern": r"^\{\{[-+]?\s*inputs\.[a-z][a-z0-9_]*\s*[-+]?\}\}$" },
-            ],
-        }),
+        Type::Resource { .. } => resource(templates),
         Type::Script => json!({ "type": ["string", "number", "boolean"] }),
         Type::Sql => json!({ "type": "string", "not": { "pattern": "\\{[{%]" } }),
         Type::Integer => json!({ "type": "integer" }),
@@ -112,7 +119,11 @@ fn plain(ty: &Type, templates: Templates) -> Value {
         Type::Map(of) => json!({ "type": "object", "additionalProperties": of_type(of, templates) }),
         Type::Object(fields) => with_fields(fields, templates),
         Type::Conditions(_) => json!({ "type": "array", "items": condition() }),
-        Type::EnvMap => variables(),
+        Type::EnvMap => json!({
+            "type": "object",
+            "propertyNames": { "pattern": "^[^0-9=][^=]*$" },
+            "additionalProperties": variable(templates),
+        }),
         Type::Secret => json!({
             "type": "object",
             "properties": {
