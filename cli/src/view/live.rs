@@ -71,7 +71,15 @@ impl Live {
                 let now = jiff::Timestamp::now().as_millisecond();
                 self.begin(now - incident_at_ms);
             }
-            EventKind::StepFinished { step, .. } if step.element().is_none() => self.ended += 1,
+            EventKind::ElementsChosen { step, elements } => {
+                self.start(step);
+                self.bound(step, elements.len());
+            }
+            EventKind::StepFinished { step, .. } if step.element().is_some() => self.element_ended(step),
+            EventKind::StepFinished { step, .. } => {
+                self.stop(step);
+                self.ended += 1;
+            }
             _ => {}
         }
     }
