@@ -62,6 +62,7 @@ define_codes! {
     LB0308 "the result is not what the step expects";
     LB0309 "step kind unknown to this version";
     LB0340 "a system that no step has made";
+    LB0341 "would write a protected system";
     LB0350 "defect in a step";
     LB0351 "the journal takes nothing more";
     LB0352 "the state directory cannot be written";

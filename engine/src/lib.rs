@@ -8,6 +8,7 @@ pub mod code;
 pub mod compile;
 pub mod diagnostic;
 pub mod expr;
+pub mod fence;
 pub mod journal;
 pub mod model;
 pub mod plan;

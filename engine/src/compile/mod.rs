@@ -20,5 +20,6 @@ mod scopes;
 mod time;
 
 pub use analysis::check;
+pub(crate) use fence::written;
 pub use fence::{fence, written_identities};
 pub use plan::{CompileRequest, Compiled, compile};
