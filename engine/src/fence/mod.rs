@@ -72,6 +72,11 @@ pub struct Fence {
 }
 
 impl Fence {
+    /// Keeps away from these systems.
+    pub fn new(protected: Vec<Protected>) -> Self {
+        Self { protected }
+    }
+
     /// Returns the fence of a run; a recovery in a protected environment has none.
     pub fn of(plan: &Plan) -> Self {
         let free = plan.protected && plan.mode == Mode::Recovery;
