@@ -17,9 +17,11 @@ mod order;
 mod plan;
 mod resources;
 mod scopes;
+mod shape;
 mod time;
 
 pub use analysis::check;
 pub(crate) use fence::written;
 pub use fence::{fence, written_identities};
 pub use plan::{CompileRequest, Compiled, compile};
+pub use shape::shape;

@@ -261,10 +261,12 @@ fn planned_step(
         reads: reads.into_iter().map(in_run).collect(),
         writes,
         restores: body.kind.restores,
+        for_each: None,
+        until: None,
     })
 }
 
-fn title(common: &Common) -> String {
+pub(super) fn title(common: &Common) -> String {
     common.title.clone().unwrap_or_else(|| common.id.value.replace('_', " "))
 }
 
