@@ -3,6 +3,7 @@
 pub mod support;
 
 use std::fs;
+use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
 
 use jiff::Timestamp;
@@ -199,6 +200,7 @@ async fn a_clone_has_a_place_of_its_own_or_says_why_not() {
     assert_eq!(fs::read_dir(&dir).unwrap().count(), 0, "nothing was touched");
 
     // Without `dir`: in the state of the run, or where the server's user can get.
+    fs::set_permissions(scene.rig.dir(), fs::Permissions::from_mode(0o700)).unwrap();
     let mut params = scene.params(target);
     params.as_object_mut().unwrap().remove("dir");
     let done = scene.rig.run_as("clone", "postgres.clone", params).await.expect("clones");

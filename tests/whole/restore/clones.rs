@@ -68,7 +68,9 @@ fn clones(world: &World) -> Vec<(String, u32)> {
 fn a_drill_on_clones_is_killed_resumed_and_leaves_nothing() {
     let world = world();
     let (store, sandbox) = (Tree::of(&world.file("store")), Tree::of(&world.file("sandbox")));
-    let plan = world.run(&["plan", "restore", "--env", "sandbox", "--drill"]).expect(0);
+    let incident = world.source.target.to_string();
+    let plan = world.run(&["plan", "restore", "--env", "sandbox", "--drill", "--incident-at", &incident]);
+    let plan = plan.expect(0);
     assert!(plan.stdout.contains("made by `clone`"), "{}", plan.stdout);
 
     let mut running = world.start_drill(&[]);
