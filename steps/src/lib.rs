@@ -6,6 +6,7 @@
 mod backup;
 pub mod control;
 pub mod files;
+mod home;
 pub mod http;
 pub mod people;
 pub mod postgres;
