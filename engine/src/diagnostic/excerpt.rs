@@ -27,7 +27,10 @@ impl<'t> Excerpt<'t> {
         let spans: Vec<_> =
             labels.chain(fix).chain([&place.span]).map(|it| place.source.clamp(it.clone())).collect();
         let first = spans.iter().map(|span| span.start).min().unwrap_or(0);
-        let last = spans.iter().map(|span| visible(text, span).end).max().unwrap_or(first);
+        let shown = spans.iter().map(|span| visible(text, span).end);
+        // A change is shown whole, also over several lines.
+        let changed = diagnostic.fix.iter().map(|fix| place.source.clamp(fix.span.clone()).end);
+        let last = shown.chain(changed).max().unwrap_or(first);
         let is_long = |span: &Range<usize>| {
             let line = line_around(text, span.start);
             line.len() > MAX_LINE
