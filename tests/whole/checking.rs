@@ -41,11 +41,11 @@ fn machines_get_json_by_its_schema_and_annotations() {
     let first: &Value = &ran.json()["problems"][0];
     assert_eq!(
         (&first["file"], &first["line"], &first["column"]),
-        (&"runbooks/job.yaml".into(), &6.into(), &14.into())
+        (&"runbooks/job.yaml".into(), &6.into(), &16.into())
     );
     assert_eq!(first["fix"]["replacement"], "effect");
     let ran = project.run(&["check", "--format", "github"]).expect(3);
-    let expected = "::error file=runbooks/job.yaml,line=6,endLine=6,col=14,endColumn=20,title=LB0104::a step has no key `effekt`%0Ahelp: ";
+    let expected = "::error file=runbooks/job.yaml,line=6,endLine=6,col=16,endColumn=22,title=LB0104::a step has no key `effekt`%0Ahelp: ";
     assert!(ran.stdout.starts_with(expected), "{}", ran.stdout);
 }
 
@@ -73,8 +73,7 @@ const FAMILIES: &[(&str, &str, &str)] = &[
     ("postgres.query", "{ cluster: db, database: shop, sqll: select 1 }", "did you mean `sql`?"),
     ("postgres.restore_base", "{ store: backups, backup: x, cluster: db, existing: remove }", "LB0106"),
     ("postgres.recover", "{ store: backups, cluster: db, target_time: yesterday }", "LB0109"),
-    ("redis.flush", "{ server: cache }", "LB0112"),
-    ("redis.verify", "{ redis: db }", "here stands a redis"),
+    ("redis.verify", "{ server: db }", "here stands a redis"),
     ("files.restore", "{ files: uploads, stoer: backups }", "did you mean `store`?"),
     ("service.stop", "{ service: db }", "here stands a service"),
     (
@@ -82,7 +81,7 @@ const FAMILIES: &[(&str, &str, &str)] = &[
         "{ target: site, checks: [{ name: a, get: /, expect: status == 200 }] }",
         "[status == 200]",
     ),
-    ("http.wait", "{ target: site, every: 5 }", "LB0108"),
+    ("http.wait", "{ target: site, ready_timeout: 5 }", "LB0108"),
     ("approval", "{ role: lead }", "needs the parameter `message`"),
     ("notify", "{ channel: site, message: x }", "LB0125"),
     ("assert", "{ that: [] }", "LB0138"),
