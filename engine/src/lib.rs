@@ -10,6 +10,7 @@ pub mod diagnostic;
 pub mod expr;
 pub mod journal;
 pub mod model;
+mod pattern;
 pub mod plan;
 pub mod process;
 pub mod project;

@@ -82,7 +82,7 @@ fn dirname(path: &str) -> String {
 
 /// `"v1.2" is matching("v\\d+")`: the pattern may match anywhere.
 fn matching(text: &str, pattern: &str) -> Result<bool, Error> {
-    let pattern = regex::Regex::new(pattern).map_err(|error| invalid(error.to_string()))?;
+    let pattern = crate::pattern::compiled(pattern).map_err(|error| invalid(error.to_string()))?;
     Ok(pattern.is_match(text))
 }
 

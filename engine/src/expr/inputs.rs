@@ -32,7 +32,7 @@ impl InputDecl {
     /// Checks a value, brought to its type, against the pattern.
     pub(crate) fn check_pattern(&self, value: &Value) -> Result<(), String> {
         let (Some(pattern), Some(text)) = (&self.pattern, value.as_str()) else { return Ok(()) };
-        let regex = regex::Regex::new(&format!("^(?:{pattern})$"))
+        let regex = crate::pattern::whole(pattern)
             .map_err(|error| format!("the pattern of the input `{}` is not valid: {error}", self.name))?;
         if regex.is_match(text) {
             return Ok(());

@@ -262,7 +262,7 @@ fn read_input(reader: &mut Reader<'_>, name: &str, span: &Range<usize>, node: &N
     let description = keys.text(reader, "description").unwrap_or_default();
     if let (Some(pattern), Some(text)) = (&pattern, default.as_ref().and_then(|value| value.as_str()))
         && !crate::expr::has_template(text)
-        && !regex::Regex::new(&format!("^(?:{pattern})$")).is_ok_and(|regex| regex.is_match(text))
+        && !crate::pattern::whole(&pattern).is_ok_and(|regex| regex.is_match(text))
     {
         let at = keys.get("default").map_or(span.clone(), |node| node.span.clone());
         reader.error(codes::LB0143, format!("the default does not match the pattern {pattern}"), &at);
@@ -326,7 +326,7 @@ fn read_pattern(reader: &mut Reader<'_>, keys: &Keys<'_>, ty: &Type) -> Option<S
         reader.error(codes::LB0106, format!("{} takes no `pattern`", ty.in_words()), &node.span);
         return None;
     }
-    match regex::Regex::new(&format!("^(?:{pattern})$")) {
+    match crate::pattern::whole(&pattern) {
         Ok(_) => Some(pattern),
         Err(error) => {
             let reason = error.to_string().lines().last().unwrap_or_default().to_owned();
