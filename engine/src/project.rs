@@ -194,9 +194,7 @@ impl Project {
 /// Finds every problem of a project in one pass, sorted by file and position.
 pub fn check_all(project: &Project, registry: &Registry) -> Diagnostics {
     let mut out = project.problems.clone();
-    for runbook in project.runbooks.values() {
-        compile::check(project, runbook, registry, &mut out);
-    }
+    compile::check_all(project, registry, &mut out);
     out.sort();
     out
 }

@@ -1,4 +1,5 @@
-use std::collections::{BTreeMap, HashSet};
+use std::collections::BTreeMap;
+use std::rc::Rc;
 
 use super::backups::check_backups;
 use super::bodies::{StepBody, read_body};
@@ -27,12 +28,23 @@ pub(super) struct Analysis<'s> {
     /// Empty if steps wait for each other in a circle.
     pub(super) topological: Vec<usize>,
     pub(super) cyclic: bool,
-    /// Words after `steps.` anywhere in the file: the steps whose outputs may be read.
-    pub(super) mentioned: HashSet<String>,
 }
 
 /// Checks a runbook against all environments that it may run in.
 pub fn check(project: &Project, spec: &RunbookSpec, registry: &Registry, out: &mut Diagnostics) {
+    check_one(&mut Calls::new(project, registry), spec, out);
+}
+
+/// Checks all runbooks of a project, each of them once, however many others call it.
+pub fn check_all(project: &Project, registry: &Registry, out: &mut Diagnostics) {
+    let mut calls = Calls::new(project, registry);
+    for spec in project.runbooks.values() {
+        check_one(&mut calls, spec, out);
+    }
+}
+
+fn check_one<'s>(calls: &mut Calls<'s>, spec: &'s RunbookSpec, out: &mut Diagnostics) {
+    let project = calls.project;
     let mut environments = Vec::new();
     for name in &spec.environments {
         if let Some(environment) = project.environments.get(&name.value) {
@@ -46,7 +58,7 @@ pub fn check(project: &Project, spec: &RunbookSpec, registry: &Registry, out: &m
             );
         }
     }
-    let analysis = analyse(project, spec, environments, registry, out);
+    let analysis = analyse(calls, spec, environments, out);
     for environment in analysis.environments.iter().filter(|environment| !environment.protected) {
         let writes = analysis.writes();
         for diagnostic in super::fence::fence_writes(environment, writes, project.environments.values()) {
@@ -81,14 +93,13 @@ impl<'s> Analysis<'s> {
 
 /// Checks a runbook against some environments, and those that it calls.
 pub(super) fn analyse<'s>(
-    project: &'s Project,
+    calls: &mut Calls<'s>,
     spec: &'s RunbookSpec,
     environments: Vec<&'s EnvironmentSpec>,
-    registry: &'s Registry,
     out: &mut Diagnostics,
-) -> Analysis<'s> {
-    let mut calls = Calls::new(project, registry);
-    let analysis = analyse_one(&mut calls, spec, environments, out);
+) -> Rc<Analysis<'s>> {
+    calls.restart();
+    let analysis = calls.analysed(spec, environments, out);
     check_time(&analysis, out);
     analysis
 }
@@ -107,9 +118,7 @@ pub(super) fn analyse_one<'s>(
     let graph = graph_of(&order);
     let cyclic = report_cycles(&order, &graph, &spec.source, out);
     let topological = graph.topological_order().unwrap_or_default();
-    let mentioned = mentioned_steps(&spec.source.text);
-    let analysis =
-        Analysis { spec, environments, order, bodies, calls: called, topological, cyclic, mentioned };
+    let analysis = Analysis { spec, environments, order, bodies, calls: called, topological, cyclic };
     check_expressions(&analysis, out);
     check_resources(&analysis, out);
     check_backups(&analysis, calls.registry, out);
@@ -135,18 +144,6 @@ fn graph_of(order: &Order<'_>) -> Graph {
             .map(|group| GroupNode { parent: group.parent, budget: budget(&group.spec.common) })
             .collect(),
     }
-}
-
-/// Finds the words that may name a step whose output is read: cheap, and never too few.
-fn mentioned_steps(text: &str) -> HashSet<String> {
-    let mut found = HashSet::new();
-    for (at, _) in text.match_indices("steps") {
-        let rest = text[at + 5..]
-            .trim_start_matches(|c: char| c.is_whitespace() || matches!(c, '.' | '[' | '"' | '\'' | '\\'));
-        let end = rest.find(|c: char| !(c.is_ascii_lowercase() || c.is_ascii_digit() || c == '_'));
-        found.insert(rest[..end.unwrap_or(rest.len())].to_owned());
-    }
-    found
 }
 
 /// Checks that steps ask only roles that the runbook declares.

@@ -18,6 +18,6 @@ mod resources;
 mod scopes;
 mod time;
 
-pub use analysis::check;
+pub use analysis::{check, check_all};
 pub use fence::{fence, written_identities};
 pub use plan::{CompileRequest, Compiled, compile};

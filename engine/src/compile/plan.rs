@@ -7,6 +7,7 @@ use sha2::{Digest, Sha256};
 
 use super::analysis::analyse;
 use super::bodies::{StepBody, continues};
+use super::calls::Calls;
 use super::inline::Inlined;
 use super::resources::named;
 use super::scopes::Scopes;
@@ -49,7 +50,8 @@ pub fn compile(request: &CompileRequest<'_>) -> Result<Compiled, Diagnostics> {
     let mut out = Diagnostics::new();
     check_environment(request, &mut out);
     let environments = vec![request.environment];
-    let analysis = analyse(request.project, request.runbook, environments, request.registry, &mut out);
+    let mut calls = Calls::new(request.project, request.registry);
+    let analysis = analyse(&mut calls, request.runbook, environments, &mut out);
     let inputs = bind(request, &mut out);
     let inlined = Inlined::of(&analysis);
     let scopes = Scopes::bind(request, &inlined, inputs, &mut out);
