@@ -28,6 +28,8 @@ const TAIL: usize = 8;
 pub(super) struct Story {
     run: RunId,
     plan: Arc<Plan>,
+    /// The position of each step in the plan.
+    index: HashMap<StepId, usize>,
     incident_ms: i64,
     width: usize,
     started: HashMap<StepId, i64>,
@@ -41,9 +43,11 @@ pub(super) struct Story {
 impl Story {
     pub(super) fn new(run: RunId, plan: Arc<Plan>) -> Self {
         let width = plan.steps.iter().map(|step| step.id.as_str().len()).max().unwrap_or(0).clamp(8, 28);
+        let index = plan.steps.iter().enumerate().map(|(at, step)| (step.id.clone(), at)).collect();
         Self {
             run,
             plan,
+            index,
             incident_ms: 0,
             width,
             started: HashMap::new(),
@@ -126,7 +130,8 @@ impl Story {
         self.started.entry(step.clone()).or_insert(at_ms);
         self.output.remove(step);
         // A title that only repeats the id says less than the kind.
-        let title = self.plan.step(step).map_or("", |planned| {
+        let title = self.index.get(step).map_or("", |at| {
+            let planned = &self.plan.steps[*at];
             let untitled = planned.title.replace(' ', "_") == planned.id.as_str();
             if untitled { planned.uses.as_str() } else { planned.title.as_str() }
         });
