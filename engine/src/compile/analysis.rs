@@ -18,6 +18,8 @@ use crate::step::Registry;
 /// A runbook with everything that can be known about it before a run.
 pub(super) struct Analysis<'s> {
     pub(super) spec: &'s RunbookSpec,
+    pub(super) project: &'s Project,
+    pub(super) registry: &'s Registry,
     /// The environments that it is checked against.
     pub(super) environments: Vec<&'s EnvironmentSpec>,
     pub(super) order: Order<'s>,
@@ -118,7 +120,17 @@ pub(super) fn analyse_one<'s>(
     let graph = graph_of(&order);
     let cyclic = report_cycles(&order, &graph, &spec.source, out);
     let topological = graph.topological_order().unwrap_or_default();
-    let analysis = Analysis { spec, environments, order, bodies, calls: called, topological, cyclic };
+    let analysis = Analysis {
+        spec,
+        project: calls.project,
+        registry: calls.registry,
+        environments,
+        order,
+        bodies,
+        calls: called,
+        topological,
+        cyclic,
+    };
     check_expressions(&analysis, out);
     check_resources(&analysis, out);
     check_backups(&analysis, calls.registry, out);

@@ -12,12 +12,15 @@ mod expressions;
 mod fence;
 pub mod graph;
 mod inline;
+mod made;
 mod order;
 mod plan;
 mod resources;
 mod scopes;
+mod shape;
 mod time;
 
 pub use analysis::{check, check_all};
 pub use fence::{fence, written_identities};
 pub use plan::{CompileRequest, Compiled, compile};
+pub use shape::shape;
