@@ -140,6 +140,7 @@ impl Journal {
             advisory_waiting: AtomicUsize::new(0),
             advisory_dropped: AtomicU64::new(0),
         });
+        format::fill_log(&path, &conn);
         let (commands, inbox) = channel();
         let writer = Writer { conn, head, shared: Arc::clone(&shared), clock: Arc::clone(&clock) };
         let thread = std::thread::Builder::new()
