@@ -277,6 +277,33 @@ pub enum MilestoneAt {
     Succeeded,
 }
 
+impl PlannedStep {
+    /// Returns the title of the step as a whole: where each element has its own words stands `…`.
+    pub fn whole_title(&self) -> String {
+        if self.for_each.is_none() {
+            return self.title.clone();
+        }
+        let mut title = String::new();
+        let mut rest = self.title.as_str();
+        while let Some((before, after)) = rest.split_once("{{") {
+            let Some((_, behind)) = after.split_once("}}") else { break };
+            title.push_str(before);
+            title.push('…');
+            rest = behind;
+        }
+        title + rest
+    }
+
+    /// Returns the title of one element, with what it is filled in. A title that cannot be evaluated stays as it is.
+    pub fn element_title(&self, index: usize, item: &Value) -> String {
+        let names = Map::from_iter([("item".to_owned(), item.clone()), ("index".to_owned(), index.into())]);
+        match crate::expr::has_template(&self.title) {
+            true => crate::expr::render_text(&self.title, &names).unwrap_or_else(|_| self.title.clone()),
+            false => self.title.clone(),
+        }
+    }
+}
+
 impl Plan {
     /// The version of the form that this program writes.
     pub const FORMAT: u32 = 1;

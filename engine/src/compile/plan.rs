@@ -16,7 +16,9 @@ use crate::diagnostic::{Diagnostic, Diagnostics, Source, codes, nearest_help};
 use crate::expr::{self, ProblemKind, bind_inputs, resource_names};
 use crate::model::StepId;
 use crate::model::outcome::Mode;
-use crate::plan::{Condition, Milestone, OnError, Plan, PlannedGroup, PlannedStep, Retry, hex};
+use crate::plan::{
+    Condition, ForEach, Milestone, OnError, Plan, PlannedGroup, PlannedStep, Retry, Until, hex,
+};
 use crate::project::Project;
 use crate::resource::{Resource, ResourceKind, System, in_words, made_by, maker};
 use crate::spec::{Common, EnvironmentSpec, RunbookSpec, SiteKind, StepSpec};
@@ -261,13 +263,21 @@ fn planned_step(
         reads: reads.into_iter().map(in_run).collect(),
         writes,
         restores: body.kind.restores,
-        for_each: None,
-        until: None,
+        for_each: body.each.as_ref().map(|each| ForEach {
+            list: each.list.clone(),
+            max_parallel: spec.repeat.max_parallel.unwrap_or(1),
+        }),
+        until: until(spec),
     })
 }
 
 pub(super) fn title(common: &Common) -> String {
     common.title.clone().unwrap_or_else(|| common.id.value.replace('_', " "))
+}
+
+fn until(spec: &StepSpec) -> Option<Until> {
+    let until = spec.repeat.until.as_ref()?;
+    Some(Until { condition: trimmed(until.condition.text())?, every: until.every })
 }
 
 fn group_id(inlined: &Inlined<'_, '_>, at: usize) -> Option<StepId> {

@@ -23,7 +23,7 @@ use super::tools::Tools;
 use super::wal::{WalServer, WalSource};
 use super::{account, codes, lifecycle, local, recover};
 use crate::process::Identity;
-use crate::store::Store;
+use crate::store::{Store, blocking};
 
 /// How long ending recovery may take: it writes a checkpoint's worth of data in the worst case.
 const PROMOTION_LIMIT: Duration = Duration::from_mins(10);
@@ -174,7 +174,7 @@ pub(super) async fn revive(
     let log = ServerLog::next(&ctx.info.work_dir.join("postgres.log"));
     (isolation.log_file, isolation.log_start) = (log.path.clone(), log.start);
     isolation.save(owner.as_ref())?;
-    let helper = serve_wal(ctx, postgres, &isolation)?;
+    let helper = serve_wal(ctx, postgres, &isolation).await?;
     let mut settings = isolation.settings(postgres, tools.version.major, &control);
     settings.extend(isolation.recovery_settings(helper.restore_command(&isolation.client())));
     let launch = Launch {
@@ -227,7 +227,7 @@ async fn promote(
     if isolation.goal == Goal::Farthest {
         return Err(not_recovered(&isolation.data_dir, "its recovery has not come to its end"));
     }
-    let helper = serve_wal(ctx, postgres, isolation)?;
+    let helper = serve_wal(ctx, postgres, isolation).await?;
     client.query("select pg_promote(false)", &[], QUICK).await?;
     let server = PidFile::live(&isolation.data_dir).map(|(_, server)| server);
     let promoted = until_writable(ctx, client, server.as_ref()).await;
@@ -235,17 +235,21 @@ async fn promote(
     promoted.map_err(|error| with_log(error, isolation))
 }
 
-fn serve_wal(ctx: &StepContext, postgres: &Postgres, isolation: &Isolation) -> Result<WalServer, StepError> {
-    let store = recover::store(ctx, &isolation.store)?;
-    WalServer::start(WalSource {
-        store: Store::open(store)?,
+async fn serve_wal(
+    ctx: &StepContext,
+    postgres: &Postgres,
+    isolation: &Isolation,
+) -> Result<WalServer, StepError> {
+    let source = WalSource {
+        store: Store::of(ctx, &isolation.store).await?,
         system_id: isolation.system_id,
         segment_size: isolation.segment_size,
         backup: isolation.backup.clone(),
         proven: None,
         socket: isolation.wal_socket(),
         owner: account::owner(postgres)?.map(|owner| (owner.uid, owner.gid)),
-    })
+    };
+    blocking(move || WalServer::start(source)).await
 }
 
 async fn until_writable(

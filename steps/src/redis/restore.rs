@@ -13,7 +13,7 @@ use serde_json::{Value, json};
 use super::client::{Client, server};
 use super::config::{Persistence, check_dir, check_role, required};
 use super::info::Info;
-use super::snapshot::{DUMP, Details, store_of};
+use super::snapshot::{DUMP, Details};
 use super::{check, codes, place, start};
 use crate::backup::{self, Wanted};
 use crate::store::{BackupKind, HashingWriter, Marker, Meter, Store, blocking, copy};
@@ -115,8 +115,8 @@ impl StepKind for Restore {
     async fn run(&self, ctx: &StepContext) -> Result<Done, StepError> {
         let params: Params = ctx.params()?;
         let redis = server(ctx, &params.server)?;
-        let store = Store::open(store_of(ctx, &params.store)?)?;
-        let marker = choose(&store, &params)?;
+        let store = Store::of(ctx, &params.store).await?;
+        let marker = choose(&store, &params).await?;
         let (persistence, client) = examine(ctx, &params, redis).await?;
         let snapshot = check::scratch(ctx, "snapshot")?.join(DUMP);
         fetch(ctx, store, &marker, snapshot.clone()).await?;
@@ -125,17 +125,17 @@ impl StepKind for Restore {
     }
 }
 
-fn choose(store: &Store, params: &Params) -> Result<Marker, StepError> {
+async fn choose(store: &Store, params: &Params) -> Result<Marker, StepError> {
     let wanted = Wanted {
         kind: BackupKind::RedisRdb,
-        store: &params.store,
-        label: params.backup.as_deref(),
+        store: params.store.clone(),
+        label: params.backup.clone(),
         before: params.target_time,
-        source: params.source.as_deref(),
-        target: &params.server,
+        source: params.source.clone(),
+        target: params.server.clone(),
         none: codes::LB1304,
     };
-    backup::choose(store, &wanted)
+    backup::choose(store, wanted).await
 }
 
 /// Finds out what the server will load, and refuses whatever cannot end well. Changes nothing.
