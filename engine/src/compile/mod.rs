@@ -13,13 +13,16 @@ mod expressions;
 mod fence;
 pub mod graph;
 mod inline;
+mod made;
 mod order;
 mod plan;
 mod repeat;
 mod resources;
 mod scopes;
+mod shape;
 mod time;
 
 pub use analysis::check;
 pub use fence::{fence, written_identities};
 pub use plan::{CompileRequest, Compiled, compile};
+pub use shape::shape;

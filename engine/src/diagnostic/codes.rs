@@ -53,6 +53,8 @@ crate::define_codes! {
     LB0152 "outputs of a repeated step";
     LB0153 "for_each that cannot be carried out";
     LB0154 "step that may not be repeated until something holds";
+    LB0160 "no step that makes a system";
+    LB0161 "system that may not have been made";
     LB0201 "no project";
     LB0202 "file cannot be read";
     LB0203 "credentials in an address";

@@ -311,8 +311,9 @@ impl Driver {
     fn perform(&mut self, action: Action) {
         match action {
             Action::Launch { unit, attempt, with, probe, names } => {
-                let recorded = self.dispatcher.state().of(unit).recorded.clone();
-                self.executor.launch(Launch { unit, attempt, with, probe, names, recorded });
+                let state = self.dispatcher.state();
+                let (recorded, made) = (state.of(unit).recorded.clone(), state.made.clone());
+                self.executor.launch(Launch { unit, attempt, with, probe, names, recorded, made });
             }
             Action::EndAttempt { unit } => self.executor.end(unit),
             Action::Deliver { step, question, answer } => {

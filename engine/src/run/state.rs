@@ -9,6 +9,7 @@ use crate::model::evidence::Created;
 use crate::model::ids::{Attempt, StepId};
 use crate::model::outcome::{Failure, Outcome, RunOutcome};
 use crate::plan::Plan;
+use crate::resource::{Resource, made_by};
 
 use super::unit::Unit;
 
@@ -22,6 +23,8 @@ pub struct RunState {
     pub steps: Vec<StepState>,
     /// What was made and not yet removed, in the order in which it was made.
     pub things: Vec<(StepId, Created)>,
+    /// The systems that steps have made, under the names that later steps use.
+    pub made: BTreeMap<String, Resource>,
     index: HashMap<StepId, usize>,
 }
 
@@ -105,6 +108,7 @@ impl RunState {
             incident_at_ms: 0,
             steps: vec![StepState::default(); plan.steps.len()],
             things: Vec::new(),
+            made: BTreeMap::new(),
             index: plan.steps.iter().enumerate().map(|(at, step)| (step.id.clone(), at)).collect(),
         }
     }
@@ -163,6 +167,13 @@ impl RunState {
         Ok(())
     }
 
+    /// Takes in the system that a step has made.
+    fn take_made(&mut self, step: &StepId, result: &AttemptResult) {
+        let AttemptResult::Succeeded { done } = result else { return };
+        let made = done.resource.clone().and_then(|value| serde_json::from_value(value).ok());
+        self.made.extend(made.map(|resource| (made_by(step.as_str()), resource)));
+    }
+
     fn thing_created(&mut self, step: &StepId, thing: &Created) {
         match self.things.iter_mut().find(|(_, known)| known.id == thing.id) {
             Some(known) => *known = (step.clone(), thing.clone()),
@@ -194,6 +205,7 @@ impl RunState {
                 let state = self.step_mut(event, step)?;
                 state.expect(event, "no attempt of it is running", |phase| *phase == StepPhase::Running)?;
                 state.attempt_finished(result);
+                self.take_made(step, result);
             }
             EventKind::RetryScheduled { step, at_ms, .. } => {
                 self.step_mut(event, step)?.phase = StepPhase::WaitingRetry { at_ms: *at_ms };
