@@ -51,6 +51,14 @@ pub(super) fn find(
         });
     }
     let Some(body) = &analysis.bodies[target] else { return Ok(None) };
+    if body.each.is_some() && body.kind.creates.is_some() {
+        return Err(Unfit::None {
+            message: format!(
+                "`{name}` makes a system for each element of its `for_each`: it is not clear which one"
+            ),
+            help: Some("make the one that is used here in a step of its own".into()),
+        });
+    }
     match body.kind.creates {
         None => Err(none(format!("`{name}` (`{}`) makes no system", body.kind.name))),
         Some(made) if !kinds.is_empty() && !kinds.contains(&made) => {
