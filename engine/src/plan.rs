@@ -8,6 +8,7 @@ use serde_json::{Map, Value};
 use sha2::{Digest, Sha256};
 
 use crate::expr::InputDecl;
+use crate::fence::Protected;
 use crate::model::ids::StepId;
 use crate::model::outcome::Mode;
 use crate::resource::Resource;
@@ -52,6 +53,9 @@ pub struct Plan {
     /// The runbooks that this one calls, at any depth; a caller stands before those that it calls.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub scopes: Vec<Scope>,
+    /// What protected environments name, for a run that must keep away from it: compared again before each write.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub fence: Vec<Protected>,
     /// The files it was compiled from, with their SHA-256.
     pub sources: BTreeMap<String, String>,
 }

@@ -10,6 +10,7 @@ use lifeboat_engine::diagnostic::codes;
 use lifeboat_engine::model::Mode;
 use lifeboat_engine::plan::{Commit, Plan};
 use lifeboat_engine::project::{Project, RunRequest};
+use lifeboat_engine::resource::maker;
 use lifeboat_engine::run::{StepPreview, preview};
 use lifeboat_engine::step::Registry;
 use lifeboat_engine::value::parse_timestamp;
@@ -214,8 +215,17 @@ fn describe_step(text: &mut String, step: &lifeboat_engine::plan::PlannedStep, p
         let (condition, every) = (&until.condition, until.every);
         let _ = writeln!(text, "       until {condition}, every {every}, for at most {timeout}");
     }
+    let used = step.writes.iter().chain(&step.reads).filter_map(|name| maker(name));
+    let used: std::collections::BTreeSet<_> = used.collect();
+    for maker in used {
+        let _ = writeln!(text, "       uses the system made by `{maker}`");
+    }
     if preview.preview.actions.is_empty() {
         for (name, value) in preview.with.as_object().into_iter().flatten() {
+            let value = match value.as_str().and_then(maker) {
+                Some(step) => format!("made by `{step}`"),
+                None => value.to_string(),
+            };
             let _ = writeln!(text, "       {name}: {value}");
         }
     }

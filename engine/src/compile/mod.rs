@@ -23,6 +23,7 @@ mod shape;
 mod time;
 
 pub use analysis::check;
+pub(crate) use fence::written;
 pub use fence::{fence, written_identities};
 pub use plan::{CompileRequest, Compiled, compile};
 pub use shape::shape;

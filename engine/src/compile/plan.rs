@@ -7,6 +7,7 @@ use sha2::{Digest, Sha256};
 
 use super::analysis::analyse;
 use super::bodies::{StepBody, continues};
+use super::fence::protected_systems;
 use super::inline::Inlined;
 use super::made::name_made;
 use super::resources::named;
@@ -126,7 +127,9 @@ fn bind(request: &CompileRequest<'_>, out: &mut Diagnostics) -> Map<String, Valu
                 if let Some(input) = runbook.inputs.iter().find(|input| input.decl.name == problem.input) {
                     diagnostic = diagnostic.at(&runbook.source, input.span.clone());
                     if let Type::Resource { kinds, .. } = &input.decl.ty {
-                        diagnostic = diagnostic.help(candidates(request.environment, kinds));
+                        let how = diagnostic.help.take().map_or(String::new(), |how| format!("{how}; "));
+                        let which = candidates(request.environment, kinds);
+                        diagnostic = diagnostic.help(format!("{how}{which}"));
                     }
                 }
                 out.push(diagnostic);
@@ -385,6 +388,11 @@ fn assemble(
         steps,
         groups: planned_groups(inlined),
         scopes: called,
+        fence: if environment.protected && request.mode == Mode::Recovery {
+            Vec::new()
+        } else {
+            protected_systems(project.environments.values())
+        },
         sources: sources.map(|source| (source.name.clone(), hash(&source.text))).collect(),
     }
 }
