@@ -51,12 +51,10 @@ pub(super) fn find(
         });
     }
     let Some(body) = &analysis.bodies[target] else { return Ok(None) };
-    if body.each.is_some() && body.kind.creates.is_some() {
+    if body.kind.creates.is_some() && analysis.order.steps[target].spec.repeat.for_each.is_some() {
         return Err(Unfit::None {
-            message: format!(
-                "`{name}` makes a system for each element of its `for_each`: it is not clear which one"
-            ),
-            help: Some("make the one that is used here in a step of its own".into()),
+            message: format!("`{name}` makes one system for each element, and this names them all"),
+            help: Some("let a step without `for_each` make the system that is used here".into()),
         });
     }
     match body.kind.creates {
