@@ -5,6 +5,7 @@ mod crash;
 mod documents;
 mod init;
 mod language;
+mod loops;
 mod people;
 mod project;
 mod restore;

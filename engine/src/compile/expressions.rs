@@ -78,9 +78,7 @@ impl Checker<'_, '_> {
             }
             self.check_list(at);
         }
-        if repeated {
-            self.check_title(at);
-        }
+        self.check_title(at);
     }
 
     fn site(&mut self, site: &Site, reader: Reader<'_>) {
