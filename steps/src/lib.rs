@@ -6,6 +6,7 @@
 mod backup;
 pub mod control;
 pub mod files;
+mod home;
 pub mod http;
 #[cfg(feature = "s3")]
 pub mod objects;

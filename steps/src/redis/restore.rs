@@ -118,7 +118,8 @@ impl StepKind for Restore {
         let store = Store::of(ctx, &params.store).await?;
         let marker = choose(&store, &params).await?;
         let (persistence, client) = examine(ctx, &params, redis).await?;
-        let snapshot = fetch(ctx, store, &marker).await?;
+        let snapshot = check::scratch(ctx, "snapshot")?.join(DUMP);
+        fetch(ctx, store, &marker, snapshot.clone()).await?;
         prove(ctx, &params, redis, (&marker, &snapshot)).await?;
         replace(ctx, &params, (&persistence, client), (&marker, &snapshot)).await
     }
@@ -171,9 +172,13 @@ async fn examine(
     Ok((persistence, client))
 }
 
-/// Copies the snapshot into the work directory and compares its checksum.
-async fn fetch(ctx: &StepContext, store: Store, marker: &Marker) -> Result<PathBuf, StepError> {
-    let target = check::scratch(ctx, "snapshot")?.join(DUMP);
+/// Copies the snapshot into a file and compares its checksum.
+pub(super) async fn fetch(
+    ctx: &StepContext,
+    store: Store,
+    marker: &Marker,
+    path: PathBuf,
+) -> Result<(), StepError> {
     let Some(expected) = marker.objects.iter().find(|object| object.name == DUMP).cloned() else {
         let message = format!("the backup `{}` has no `{DUMP}`", marker.label);
         return Err(
@@ -182,7 +187,6 @@ async fn fetch(ctx: &StepContext, store: Store, marker: &Marker) -> Result<PathB
     };
     let (key, label) = (marker.key(DUMP)?, marker.label.clone());
     let meter = Meter::bytes(ctx, Some(expected.size), "fetching the snapshot");
-    let path = target.clone();
     let digest = blocking(move || {
         let file = std::fs::File::create(&path).map_err(|error| {
             StepError::transient(codes::LB1311, format!("{} cannot be written", path.display()))
@@ -194,7 +198,7 @@ async fn fetch(ctx: &StepContext, store: Store, marker: &Marker) -> Result<PathB
     })
     .await?;
     if (digest.size, &digest.sha256) == (expected.size, &expected.sha256) {
-        return Ok(target);
+        return Ok(());
     }
     let message = format!(
         "the snapshot `{label}` is damaged: {} bytes with SHA-256 {}, not {} bytes with {}",
@@ -209,22 +213,31 @@ async fn prove(
     redis: &resource::Redis,
     (marker, snapshot): (&Marker, &Path),
 ) -> Result<(), StepError> {
-    let details: Details = marker.details()?;
-    let checked = check::with_tool(ctx, redis, snapshot).await?;
-    if checked.keys != details.keys {
-        let message = format!(
-            "the snapshot `{}` holds {} keys, not {} as its marker says",
-            marker.label, checked.keys, details.keys
-        );
-        return Err(
-            StepError::permanent(codes::LB1305, message).help("choose another snapshot with `backup`")
-        );
-    }
+    let details = holds(ctx, redis, marker, snapshot).await?;
     if params.load_check {
         let dir = check::scratch(ctx, "load-check")?;
         check::with_server(ctx, redis, (snapshot, &dir), details.keys).await?;
     }
     Ok(())
+}
+
+/// Reads a snapshot whole, and compares its keys with what the marker says.
+pub(super) async fn holds(
+    ctx: &StepContext,
+    redis: &resource::Redis,
+    marker: &Marker,
+    snapshot: &Path,
+) -> Result<Details, StepError> {
+    let details: Details = marker.details()?;
+    let checked = check::with_tool(ctx, redis, snapshot).await?;
+    if checked.keys == details.keys {
+        return Ok(details);
+    }
+    let message = format!(
+        "the snapshot `{}` holds {} keys, not {} as its marker says",
+        marker.label, checked.keys, details.keys
+    );
+    Err(StepError::permanent(codes::LB1305, message).help("choose another snapshot with `backup`"))
 }
 
 /// Stops, moves aside, places, starts, verifies.
