@@ -194,6 +194,22 @@ pub struct Service {
     /// An address that answers 2xx when the service is ready.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub ready: Option<String>,
+    /// How people are kept out of it.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub gate: Option<Gate>,
+}
+
+/// What keeps people out of a service: a file that is there meanwhile, or two commands.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct Gate {
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub file: Option<PathBuf>,
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub close: Vec<String>,
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub open: Vec<String>,
+    /// An address as people use it: it answers 503 while access is closed, and 2xx while it is open.
+    pub check: String,
 }
 
 /// Who starts a service.

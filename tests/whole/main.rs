@@ -2,6 +2,7 @@
 
 mod calls;
 mod crash;
+mod design;
 mod documents;
 mod init;
 mod language;

@@ -204,11 +204,11 @@ impl<'a> Work<'a> {
 
     /// Chooses the snapshot once: a later attempt goes on with the same one.
     async fn choose(&self, store: &Store) -> Result<Marker, StepError> {
-        let recorded = self.ctx.recorded(CHOSEN).and_then(Value::as_str);
+        let recorded = self.ctx.recorded(CHOSEN).and_then(Value::as_str).map(ToOwned::to_owned);
         let wanted = Wanted {
             kind: BackupKind::RedisRdb,
             store: self.params.store.clone(),
-            label: recorded.map(ToOwned::to_owned).or_else(|| self.params.backup.clone()),
+            label: recorded.or_else(|| self.params.backup.clone()),
             before: self.params.target_time,
             source: self.params.source.clone(),
             target: self.ctx.info.step.to_string(),
