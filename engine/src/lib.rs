@@ -10,6 +10,7 @@ pub mod diagnostic;
 pub mod expr;
 pub mod journal;
 pub mod model;
+pub mod notice;
 pub mod plan;
 pub mod process;
 pub mod project;

@@ -1,11 +1,19 @@
 //! The built program, run as its users run it.
 
+mod asking;
+mod calendar;
 mod calls;
 mod crash;
 mod documents;
 mod init;
+mod inputs;
 mod language;
+mod locks;
+mod notices;
 mod people;
 mod project;
+mod receiver;
 mod restore;
 mod runs;
+mod shipped;
+mod terminal;

@@ -26,7 +26,7 @@ pub(super) struct Call<'s> {
 
 /// Follows the calls from one runbook to the others.
 pub(super) struct Calls<'s> {
-    project: &'s Project,
+    pub(super) project: &'s Project,
     pub(super) registry: &'s Registry,
     /// The runbooks on the way here, outermost first.
     chain: Vec<&'s str>,
@@ -85,8 +85,8 @@ impl<'s> Calls<'s> {
             );
             return None;
         }
-        let Some(callee) = self.project.runbooks.get(name) else {
-            let known = self.project.runbooks.keys().map(String::as_str);
+        let Some(callee) = self.project.find_runbook(name) else {
+            let known = self.project.runbook_names().map(String::as_str);
             let help = nearest_help(name, "runbooks", known);
             report(
                 Diagnostic::error(codes::LB0148, format!("there is no runbook `{name}`")).maybe_help(help),

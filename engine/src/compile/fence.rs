@@ -96,11 +96,12 @@ pub(super) fn fence_writes<'e>(
     found
 }
 
-/// Returns what a run of the plan must have for itself: the identity of everything that it writes.
+/// Returns what a run of the plan must have for itself: the identity of everything that it writes, and its locks.
 pub fn written_identities(plan: &Plan) -> BTreeSet<String> {
     let written: BTreeSet<_> = plan.steps.iter().flat_map(|step| &step.writes).collect();
     let resources = written.into_iter().filter_map(|name| plan.resources.get(name));
-    resources.flat_map(identities).map(|identity| identity.to_string()).collect()
+    let systems = resources.flat_map(identities).map(|identity| identity.to_string());
+    systems.chain(plan.locks.iter().map(|name| format!("the lock `{name}`"))).collect()
 }
 
 /// What a system can be recognised by.

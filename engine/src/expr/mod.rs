@@ -20,9 +20,9 @@ mod template;
 
 pub use evaluate::{ExprError, check_all, evaluate, holds};
 pub use fit::fit;
-pub use inputs::{InputDecl, InputProblem, ProblemKind, bind_inputs};
+pub use inputs::{InputDecl, InputProblem, ProblemKind, bind_input, bind_inputs};
 pub use names::{INCIDENT_FIELDS, NAMESPACES, RUN_FIELDS, public_attributes, resource_names};
 pub use references::{Guard, Reference, references};
-pub use render::render;
+pub use render::{render, render_any};
 pub use script::{Hole, Refused, holes, quote, render_script};
 pub use template::{Shape, has_template, input_name, parse, render_text};

@@ -21,6 +21,7 @@ const SEEN: &[&str] = &[
     "environments",
     "expect_is_a_list",
     "inputs",
+    "lock_map",
     "milestones",
     "missing_parameter",
     "no_body",
@@ -41,7 +42,7 @@ const SEEN: &[&str] = &[
 ];
 
 /// What a schema finds in a file; a file that is no YAML is one mistake.
-fn found(schema: &Value, text: &str) -> Vec<String> {
+pub(super) fn found(schema: &Value, text: &str) -> Vec<String> {
     let document: Value = match serde_yaml::from_str(text) {
         Ok(document) => document,
         Err(error) => return vec![error.to_string()],

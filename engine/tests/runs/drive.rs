@@ -62,6 +62,7 @@ fn question() -> Question {
         role: None,
         message: "Go?".into(),
         choices: vec!["approve".into(), "reject".into()],
+        typed: None,
     }
 }
 

@@ -96,6 +96,9 @@ pub(crate) fn plan(steps: Vec<PlannedStep>) -> Plan {
         steps,
         groups: Vec::new(),
         scopes: Vec::new(),
+        locks: Vec::new(),
+        notices: BTreeMap::default(),
+        contacts: BTreeMap::default(),
         sources: BTreeMap::new(),
     }
 }

@@ -8,6 +8,7 @@ mod kill;
 mod machine;
 mod pitr;
 mod recovery;
+mod shipped;
 mod shown;
 mod source;
 mod world;
