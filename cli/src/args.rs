@@ -32,8 +32,10 @@ pub(crate) enum Format {
     Markdown,
     /// One self-contained page (`report` only)
     Html,
-    /// YAML (`show` and `plan` only)
+    /// YAML (`plan` only)
     Yaml,
+    /// A flow chart for web pages (`graph` only)
+    Mermaid,
 }
 
 #[derive(Debug, Subcommand)]
@@ -51,6 +53,8 @@ pub(crate) enum Command {
     List(ListArgs),
     /// Show what timers start, or write it for cron or systemd
     Schedule(ScheduleArgs),
+    /// Draw what happens in which order; needs no environment and no inputs
+    Graph(GraphArgs),
     /// Show one runbook: what it is for, its inputs and steps
     Show { runbook: String },
     /// List step kinds, or explain one
@@ -196,6 +200,15 @@ pub(crate) struct PlanArgs {
     /// Plan a drill instead of a recovery
     #[arg(long)]
     pub(crate) drill: bool,
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct GraphArgs {
+    /// The runbook's name
+    pub(crate) runbook: String,
+    /// Show also what is skipped in this environment
+    #[arg(long, short)]
+    pub(crate) env: Option<String>,
 }
 
 #[derive(Debug, Args)]

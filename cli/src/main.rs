@@ -91,6 +91,7 @@ fn in_project(cli: &Cli, registry: Arc<lifeboat_engine::step::Registry>) -> Outc
         Command::Check(args) => return commands::files::check(&project, &registry, args, cli.format),
         Command::List(args) => return commands::list::list(&project, args, cli.format),
         Command::Schedule(args) => return commands::schedule::schedule(&project, args),
+        Command::Graph(args) => return commands::graph::graph(&project, &registry, args, cli.format),
         Command::Show { runbook } => return commands::files::show(&project, runbook),
         Command::Plan(args) => return commands::execute::plan(&project, &registry, args, cli.format),
         _ => {}

@@ -13,14 +13,17 @@ mod fence;
 pub mod graph;
 mod inline;
 mod locks;
+mod made;
 mod order;
 mod plan;
 mod promises;
 mod resources;
 mod scopes;
+mod shape;
 mod time;
 
 pub use analysis::check;
 pub use fence::{fence, written_identities};
 pub use plan::{CompileRequest, Compiled, compile};
 pub use promises::check_promises;
+pub use shape::shape;

@@ -133,13 +133,16 @@ fn recovery_point() -> impl Strategy<Value = RecoveryPoint> {
 
 fn done() -> impl Strategy<Value = Done> {
     let facts = proptest::collection::btree_map(any::<String>(), any::<String>(), 0..3);
-    (object(), vec(check(), 0..3), vec(recovery_point(), 0..2), facts, vec(any::<String>(), 0..2)).prop_map(
-        |(outputs, checks, recovery_points, facts, warnings)| Done {
+    let resource = proptest::option::of(object().prop_map(Value::Object));
+    let warnings = vec(any::<String>(), 0..2);
+    (object(), vec(check(), 0..3), vec(recovery_point(), 0..2), facts, warnings, resource).prop_map(
+        |(outputs, checks, recovery_points, facts, warnings, resource)| Done {
             outputs,
             checks,
             recovery_points,
             facts,
             warnings,
+            resource,
         },
     )
 }
@@ -244,6 +247,8 @@ fn attempt_kind() -> impl Strategy<Value = EventKind> {
             attempt,
             with
         }),
+        (step(), vec(value(), 0..3))
+            .prop_map(|(step, elements)| EventKind::ElementsChosen { step, elements }),
         (step(), any::<u32>(), attempt_result())
             .prop_map(|(step, attempt, result)| EventKind::AttemptFinished { step, attempt, result }),
         (step(), any::<u32>(), any::<i64>())
@@ -289,7 +294,7 @@ fn advisory_kind() -> impl Strategy<Value = EventKind> {
 }
 
 /// How many kinds there are.
-pub(crate) const KINDS: usize = 19;
+pub(crate) const KINDS: usize = 20;
 
 /// Numbers the kinds; does not compile when one is missing.
 pub(crate) fn number_of(kind: &EventKind) -> usize {
@@ -312,6 +317,7 @@ pub(crate) fn number_of(kind: &EventKind) -> usize {
         EventKind::Progressed { .. } => 15,
         EventKind::OutputLine { .. } => 16,
         EventKind::Noted { .. } => 17,
-        EventKind::Notified { .. } => 18,
+        EventKind::ElementsChosen { .. } => 18,
+        EventKind::Notified { .. } => 19,
     }
 }

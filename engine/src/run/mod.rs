@@ -12,12 +12,15 @@ mod executor;
 mod herald;
 mod link;
 mod names;
+mod poll;
 mod preview;
 mod retry;
 mod settle;
 mod state;
+mod unit;
 
 pub use answer::{check_answer, wanted};
 pub use dispatcher::{Action, Dispatcher, Input, Situation};
 pub use preview::{StepPreview, preview};
 pub use state::{Phase, RunState, StepPhase, StepState};
+pub use unit::Unit;
