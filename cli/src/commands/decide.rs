@@ -5,7 +5,8 @@ use std::time::{Duration, Instant};
 use lifeboat_engine::journal;
 use lifeboat_engine::model::event::{Answer, Decision, EventKind, Person, Question};
 use lifeboat_engine::model::{Request, StepId};
-use lifeboat_engine::run::{check_answer, wanted};
+use lifeboat_engine::report::typed;
+use lifeboat_engine::run::{Unit, check_answer, wanted};
 use lifeboat_engine::runs::{RunDir, StateDir};
 
 use crate::args::AnswerArgs;
@@ -34,12 +35,12 @@ pub(crate) fn answer(state: &StateDir, by: Person, args: &AnswerArgs, say: &Say)
         Say::No => question.choices.get(1).cloned(),
         Say::Choice(text) => Some(text.clone()),
     };
-    let short = run.id().short();
+    let (short, name) = (run.id().short(), typed(&step));
     let how = match wanted(&question) {
         Some(wanted) => {
-            format!("lifeboat answer {short} {step} VALUE, where VALUE is {}", wanted.ty.in_words())
+            format!("lifeboat answer {short} {name} VALUE, where VALUE is {}", wanted.ty.in_words())
         }
-        None => format!("lifeboat answer {short} {step} with {}", question.choices.join(" or ")),
+        None => format!("lifeboat answer {short} {name} with {}", question.choices.join(" or ")),
     };
     let Some(choice) = choice else {
         return Err(Failure::usage(format!("`{step}` asks for a value, not for a yes or no")).help(how));
@@ -57,12 +58,14 @@ fn waiting(run: &RunDir, wanted: Option<&str>) -> Result<(StepId, Question), Fai
     let (header, events) = journal::read(run.path()).map_err(|error| render::journal(&error))?;
     let state = fold(&header.plan, &events)?;
     let mut open: Vec<(StepId, Question)> = Vec::new();
-    for (step, now) in header.plan.steps.iter().zip(&state.steps) {
-        if now.outcome().is_some() {
-            continue;
+    for (at, now) in state.steps.iter().enumerate().filter(|(_, now)| now.outcome().is_none()) {
+        let elements = now.elements.as_ref().map_or(0, |elements| elements.states.len());
+        let units =
+            std::iter::once(Unit::whole(at)).chain((0..elements).map(|element| Unit::element(at, element)));
+        for unit in units.filter(|unit| state.of(*unit).outcome().is_none()) {
+            let unanswered = state.of(unit).questions.values().filter(|(_, answer)| answer.is_none());
+            open.extend(unanswered.map(|(question, _)| (unit.id(&header.plan), question.clone())));
         }
-        let unanswered = now.questions.values().filter(|(_, answer)| answer.is_none());
-        open.extend(unanswered.map(|(question, _)| (step.id.clone(), question.clone())));
     }
     if let Some(wanted) = wanted {
         open.retain(|(step, _)| step.as_str() == wanted);
@@ -75,7 +78,7 @@ fn waiting(run: &RunDir, wanted: Option<&str>) -> Result<(StepId, Question), Fai
         _ => {
             let steps: Vec<_> = open.iter().map(|(step, _)| step.as_str()).collect();
             Err(Failure::usage(format!("several steps wait: {}", steps.join(", ")))
-                .help(format!("name one: lifeboat approve {short} {}", steps[0])))
+                .help(format!("name one: lifeboat approve {short} {}", typed(&open[0].0))))
         }
     }
 }

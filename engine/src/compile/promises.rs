@@ -171,7 +171,7 @@ impl Promise<'_> {
         match compiled {
             Ok(Compiled { plan, .. }) => {
                 let mut refused = Diagnostics::new();
-                refused.extend(fence(&plan, project.environments.values()));
+                refused.extend(fence(&plan, registry, project.environments.values()));
                 self.retell(project, &refused, out);
                 Some(plan)
             }

@@ -8,7 +8,7 @@ use tokio::task::JoinSet;
 
 use super::dispatcher::Situation;
 use super::link::Message;
-use super::state::{RunState, StepPhase};
+use super::state::{RunState, StepPhase, StepState};
 use crate::clock::Clock;
 use crate::journal::Head;
 use crate::model::event::{AttemptResult, Decision, EventKind};
@@ -17,10 +17,13 @@ use crate::model::outcome::{Mode, RunOutcome};
 use crate::notice::{Messenger, Notice, Occasion};
 use crate::plan::Plan;
 use crate::redact::Redactor;
+use crate::report::typed;
 use crate::secret::Secrets;
 
 /// How long a person may be waited for before the next reminder.
 const REMINDER_MS: i64 = 10 * 60 * 1000;
+
+const LOOK_INTERVAL_MS: i64 = 1000;
 
 /// How long the process stays for deliveries when it would leave otherwise.
 const FAREWELL: Duration = Duration::from_secs(15);
@@ -44,6 +47,8 @@ pub(super) struct Herald {
 pub(super) struct Watch {
     /// When the next reminder is due; absent while nobody is waited for.
     remind_at_ms: Option<i64>,
+    /// When to look next.
+    look_at_ms: i64,
     told_of_loss: bool,
     why_ended: String,
 }
@@ -77,8 +82,13 @@ impl Herald {
 
     /// Reminds of what has been waited for long enough.
     pub(super) fn look(&mut self, state: &RunState, head: &Head) {
+        // It goes through all steps, so it is not done for nothing, nor many times a second.
         let now = self.clock.now_ms();
-        if self.watch.is_due(now, state)
+        if !self.plan.notices.contains_key(&Occasion::Reminder) || now < self.watch.look_at_ms {
+            return;
+        }
+        self.watch.look_at_ms = now + LOOK_INTERVAL_MS;
+        if self.watch.is_due(now, state, &self.plan)
             && let Some(news) = reminder(state, &self.plan)
         {
             self.tell(&news, head);
@@ -183,12 +193,11 @@ impl Watch {
         match event {
             EventKind::StepHeld { step, failure } => {
                 let what = format!("{} ({})", failure.message, failure.code);
-                news(Occasion::Held, Some(step), what, format!("retry RUN {step}"))
+                news(Occasion::Held, Some(step), what, format!("retry RUN {}", typed(step)))
             }
             EventKind::QuestionAsked { step, question } => {
                 // In a drill that answers itself the answer is durable together with the question.
-                let at = state.position(step)?;
-                state.steps[at].asks().then_some(())?;
+                state.of(state.unit(step)?).asks().then_some(())?;
                 let what = format!("{}: {}", question.role.as_deref().unwrap_or("anyone"), question.message);
                 let found =
                     news(Occasion::Waiting, Some(step), what, answer_command(step, &question.choices));
@@ -221,10 +230,9 @@ impl Watch {
     }
 
     /// Says whether a reminder is due, and sets the next one.
-    fn is_due(&mut self, now_ms: i64, state: &RunState) -> bool {
-        let waits = state.steps.iter().any(|step| step.asks() || step.phase == StepPhase::Held);
+    fn is_due(&mut self, now_ms: i64, state: &RunState, plan: &Plan) -> bool {
         match self.remind_at_ms {
-            _ if !waits => {
+            _ if waiting(state, plan).is_empty() => {
                 self.remind_at_ms = None;
                 false
             }
@@ -237,17 +245,27 @@ impl Watch {
     }
 }
 
-/// Names all that waits for people now.
+/// Returns all that waits for people now: steps, and elements of repeated ones.
+fn waiting<'s>(state: &'s RunState, plan: &Plan) -> Vec<(StepId, &'s StepState)> {
+    let mut found = Vec::new();
+    for (step, now) in plan.steps.iter().zip(&state.steps) {
+        let elements = now.elements.iter().flat_map(|elements| elements.states.iter().enumerate());
+        let own = std::iter::once((step.id.clone(), now));
+        let all = own.chain(elements.map(|(at, element)| (step.id.of_element(at), element)));
+        found.extend(all.filter(|(_, state)| state.asks() || state.phase == StepPhase::Held));
+    }
+    found
+}
+
+/// Tells of all that waits for people now.
 fn reminder(state: &RunState, plan: &Plan) -> Option<News> {
-    let waits = |at: &usize| state.steps[*at].asks() || state.steps[*at].phase == StepPhase::Held;
-    let open: Vec<_> = (0..plan.steps.len()).filter(waits).collect();
-    let first = *open.first()?;
-    let step = &plan.steps[first].id;
-    let lines: Vec<_> = open.iter().map(|at| waiting_line(state, plan, *at)).collect();
-    let unanswered = state.steps[first].questions.values().find(|(_, answer)| answer.is_none());
+    let open = waiting(state, plan);
+    let (step, first) = open.first()?;
+    let lines: Vec<_> = open.iter().map(|(step, now)| waiting_line(step, now)).collect();
+    let unanswered = first.questions.values().find(|(_, answer)| answer.is_none());
     let command = match unanswered {
-        Some((question, _)) if state.steps[first].asks() => answer_command(step, &question.choices),
-        _ => format!("retry RUN {step}"),
+        Some((question, _)) if first.asks() => answer_command(step, &question.choices),
+        _ => format!("retry RUN {}", typed(step)),
     };
     let role = unanswered.and_then(|(question, _)| question.role.clone());
     Some(News {
@@ -259,8 +277,7 @@ fn reminder(state: &RunState, plan: &Plan) -> Option<News> {
     })
 }
 
-fn waiting_line(state: &RunState, plan: &Plan, at: usize) -> String {
-    let (step, now) = (&plan.steps[at].id, &state.steps[at]);
+fn waiting_line(step: &StepId, now: &StepState) -> String {
     let question = now.questions.values().find(|(_, answer)| answer.is_none()).filter(|_| now.asks());
     match (question, &now.last_failure) {
         (Some((question, _)), _) => format!("`{step}` asks: {}", question.message),
@@ -271,8 +288,8 @@ fn waiting_line(state: &RunState, plan: &Plan, at: usize) -> String {
 
 fn answer_command(step: &StepId, choices: &[String]) -> String {
     match choices.first() {
-        Some(choice) if choice == "approve" => format!("approve RUN {step}"),
-        Some(choice) => format!("answer RUN {step} {choice}"),
-        None => format!("answer RUN {step} VALUE"),
+        Some(choice) if choice == "approve" => format!("approve RUN {}", typed(step)),
+        Some(choice) => format!("answer RUN {} {choice}", typed(step)),
+        None => format!("answer RUN {} VALUE", typed(step)),
     }
 }

@@ -101,6 +101,7 @@ pub(crate) fn plan(steps: Vec<PlannedStep>) -> Plan {
         locks: Vec::new(),
         notices: BTreeMap::default(),
         contacts: BTreeMap::default(),
+        fence: Vec::new(),
         sources: BTreeMap::new(),
     }
 }

@@ -59,6 +59,7 @@ pub(crate) fn plan(mode: Mode) -> Plan {
         locks: Vec::new(),
         notices: BTreeMap::default(),
         contacts: BTreeMap::default(),
+        fence: Vec::new(),
         sources: BTreeMap::new(),
     }
 }
