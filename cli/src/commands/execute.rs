@@ -14,6 +14,7 @@ use lifeboat_engine::resource::maker;
 use lifeboat_engine::run::{StepPreview, preview};
 use lifeboat_engine::step::Registry;
 use lifeboat_engine::value::parse_timestamp;
+use serde_json::Value;
 
 use crate::args::{Format, PlanArgs, RunArgs, Target};
 use crate::commands::confirm;
