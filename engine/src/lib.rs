@@ -12,6 +12,7 @@ pub mod expr;
 pub mod fence;
 pub mod journal;
 pub mod model;
+pub mod notice;
 mod pattern;
 pub mod plan;
 pub mod process;

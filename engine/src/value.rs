@@ -158,6 +158,9 @@ impl Field {
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct Span(pub Duration);
 
+/// In seconds.
+const DAY: u64 = 24 * 60 * 60;
+
 /// Why a text is no duration.
 #[derive(Debug, PartialEq, Eq, thiserror::Error)]
 pub enum SpanError {
@@ -188,7 +191,14 @@ impl Span {
 
 impl fmt::Display for Span {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "{}", humantime::format_duration(self.0))
+        // Beyond four weeks humantime writes months and years, which nobody can read back.
+        let days = self.0.as_secs() / DAY;
+        if days < 28 {
+            return write!(f, "{}", humantime::format_duration(self.0));
+        }
+        write!(f, "{days}d")?;
+        let rest = self.0 - Duration::from_secs(days * DAY);
+        if rest.is_zero() { Ok(()) } else { write!(f, " {}", humantime::format_duration(rest)) }
     }
 }
 
@@ -221,6 +231,10 @@ mod tests {
     fn durations_need_a_unit() {
         assert_eq!(Span::parse("90s"), Ok(Span(Duration::from_secs(90))));
         assert_eq!(Span::parse("1h 30m"), Ok(Span(Duration::from_secs(5400))));
+        for text in ["90d", "400d 1h", "27days 3h", "28d"] {
+            assert_eq!(Span::parse(&Span::parse(text).unwrap().to_string()), Span::parse(text));
+        }
+        assert_eq!(Span::parse("90d").unwrap().to_string(), "90d");
         assert_eq!(Span::parse("60"), Err(SpanError::NoUnit("60".into())));
         assert_eq!(Span::parse("1M"), Err(SpanError::Calendar("1M".into())));
         assert_eq!(Span::parse("2 years"), Err(SpanError::Calendar("2 years".into())));

@@ -1,13 +1,21 @@
 //! The built program, run as its users run it.
 
+mod asking;
+mod calendar;
 mod calls;
 mod crash;
 mod design;
 mod documents;
 mod init;
+mod inputs;
 mod language;
+mod locks;
 mod loops;
+mod notices;
 mod people;
 mod project;
+mod receiver;
 mod restore;
 mod runs;
+mod shipped;
+mod terminal;

@@ -14,11 +14,12 @@ use lifeboat_engine::resource::maker;
 use lifeboat_engine::run::{StepPreview, preview};
 use lifeboat_engine::step::Registry;
 use lifeboat_engine::value::parse_timestamp;
-use serde_json::{Map, Value};
+use serde_json::Value;
 
 use crate::args::{Format, PlanArgs, RunArgs, Target};
 use crate::commands::confirm;
 use crate::commands::files::{refuse, warn};
+use crate::commands::inputs::Wanted;
 use crate::exit::{Exit, Failure, Outcome};
 use crate::render;
 use crate::session::{Declaration, Manner, Site, start};
@@ -62,23 +63,23 @@ fn compile(
 ) -> Result<(Plan, Option<Timestamp>), Failure> {
     let environment = environment(project, target)?;
     let incident_at = match &target.incident_at {
+        Some(text) if text == "now" => Some(Timestamp::now()),
         Some(text) => Some(
             parse_timestamp(text).map_err(|problem| Failure::usage(format!("--incident-at: {problem}")))?,
         ),
         None => None,
     };
-    let mut inputs = inputs(target)?;
-    let missing = ask_for_missing(project, target, mode, &mut inputs)?;
+    let given = Wanted { project, target, environment: &environment, mode }.gather()?;
     let request = RunRequest {
         runbook: &target.runbook,
         environment: &environment,
         mode,
-        inputs: &inputs,
+        inputs: &given.values,
         incident_at,
     };
     let compiled = project.compile(&request, registry).map_err(|problems| {
         let failure = refuse(&problems);
-        if let Some(command) = &missing
+        if let Some(command) = &given.command
             && problems.iter().any(|problem| problem.code == codes::LB0142)
         {
             anstream::eprintln!("\nall of them at once: {command}");
@@ -104,58 +105,6 @@ fn environment(project: &Project, target: &Target) -> Result<String, Failure> {
             Err(Failure::usage(format!("`{}` runs in several environments", target.runbook))
                 .help(format!("name one: --env {}", names.join(" or --env "))))
         }
-    }
-}
-
-fn inputs(target: &Target) -> Result<Map<String, Value>, Failure> {
-    let mut inputs = match &target.input_file {
-        Some(path) => read_inputs(path)?,
-        None => Map::new(),
-    };
-    for given in &target.inputs {
-        let Some((key, value)) = given.split_once('=') else {
-            return Err(Failure::usage(format!("`{given}` is no input")).help("write -i key=value"));
-        };
-        inputs.insert(key.trim().to_owned(), Value::String(value.to_owned()));
-    }
-    Ok(inputs)
-}
-
-/// Asks for inputs that have no value. Without a terminal returns the command that would give them all.
-fn ask_for_missing(
-    project: &Project,
-    target: &Target,
-    mode: Mode,
-    inputs: &mut Map<String, Value>,
-) -> Result<Option<String>, Failure> {
-    let runbook = project.runbook(&target.runbook).map_err(|problems| refuse(&problems))?;
-    let mut command = None;
-    for input in &runbook.inputs {
-        let decl = &input.decl;
-        if decl.default.is_some() || inputs.contains_key(&decl.name) {
-            continue;
-        }
-        match ask(&format!("{} ({}; {}): ", decl.name, decl.ty, decl.description)) {
-            Some(answer) => {
-                inputs.insert(decl.name.clone(), Value::String(answer));
-            }
-            None => {
-                let verb = if mode == Mode::Drill { "drill" } else { "run" };
-                let command = command.get_or_insert_with(|| format!("lifeboat {verb} {}", target.runbook));
-                let _ = write!(command, " -i {}=…", decl.name);
-            }
-        }
-    }
-    Ok(command)
-}
-
-fn read_inputs(path: &Path) -> Result<Map<String, Value>, Failure> {
-    let unreadable = || Failure::usage(format!("the inputs in `{}` cannot be read", path.display()));
-    let text = std::fs::read_to_string(path).map_err(|error| unreadable().caused_by(&error))?;
-    match serde_yaml::from_str(&text) {
-        Ok(Value::Object(map)) => Ok(map),
-        Ok(_) => Err(unreadable().help("write one `key: value` a line")),
-        Err(error) => Err(unreadable().caused_by(&error)),
     }
 }
 
@@ -259,13 +208,34 @@ fn for_each(each: &lifeboat_engine::plan::ForEach) -> String {
     }
 }
 
-/// Reads one line from the terminal; `None` without one.
-pub(crate) fn ask(prompt: &str) -> Option<String> {
+/// What came of asking for a line.
+#[derive(Debug)]
+pub(crate) enum Line {
+    Text(String),
+    /// The terminal was closed, or Ctrl-D pressed.
+    Closed,
+    /// There is no terminal.
+    Nobody,
+}
+
+/// Asks for one line in the terminal. Ctrl-C ends the process, as everywhere before a run has begun.
+pub(crate) fn ask_line(prompt: &str) -> Line {
     if !std::io::stdin().is_terminal() || !std::io::stderr().is_terminal() {
-        return None;
+        return Line::Nobody;
     }
     anstream::eprint!("{prompt}");
     let mut line = String::new();
-    std::io::stdin().lock().read_line(&mut line).ok()?;
-    Some(line.trim().to_owned())
+    match std::io::stdin().lock().read_line(&mut line) {
+        Ok(0) | Err(_) => Line::Closed,
+        Ok(_) => Line::Text(line.trim().to_owned()),
+    }
+}
+
+/// Reads one line from the terminal; `None` without one.
+pub(crate) fn ask(prompt: &str) -> Option<String> {
+    match ask_line(prompt) {
+        Line::Text(line) => Some(line),
+        Line::Closed => Some(String::new()),
+        Line::Nobody => None,
+    }
 }

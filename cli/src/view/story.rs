@@ -9,6 +9,8 @@ use lifeboat_engine::model::event::{Answer, AttemptResult, Decision, EventKind, 
 use lifeboat_engine::model::{Failure, Mode, Outcome, Progress, RunId, RunOutcome, StepId, Unit};
 use lifeboat_engine::plan::Plan;
 use lifeboat_engine::report::{human, typed};
+use lifeboat_engine::run::wanted;
+use lifeboat_engine::step::NOTE;
 use serde_json::Value;
 
 use super::Place;
@@ -104,6 +106,14 @@ impl Story {
                 Vec::new()
             }
             EventKind::ThingRemoved { id, proof, removed } => self.removed(at_ms, id, proof, *removed),
+            EventKind::Notified { occasion, channel, problem: Some(problem) } => {
+                let text = format!("{occasion} did not reach `{channel}`: {problem}");
+                self.line(at_ms, (YELLOW, "!"), "notice", &text)
+            }
+            EventKind::Recorded { step, key, value } if key == NOTE => {
+                let text = value.as_str().unwrap_or_default();
+                self.line(at_ms, (BOLD, "●"), step.as_str(), &format!("note: {text}"))
+            }
             EventKind::Noted { text, .. } => self.line(at_ms, (BOLD, "●"), "note", text),
             EventKind::Progressed { step, progress, .. } if place == Place::Pipe => {
                 self.progressed(at_ms, step, progress)
@@ -306,13 +316,22 @@ impl Story {
         let role = question.role.as_deref().map_or(String::new(), |role| format!(" ({role})"));
         let mut lines =
             self.line(at_ms, (YELLOW, "?"), step.as_str(), &format!("{}{role}", question.message));
+        let contacts = question.role.as_ref().and_then(|role| self.plan.contacts.get(role));
+        lines.extend(contacts.map(|people| self.indent(&format!("ask: {}", people.join(", ")))));
         let step = typed(step);
-        lines.push(self.indent(&format!(
-            "to go on: {BOLD}lifeboat approve {run} {step}{BOLD:#}   or: lifeboat reject {run} {step}"
-        )));
+        let (command, here) = match wanted(question) {
+            Some(wanted) => (
+                format!("{BOLD}lifeboat answer {run} {step} VALUE{BOLD:#}   ({})", wanted.ty.in_words()),
+                "answer VALUE".to_owned(),
+            ),
+            None => (
+                format!("{BOLD}lifeboat approve {run} {step}{BOLD:#}   or: lifeboat reject {run} {step}"),
+                format!("{} (and a comment, if you like)", question.choices.join(" or ")),
+            ),
+        };
+        lines.push(self.indent(&format!("to go on: {command}")));
         if place == Place::Terminal {
-            let choices = question.choices.join(" or ");
-            lines.push(self.indent(&format!("or type here: {choices} (and a comment, if you like)")));
+            lines.push(self.indent(&format!("or type here: {here}")));
         }
         lines
     }

@@ -13,7 +13,7 @@ use super::resources::{check_resources, named};
 use super::time::check_time;
 use crate::diagnostic::{Diagnostic, Diagnostics, codes, nearest_help};
 use crate::project::Project;
-use crate::spec::{EnvironmentSpec, RunbookSpec, Site};
+use crate::spec::{EnvironmentSpec, ProjectSpec, RunbookSpec, Site};
 use crate::step::{Effect, Registry};
 
 /// A runbook with everything that can be known about it before a run.
@@ -139,6 +139,7 @@ pub(super) fn analyse_one<'s>(
     check_resources(&analysis, out);
     check_backups(&analysis, calls.registry, out);
     check_roles(&analysis, out);
+    check_holders(&calls.project.spec, spec, out);
     analysis
 }
 
@@ -159,6 +160,27 @@ fn graph_of(order: &Order<'_>) -> Graph {
             .iter()
             .map(|group| GroupNode { parent: group.parent, budget: budget(&group.spec.common) })
             .collect(),
+    }
+}
+
+/// Checks that somebody holds each role, in a project that says who holds which: at 3 am it is too late to find out.
+fn check_holders(project: &ProjectSpec, spec: &RunbookSpec, out: &mut Diagnostics) {
+    if !project.declares_roles {
+        return;
+    }
+    for (role, words) in &spec.roles {
+        if project.roles.get(role).is_none_or(Vec::is_empty) {
+            let known = project.roles.keys().map(String::as_str);
+            let help = nearest_help(role, "roles of the project", known);
+            out.push(
+                Diagnostic::warning(
+                    codes::LB0137,
+                    format!("nobody in lifeboat.yaml holds the role `{role}`"),
+                )
+                .at(&spec.source, words.span.clone())
+                .maybe_help(help),
+            );
+        }
     }
 }
 

@@ -120,8 +120,8 @@ impl<'s> Calls<'s> {
             );
             return None;
         }
-        let Some(callee) = self.project.runbooks.get(name) else {
-            let known = self.project.runbooks.keys().map(String::as_str);
+        let Some(callee) = self.project.find_runbook(name) else {
+            let known = self.project.runbook_names().map(String::as_str);
             let help = nearest_help(name, "runbooks", known);
             report(
                 Diagnostic::error(codes::LB0148, format!("there is no runbook `{name}`")).maybe_help(help),

@@ -23,6 +23,8 @@ pub(super) enum Reader<'a> {
     Input(usize),
     /// In a step, with names that only this place has.
     Step { at: usize, extra: &'a [String] },
+    /// In the name of a lock, which is taken before any step.
+    Lock,
     /// In an output of the runbook, which is read when all its steps have ended.
     Output,
 }
@@ -38,6 +40,9 @@ pub(super) fn check_expressions(analysis: &Analysis<'_>, out: &mut Diagnostics) 
     }
     for at in 0..analysis.order.steps.len() {
         checker.step(at);
+    }
+    for site in analysis.spec.locks.iter().flat_map(|lock| &lock.sites) {
+        checker.site(site, Reader::Lock);
     }
     for site in analysis.spec.outputs.iter().flat_map(|output| &output.sites) {
         checker.site(site, Reader::Output);
@@ -275,9 +280,13 @@ impl Checker<'_, '_> {
 
     fn step_output(&mut self, reference: &Reference, span: Range<usize>, reader: Reader<'_>) {
         let Some(name) = reference.path.get(1) else { return };
-        if let Reader::Input(_) = reader {
-            let message = "a default is needed before any step has run".to_owned();
-            return self.report(codes::LB0122, message, span, None);
+        let early = match reader {
+            Reader::Input(_) => Some("a default is needed before any step has run"),
+            Reader::Lock => Some("locks are taken before any step has run"),
+            _ => None,
+        };
+        if let Some(message) = early {
+            return self.report(codes::LB0122, message.to_owned(), span, None);
         }
         let target = match self.analysis.order.names.get(name.as_str()) {
             Some(Place::Step(target)) => *target,

@@ -10,7 +10,9 @@ use super::bodies::{StepBody, continues};
 use super::calls::Calls;
 use super::fence::protected_systems;
 use super::inline::Inlined;
+use super::locks::locks;
 use super::made::name_made;
+use super::promises::notices;
 use super::resources::named;
 use super::scopes::Scopes;
 use crate::diagnostic::{Diagnostic, Diagnostics, Source, codes, nearest_help};
@@ -62,11 +64,15 @@ pub fn compile(request: &CompileRequest<'_>) -> Result<Compiled, Diagnostics> {
     scopes.check_writes(request, &inlined, &mut out);
     check_hosts(request, &inlined, &scopes, &mut out);
     let steps = planned_steps(request, &inlined, &scopes);
+    let locks = locks(request, &inlined, &scopes, &mut out);
+    let notices = notices(request.project, request.environment, &mut out);
     out.sort();
     if out.has_errors() {
         return Err(out);
     }
-    Ok(Compiled { plan: assemble(request, &inlined, steps, scopes), warnings: out })
+    let mut plan = Plan { locks, notices, ..assemble(request, &inlined, steps, scopes) };
+    plan.contacts = contacts(request.project, &plan);
+    Ok(Compiled { plan, warnings: out })
 }
 
 fn check_environment(request: &CompileRequest<'_>, out: &mut Diagnostics) {
@@ -378,7 +384,7 @@ fn assemble(
             .map(|(name, deadline)| (name.clone(), deadline.value))
             .collect(),
         // The words of the caller come last, so that they stand.
-        roles: runbooks().collect::<Vec<_>>().into_iter().rev().flat_map(|it| it.roles.clone()).collect(),
+        roles: runbooks().collect::<Vec<_>>().into_iter().rev().flat_map(role_words).collect(),
         inputs,
         vars: environment.vars.clone(),
         resources: resources(environment),
@@ -390,6 +396,9 @@ fn assemble(
         steps,
         groups: planned_groups(inlined),
         scopes: called,
+        locks: Vec::new(),
+        notices: BTreeMap::new(),
+        contacts: BTreeMap::new(),
         fence: if environment.protected && request.mode == Mode::Recovery {
             Vec::new()
         } else {
@@ -397,6 +406,18 @@ fn assemble(
         },
         sources: sources.map(|source| (source.name.clone(), hash(&source.text))).collect(),
     }
+}
+
+fn role_words(runbook: &RunbookSpec) -> Vec<(String, String)> {
+    runbook.roles.iter().map(|(role, words)| (role.clone(), words.value.clone())).collect()
+}
+
+/// Returns how to reach the people of each role that the plan names.
+fn contacts(project: &Project, plan: &Plan) -> BTreeMap<String, Vec<String>> {
+    let asked = plan.steps.iter().filter_map(|step| step.with.get("role").and_then(Value::as_str));
+    let roles = plan.roles.keys().map(String::as_str).chain(asked);
+    let people = roles.map(|role| (role.to_owned(), project.spec.contacts(role)));
+    people.filter(|(_, people)| !people.is_empty()).collect()
 }
 
 fn hash(text: &str) -> String {

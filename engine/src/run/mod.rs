@@ -4,10 +4,12 @@
 //! no I/O. The [`driver`] makes its events durable, performs its actions and feeds it what happens. The executor
 //! runs attempts and talks to the dispatcher through messages only.
 
+mod answer;
 pub mod cleanup;
 mod dispatcher;
 pub mod driver;
 mod executor;
+mod herald;
 mod link;
 mod names;
 mod poll;
@@ -17,6 +19,7 @@ mod settle;
 mod state;
 mod unit;
 
+pub use answer::{check_answer, wanted};
 pub use dispatcher::{Action, Dispatcher, Input, Situation};
 pub use preview::{StepPreview, preview};
 pub use state::{Phase, RunState, StepPhase, StepState};

@@ -8,6 +8,9 @@ mod error;
 mod kind;
 mod registry;
 
+/// A text that a step records under this key is a note: people read it in the run's record.
+pub const NOTE: &str = "note";
+
 pub use context::{StepContext, StepInfo, StepLink, StepParts};
 pub use error::StepError;
 pub use kind::{Effect, KindSpec, ParamProblem, Preview, Probe, StepKind};

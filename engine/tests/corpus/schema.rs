@@ -23,6 +23,7 @@ const SEEN: &[&str] = &[
     "every_without_until",
     "expect_is_a_list",
     "inputs",
+    "lock_map",
     "loop_of_a_call",
     "loop_over_no_list",
     "loop_over_text",
@@ -52,7 +53,7 @@ const SEEN: &[&str] = &[
 ];
 
 /// What a schema finds in a file; a file that is no YAML is one mistake.
-fn found(schema: &Value, text: &str) -> Vec<String> {
+pub(super) fn found(schema: &Value, text: &str) -> Vec<String> {
     let document: Value = match serde_yaml::from_str(text) {
         Ok(document) => document,
         Err(error) => return vec![error.to_string()],

@@ -9,6 +9,7 @@ mod kill;
 mod machine;
 mod pitr;
 mod recovery;
+mod shipped;
 mod shown;
 mod source;
 mod world;
