@@ -11,6 +11,7 @@ pub mod drawing;
 pub mod expr;
 pub mod journal;
 pub mod model;
+pub mod outlook;
 pub mod plan;
 pub mod process;
 pub mod project;

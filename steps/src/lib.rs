@@ -9,6 +9,7 @@ pub mod files;
 pub mod http;
 pub mod people;
 pub mod postgres;
+mod probe;
 pub mod process;
 pub mod redis;
 pub mod service;
@@ -27,6 +28,7 @@ pub fn registry() -> Registry {
     postgres::register(&mut registry);
     redis::register(&mut registry);
     service::register(&mut registry);
+    probe::register(&mut registry);
     registry
 }
 

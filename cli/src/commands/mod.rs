@@ -8,6 +8,7 @@ pub(crate) mod files;
 pub(crate) mod graph;
 pub(crate) mod init;
 pub(crate) mod look;
+pub(crate) mod plan;
 pub(crate) mod schema;
 pub(crate) mod steps;
 pub(crate) mod wal;

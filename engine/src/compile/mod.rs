@@ -22,4 +22,5 @@ mod time;
 pub use analysis::check;
 pub use fence::{fence, written_identities};
 pub use plan::{CompileRequest, Compiled, compile};
+pub(crate) use shape::role;
 pub use shape::shape;

@@ -29,7 +29,8 @@ fn shape(lines: &[&str]) -> Shape {
         }
         let needs = needs.split(',').filter_map(|need| {
             let mut words = need.split_whitespace();
-            let step = shape.steps.iter().position(|step| step.id == words.next().unwrap_or_default())?;
+            let name = words.next()?;
+            let step = shape.steps.iter().position(|step| step.id == name)?;
             let on = match words.next() {
                 Some("failure") => NeedOn::Failure,
                 Some("any") => NeedOn::Any,

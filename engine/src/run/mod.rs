@@ -10,11 +10,15 @@ pub mod driver;
 mod executor;
 mod link;
 mod names;
+mod preflight;
 mod preview;
 mod retry;
 mod settle;
 mod state;
 
+pub(crate) use dispatcher::MAX_RUNNING;
 pub use dispatcher::{Action, Dispatcher, Input, Situation};
-pub use preview::{StepPreview, preview};
+pub use preflight::{Preflight, Probed, Told, preflight};
+pub use preview::{Fate, StepPreview, preview};
+pub(crate) use retry::longest_delay;
 pub use state::{Phase, RunState, StepPhase, StepState};

@@ -6,9 +6,11 @@
 mod context;
 mod error;
 mod kind;
+mod preflight;
 mod registry;
 
 pub use context::{StepContext, StepInfo, StepLink, StepParts};
 pub use error::StepError;
 pub use kind::{Effect, KindSpec, ParamProblem, Preview, Probe, StepKind};
+pub use preflight::{Finding, FindingState, PreflightFacts, Refusal, ResourceProbe, Setting};
 pub use registry::Registry;

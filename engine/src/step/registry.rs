@@ -3,11 +3,14 @@ use std::fmt;
 use std::sync::Arc;
 
 use super::kind::{KindSpec, StepKind};
+use super::preflight::ResourceProbe;
+use crate::resource::ResourceKind;
 
 /// The step kinds that runbooks may use: an ordinary value, so that tests can bring their own.
 #[derive(Clone, Default)]
 pub struct Registry {
     kinds: BTreeMap<String, Entry>,
+    probes: Vec<Arc<dyn ResourceProbe>>,
 }
 
 #[derive(Clone)]
@@ -31,6 +34,16 @@ impl Registry {
         let name = spec.name.clone();
         let previous = self.kinds.insert(name.clone(), Entry { spec, kind: Arc::new(kind) });
         assert!(previous.is_none(), "the step kind `{name}` is registered twice");
+    }
+
+    /// Adds a probe of resources.
+    pub fn register_probe(&mut self, probe: impl ResourceProbe) {
+        self.probes.push(Arc::new(probe));
+    }
+
+    /// Returns the probes of a kind of resource.
+    pub fn probes(&self, kind: ResourceKind) -> impl Iterator<Item = Arc<dyn ResourceProbe>> {
+        self.probes.iter().filter(move |probe| probe.kinds().contains(&kind)).map(Arc::clone)
     }
 
     /// Returns the description of a kind.

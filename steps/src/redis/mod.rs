@@ -9,6 +9,7 @@ pub mod codes;
 mod config;
 mod info;
 mod place;
+mod preflight;
 mod restore;
 mod snapshot;
 mod start;
@@ -21,4 +22,5 @@ pub fn register(registry: &mut Registry) {
     registry.register(snapshot::Snapshot);
     registry.register(restore::Restore);
     registry.register(verify::Verify);
+    registry.register_probe(preflight::Servers);
 }

@@ -2,6 +2,7 @@ use std::io;
 use std::os::fd::OwnedFd;
 use std::path::{Path, PathBuf};
 
+use jiff::Timestamp;
 use lifeboat_engine::resource;
 use lifeboat_engine::step::StepError;
 
@@ -23,6 +24,8 @@ pub struct Store {
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Metadata {
     pub size: u64,
+    /// When it got its content, where that is known.
+    pub modified: Option<Timestamp>,
 }
 
 /// One object of a listing.
@@ -71,7 +74,7 @@ impl Store {
 
     /// Returns what is known of an object, or `None` if the store answers that there is none.
     pub fn metadata(&self, key: &Key) -> Result<Option<Metadata>, StepError> {
-        Ok(self.find(key)?.map(|object| Metadata { size: object.size() }))
+        Ok(self.find(key)?.map(|object| Metadata { size: object.size(), modified: object.modified() }))
     }
 
     /// Opens an object for reading; one that is not there is an error.

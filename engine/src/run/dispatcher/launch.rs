@@ -15,7 +15,7 @@ use super::{Action, Dispatcher};
 
 /// How many attempts run at once, those that wait for people not counted. Enough for every restore that one machine
 /// can feed, and a bound on processes.
-const MAX_RUNNING: usize = 16;
+pub(crate) const MAX_RUNNING: usize = 16;
 
 impl Dispatcher {
     pub(super) fn fire_timers(&mut self, now_ms: i64) {

@@ -25,6 +25,8 @@ mod graph;
 mod launch;
 mod people;
 
+pub(crate) use launch::MAX_RUNNING;
+
 use graph::{Graph, part};
 
 /// What reaches the dispatcher.
