@@ -17,7 +17,7 @@ use serde_json::{Map, Value};
 use crate::args::{RunArgs, Target};
 use crate::commands::confirm;
 use crate::commands::files::{refuse, warn};
-use crate::exit::{Exit, Failure, Outcome};
+use crate::exit::{Failure, Outcome};
 use crate::session::{Declaration, Manner, Site, start};
 
 /// Runs a runbook as a recovery or as a drill.

@@ -12,6 +12,7 @@ mod expressions;
 mod fence;
 pub mod graph;
 mod inline;
+mod made;
 mod order;
 mod plan;
 mod resources;

@@ -8,6 +8,7 @@ use sha2::{Digest, Sha256};
 use super::analysis::analyse;
 use super::bodies::{StepBody, continues};
 use super::inline::Inlined;
+use super::made::name_made;
 use super::resources::named;
 use super::scopes::Scopes;
 use crate::diagnostic::{Diagnostic, Diagnostics, Source, codes, nearest_help};
@@ -16,8 +17,8 @@ use crate::model::StepId;
 use crate::model::outcome::Mode;
 use crate::plan::{Condition, Milestone, OnError, Plan, PlannedGroup, PlannedStep, Retry, hex};
 use crate::project::Project;
-use crate::resource::{Resource, System};
-use crate::spec::{Common, EnvironmentSpec, RunbookSpec, StepSpec};
+use crate::resource::{Resource, ResourceKind, System, in_words, made_by, maker};
+use crate::spec::{Common, EnvironmentSpec, RunbookSpec, SiteKind, StepSpec};
 use crate::step::{Registry, Setting};
 use crate::value::Type;
 
@@ -54,6 +55,7 @@ pub fn compile(request: &CompileRequest<'_>) -> Result<Compiled, Diagnostics> {
     let inlined = Inlined::of(&analysis);
     let scopes = Scopes::bind(request, &inlined, inputs, &mut out);
     scopes.check_writes(request, &inlined, &mut out);
+    check_hosts(request, &inlined, &scopes, &mut out);
     let steps = planned_steps(request, &inlined, &scopes);
     refuse_steps(request, &inlined, &steps, &mut out);
     out.sort();
@@ -74,16 +76,36 @@ fn check_environment(request: &CompileRequest<'_>, out: &mut Diagnostics) {
                 .maybe_help(nearest_help(environment, "it lists", known)),
         );
     }
-    for (name, spec) in &request.environment.resources {
-        if matches!(&spec.resource.system, System::Host(host) if !host.local) {
-            out.push(
-                Diagnostic::error(
-                    codes::LB0209,
-                    format!("`{name}` is another machine, where no step can run yet"),
-                )
-                .at(&request.environment.source, spec.span.clone())
-                .help("run Lifeboat on that machine with `local: true`; nothing falls back to this one"),
-            );
+}
+
+/// Refuses steps on other machines. Nothing falls back to this one.
+fn check_hosts(
+    request: &CompileRequest<'_>,
+    inlined: &Inlined<'_, '_>,
+    scopes: &Scopes,
+    out: &mut Diagnostics,
+) {
+    for step in &inlined.steps {
+        let analysis = inlined.files[step.file].analysis;
+        for site in analysis.sites(step.at) {
+            let SiteKind::Resource { kinds, .. } = &site.kind else { continue };
+            let Some(text) = site.node.text().filter(|_| kinds.as_slice() == [ResourceKind::Host]) else {
+                continue;
+            };
+            let given = expr::input_name(text).and_then(|input| scopes.inputs[step.file].get(input));
+            let name = given.and_then(Value::as_str).unwrap_or(text);
+            let found = request.environment.resources.get(name).map(|spec| &spec.resource.system);
+            if matches!(found, Some(System::Host(host)) if !host.local) {
+                let message = format!(
+                    "`{name}` is another machine in `{}`, where no step can run yet",
+                    request.environment.name.value
+                );
+                out.push(
+                    Diagnostic::error(codes::LB0209, message)
+                        .at(&analysis.spec.source, site.node.span.clone())
+                        .help("run Lifeboat on that machine, with `local: true`; nothing falls back to this one"),
+                );
+            }
         }
     }
 }
@@ -102,6 +124,9 @@ fn bind(request: &CompileRequest<'_>, out: &mut Diagnostics) -> Map<String, Valu
                 let mut diagnostic = Diagnostic::error(code, problem.message).maybe_help(problem.help);
                 if let Some(input) = runbook.inputs.iter().find(|input| input.decl.name == problem.input) {
                     diagnostic = diagnostic.at(&runbook.source, input.span.clone());
+                    if let Type::Resource { kinds, .. } = &input.decl.ty {
+                        diagnostic = diagnostic.help(candidates(request.environment, kinds));
+                    }
                 }
                 out.push(diagnostic);
             }
@@ -139,17 +164,33 @@ pub(super) fn check_resource_inputs(
     for input in &runbook.inputs {
         let Type::Resource { kinds, .. } = &input.decl.ty else { continue };
         let Some(name) = bound.get(&input.decl.name).and_then(Value::as_str) else { continue };
-        let found = request.environment.resources.get(name).map(|spec| spec.resource.kind());
-        if !found.is_some_and(|kind| kinds.contains(&kind)) {
-            let wanted: Vec<_> = kinds.iter().map(ToString::to_string).collect();
-            let message = format!(
-                "the input `{}`: `{}` has no {} resource `{name}`",
-                input.decl.name,
-                request.environment.name.value,
-                wanted.join(" or ")
-            );
-            out.push(Diagnostic::error(codes::LB0143, message).at(&runbook.source, input.span.clone()));
+        let environment = request.environment;
+        let found = environment.resources.get(name).map(|spec| spec.resource.kind());
+        if found.is_some_and(|kind| kinds.contains(&kind)) {
+            continue;
         }
+        let (of, input_name) = (&environment.name.value, &input.decl.name);
+        let wanted = kinds.iter().map(ToString::to_string).collect::<Vec<_>>().join(" or ");
+        let message = match found {
+            Some(kind) => format!("the input `{input_name}`: `{name}` is a {kind} in `{of}`, not a {wanted}"),
+            None => format!("the input `{input_name}`: `{of}` has no resource `{name}`"),
+        };
+        out.push(
+            Diagnostic::error(codes::LB0143, message)
+                .at(&runbook.source, input.span.clone())
+                .help(candidates(environment, kinds)),
+        );
+    }
+}
+
+/// Says which resources of an environment are of these kinds.
+fn candidates(environment: &EnvironmentSpec, kinds: &[ResourceKind]) -> String {
+    let fitting = environment.resources.iter().filter(|(_, spec)| kinds.contains(&spec.resource.kind()));
+    let names: Vec<_> = fitting.map(|(name, _)| format!("`{name}`")).collect();
+    let wanted = kinds.iter().map(ToString::to_string).collect::<Vec<_>>().join(" or ");
+    match names.is_empty() {
+        true => format!("`{}` has no {wanted}", environment.name.value),
+        false => format!("the {wanted} resources of `{}`: {}", environment.name.value, names.join(", ")),
     }
 }
 
@@ -210,12 +251,16 @@ fn planned_step(
     let (common, runbook) = (&spec.common, inlined.files[file].analysis.spec);
     let mut with = Value::Object(body.with.clone());
     name_resources(&mut with, runbook, &scopes.inputs[file]);
-    let named_by_input = |name: String| {
+    name_made(&mut with, &body.kind.params, inlined, file);
+    let in_run = |name: String| {
+        if let Some(step) = maker(&name) {
+            return made_by(&inlined.written_on(file, step));
+        }
         let input = expr::input_name(&name).and_then(|input| scopes.inputs[file].get(input));
         input.and_then(Value::as_str).map_or(name.clone(), ToOwned::to_owned)
     };
     let (reads, writes) = named(&body.sites);
-    let writes: Vec<_> = writes.into_iter().map(named_by_input).collect();
+    let writes: Vec<_> = writes.into_iter().map(in_run).collect();
     let mut retry = spec.retry.as_ref().map_or_else(Retry::default, |retry| retry.value.clone());
     retry.when = spec.retry_when.as_ref().and_then(|node| trimmed(node.text()));
     Some(PlannedStep {
@@ -239,9 +284,11 @@ fn planned_step(
         recovered: common.recovered,
         on_error: on_error(request, spec, body, planned.always),
         destroys: destroys(body, &writes),
-        reads: reads.into_iter().map(named_by_input).collect(),
+        reads: reads.into_iter().map(in_run).collect(),
         writes,
         restores: body.kind.restores,
+        for_each: None,
+        until: None,
     })
 }
 
@@ -312,7 +359,7 @@ fn destroys(body: &StepBody<'_>, writes: &[String]) -> Vec<String> {
     if writes.is_empty() {
         vec![what.clone()]
     } else {
-        writes.iter().map(|name| format!("`{name}`: {what}")).collect()
+        writes.iter().map(|name| format!("{}: {what}", in_words(name))).collect()
     }
 }
 

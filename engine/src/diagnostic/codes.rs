@@ -48,6 +48,8 @@ crate::define_codes! {
     LB0147 "too many edges";
     LB0148 "runbook that cannot be called";
     LB0149 "runbooks that call each other";
+    LB0160 "no step that makes a system";
+    LB0161 "system that may not have been made";
     LB0201 "no project";
     LB0202 "file cannot be read";
     LB0203 "credentials in an address";

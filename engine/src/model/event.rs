@@ -47,6 +47,11 @@ pub enum EventKind {
         host: String,
         boot_id: String,
     },
+    /// What a step is repeated for has been evaluated. What follows names its elements: `step[0]`, `step[1]`, …
+    ElementsChosen {
+        step: StepId,
+        elements: Vec<Value>,
+    },
     AttemptStarted {
         step: StepId,
         attempt: Attempt,
@@ -176,6 +181,9 @@ pub struct Done {
     pub facts: BTreeMap<String, String>,
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub warnings: Vec<String>,
+    /// The system that the step has made, as [`crate::resource::Resource`] writes it: references, never a secret.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub resource: Option<Value>,
 }
 
 /// Who said something: a claim, shown beside the user id it came from.

@@ -310,11 +310,12 @@ impl Driver {
 
     fn perform(&mut self, action: Action) {
         match action {
-            Action::Launch { position, attempt, with, probe } => {
-                let recorded = self.dispatcher.state().steps[position].recorded.clone();
-                self.executor.launch(Launch { position, attempt, with, probe, recorded });
+            Action::Launch { unit, attempt, with, probe, names } => {
+                let state = self.dispatcher.state();
+                let (recorded, made) = (state.of(unit).recorded.clone(), state.made.clone());
+                self.executor.launch(Launch { unit, attempt, with, probe, names, recorded, made });
             }
-            Action::EndAttempt { position } => self.executor.end(position),
+            Action::EndAttempt { unit } => self.executor.end(unit),
             Action::Deliver { step, question, answer } => {
                 if let Some(reply) = self.asking.remove(&(step, question)) {
                     drop(reply.send(answer));

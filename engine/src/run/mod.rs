@@ -10,11 +10,13 @@ pub mod driver;
 mod executor;
 mod link;
 mod names;
+mod poll;
 mod preflight;
 mod preview;
 mod retry;
 mod settle;
 mod state;
+mod unit;
 
 pub(crate) use dispatcher::MAX_RUNNING;
 pub use dispatcher::{Action, Dispatcher, Input, Situation};
@@ -22,3 +24,4 @@ pub use preflight::{Preflight, Probed, Told, preflight};
 pub use preview::{Fate, StepPreview, preview};
 pub(crate) use retry::longest_delay;
 pub use state::{Phase, RunState, StepPhase, StepState};
+pub use unit::Unit;

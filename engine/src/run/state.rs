@@ -9,6 +9,9 @@ use crate::model::evidence::Created;
 use crate::model::ids::{Attempt, StepId};
 use crate::model::outcome::{Failure, Outcome, RunOutcome};
 use crate::plan::Plan;
+use crate::resource::{Resource, made_by};
+
+use super::unit::Unit;
 
 /// Where a run is, after every event so far. Changes in [`RunState::apply`] and nowhere else, so that a fresh run
 /// and a resumed one cannot differ.
@@ -20,6 +23,8 @@ pub struct RunState {
     pub steps: Vec<StepState>,
     /// What was made and not yet removed, in the order in which it was made.
     pub things: Vec<(StepId, Created)>,
+    /// The systems that steps have made, under the names that later steps use.
+    pub made: BTreeMap<String, Resource>,
     index: HashMap<StepId, usize>,
 }
 
@@ -49,6 +54,17 @@ pub struct StepState {
     /// Facts that attempts recorded for later ones.
     pub recorded: Map<String, Value>,
     pub questions: BTreeMap<String, (Question, Option<Answer>)>,
+    /// What it is repeated for, once that has been evaluated.
+    pub elements: Option<Elements>,
+}
+
+/// The elements of a step that is repeated for each of them.
+#[derive(Clone, Debug, Default, PartialEq)]
+pub struct Elements {
+    /// What each of them is.
+    pub items: Vec<Value>,
+    /// Where each of them is; elements have no elements.
+    pub states: Vec<StepState>,
 }
 
 /// The phases of a step.
@@ -64,6 +80,8 @@ pub enum StepPhase {
         at_ms: i64,
     },
     Held,
+    /// What it is repeated for is known, and not all elements have ended.
+    Repeating,
     Ended(Outcome),
 }
 
@@ -75,6 +93,12 @@ pub struct IllegalEvent {
     pub reason: String,
 }
 
+impl Elements {
+    fn new(items: &[Value]) -> Self {
+        Self { items: items.to_vec(), states: vec![StepState::default(); items.len()] }
+    }
+}
+
 impl RunState {
     /// Makes the state of a run that has no event yet.
     pub fn new(plan: &Plan) -> Self {
@@ -84,6 +108,7 @@ impl RunState {
             incident_at_ms: 0,
             steps: vec![StepState::default(); plan.steps.len()],
             things: Vec::new(),
+            made: BTreeMap::new(),
             index: plan.steps.iter().enumerate().map(|(at, step)| (step.id.clone(), at)).collect(),
         }
     }
@@ -91,6 +116,27 @@ impl RunState {
     /// Returns the position of a step in the plan.
     pub fn position(&self, id: &StepId) -> Option<usize> {
         self.index.get(id).copied()
+    }
+
+    /// Returns the step or element that an id names; `None` for an element that has not been chosen.
+    pub fn unit(&self, id: &StepId) -> Option<Unit> {
+        let Some(element) = id.element() else { return self.position(id).map(Unit::whole) };
+        let position = self.position(&id.whole())?;
+        let elements = self.steps[position].elements.as_ref()?;
+        (element < elements.states.len()).then_some(Unit::element(position, element))
+    }
+
+    /// Returns where a step or an element is.
+    ///
+    /// # Panics
+    ///
+    /// If the unit is not one of this run.
+    pub fn of(&self, unit: Unit) -> &StepState {
+        let step = &self.steps[unit.position];
+        match (unit.element, &step.elements) {
+            (Some(element), Some(elements)) => &elements.states[element],
+            _ => step,
+        }
     }
 
     /// Takes one event in. Advisory events change nothing.
@@ -121,6 +167,13 @@ impl RunState {
         Ok(())
     }
 
+    /// Takes in the system that a step has made.
+    fn take_made(&mut self, step: &StepId, result: &AttemptResult) {
+        let AttemptResult::Succeeded { done } = result else { return };
+        let made = done.resource.clone().and_then(|value| serde_json::from_value(value).ok());
+        self.made.extend(made.map(|resource| (made_by(step.as_str()), resource)));
+    }
+
     fn thing_created(&mut self, step: &StepId, thing: &Created) {
         match self.things.iter_mut().find(|(_, known)| known.id == thing.id) {
             Some(known) => *known = (step.clone(), thing.clone()),
@@ -142,10 +195,17 @@ impl RunState {
                 state.used += 1;
                 state.phase = StepPhase::Running;
             }
+            EventKind::ElementsChosen { step, elements } => {
+                let state = self.step_mut(event, step)?;
+                state.expect(event, "it is not waiting", |phase| *phase == StepPhase::Waiting)?;
+                state.elements = Some(Elements::new(elements));
+                state.phase = StepPhase::Repeating;
+            }
             EventKind::AttemptFinished { step, result, .. } => {
                 let state = self.step_mut(event, step)?;
                 state.expect(event, "no attempt of it is running", |phase| *phase == StepPhase::Running)?;
                 state.attempt_finished(result);
+                self.take_made(step, result);
             }
             EventKind::RetryScheduled { step, at_ms, .. } => {
                 self.step_mut(event, step)?.phase = StepPhase::WaitingRetry { at_ms: *at_ms };
@@ -199,10 +259,11 @@ impl RunState {
     }
 
     fn step_mut(&mut self, event: &EventKind, id: &StepId) -> Result<&mut StepState, IllegalEvent> {
-        match self.index.get(id) {
-            Some(&at) => Ok(&mut self.steps[at]),
-            None => Err(illegal(event, &format!("the plan has no step `{id}`"))),
-        }
+        let unknown = || illegal(event, &format!("the plan has no step `{id}`"));
+        let unit = self.unit(id).ok_or_else(unknown)?;
+        let step = &mut self.steps[unit.position];
+        let Some(element) = unit.element else { return Ok(step) };
+        step.elements.as_mut().and_then(|elements| elements.states.get_mut(element)).ok_or_else(unknown)
     }
 
     fn expect_phase(&self, event: &EventKind, allowed: &[Phase]) -> Result<(), IllegalEvent> {

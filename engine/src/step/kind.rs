@@ -6,6 +6,7 @@ use serde_json::Value;
 
 use super::{Finding, PreflightFacts, Refusal, Setting, StepContext, StepError};
 use crate::model::event::Done;
+use crate::resource::ResourceKind;
 use crate::value::Field;
 
 /// What it means to run a step twice.
@@ -59,6 +60,10 @@ pub struct KindSpec {
     pub continues_on_error: bool,
     /// Steps that wait for people have no default time limit and hold no slot.
     pub waits_for_people: bool,
+    /// The kind of the system that it makes. Later steps use it as `{ from: STEP }`; every success must bring it back
+    /// in [`Done::resource`].
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub creates: Option<ResourceKind>,
 }
 
 impl KindSpec {
@@ -77,6 +82,7 @@ impl KindSpec {
             selects_backup: name.ends_with(".select_backup") || name.ends_with(".verify_backup"),
             continues_on_error: false,
             waits_for_people: false,
+            creates: None,
         }
     }
 
@@ -105,6 +111,13 @@ impl KindSpec {
     #[must_use]
     pub fn destroys(mut self, what: &str) -> Self {
         self.destroys = Some(what.to_owned());
+        self
+    }
+
+    /// Says that it makes a system, which later steps of the run use.
+    #[must_use]
+    pub fn creates(mut self, kind: ResourceKind) -> Self {
+        self.creates = Some(kind);
         self
     }
 

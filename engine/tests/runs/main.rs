@@ -3,5 +3,6 @@
 mod calls;
 mod dispatch;
 mod drive;
+mod elements;
 mod plans;
 mod world;

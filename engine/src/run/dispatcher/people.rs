@@ -10,9 +10,9 @@ use super::{Action, Dispatcher};
 
 impl Dispatcher {
     pub(super) fn asked(&mut self, step: StepId, question: Question) -> Result<(), IllegalEvent> {
-        let Some(at) = self.state.position(&step) else { return Ok(()) };
+        let Some(unit) = self.state.unit(&step) else { return Ok(()) };
         let id = question.id.clone();
-        let known = self.state.steps[at].questions.get(&id).cloned();
+        let known = self.of(unit).questions.get(&id).cloned();
         if known.is_none() {
             self.emit(EventKind::QuestionAsked { step: step.clone(), question: question.clone() })?;
         }
@@ -63,7 +63,7 @@ impl Dispatcher {
         question: String,
         answer: Answer,
     ) -> Result<Option<String>, IllegalEvent> {
-        let asked = self.state.position(&step).and_then(|at| self.state.steps[at].questions.get(&question));
+        let asked = self.state.unit(&step).and_then(|unit| self.of(unit).questions.get(&question));
         match asked {
             None => Ok(Some(format!("`{step}` asks no question `{question}`"))),
             Some((_, Some(given))) => {
@@ -78,6 +78,16 @@ impl Dispatcher {
         }
     }
 
+    fn not_held(&self, step: &StepId) -> String {
+        let element = self.state.position(step).and_then(|at| self.held_element(at));
+        match element {
+            Some(unit) => {
+                format!("`{step}` is not held, but its element `{0}` is: name `{0}`", self.id(unit))
+            }
+            None => format!("`{step}` is not held"),
+        }
+    }
+
     fn decide(
         &mut self,
         by: Person,
@@ -88,11 +98,11 @@ impl Dispatcher {
             Decision::RetryStep { step }
             | Decision::SkipStep { step, .. }
             | Decision::MarkDone { step, .. } => {
-                let at = self.state.position(step);
-                let Some(at) = at.filter(|at| self.state.steps[*at].phase == StepPhase::Held) else {
-                    return Ok(Some(format!("`{step}` is not held")));
+                let unit = self.state.unit(step);
+                let Some(unit) = unit.filter(|unit| self.of(*unit).phase == StepPhase::Held) else {
+                    return Ok(Some(self.not_held(step)));
                 };
-                Some(at)
+                Some(unit)
             }
             Decision::Abort { .. } | Decision::Cancel { .. } if self.state.phase != Phase::Main => {
                 return Ok(Some("the run is ending already".to_owned()));
@@ -102,12 +112,15 @@ impl Dispatcher {
         let name = by.name.clone();
         self.emit(EventKind::Decided { by, decision: decision.clone() })?;
         match (decision, held) {
-            (Decision::RetryStep { .. }, Some(at)) => self.launch(at, now_ms)?,
-            (Decision::SkipStep { reason, .. }, Some(at)) => {
-                self.end_step(at, Outcome::Skipped { reason: format!("skipped by {name}: {reason}") })?;
+            (Decision::RetryStep { .. }, Some(unit)) => {
+                self.element_released(unit);
+                self.launch(unit, now_ms)?;
             }
-            (Decision::MarkDone { reason, .. }, Some(at)) => {
-                self.end_step(at, Outcome::MarkedDone { by: name, reason })?;
+            (Decision::SkipStep { reason, .. }, Some(unit)) => {
+                self.end_unit(unit, Outcome::Skipped { reason: format!("skipped by {name}: {reason}") })?;
+            }
+            (Decision::MarkDone { reason, .. }, Some(unit)) => {
+                self.end_unit(unit, Outcome::MarkedDone { by: name, reason })?;
             }
             (Decision::Abort { reason } | Decision::Cancel { reason }, _) => {
                 self.begin_ending(RunOutcome::Aborted, format!("ended by {name}: {reason}"))?;
