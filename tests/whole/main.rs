@@ -6,6 +6,7 @@ mod documents;
 mod init;
 mod language;
 mod people;
+mod plan;
 mod project;
 mod restore;
 mod runs;

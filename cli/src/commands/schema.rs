@@ -40,6 +40,11 @@ pub(crate) fn files(registry: &Registry) -> Result<Vec<(String, String)>, Failur
     all.map(|(document, schema)| Ok((format!("{document}.schema.json"), render::json(&schema)?))).collect()
 }
 
+/// Says whether a schema is of something that is printed, not of a file that people write.
+pub(crate) fn is_output(name: &str) -> bool {
+    name == "plan.schema.json"
+}
+
 /// Writes all schemas into a directory and returns their paths.
 fn write(registry: &Registry, dir: &Path) -> Result<Vec<String>, Failure> {
     fs::create_dir_all(dir).map_err(|error| {

@@ -106,7 +106,7 @@ impl Nesting {
                 by_place[place].whole.push((from, to));
                 linked[place].entry(to).or_default().push(from);
             }
-            if let Some(note) = link.note(shape, from) {
+            if let Some(note) = link.note(name(shape, from)).filter(|_| whole) {
                 notes.entry(to).or_default().push(note.clone());
                 listed.entry(to).or_default().push(note);
             }
@@ -117,7 +117,10 @@ impl Nesting {
                 let (place, from, to) = surroundings.meet(edge.step, at);
                 let shown = linked[place].get(&to).is_some_and(|froms| froms.contains(&from));
                 if !shown {
-                    let note = format!("after {}", shape.steps[edge.step].id);
+                    let (failure, any) = (edge.on == NeedOn::Failure, edge.on == NeedOn::Any);
+                    let id = &shape.steps[edge.step].id;
+                    let told = Link { ends: 0, failure, any }.note(id);
+                    let note = told.unwrap_or_else(|| format!("after {id}"));
                     notes.entry(Child::Step(at)).or_default().push(note.clone());
                     listed.entry(Child::Step(at)).or_default().push(note);
                 }
@@ -134,8 +137,7 @@ impl Nesting {
 
 impl Link {
     /// Says what must have become of the other, unless it is plain success.
-    fn note(self, shape: &Shape, from: Child) -> Option<String> {
-        let id = name(shape, from);
+    fn note(self, id: &str) -> Option<String> {
         match (self.failure, self.any) {
             (true, _) => Some(format!("only if {id} fails")),
             (false, true) => Some(format!("whatever becomes of {id}")),

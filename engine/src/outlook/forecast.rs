@@ -309,7 +309,8 @@ fn worst(
     let path = path(plan, &planned, expected, ends);
     let unlimited = |part: &&PathPart| {
         let step = plan.step(&part.step);
-        step.is_some_and(|step| step.timeout.is_none()) && part.expected.source != Source::Skipped
+        let limitless = step.is_some_and(|step| step.timeout.is_none() && !known.asks(step));
+        limitless && part.expected.source != Source::Skipped
     };
     Worst {
         ms: path.last().map_or(0, |part| part.finish_ms),
@@ -336,7 +337,7 @@ fn judge(forecast: &Forecast, all_skipped: bool) -> (CanMeet, String) {
     if !forecast.unknown.is_empty() {
         let steps = names(&forecast.unknown);
         let why = format!(
-            "nothing tells how long {steps} take: no earlier run and no `budget`; \
+            "no earlier run and no `budget` tells how long this takes: {steps}; \
              the rest is expected to take {counted} of {limit}"
         );
         return (CanMeet::Unknown, why);
@@ -415,7 +416,7 @@ pub(super) fn words(expected: &Expected, mode: Mode) -> String {
         }
         (Source::Budget, Some(took)) => format!("{took} (budget; not run here before)"),
         (Source::GroupBudget { group }, _) => format!("within the budget of `{group}`"),
-        (Source::Skipped, _) => "0 s (skipped)".to_owned(),
+        (Source::Skipped, _) => "no time in this forecast".to_owned(),
         (Source::Person, Some(_)) => "answered automatically".to_owned(),
         (Source::Person, None) => "as long as a person needs".to_owned(),
         _ => "not known: no earlier run and no `budget`".to_owned(),

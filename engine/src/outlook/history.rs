@@ -57,13 +57,14 @@ impl History {
 
     /// Adds the events of one run that has ended.
     pub fn add(&mut self, events: &[Event]) {
-        let mut started: HashMap<&StepId, i64> = HashMap::new();
+        let mut started: HashMap<StepId, i64> = HashMap::new();
         for event in events {
             match &event.kind {
+                // A step that is repeated for the elements of a list begins with the first of them.
                 EventKind::AttemptStarted { step, .. } => {
-                    started.entry(step).or_insert(event.at_ms);
+                    started.entry(step.whole()).or_insert(event.at_ms);
                 }
-                EventKind::StepFinished { step, outcome: Outcome::Succeeded } => {
+                EventKind::StepFinished { step, outcome: Outcome::Succeeded } if step.element().is_none() => {
                     if let Some(from) = started.get(step) {
                         let took = (event.at_ms - from).max(0);
                         self.took.entry(step.clone()).or_default().push(took);

@@ -47,10 +47,7 @@ impl Writer<'_> {
             let hang = if number == 0 { indent } else { indent + 2 };
             let mut full = vec![Piece { text: " ".repeat(hang), tone: Tone::Plain }];
             full.extend(row);
-            if let Some(last) = full.last_mut() {
-                let end = last.text.trim_end().len();
-                last.text.truncate(end);
-            }
+            end(&mut full);
             self.lines.push(full);
         }
     }
@@ -69,6 +66,7 @@ impl Writer<'_> {
             let indent = if number == 0 { indent } else { hang };
             let mut full = vec![Piece { text: " ".repeat(indent), tone: Tone::Plain }];
             full.extend(row);
+            end(&mut full);
             self.lines.push(full);
         }
     }
@@ -158,6 +156,10 @@ impl Writer<'_> {
 
     fn findings(&mut self) {
         let Some(findings) = &self.outlook.findings else { return };
+        if findings.is_empty() {
+            self.section("What was found: the plan uses nothing that can be looked at");
+            return;
+        }
         let of = |state: FindingState| findings.iter().filter(|it| it.state == state).count();
         let title = format!(
             "What was found: {} failed, {}, {} unknown, {} fine",
@@ -295,6 +297,14 @@ impl Writer<'_> {
             self.section("To confirm this plan, within an hour");
             self.lines.push(vec![Piece::plain("  "), Piece::code(format!("--confirm {token}"))]);
         }
+    }
+}
+
+/// Takes blanks off the end of a line.
+fn end(line: &mut Line) {
+    if let Some(last) = line.last_mut() {
+        let end = last.text.trim_end().len();
+        last.text.truncate(end);
     }
 }
 

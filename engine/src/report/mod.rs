@@ -23,7 +23,7 @@ mod status;
 mod timeline;
 
 #[cfg(test)]
-mod tests;
+pub(crate) mod tests;
 
 pub use html::html;
 pub use markdown::markdown;

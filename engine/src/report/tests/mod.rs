@@ -1,6 +1,6 @@
 //! What the report says of runs that people will have.
 
-mod fixture;
+pub(crate) mod fixture;
 mod properties;
 mod runs;
 mod snapshots;
