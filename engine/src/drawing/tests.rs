@@ -84,7 +84,7 @@ fn groups_are_boxes_and_children_of_parallel_ones_lanes() {
     ]);
     insta::assert_snapshot!(text(&shape, 80, Glyphs::Unicode));
     insta::assert_snapshot!("ascii", text(&shape, 80, Glyphs::Ascii));
-    insta::assert_snapshot!("too_narrow_for_boxes", text(&shape, 44, Glyphs::Unicode));
+    insta::assert_snapshot!("too_narrow_for_boxes", text(&shape, 30, Glyphs::Unicode));
 }
 
 #[test]

@@ -144,7 +144,9 @@ impl Writer<'_> {
             self.fact("people", vec![Piece::code(wait.step.as_str()), Piece::plain(format!(" {how}"))]);
         }
         let worst = &forecast.worst;
-        let mut text = format!("{} if every attempt is used up and takes all its time", duration(worst.ms));
+        let least = if worst.without_limit.is_empty() { "" } else { "at least " };
+        let mut text =
+            format!("{least}{} if every attempt is used up and takes all its time", duration(worst.ms));
         if !worst.without_limit.is_empty() {
             let shown: Vec<_> = worst.without_limit.iter().take(6).map(|id| id.as_str()).collect();
             let more = worst.without_limit.len().saturating_sub(shown.len());

@@ -107,14 +107,11 @@ impl StepKind for Restore {
     async fn preflight(&self, ctx: &StepContext, facts: &PreflightFacts) -> Result<Vec<Finding>, StepError> {
         let params: Params = ctx.params()?;
         let path = files_of(ctx, &params.files)?.path.clone();
-        let store = Store::open(store_of(ctx, &params.store)?);
-        let chosen = match store {
-            Ok(store) => choose(ctx, &store, &params).await,
-            Err(error) => Err(error),
-        };
-        let subject = format!("{} (of {})", params.store, params.files);
-        let (finding, marker) = backup_age(&subject, chosen, params.target_time, facts);
-        let room = marker.map(|marker| space(&params.files, &path, marker.bytes()));
+        let (store, target) = (store_of(ctx, &params.store)?.clone(), params.target_time);
+        let (subject, files) = (format!("{} (of {})", params.store, params.files), params.files.clone());
+        let chosen = blocking(move || find(&Store::open(&store)?, &params)).await;
+        let (finding, marker) = backup_age(&subject, chosen, target, facts);
+        let room = marker.map(|marker| space(&files, &path, marker.bytes()));
         Ok(std::iter::once(finding).chain(room).collect())
     }
 
@@ -142,6 +139,13 @@ async fn choose(ctx: &StepContext, store: &Store, params: &Params) -> Result<Mar
     if let Some(label) = ctx.recorded(BACKUP).and_then(Value::as_str) {
         return read_marker(store, BackupKind::Files, label);
     }
+    let marker = find(store, params)?;
+    ctx.record(BACKUP, marker.label.clone()).await?;
+    Ok(marker)
+}
+
+/// Returns the backup that the parameters ask for.
+fn find(store: &Store, params: &Params) -> Result<Marker, StepError> {
     let wanted = Wanted {
         kind: BackupKind::Files,
         store: &params.store,
@@ -151,9 +155,7 @@ async fn choose(ctx: &StepContext, store: &Store, params: &Params) -> Result<Mar
         target: &params.files,
         none: codes::LB1404,
     };
-    let marker = backup::choose(store, &wanted)?;
-    ctx.record(BACKUP, marker.label.clone()).await?;
-    Ok(marker)
+    backup::choose(store, &wanted)
 }
 
 /// Reads the manifest of a backup, compared with its marker.

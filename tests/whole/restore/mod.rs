@@ -7,6 +7,7 @@ mod faults;
 mod kill;
 mod machine;
 mod pitr;
+mod probe;
 mod recovery;
 mod shown;
 mod source;
