@@ -157,13 +157,24 @@ pub struct Redis {
 }
 
 /// Where backups are kept: `dir:///path` or `s3://bucket/prefix`.
-#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
 pub struct Store {
     pub url: String,
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub region: Option<String>,
+    /// The address of a server like S3; absent means S3 itself.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub endpoint: Option<String>,
+    /// The credentials; absent means what the machine offers to every program.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub access_key: Option<SecretRef>,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub secret_key: Option<SecretRef>,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub session_token: Option<SecretRef>,
+    /// Where a backup is put together before it is sent to a bucket; absent means `/var/tmp`.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub scratch: Option<PathBuf>,
 }
 
 /// A directory tree on this machine.
@@ -261,6 +272,11 @@ pub fn made_by(step: &str) -> String {
 /// Returns the step that makes the system of a name; `None` for a resource of the environment.
 pub fn maker(name: &str) -> Option<&str> {
     name.strip_prefix(MADE)
+}
+
+/// Returns the name under which people know a system: its own, or that of the step that makes it.
+pub fn shown(name: &str) -> &str {
+    maker(name).unwrap_or(name)
 }
 
 /// Names a system for people: `` `db` ``, or "what `clone` made".

@@ -2,6 +2,7 @@
 
 use std::collections::HashSet;
 
+use super::elements;
 use super::fold::{AttemptFold, StepFold};
 use super::human::Moment;
 use super::model::{
@@ -25,12 +26,13 @@ pub(super) fn steps(view: &View<'_>, critical: &[PathStep]) -> Vec<StepReport> {
     let empty = StepFold::default();
     let report = |step: &PlannedStep| {
         let state = view.state(step).unwrap_or(&empty);
-        StepReport { critical: critical.contains(&step.id), ..step_report(view, step, state) }
+        let elements = elements::report(view, step);
+        StepReport { critical: critical.contains(&step.id), elements, ..step_report(view, step, state) }
     };
     view.plan.steps.iter().map(report).collect()
 }
 
-fn step_report(view: &View<'_>, step: &PlannedStep, state: &StepFold<'_>) -> StepReport {
+pub(super) fn step_report(view: &View<'_>, step: &PlannedStep, state: &StepFold<'_>) -> StepReport {
     let spent = |doing| -> i64 {
         state.spans.iter().filter(|span| span.doing == doing).map(|span| span.to.0 - span.from.0).sum()
     };
@@ -40,7 +42,7 @@ fn step_report(view: &View<'_>, step: &PlannedStep, state: &StepFold<'_>) -> Ste
     let (checks_passed, checks_failed) = count_checks(state);
     StepReport {
         id: step.id.clone(),
-        title: step.title.clone(),
+        title: step.whole_title(),
         uses: step.uses.clone(),
         place: step.place.clone(),
         group: step.group.clone(),
@@ -64,6 +66,7 @@ fn step_report(view: &View<'_>, step: &PlannedStep, state: &StepFold<'_>) -> Ste
         destroys: step.destroys.clone(),
         checks_passed,
         checks_failed,
+        elements: None,
     }
 }
 

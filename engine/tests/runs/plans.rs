@@ -98,6 +98,7 @@ pub(crate) fn plan(steps: Vec<PlannedStep>) -> Plan {
         steps,
         groups: Vec::new(),
         scopes: Vec::new(),
+        fence: Vec::new(),
         sources: BTreeMap::new(),
     }
 }

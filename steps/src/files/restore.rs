@@ -13,7 +13,7 @@ use lifeboat_engine::value::{Field, Type};
 use serde::Deserialize;
 use serde_json::{Value, json};
 
-use super::backup::{Details, files_of, store_of};
+use super::backup::{Details, files_of};
 use super::codes;
 use super::extract::{self, Differences, Ownership};
 use super::manifest::{ARCHIVE, MANIFEST, Manifest, OutsideLinks};
@@ -107,10 +107,12 @@ impl StepKind for Restore {
     async fn preflight(&self, ctx: &StepContext, facts: &PreflightFacts) -> Result<Vec<Finding>, StepError> {
         let params: Params = ctx.params()?;
         let path = files_of(ctx, &params.files)?.path.clone();
-        let (store, target) = (store_of(ctx, &params.store)?.clone(), params.target_time);
         let (subject, files) = (format!("{} (of {})", params.store, params.files), params.files.clone());
-        let chosen = blocking(move || find(&Store::open(&store)?, &params)).await;
-        let (finding, marker) = backup_age(&subject, chosen, target, facts);
+        let chosen = match Store::of(ctx, &params.store).await {
+            Ok(store) => find(&store, &params).await,
+            Err(error) => Err(error),
+        };
+        let (finding, marker) = backup_age(&subject, chosen, params.target_time, facts);
         let room = marker.map(|marker| space(&files, &path, marker.bytes()));
         Ok(std::iter::once(finding).chain(room).collect())
     }
@@ -118,10 +120,10 @@ impl StepKind for Restore {
     async fn run(&self, ctx: &StepContext) -> Result<Done, StepError> {
         let params: Params = ctx.params()?;
         let files = files_of(ctx, &params.files)?;
-        let store = Store::open(store_of(ctx, &params.store)?)?;
+        let store = Store::of(ctx, &params.store).await?;
         let marker = choose(ctx, &store, &params).await?;
         let place = Place::of(&files.path, &ctx.info.run.short())?;
-        let manifest = read_manifest(&store, &marker, params.outside_links)?;
+        let manifest = manifest_of(&store, &marker, params.outside_links).await?;
         let previous = match place.is_published(ctx, &params.files).await? {
             Some(previous) => previous,
             None => {
@@ -137,33 +139,39 @@ impl StepKind for Restore {
 
 async fn choose(ctx: &StepContext, store: &Store, params: &Params) -> Result<Marker, StepError> {
     if let Some(label) = ctx.recorded(BACKUP).and_then(Value::as_str) {
-        return read_marker(store, BackupKind::Files, label);
+        let (store, label) = (store.clone(), label.to_owned());
+        return blocking(move || read_marker(&store, BackupKind::Files, &label)).await;
     }
-    let marker = find(store, params)?;
+    let marker = find(store, params).await?;
     ctx.record(BACKUP, marker.label.clone()).await?;
     Ok(marker)
 }
 
 /// Returns the backup that the parameters ask for.
-fn find(store: &Store, params: &Params) -> Result<Marker, StepError> {
+async fn find(store: &Store, params: &Params) -> Result<Marker, StepError> {
     let wanted = Wanted {
         kind: BackupKind::Files,
-        store: &params.store,
-        label: params.backup.as_deref(),
+        store: params.store.clone(),
+        label: params.backup.clone(),
         before: params.target_time,
-        source: params.source.as_deref(),
-        target: &params.files,
+        source: params.source.clone(),
+        target: params.files.clone(),
         none: codes::LB1404,
     };
-    backup::choose(store, &wanted)
+    backup::choose(store, wanted).await
 }
 
 /// Reads the manifest of a backup, compared with its marker.
-pub(super) fn read_manifest(
+pub(super) async fn manifest_of(
     store: &Store,
     marker: &Marker,
     links: OutsideLinks,
 ) -> Result<Manifest, StepError> {
+    let (store, marker) = (store.clone(), marker.clone());
+    blocking(move || read_manifest(&store, &marker, links)).await
+}
+
+fn read_manifest(store: &Store, marker: &Marker, links: OutsideLinks) -> Result<Manifest, StepError> {
     let mut reader = HashingReader::new(store.read(&marker.key(MANIFEST)?)?);
     let mut bytes = Vec::new();
     reader.read_to_end(&mut bytes).map_err(|error| damaged(marker, MANIFEST).caused_by(&error))?;
@@ -186,14 +194,14 @@ async fn unpack(
         (None, true) => Ownership::Recorded,
         (_, false) => Ownership::Ours,
     };
-    let (archive, manifest, staging) =
-        (store.read(&marker.key(ARCHIVE)?)?, manifest.clone(), place.staging.clone());
+    let (store, key) = (store.clone(), marker.key(ARCHIVE)?);
+    let (manifest, staging) = (manifest.clone(), place.staging.clone());
     let total = manifest.bytes();
     let meter = Meter::bytes(ctx, Some(total), "unpacking");
     let reading = Meter::bytes(ctx, Some(total), "comparing");
     let label = marker.label.clone();
     let differences = blocking(move || {
-        let unpacked = zstd::Decoder::new(archive).map_err(|error| not_zstd(&label, &error))?;
+        let unpacked = zstd::Decoder::new(store.read(&key)?).map_err(|error| not_zstd(&label, &error))?;
         extract::extract(&manifest, unpacked, &staging, (&ownership, &meter))?;
         extract::compare(&manifest, &staging, &reading)
     })

@@ -92,7 +92,7 @@ fn down(name: &str, at: &str, error: PgError, facts: &PreflightFacts) -> Finding
 
 /// What `postgres.restore_base` needs: programs of the right version, room, permissions, a free place.
 pub(super) struct Wanted<'a> {
-    pub(super) store: &'a lifeboat_engine::resource::Store,
+    pub(super) store: Store,
     pub(super) cluster: &'a str,
     pub(super) postgres: &'a Postgres,
     pub(super) data_dir: &'a Path,
@@ -102,9 +102,9 @@ pub(super) struct Wanted<'a> {
 pub(super) async fn restore(wanted: Wanted<'_>) -> Result<Vec<Finding>, StepError> {
     let Wanted { store, cluster, postgres, data_dir, backup } = wanted;
     let mut findings = vec![writable(cluster, data_dir)];
-    let (store, backup) = (store.clone(), backup.map(ToOwned::to_owned));
+    let backup = backup.map(ToOwned::to_owned);
     let newest = blocking(move || {
-        let found = catalogue(&Store::open(&store)?, BackupKind::PostgresBase)?;
+        let found = catalogue(&store, BackupKind::PostgresBase)?;
         let fits = |label: &str| backup.as_deref().is_none_or(|backup| backup == label);
         Ok(found.complete.into_iter().find(|marker| fits(&marker.label)))
     })

@@ -132,20 +132,21 @@ impl ResourceProbe for Stores {
             _ => None,
         });
         let Ok(resource) = resource.cloned() else { return Vec::new() };
+        let store = match Store::of(ctx, name).await {
+            Ok(store) => store,
+            Err(error) => return vec![Finding::failed(name, "list", &error)],
+        };
         let (name, written) = (name.to_owned(), facts.written.contains(name));
-        let looked = blocking(move || Ok(look(&name, &resource, written))).await;
+        let dir = resource.url.strip_prefix("dir://").filter(|_| written).map(PathBuf::from);
+        let looked = blocking(move || Ok(look(&name, &store, dir.as_deref()))).await;
         looked.unwrap_or_else(|error| vec![Finding::failed("store", "list", &error)])
     }
 }
 
-fn look(name: &str, resource: &lifeboat_engine::resource::Store, written: bool) -> Vec<Finding> {
-    let store = match Store::open(resource) {
-        Ok(store) => store,
-        Err(error) => return vec![Finding::failed(name, "list", &error)],
-    };
+/// Lists a store, and looks at the directory that it is in if it will be written.
+fn look(name: &str, store: &Store, dir: Option<&Path>) -> Vec<Finding> {
     let kinds = [BackupKind::PostgresBase, BackupKind::RedisRdb, BackupKind::Files];
-    let found: Result<Vec<Catalogue>, StepError> =
-        kinds.iter().map(|kind| catalogue(&store, *kind)).collect();
+    let found: Result<Vec<Catalogue>, StepError> = kinds.iter().map(|kind| catalogue(store, *kind)).collect();
     let mut findings = match found {
         Err(error) => vec![Finding::failed(name, "list", &error)],
         Ok(found) => {
@@ -164,8 +165,7 @@ fn look(name: &str, resource: &lifeboat_engine::resource::Store, written: bool) 
             findings
         }
     };
-    if written && let Some(path) = resource.url.strip_prefix("dir://") {
-        let path = Path::new(path);
+    if let Some(path) = dir {
         findings.push(writable(name, &path.join("x")));
         if let Ok(free) = free_space(path) {
             findings.push(Finding::ok(name, "free space", format!("{} free in {store}", bytes(free))));

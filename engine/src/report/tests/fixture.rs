@@ -56,6 +56,7 @@ pub(crate) fn plan(mode: Mode) -> Plan {
         steps: Vec::new(),
         groups: Vec::new(),
         scopes: Vec::new(),
+        fence: Vec::new(),
         sources: BTreeMap::new(),
     }
 }

@@ -3,7 +3,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use async_trait::async_trait;
 use jiff::Timestamp;
 use lifeboat_engine::model::event::Done;
-use lifeboat_engine::resource::{self, ResourceKind, System};
+use lifeboat_engine::resource::ResourceKind;
 use lifeboat_engine::step::{Effect, Finding, FindingState, KindSpec, PreflightFacts, Preview};
 use lifeboat_engine::step::{StepContext, StepError, StepKind};
 use lifeboat_engine::value::{Field, Type, parse_timestamp};
@@ -84,12 +84,12 @@ impl StepKind for SelectBackup {
 
     async fn preflight(&self, ctx: &StepContext, facts: &PreflightFacts) -> Result<Vec<Finding>, StepError> {
         let params: Params = ctx.params()?;
-        let resource = ctx.system(&params.store, |system| match system {
-            System::Store(store) => Some(store),
-            _ => None,
-        })?;
-        let (resource, facts) = (resource.clone(), facts.clone());
-        blocking(move || Ok(look(&resource, &params, &facts))).await
+        let store = match Store::of(ctx, &params.store).await {
+            Ok(store) => store,
+            Err(error) => return Ok(vec![Finding::failed(&params.store, "newest usable backup", &error)]),
+        };
+        let facts = facts.clone();
+        blocking(move || Ok(look(&store, &params, &facts))).await
     }
 
     async fn run(&self, ctx: &StepContext) -> Result<Done, StepError> {
@@ -100,25 +100,17 @@ impl StepKind for SelectBackup {
             .map(parse_timestamp)
             .transpose()
             .map_err(|problem| StepError::permanent(lifeboat_engine::code::LB0304, problem))?;
-        let resource = ctx.system(&params.store, |system| match system {
-            System::Store(store) => Some(store),
-            _ => None,
-        })?;
-        let resource = resource.clone();
-        blocking(move || select(&Store::open(&resource)?, &params, target)).await
+        let store = Store::of(ctx, &params.store).await?;
+        blocking(move || select(&store, &params, target)).await
     }
 }
 
 /// Chooses as the run would, and says what it found: the backup, the log behind it, and how far both reach.
-fn look(resource: &resource::Store, params: &Params, facts: &PreflightFacts) -> Vec<Finding> {
+fn look(store: &Store, params: &Params, facts: &PreflightFacts) -> Vec<Finding> {
     const BACKUP: &str = "newest usable backup";
     let name = &params.store;
     let target = params.target_time.as_deref().and_then(|text| parse_timestamp(text).ok());
-    let store = match Store::open(resource) {
-        Ok(store) => store,
-        Err(error) => return vec![Finding::failed(name, BACKUP, &error)],
-    };
-    let done = match select(&store, params, target) {
+    let done = match select(store, params, target) {
         Ok(done) => done,
         Err(error) if error.code == codes::LB1222 => return vec![Finding::failed(name, "log", &error)],
         Err(error) => return vec![Finding::failed(name, BACKUP, &error)],
@@ -136,7 +128,7 @@ fn look(resource: &resource::Store, params: &Params, facts: &PreflightFacts) -> 
         text("start_segment")
     );
     let archived =
-        text("system_id").parse().ok().and_then(|system| archived_at(&store, system, &end).ok().flatten());
+        text("system_id").parse().ok().and_then(|system| archived_at(store, system, &end).ok().flatten());
     let whole = done.checks.iter().all(|check| check.passed);
     let log = match whole {
         true => Finding::ok(name, "log", log),

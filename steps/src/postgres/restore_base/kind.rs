@@ -6,7 +6,7 @@ use std::time::{Duration, Instant};
 use async_trait::async_trait;
 use lifeboat_engine::model::event::Done;
 use lifeboat_engine::model::evidence::Check;
-use lifeboat_engine::resource::{Postgres, ResourceKind, System};
+use lifeboat_engine::resource::{Postgres, ResourceKind};
 use lifeboat_engine::step::{Effect, Finding, FindingState, KindSpec, PreflightFacts, Preview};
 use lifeboat_engine::step::{StepContext, StepError, StepKind};
 use lifeboat_engine::value::{Field, Type};
@@ -170,10 +170,7 @@ impl StepKind for RestoreBase {
         }
         let known: Known = ctx.params()?;
         let (postgres, data_dir) = local::data_dir(ctx, &known.cluster)?;
-        let store = ctx.system(&known.store, |system| match system {
-            System::Store(store) => Some(store),
-            _ => None,
-        })?;
+        let store = Store::of(ctx, &known.store).await?;
         let (cluster, backup) = (known.cluster.as_str(), known.backup.as_deref());
         let mut findings =
             preflight::restore(preflight::Wanted { store, cluster, postgres, data_dir, backup }).await?;
@@ -225,13 +222,8 @@ fn finished_before(ctx: &StepContext, params: &Params, target: &Target) -> Optio
 }
 
 async fn open_source(ctx: &StepContext, params: &Params) -> Result<Source, StepError> {
-    let resource = ctx.system(&params.store, |system| match system {
-        System::Store(store) => Some(store),
-        _ => None,
-    })?;
-    let (resource, label) = (resource.clone(), params.backup.clone());
+    let (store, label) = (Store::of(ctx, &params.store).await?, params.backup.clone());
     blocking(move || {
-        let store = Store::open(&resource)?;
         let marker = read_marker(&store, BackupKind::PostgresBase, &label)?;
         let details: BaseDetails = marker.details()?;
         check_objects(&marker)?;
