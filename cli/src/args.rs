@@ -172,6 +172,8 @@ pub(crate) enum Document {
     Environment,
     /// `lifeboat.yaml`
     Project,
+    /// What `lifeboat plan --format json` prints
+    Plan,
 }
 
 #[derive(Debug, Args)]
@@ -200,6 +202,9 @@ pub(crate) struct PlanArgs {
     /// Plan a drill instead of a recovery
     #[arg(long)]
     pub(crate) drill: bool,
+    /// Look at the real systems too: logins, newest backups, log, space, programs, secrets. Changes nothing
+    #[arg(long)]
+    pub(crate) probe: bool,
 }
 
 #[derive(Debug, Args)]

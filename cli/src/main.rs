@@ -93,7 +93,7 @@ fn in_project(cli: &Cli, registry: Arc<lifeboat_engine::step::Registry>) -> Outc
         Command::Schedule(args) => return commands::schedule::schedule(&project, args),
         Command::Graph(args) => return commands::graph::graph(&project, &registry, args, cli.format),
         Command::Show { runbook } => return commands::files::show(&project, runbook),
-        Command::Plan(args) => return commands::execute::plan(&project, &registry, args, cli.format),
+        Command::Plan(args) => return commands::plan::plan(&project, &registry, args, cli.format),
         _ => {}
     }
     let state = group::state(&project)?;

@@ -13,6 +13,7 @@ pub mod fence;
 pub mod journal;
 pub mod model;
 pub mod notice;
+pub mod outlook;
 mod pattern;
 pub mod plan;
 pub mod process;

@@ -13,6 +13,7 @@ mod locks;
 mod loops;
 mod notices;
 mod people;
+mod plan;
 mod project;
 mod receiver;
 mod restore;

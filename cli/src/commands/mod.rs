@@ -10,6 +10,7 @@ pub(crate) mod init;
 pub(crate) mod inputs;
 pub(crate) mod list;
 pub(crate) mod look;
+pub(crate) mod plan;
 pub(crate) mod schedule;
 pub(crate) mod schema;
 pub(crate) mod steps;

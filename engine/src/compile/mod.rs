@@ -29,4 +29,5 @@ pub(crate) use fence::written;
 pub use fence::{fence, written_identities};
 pub use plan::{CompileRequest, Compiled, compile};
 pub use promises::check_promises;
+pub(crate) use shape::role;
 pub use shape::shape;

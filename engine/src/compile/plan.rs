@@ -25,7 +25,7 @@ use crate::plan::{
 use crate::project::Project;
 use crate::resource::{Resource, ResourceKind, System, in_words, made_by, maker};
 use crate::spec::{Common, EnvironmentSpec, RunbookSpec, SiteKind, StepSpec};
-use crate::step::Registry;
+use crate::step::{Registry, Setting};
 use crate::value::Type;
 
 /// What is to be run, where and how.
@@ -66,6 +66,7 @@ pub fn compile(request: &CompileRequest<'_>) -> Result<Compiled, Diagnostics> {
     let steps = planned_steps(request, &inlined, &scopes);
     let locks = locks(request, &inlined, &scopes, &mut out);
     let notices = notices(request.project, request.environment, &mut out);
+    refuse_steps(request, &inlined, &steps, &mut out);
     out.sort();
     if out.has_errors() {
         return Err(out);
@@ -221,6 +222,34 @@ fn planned_steps(
         planned_step(request, inlined, scopes, position, body)
     })
     .collect()
+}
+
+/// Lets the kinds refuse steps that can only fail in this environment.
+fn refuse_steps(
+    request: &CompileRequest<'_>,
+    inlined: &Inlined<'_, '_>,
+    steps: &[PlannedStep],
+    out: &mut Diagnostics,
+) {
+    let resources = resources(request.environment);
+    let setting = Setting { mode: request.mode, resources: &resources };
+    for step in steps {
+        let kind = request.registry.kind(&step.uses);
+        let Some(refusal) =
+            kind.zip(step.with.as_object()).and_then(|(kind, with)| kind.refuse(with, &setting))
+        else {
+            continue;
+        };
+        let mut diagnostic =
+            Diagnostic::error(refusal.code, format!("`{}`: {}", step.id, refusal.message)).help(refusal.help);
+        let found = (0..inlined.steps.len()).find(|at| inlined.step_id(*at) == step.id.as_str());
+        if let Some(at) = found {
+            let file = inlined.steps[at].file;
+            let source = &inlined.files[file].analysis.spec.source;
+            diagnostic = diagnostic.at(source, inlined.step_common(at).id.span.clone());
+        }
+        out.push(diagnostic);
+    }
 }
 
 fn planned_step(

@@ -97,6 +97,32 @@ pub(super) fn connect_reader(path: &Path) -> Result<Connection, Error> {
     open().map_err(|error| Error::sqlite(path, "opened", error))
 }
 
+/// Opens a file that nobody writes, so that not even SQLite's own files beside it are touched. `None` if what it holds
+/// is not complete without them: somebody writes it, or did until it was killed.
+pub(super) fn connect_at_rest(path: &Path) -> Result<Option<Connection>, Error> {
+    use std::os::unix::ffi::OsStrExt;
+    if !path.exists() {
+        return Err(Error::Missing { path: path.to_owned() });
+    }
+    let mut log = path.as_os_str().to_owned();
+    log.push("-wal");
+    if std::fs::metadata(&log).is_ok_and(|log| log.len() > 0) {
+        return Ok(None);
+    }
+    let absolute = std::path::absolute(path).map_err(|error| Error::io(path, "opened", error))?;
+    let mut uri = String::from("file:");
+    for byte in absolute.as_os_str().as_bytes() {
+        match byte {
+            b'/' | b'.' | b'-' | b'_' => uri.push(char::from(*byte)),
+            byte if byte.is_ascii_alphanumeric() => uri.push(char::from(*byte)),
+            byte => uri.push_str(&format!("%{byte:02X}")),
+        }
+    }
+    uri.push_str("?mode=ro&immutable=1");
+    let flags = OpenFlags::SQLITE_OPEN_READ_ONLY | OpenFlags::SQLITE_OPEN_URI;
+    Connection::open_with_flags(uri, flags).map(Some).map_err(|error| Error::sqlite(path, "opened", error))
+}
+
 fn require(path: &Path, holds: bool, what: impl FnOnce() -> String) -> Result<(), Error> {
     if holds { Ok(()) } else { Err(Error::Unsafe { path: path.to_owned(), what: what() }) }
 }

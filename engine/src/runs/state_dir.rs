@@ -113,6 +113,12 @@ impl StateDir {
         Ok(Self { root })
     }
 
+    /// Looks at a directory without making or changing anything. `None` if there is none, or none that can be read.
+    pub fn look(root: &Path) -> Option<Self> {
+        let root = fs::canonicalize(root).ok()?;
+        root.join("runs").is_dir().then_some(Self { root })
+    }
+
     /// Returns its path, absolute.
     pub fn path(&self) -> &Path {
         &self.root

@@ -6,6 +6,7 @@
 mod context;
 mod error;
 mod kind;
+mod preflight;
 mod registry;
 
 /// A text that a step records under this key is a note: people read it in the run's record.
@@ -14,4 +15,5 @@ pub const NOTE: &str = "note";
 pub use context::{StepContext, StepInfo, StepLink, StepParts};
 pub use error::StepError;
 pub use kind::{Effect, KindSpec, ParamProblem, Preview, Probe, StepKind};
+pub use preflight::{Finding, FindingState, PreflightFacts, Refusal, ResourceProbe, Setting};
 pub use registry::Registry;

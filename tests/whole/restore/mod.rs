@@ -8,6 +8,7 @@ mod faults;
 mod kill;
 mod machine;
 mod pitr;
+mod probe;
 mod recovery;
 mod shipped;
 mod shown;

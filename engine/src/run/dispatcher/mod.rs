@@ -28,6 +28,8 @@ mod launch;
 mod people;
 mod slots;
 
+pub(crate) use slots::USUAL;
+
 use elements::Loop;
 use graph::{Graph, part};
 use slots::Slots;

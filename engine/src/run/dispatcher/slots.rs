@@ -10,7 +10,7 @@ use crate::run::unit::Unit;
 
 /// How many attempts run at once outside of groups with a limit of their own, those that wait for people not counted.
 /// Enough for every restore that one machine can feed.
-const USUAL: usize = 16;
+pub(crate) const USUAL: usize = 16;
 
 /// How many run at once altogether, whatever groups say: a bound on processes.
 const MOST: usize = 256;
