@@ -84,6 +84,7 @@ missing_packages() {
   [ -s /etc/ssl/certs/ca-certificates.crt ] || echo ca-certificates
   postgres_bin >/dev/null || echo postgresql
   command -v redis-server >/dev/null || echo redis-server
+  [ -z "${FOR_TESTS:-}" ] || is_moto_there || python3 -c 'import venv, ensurepip' 2>/dev/null || echo python3-venv
 }
 
 install_packages() {
@@ -140,6 +141,35 @@ if command -v systemctl >/dev/null; then
 fi
 echo "   Installed: $*. No service was started, and none starts with the machine."
 '
+
+# ---- a test server for S3 --------------------------------------------------------------------------------------
+
+readonly MOTO_VERSION=5.2.5
+
+# Shared by all working copies of this user; tests look there too.
+moto_dir() { echo "${LIFEBOAT_MOTO:-${XDG_CACHE_HOME:-$HOME/.cache}/lifeboat/moto-$MOTO_VERSION}"; }
+
+is_moto_there() {
+  [ -n "${LIFEBOAT_TEST_S3:-}" ] || "$(moto_dir)/bin/python" -c 'import moto.server' 2>/dev/null
+}
+
+# Installs moto_server from PyPI into a virtual environment of this user, unless another server is named.
+ensure_moto() {
+  if is_moto_there; then
+    say "A test server for S3 is there."
+    return
+  fi
+  local dir
+  dir=$(moto_dir)
+  say "A test server for S3, moto $MOTO_VERSION from PyPI, is installed in $dir;"
+  say "nothing else of this user's Python is changed. LIFEBOAT_TEST_S3=http://… names another server instead."
+  rm -rf "$dir"
+  mkdir -p "$dir"
+  python3 -m venv "$dir" && "$dir/bin/pip" --quiet --disable-pip-version-check install "moto[server,s3]==$MOTO_VERSION" ||
+    die "The test server for S3 could not be installed." \
+      "By hand: python3 -m venv $dir && $dir/bin/pip install 'moto[server,s3]==$MOTO_VERSION'"
+  is_moto_there || die "The test server for S3 was installed in $dir and does not start."
+}
 
 # ---- Rust ------------------------------------------------------------------------------------------------------
 

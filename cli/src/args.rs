@@ -49,10 +49,12 @@ pub(crate) enum Command {
     Check(CheckArgs),
     /// Show what a run would do; writes nothing
     Plan(PlanArgs),
+    /// List runbooks, those that come with Lifeboat, and the drill calendar
+    List(ListArgs),
+    /// Show what timers start, or write it for cron or systemd
+    Schedule(ScheduleArgs),
     /// Draw what happens in which order; needs no environment and no inputs
     Graph(GraphArgs),
-    /// List the project's runbooks
-    List,
     /// Show one runbook: what it is for, its inputs and steps
     Show { runbook: String },
     /// List step kinds, or explain one
@@ -86,10 +88,11 @@ pub(crate) enum Command {
     Approve(AnswerArgs),
     /// Answer a waiting step with no
     Reject(AnswerArgs),
-    /// Answer a waiting step with one of its choices
+    /// Answer a waiting step with one of its choices, or with the value that it asks for
     Answer {
         run: String,
         step: String,
+        #[arg(value_name = "VALUE", allow_hyphen_values = true)]
         choice: String,
         /// Why
         #[arg(long, short = 'm', value_name = "TEXT")]
@@ -124,6 +127,32 @@ pub(crate) struct CheckArgs {
 }
 
 #[derive(Debug, Args)]
+pub(crate) struct ListArgs {
+    /// Only drills that are overdue; exits with 5 if there are any
+    #[arg(long)]
+    pub(crate) overdue: bool,
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct ScheduleArgs {
+    /// What to write for; a list for people if absent
+    #[arg(value_enum)]
+    pub(crate) timer: Option<Timer>,
+    /// systemd: write the units into this directory instead of standard output
+    #[arg(long, value_name = "DIR", requires = "timer")]
+    pub(crate) write: Option<PathBuf>,
+}
+
+/// Timers of the system.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub(crate) enum Timer {
+    /// Lines for a crontab
+    Cron,
+    /// A service and a timer for each entry
+    Systemd,
+}
+
+#[derive(Debug, Args)]
 pub(crate) struct SchemaArgs {
     /// The document to print the schema of
     #[arg(value_enum, default_value_t = Document::Runbook, conflicts_with_all = ["write", "check"])]
@@ -145,6 +174,8 @@ pub(crate) enum Document {
     Project,
     /// What `lifeboat check --format json` prints
     Check,
+    /// What `lifeboat plan --format json` prints
+    Plan,
 }
 
 #[derive(Debug, Args)]
@@ -154,7 +185,8 @@ pub(crate) struct Target {
     /// The environment to act on
     #[arg(long, short)]
     pub(crate) env: Option<String>,
-    /// When the incident began (RFC 3339 with a zone); the RTO clock starts there. Default: now
+    /// When the incident began (RFC 3339 with a zone, or `now`); the RTO clock starts there. Default: now, and
+    /// then nothing can be derived from it
     #[arg(long, value_name = "TIME")]
     pub(crate) incident_at: Option<String>,
     /// An input as `key=value`; may be repeated
@@ -172,6 +204,9 @@ pub(crate) struct PlanArgs {
     /// Plan a drill instead of a recovery
     #[arg(long)]
     pub(crate) drill: bool,
+    /// Look at the real systems too: logins, newest backups, log, space, programs, secrets. Changes nothing
+    #[arg(long)]
+    pub(crate) probe: bool,
 }
 
 #[derive(Debug, Args)]

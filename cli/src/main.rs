@@ -6,9 +6,11 @@
 mod args;
 mod commands;
 mod exit;
+mod group;
 mod person;
 mod render;
 mod session;
+mod shipped;
 mod view;
 
 use std::process::ExitCode;
@@ -18,7 +20,6 @@ use clap::{CommandFactory, Parser};
 use lifeboat_engine::model::Mode;
 use lifeboat_engine::model::event::Decision;
 use lifeboat_engine::project::Project;
-use lifeboat_engine::runs::{StateDir, SystemProbe};
 
 use args::{AnswerArgs, Cli, Command};
 use exit::{Exit, Outcome};
@@ -88,15 +89,15 @@ fn in_project(cli: &Cli, registry: Arc<lifeboat_engine::step::Registry>) -> Outc
     let project = commands::files::load(&cli.project)?;
     match &cli.command {
         Command::Check(args) => return commands::files::check(&project, &registry, args, cli.format),
-        Command::List => return commands::files::list(&project, cli.format),
+        Command::List(args) => return commands::list::list(&project, args, cli.format),
+        Command::Schedule(args) => return commands::schedule::schedule(&project, args),
         Command::Graph(args) => return commands::graph::graph(&project, &registry, args, cli.format),
         Command::Show { runbook } => return commands::files::show(&project, runbook),
-        Command::Plan(args) => return commands::execute::plan(&project, &registry, args, cli.format),
+        Command::Plan(args) => return commands::plan::plan(&project, &registry, args, cli.format),
         _ => {}
     }
-    let state =
-        StateDir::open(&project.spec.state_dir, &SystemProbe).map_err(|error| render::runs(&error))?;
-    let site = Site { state, registry, by: person::acting(cli.acting_as.as_deref()) };
+    let state = group::state(&project)?;
+    let site = Site { state, registry, by: person::acting(cli.acting_as.as_deref(), &project.spec)? };
     on_runs(cli, &project, &site)
 }
 

@@ -3,20 +3,49 @@
 use std::env;
 use std::fs;
 
+use lifeboat_engine::diagnostic::nearest_help;
 use lifeboat_engine::model::event::Person;
+use lifeboat_engine::spec::ProjectSpec;
 
-/// Returns the name given with `--as`, else the login behind `sudo`, else the name of the user id.
-pub(crate) fn acting(given: Option<&str>) -> Person {
+use crate::exit::Failure;
+
+/// Returns the name given with `--as`, else the login behind `sudo`, else the name of the user id; as `people` of the
+/// project has it, if it does.
+///
+/// A name that somebody types must be among `people`, if there are any: it is a slip otherwise. A login need not be, for
+/// whoever is at the machine at 3 am must be able to act.
+pub(crate) fn acting(given: Option<&str>, project: &ProjectSpec) -> Result<Person, Failure> {
     let uid = rustix::process::getuid().as_raw();
-    let name = given
-        .map(ToOwned::to_owned)
-        .or_else(|| env::var("SUDO_USER").ok().filter(|name| !name.is_empty()))
-        .or_else(|| name_of(uid))
-        .unwrap_or_else(|| format!("uid {uid}"));
-    Person { name, uid }
+    if let Some(given) = given {
+        let known = project.people.iter().find(|(login, person)| {
+            login.as_str() == given
+                || person.name.as_deref().is_some_and(|name| name.eq_ignore_ascii_case(given))
+        });
+        return match known {
+            Some((login, _)) => Ok(Person { name: called(login, project), uid }),
+            None if project.people.is_empty() => Ok(Person { name: given.to_owned(), uid }),
+            None => {
+                let people = project.people.keys().map(String::as_str);
+                let help = nearest_help(given, "people", people).unwrap_or_default();
+                Err(Failure::usage(format!("`{given}` is not among `people` of lifeboat.yaml")).help(help))
+            }
+        };
+    }
+    let login = env::var("SUDO_USER").ok().filter(|name| !name.is_empty()).or_else(|| name_of(uid));
+    let name = login.map_or_else(|| format!("uid {uid}"), |login| called(&login, project));
+    Ok(Person { name, uid })
 }
 
-fn name_of(uid: u32) -> Option<String> {
+/// Returns the login name, after the name that people read if there is one.
+fn called(login: &str, project: &ProjectSpec) -> String {
+    match project.people.get(login).and_then(|person| person.name.as_deref()) {
+        Some(name) if name != login => format!("{name} ({login})"),
+        _ => login.to_owned(),
+    }
+}
+
+/// Returns the login name of a user of the system.
+pub(crate) fn name_of(uid: u32) -> Option<String> {
     let users = fs::read_to_string("/etc/passwd").ok()?;
     users.lines().find_map(|line| {
         let mut fields = line.split(':');

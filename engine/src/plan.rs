@@ -11,6 +11,7 @@ use crate::expr::InputDecl;
 use crate::fence::Protected;
 use crate::model::ids::StepId;
 use crate::model::outcome::Mode;
+use crate::notice::Occasion;
 use crate::resource::Resource;
 use crate::secret::SecretRef;
 use crate::step::Effect;
@@ -53,6 +54,15 @@ pub struct Plan {
     /// The runbooks that this one calls, at any depth; a caller stands before those that it calls.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub scopes: Vec<Scope>,
+    /// Names that no other run may have meanwhile, besides what it writes.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub locks: Vec<String>,
+    /// The channels of each notice, by the names of resources.
+    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
+    pub notices: BTreeMap<Occasion, Vec<String>>,
+    /// How to reach the people of each role.
+    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
+    pub contacts: BTreeMap<String, Vec<String>>,
     /// What protected environments name, for a run that must keep away from it: compared again before each write.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub fence: Vec<Protected>,

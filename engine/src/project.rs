@@ -10,7 +10,7 @@ use serde_json::{Map, Value};
 use crate::compile::{self, CompileRequest, Compiled};
 use crate::diagnostic::{Diagnostic, Diagnostics, Source, codes, nearest_help};
 use crate::model::outcome::Mode;
-use crate::spec::{EnvironmentSpec, ProjectSpec, RunbookSpec, find_project};
+use crate::spec::{EnvironmentSpec, ProjectSpec, RunbookSpec, Spanned, find_project};
 use crate::step::Registry;
 
 /// Everything that the files of a project say.
@@ -21,6 +21,8 @@ pub struct Project {
     pub source: Arc<Source>,
     pub environments: BTreeMap<String, EnvironmentSpec>,
     pub runbooks: BTreeMap<String, RunbookSpec>,
+    /// Those that come with the program, as `builtin/NAME`.
+    pub shipped: BTreeMap<String, RunbookSpec>,
     /// What was wrong with the files themselves. A broken file does not keep the others from being used.
     pub problems: Diagnostics,
     /// Names that a broken environment file probably has: its file name.
@@ -57,6 +59,7 @@ impl Project {
             source,
             environments: BTreeMap::new(),
             runbooks: BTreeMap::new(),
+            shipped: BTreeMap::new(),
             problems,
             broken: BTreeSet::new(),
         };
@@ -106,9 +109,50 @@ impl Project {
         }
     }
 
+    /// Adds the runbooks that come with the program, each with its name and text. They are called `builtin/NAME`, which no
+    /// runbook of a project can be, and run in every environment.
+    ///
+    /// # Panics
+    /// If a text is no runbook: that is a mistake in the program, not in its input.
+    #[must_use]
+    pub fn with_shipped(mut self, files: &[(&str, &str)]) -> Self {
+        for (name, text) in files {
+            let name = format!("builtin/{name}");
+            let source = Source::new(format!("{name}.yaml"), *text);
+            let mut problems = Diagnostics::new();
+            let read = RunbookSpec::read(&source, &self.spec.dir, &mut problems);
+            let mut spec = read.unwrap_or_else(|| panic!("the shipped runbook `{name}` cannot be read"));
+            assert!(problems.is_empty(), "the shipped runbook `{name}` is wrong");
+            spec.name.value.clone_from(&name);
+            let span = spec.name.span.clone();
+            spec.environments = self
+                .environments
+                .keys()
+                .map(|name| Spanned { value: name.clone(), span: span.clone() })
+                .collect();
+            self.shipped.insert(name, spec);
+        }
+        self
+    }
+
+    /// Returns a runbook of the project, or one that comes with the program.
+    pub fn find_runbook(&self, name: &str) -> Option<&RunbookSpec> {
+        self.runbooks.get(name).or_else(|| self.shipped.get(name))
+    }
+
+    /// Iterates over the names of all runbooks that can be run or called.
+    pub fn runbook_names(&self) -> impl Iterator<Item = &String> {
+        self.runbooks.keys().chain(self.shipped.keys())
+    }
+
+    /// Says whether a file that may hold this name has errors.
+    pub(crate) fn is_broken(&self, name: &str) -> bool {
+        self.problems_of(|file| file.contains(name)).has_errors()
+    }
+
     /// Returns a runbook by its name.
     pub fn runbook(&self, name: &str) -> Result<&RunbookSpec, Diagnostics> {
-        self.runbooks.get(name).ok_or_else(|| self.none("runbook", name, self.runbooks.keys()))
+        self.find_runbook(name).ok_or_else(|| self.none("runbook", name, self.runbook_names()))
     }
 
     /// Returns an environment by its name.
@@ -143,7 +187,7 @@ impl Project {
         let mut at = 0;
         while let Some(next) = found.get(at).copied() {
             for name in next.calls() {
-                match self.runbooks.get(name) {
+                match self.find_runbook(name) {
                     None => missing.push(name),
                     Some(it) if found.iter().any(|known| known.name.value == it.name.value) => {}
                     Some(it) => found.push(it),
@@ -194,9 +238,8 @@ impl Project {
 /// Finds every problem of a project in one pass, sorted by file and position.
 pub fn check_all(project: &Project, registry: &Registry) -> Diagnostics {
     let mut out = project.problems.clone();
-    for runbook in project.runbooks.values() {
-        compile::check(project, runbook, registry, &mut out);
-    }
+    compile::check_all(project, registry, &mut out);
+    compile::check_promises(project, registry, &mut out);
     out.sort();
     out
 }

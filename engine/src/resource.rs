@@ -194,6 +194,22 @@ pub struct Service {
     /// An address that answers 2xx when the service is ready.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub ready: Option<String>,
+    /// How people are kept out of it.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub gate: Option<Gate>,
+}
+
+/// What keeps people out of a service: a file that is there meanwhile, or two commands.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct Gate {
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub file: Option<PathBuf>,
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub close: Vec<String>,
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub open: Vec<String>,
+    /// An address as people use it: it answers 503 while access is closed, and 2xx while it is open.
+    pub check: String,
 }
 
 /// Who starts a service.
@@ -272,6 +288,11 @@ pub fn made_by(step: &str) -> String {
 /// Returns the step that makes the system of a name; `None` for a resource of the environment.
 pub fn maker(name: &str) -> Option<&str> {
     name.strip_prefix(MADE)
+}
+
+/// Returns the name under which people know a system: its own, or that of the step that makes it.
+pub fn shown(name: &str) -> &str {
+    maker(name).unwrap_or(name)
 }
 
 /// Names a system for people: `` `db` ``, or "what `clone` made".

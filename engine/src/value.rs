@@ -158,6 +158,9 @@ impl Field {
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct Span(pub Duration);
 
+/// In seconds.
+const DAY: u64 = 24 * 60 * 60;
+
 /// Why a text is no duration.
 #[derive(Debug, PartialEq, Eq, thiserror::Error)]
 pub enum SpanError {
@@ -188,7 +191,14 @@ impl Span {
 
 impl fmt::Display for Span {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "{}", humantime::format_duration(self.0))
+        // Beyond four weeks humantime writes months and years, which nobody can read back.
+        let days = self.0.as_secs() / DAY;
+        if days < 28 {
+            return write!(f, "{}", humantime::format_duration(self.0));
+        }
+        write!(f, "{days}d")?;
+        let rest = self.0 - Duration::from_secs(days * DAY);
+        if rest.is_zero() { Ok(()) } else { write!(f, " {}", humantime::format_duration(rest)) }
     }
 }
 
@@ -203,19 +213,6 @@ impl<'de> Deserialize<'de> for Span {
         let text = String::deserialize(deserializer)?;
         Self::parse(&text).map_err(serde::de::Error::custom)
     }
-}
-
-/// Compiles a regular expression that must match the whole text, within a limit that every useful one keeps.
-pub fn whole_pattern(pattern: &str) -> Result<regex::Regex, String> {
-    const MAX_COMPILED: usize = 1024 * 1024;
-    let regex = regex::RegexBuilder::new(&format!("^(?:{pattern})$")).size_limit(MAX_COMPILED).build();
-    regex.map_err(|error| match error {
-        regex::Error::CompiledTooBig(_) => "it stands for too much; repeat less".to_owned(),
-        error => {
-            let told = error.to_string();
-            told.lines().last().unwrap_or_default().trim_start_matches("error: ").to_owned()
-        }
-    })
 }
 
 /// Parses a moment: RFC 3339 with an offset or `Z`. A time without a zone is refused, because two machines would
@@ -234,6 +231,10 @@ mod tests {
     fn durations_need_a_unit() {
         assert_eq!(Span::parse("90s"), Ok(Span(Duration::from_secs(90))));
         assert_eq!(Span::parse("1h 30m"), Ok(Span(Duration::from_secs(5400))));
+        for text in ["90d", "400d 1h", "27days 3h", "28d"] {
+            assert_eq!(Span::parse(&Span::parse(text).unwrap().to_string()), Span::parse(text));
+        }
+        assert_eq!(Span::parse("90d").unwrap().to_string(), "90d");
         assert_eq!(Span::parse("60"), Err(SpanError::NoUnit("60".into())));
         assert_eq!(Span::parse("1M"), Err(SpanError::Calendar("1M".into())));
         assert_eq!(Span::parse("2 years"), Err(SpanError::Calendar("2 years".into())));

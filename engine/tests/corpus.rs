@@ -1,6 +1,8 @@
 //! The language seen from outside: every file of `tests/corpus/invalid` breaks one rule, and the snapshot beside it
 //! is what a person reads. The step kinds are stand-ins; the language does not depend on which ones there are.
 
+#[path = "corpus/projects.rs"]
+mod projects;
 #[path = "corpus/schema.rs"]
 mod schema;
 

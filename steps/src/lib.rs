@@ -12,6 +12,7 @@ pub mod http;
 pub mod objects;
 pub mod people;
 pub mod postgres;
+mod probe;
 pub mod process;
 pub mod redis;
 pub mod service;
@@ -32,6 +33,7 @@ pub fn registry() -> Registry {
     postgres::register(&mut registry);
     redis::register(&mut registry);
     service::register(&mut registry);
+    probe::register(&mut registry);
     registry
 }
 

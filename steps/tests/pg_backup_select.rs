@@ -2,6 +2,8 @@
 
 pub mod support;
 
+use std::path::PathBuf;
+
 use jiff::Timestamp;
 use lifeboat_engine::model::event::Done;
 use lifeboat_engine::model::ids::StepId;
@@ -10,7 +12,7 @@ use lifeboat_engine::step::StepError;
 use lifeboat_steps::postgres::backup::BackupDetails;
 use lifeboat_steps::postgres::codes;
 use lifeboat_steps::postgres::details::BaseDetails;
-use lifeboat_steps::store::{BackupKind, Key, Meter, ObjectEntry, Owner, Store, digest_of};
+use lifeboat_steps::store::{Address, BackupKind, Key, Meter, ObjectEntry, Owner, Store, digest_of};
 use serde_json::{Value, json};
 use support::archive::Archive;
 use support::postgres::Options;
@@ -23,6 +25,7 @@ const MIB: u64 = 1 << 20;
 struct Described {
     rig: Rig,
     store: Store,
+    root: PathBuf,
 }
 
 /// A backup of one second, from the start of one segment to the end of another.
@@ -42,10 +45,11 @@ fn backup<'a>(label: &'a str, wal: (u64, u64), stop_time: &'a str) -> Backup<'a>
 impl Described {
     fn new() -> Self {
         let rig = Rig::drill();
-        let url = format!("dir://{}/store", rig.dir().display());
+        let root = rig.dir().join("store");
+        let url = format!("dir://{}", root.display());
         let resource = resource::Store { url, ..Default::default() };
         let store = Store::open_or_create(&Address::new(resource.clone())).expect("makes it");
-        Self { rig: rig.resource("backups", System::Store(resource)), store }
+        Self { rig: rig.resource("backups", System::Store(resource)), store, root }
     }
 
     fn add(&self, backup: &Backup<'_>) {
@@ -142,7 +146,7 @@ async fn no_backup_before_the_target_is_an_error_that_names_the_oldest() {
 async fn an_empty_store_is_told_from_one_without_usable_backups() {
     let described = Described::new();
     assert_eq!(described.choose(json!({})).await.expect_err("is empty").code, codes::LB1220);
-    let base = described.store.root().join("base");
+    let base = described.root.join("base");
     std::fs::create_dir_all(base.join("x.partial")).expect("makes");
     assert_eq!(described.choose(json!({})).await.expect_err("is unfinished").code, codes::LB1220);
     std::fs::create_dir_all(base.join("y")).expect("makes");
@@ -155,7 +159,7 @@ async fn an_empty_store_is_told_from_one_without_usable_backups() {
 #[tokio::test]
 async fn a_gap_is_named_and_refused_unless_it_is_behind_the_target() {
     let described = three();
-    let gone = described.store.root().join(format!("wal/{SYSTEM}/000000010000000000000011.zst"));
+    let gone = described.root.join(format!("wal/{SYSTEM}/000000010000000000000011.zst"));
     std::fs::remove_file(gone).expect("removes");
     for with in [json!({}), json!({"target_time": "2026-11-22T05:00:00Z"})] {
         let error = described.choose(with).await.expect_err("has a gap");
@@ -182,14 +186,14 @@ async fn a_gap_is_named_and_refused_unless_it_is_behind_the_target() {
 async fn a_gap_before_a_later_backup_does_not_matter_to_it() {
     let described = three();
     for missing in ["00000001000000000000000B", "00000001000000000000000A"] {
-        let gone = described.store.root().join(format!("wal/{SYSTEM}/{missing}.zst"));
+        let gone = described.root.join(format!("wal/{SYSTEM}/{missing}.zst"));
         std::fs::remove_file(gone).expect("removes");
     }
     assert_eq!(described.chosen("2026-11-22T05:00:00Z").await.expect("is after the gap"), "c");
     let error = described.chosen("2026-11-21T09:00:00Z").await.expect_err("may be in the gap");
     assert!(error.message.contains("00000001000000000000000A and 1 more"), "{error}");
     // The start of the WAL of the backup itself.
-    let gone = described.store.root().join(format!("wal/{SYSTEM}/00000001000000000000000F.zst"));
+    let gone = described.root.join(format!("wal/{SYSTEM}/00000001000000000000000F.zst"));
     std::fs::remove_file(gone).expect("removes");
     let error = described.chosen("2026-11-22T05:00:00Z").await.expect_err("lacks its own WAL");
     assert!(error.code == codes::LB1222 && error.message.contains("00000001000000000000000F"), "{error}");
@@ -198,12 +202,12 @@ async fn a_gap_before_a_later_backup_does_not_matter_to_it() {
 #[tokio::test]
 async fn a_damaged_backup_is_passed_over_and_named() {
     let described = three();
-    std::fs::write(described.store.root().join("base/c/base.tar"), b"dat").expect("truncates");
+    std::fs::write(described.root.join("base/c/base.tar"), b"dat").expect("truncates");
     let done = described.choose(json!({})).await.expect("an older one fits");
     assert_eq!(done.outputs["backup"], "b");
     assert!(done.warnings.iter().any(|warning| warning.contains("`c`")), "{:?}", done.warnings);
     for label in ["a", "b"] {
-        std::fs::remove_file(described.store.root().join(format!("base/{label}/base.tar"))).expect("removes");
+        std::fs::remove_file(described.root.join(format!("base/{label}/base.tar"))).expect("removes");
     }
     assert_eq!(described.choose(json!({})).await.expect_err("none is whole").code, codes::LB1225);
 }

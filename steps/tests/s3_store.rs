@@ -87,9 +87,7 @@ fn prefixes_end_at_a_slash_and_listings_go_on_over_pages() {
     bucket.put("backup/wal-old/x", "another prefix");
     bucket.put("backup/wal/../../x", "no key of ours");
     bucket.put("backup/wal/1/.lifeboat-tmp", "one of our own");
-    for number in 0..1003 {
-        bucket.put(&format!("backup/wal/1/{number:04}"), "");
-    }
+    bucket.put_many((0..1003).map(|number| format!("backup/wal/1/{number:04}")));
     let listed = store.list(&key("wal")).expect("lists");
     assert_eq!(listed.len(), 1003);
     assert!(listed.is_sorted_by(|a, b| a.key < b.key));
@@ -120,6 +118,7 @@ fn a_busy_server_is_asked_again_and_a_dead_one_is_transient() {
     let error = Store::open(&bucket.address_at("x", &gone)).expect_err("nobody is there");
     assert_eq!((error.code, error.kind), (codes::LB1103, FailureKind::Transient));
     assert!(error.message.contains(&bucket.name), "{}", error.message);
+    assert!(error.message.contains("Connection refused"), "{}", error.message);
     assert!(error.help.expect("says what to do").contains(&gone));
 }
 

@@ -103,3 +103,44 @@ async fn a_service_without_command_is_refused() {
     let error = rig.run("service.start", json!({ "service": "app" })).await.unwrap_err();
     assert_eq!(error.code.id, "LB1504");
 }
+
+/// A web server that answers 503 while the file is there, as one in front of an application would.
+async fn gated(file: std::path::PathBuf) -> Web {
+    Web::start(move |_| support::web::reply(if file.exists() { 503 } else { 200 }, "")).await
+}
+
+#[tokio::test]
+async fn a_gate_is_moved_and_seen_from_outside() {
+    let mut rig = rig();
+    let file = rig.dir().join("closed");
+    let web = gated(file.clone()).await;
+    let gate = |gate: Value| json!({ "kind": "service", "manager": "systemd", "unit": "app", "gate": gate });
+    rig.set_resource("app", gate(json!({ "file": file, "check": web.url("/") })));
+    let with = json!({ "gate": "app", "timeout": "2s" });
+    let outcome = async |rig: &Rig, kind: &str| {
+        let outputs = rig.run(kind, with.clone()).await.unwrap().outputs;
+        (outputs["changed"].clone(), outputs["status"].clone())
+    };
+    assert_eq!(outcome(&rig, "access.open").await, (json!(false), json!(200)));
+    assert_eq!(outcome(&rig, "access.close").await, (json!(true), json!(503)));
+    assert!(file.exists());
+    assert_eq!(outcome(&rig, "access.close").await, (json!(false), json!(503)));
+    assert_eq!(outcome(&rig, "access.open").await, (json!(true), json!(200)));
+    assert!(!file.exists());
+
+    let (close, open) = (json!(["touch", file]), json!(["rm", file]));
+    rig.set_resource("app", gate(json!({ "close": close, "open": open, "check": web.url("/") })));
+    assert_eq!(outcome(&rig, "access.close").await, (json!(true), json!(503)));
+    assert_eq!(outcome(&rig, "access.open").await, (json!(true), json!(200)));
+
+    // A file that nobody looks at closes nothing.
+    let other = rig.dir().join("other");
+    rig.set_resource("app", gate(json!({ "file": other, "check": web.url("/") })));
+    let error = rig.run("access.close", with.clone()).await.unwrap_err();
+    assert_eq!(error.code.id, "LB1506");
+    assert!(error.message.contains("gave status 200, not 503"), "{}", error.message);
+    rig.set_resource("app", gate(json!({ "close": ["false"], "open": ["false"], "check": web.url("/") })));
+    assert_eq!(rig.run("access.close", with.clone()).await.unwrap_err().code.id, "LB1507");
+    rig.set_resource("app", json!({ "kind": "service", "manager": "systemd", "unit": "app" }));
+    assert_eq!(rig.run("access.close", with).await.unwrap_err().code.id, "LB1505");
+}

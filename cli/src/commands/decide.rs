@@ -6,7 +6,7 @@ use lifeboat_engine::journal;
 use lifeboat_engine::model::event::{Answer, Decision, EventKind, Person, Question};
 use lifeboat_engine::model::{Request, StepId};
 use lifeboat_engine::report::typed;
-use lifeboat_engine::run::Unit;
+use lifeboat_engine::run::{Unit, check_answer, wanted};
 use lifeboat_engine::runs::{RunDir, StateDir};
 
 use crate::args::AnswerArgs;
@@ -31,18 +31,23 @@ pub(crate) fn answer(state: &StateDir, by: Person, args: &AnswerArgs, say: &Say)
     let run = state.find(&args.run).map_err(|error| render::runs(&error))?;
     let (step, question) = waiting(&run, args.step.as_deref())?;
     let choice = match say {
-        Say::Yes => question.choices.first(),
-        Say::No => question.choices.get(1),
-        Say::Choice(wanted) => question.choices.iter().find(|choice| *choice == wanted),
+        Say::Yes => question.choices.first().cloned(),
+        Say::No => question.choices.get(1).cloned(),
+        Say::Choice(text) => Some(text.clone()),
     };
-    let choice = choice.cloned().ok_or_else(|| {
-        let choices = question.choices.join(" or ");
-        Failure::usage(format!("that is no answer to `{step}`")).help(format!(
-            "lifeboat answer {} {} with {choices}",
-            run.id().short(),
-            typed(&step)
-        ))
-    })?;
+    let (short, name) = (run.id().short(), typed(&step));
+    let how = match wanted(&question) {
+        Some(wanted) => {
+            format!("lifeboat answer {short} {name} VALUE, where VALUE is {}", wanted.ty.in_words())
+        }
+        None => format!("lifeboat answer {short} {name} with {}", question.choices.join(" or ")),
+    };
+    let Some(choice) = choice else {
+        return Err(Failure::usage(format!("`{step}` asks for a value, not for a yes or no")).help(how));
+    };
+    if let Err(problem) = check_answer(&question, &choice) {
+        return Err(Failure::usage(format!("that is no answer to `{step}`: {problem}")).help(how));
+    }
     let answer = Answer { choice: choice.clone(), by, comment: args.comment.clone(), automatic: false };
     let request = Request::Answer { step: step.clone(), question: question.id, answer };
     hand_over(&run, &request, &format!("{step}: {choice}"))

@@ -1,4 +1,4 @@
-//! Commands that read the project's files and run nothing: `check`, `list`, `show`.
+//! Commands that read the project's files and run nothing: `check`, `show`.
 
 use std::path::{Path, PathBuf};
 
@@ -9,6 +9,7 @@ use lifeboat_engine::step::Registry;
 use crate::args::{CheckArgs, Format};
 use crate::exit::{Exit, Failure, Outcome};
 use crate::render;
+use crate::shipped;
 
 /// Reads the project that the directory belongs to.
 pub(crate) fn load(from: &Path) -> Result<Project, Failure> {
@@ -16,7 +17,8 @@ pub(crate) fn load(from: &Path) -> Result<Project, Failure> {
     let from = from.canonicalize().map_err(|error| {
         Failure::usage(format!("there is no directory `{}`", from.display())).caused_by(&error)
     })?;
-    Project::load(&from).map_err(|problems| refuse(&problems))
+    let project = Project::load(&from).map_err(|problems| refuse(&problems))?;
+    Ok(project.with_shipped(shipped::FILES))
 }
 
 /// Shows problems on standard error and returns the exit code for them.
@@ -99,31 +101,6 @@ fn within(project: &Project, path: &Path) -> Result<PathBuf, Failure> {
     if is_read || is_file { Ok(inner.to_owned()) } else { Err(outside()) }
 }
 
-/// Lists the runbooks.
-pub(crate) fn list(project: &Project, format: Format) -> Outcome {
-    if format == Format::Json {
-        let names: Vec<_> = project
-            .runbooks
-            .values()
-            .map(|runbook| {
-                let environments: Vec<_> = runbook.environments.iter().map(|it| &it.value).collect();
-                serde_json::json!({
-                    "runbook": runbook.name.value, "title": runbook.title, "environments": environments,
-                })
-            })
-            .collect();
-        anstream::print!("{}", render::json(&names)?);
-        return Ok(Exit::Success);
-    }
-    let width = project.runbooks.keys().map(String::len).max().unwrap_or(0);
-    for runbook in project.runbooks.values() {
-        let environments: Vec<_> = runbook.environments.iter().map(|it| it.value.as_str()).collect();
-        anstream::println!("{:width$}  {}  ({})", runbook.name.value, runbook.title, environments.join(", "));
-    }
-    warn(&project.problems);
-    Ok(Exit::Success)
-}
-
 /// Shows one runbook to somebody who has not written it.
 pub(crate) fn show(project: &Project, name: &str) -> Outcome {
     let runbook = project.runbook(name).map_err(|problems| refuse(&problems))?;
@@ -149,7 +126,9 @@ pub(crate) fn show(project: &Project, name: &str) -> Outcome {
         anstream::println!("\ncalls: {}", runbook.calls().join(", "));
     }
     let environments: Vec<_> = runbook.environments.iter().map(|it| it.value.as_str()).collect();
-    anstream::println!("\nin: {}", environments.join(", "));
+    let shipped =
+        if project.shipped.contains_key(name) { " (comes with Lifeboat: any environment)" } else { "" };
+    anstream::println!("\nin: {}{shipped}", environments.join(", "));
     let env = environments.first().copied().unwrap_or("ENV");
     anstream::println!("\nwhat it would do:  lifeboat plan {name} --env {env}");
     anstream::println!("rehearse it:       lifeboat drill {name} --env {env}");

@@ -54,7 +54,7 @@ fn files(registry: &Registry, dir: &Path) -> Result<Vec<NewFile>, Failure> {
         file(".github/workflows/lifeboat.yaml", include_str!("../init/workflow.yaml")),
         NewFile { mode: 0o755, ..file(".lifeboat/hooks/pre-commit", include_str!("../init/pre-commit")) },
     ];
-    for (name, text) in schema::files(registry)? {
+    for (name, text) in schema::files(registry)?.into_iter().filter(|(name, _)| !schema::is_output(name)) {
         files.push(file(&format!(".lifeboat/schemas/{name}"), &text));
     }
     Ok(files)

@@ -26,6 +26,7 @@ pub(crate) fn schema(registry: &Registry, args: &SchemaArgs) -> Outcome {
                 Document::Environment => schema::environment(),
                 Document::Project => schema::project(),
                 Document::Check => schema::check(),
+                Document::Plan => lifeboat_engine::outlook::schema::plan(),
             };
             anstream::print!("{}", render::json(&schema)?);
             Ok(Exit::Success)
@@ -35,10 +36,14 @@ pub(crate) fn schema(registry: &Registry, args: &SchemaArgs) -> Outcome {
 
 /// Returns each schema with the name of its file.
 pub(crate) fn files(registry: &Registry) -> Result<Vec<(String, String)>, Failure> {
-    schema::all(registry)
-        .iter()
-        .map(|(document, schema)| Ok((format!("{document}.schema.json"), render::json(schema)?)))
-        .collect()
+    let printed = [("plan", lifeboat_engine::outlook::schema::plan())];
+    let all = schema::all(registry).into_iter().chain(printed);
+    all.map(|(document, schema)| Ok((format!("{document}.schema.json"), render::json(&schema)?))).collect()
+}
+
+/// Says whether a schema is of something that is printed, not of a file that people write.
+pub(crate) fn is_output(name: &str) -> bool {
+    name == "plan.schema.json"
 }
 
 /// Writes all schemas into a directory and returns their paths.

@@ -6,6 +6,7 @@ use std::sync::{Arc, Mutex};
 use lifeboat_engine::model::event::{Answer, Decision, EventKind, Person, Question};
 use lifeboat_engine::model::{Request, StepId};
 use lifeboat_engine::run::driver::{Control, Reporter};
+use lifeboat_engine::run::{check_answer, wanted};
 use tokio::sync::mpsc;
 
 /// What a person could say at the moment.
@@ -70,6 +71,14 @@ impl Typed {
         let (word, rest) = line.split_once(' ').unwrap_or((line, ""));
         let rest = rest.trim();
         if let Some((step, question)) = open.questions.first()
+            && question.typed.is_some()
+            && word == "answer"
+        {
+            check_answer(question, rest).map_err(|problem| format!("{step}: {problem}"))?;
+            let answer = Answer { choice: rest.to_owned(), by: by.clone(), comment: None, automatic: false };
+            return Ok(Some(Request::Answer { step: step.clone(), question: question.id.clone(), answer }));
+        }
+        if let Some((step, question)) = open.questions.first()
             && question.choices.iter().any(|choice| choice == word)
         {
             let comment = (!rest.is_empty()).then(|| rest.to_owned());
@@ -99,6 +108,9 @@ fn decision(open: &Open, word: &str, rest: &str) -> Result<Decision, String> {
 }
 
 fn hint(open: &Open) -> String {
+    if let Some((step, wanted)) = open.questions.first().and_then(|(step, it)| Some((step, wanted(it)?))) {
+        return format!("{step} waits: type answer VALUE, where VALUE is {}", wanted.ty.in_words());
+    }
     if let Some((step, question)) = open.questions.first() {
         return format!("{step} waits: type {} (and a comment, if you like)", question.choices.join(" or "));
     }
@@ -123,6 +135,7 @@ mod tests {
             role: None,
             message: "Promote?".into(),
             choices: vec!["approve".into(), "reject".into()],
+            typed: None,
         };
         typed.on_event(0, &EventKind::QuestionAsked { step: StepId::new("sign_off").unwrap(), question });
         typed

@@ -9,6 +9,8 @@ use lifeboat_engine::model::event::{Answer, AttemptResult, Decision, EventKind, 
 use lifeboat_engine::model::{Failure, Mode, Outcome, Progress, RunId, RunOutcome, StepId, Unit};
 use lifeboat_engine::plan::Plan;
 use lifeboat_engine::report::{human, typed};
+use lifeboat_engine::run::wanted;
+use lifeboat_engine::step::NOTE;
 use serde_json::Value;
 
 use super::Place;
@@ -40,6 +42,8 @@ struct Loop {
 pub(super) struct Story {
     run: RunId,
     plan: Arc<Plan>,
+    /// The position of each step in the plan.
+    index: HashMap<StepId, usize>,
     incident_ms: i64,
     width: usize,
     started: HashMap<StepId, i64>,
@@ -54,9 +58,11 @@ pub(super) struct Story {
 impl Story {
     pub(super) fn new(run: RunId, plan: Arc<Plan>) -> Self {
         let width = plan.steps.iter().map(|step| step.id.as_str().len()).max().unwrap_or(0).clamp(8, 28);
+        let index = plan.steps.iter().enumerate().map(|(at, step)| (step.id.clone(), at)).collect();
         Self {
             run,
             plan,
+            index,
             incident_ms: 0,
             width,
             started: HashMap::new(),
@@ -100,6 +106,14 @@ impl Story {
                 Vec::new()
             }
             EventKind::ThingRemoved { id, proof, removed } => self.removed(at_ms, id, proof, *removed),
+            EventKind::Notified { occasion, channel, problem: Some(problem) } => {
+                let text = format!("{occasion} did not reach `{channel}`: {problem}");
+                self.line(at_ms, (YELLOW, "!"), "notice", &text)
+            }
+            EventKind::Recorded { step, key, value } if key == NOTE => {
+                let text = value.as_str().unwrap_or_default();
+                self.line(at_ms, (BOLD, "●"), step.as_str(), &format!("note: {text}"))
+            }
             EventKind::Noted { text, .. } => self.line(at_ms, (BOLD, "●"), "note", text),
             EventKind::Progressed { step, progress, .. } if place == Place::Pipe => {
                 self.progressed(at_ms, step, progress)
@@ -185,7 +199,9 @@ impl Story {
     /// A title that only repeats the id says less than the kind, and of an element less than what it is.
     fn title(&self, step: &StepId) -> String {
         let whole = step.whole();
-        let Some(planned) = self.plan.step(&whole) else { return String::new() };
+        let Some(planned) = self.index.get(&whole).map(|at| &self.plan.steps[*at]) else {
+            return String::new();
+        };
         let untitled = planned.title.replace(' ', "_") == planned.id.as_str();
         let element = step.element().and_then(|at| Some((at, self.loops.get(&whole)?.elements.get(at)?)));
         match element {
@@ -200,7 +216,8 @@ impl Story {
     fn elements_chosen(&mut self, at_ms: i64, step: &StepId, elements: &[Value]) -> Vec<String> {
         self.started.insert(step.clone(), at_ms);
         self.loops.insert(step.clone(), Loop { elements: elements.to_vec(), ..Loop::default() });
-        let parallel = self.plan.step(step).and_then(|planned| planned.for_each.as_ref());
+        let planned = self.index.get(step).map(|at| &self.plan.steps[*at]);
+        let parallel = planned.and_then(|planned| planned.for_each.as_ref());
         let how = match parallel.map_or(1, |each| each.max_parallel) {
             1 => "one after the other".to_owned(),
             many => format!("{many} at a time"),
@@ -299,13 +316,22 @@ impl Story {
         let role = question.role.as_deref().map_or(String::new(), |role| format!(" ({role})"));
         let mut lines =
             self.line(at_ms, (YELLOW, "?"), step.as_str(), &format!("{}{role}", question.message));
+        let contacts = question.role.as_ref().and_then(|role| self.plan.contacts.get(role));
+        lines.extend(contacts.map(|people| self.indent(&format!("ask: {}", people.join(", ")))));
         let step = typed(step);
-        lines.push(self.indent(&format!(
-            "to go on: {BOLD}lifeboat approve {run} {step}{BOLD:#}   or: lifeboat reject {run} {step}"
-        )));
+        let (command, here) = match wanted(question) {
+            Some(wanted) => (
+                format!("{BOLD}lifeboat answer {run} {step} VALUE{BOLD:#}   ({})", wanted.ty.in_words()),
+                "answer VALUE".to_owned(),
+            ),
+            None => (
+                format!("{BOLD}lifeboat approve {run} {step}{BOLD:#}   or: lifeboat reject {run} {step}"),
+                format!("{} (and a comment, if you like)", question.choices.join(" or ")),
+            ),
+        };
+        lines.push(self.indent(&format!("to go on: {command}")));
         if place == Place::Terminal {
-            let choices = question.choices.join(" or ");
-            lines.push(self.indent(&format!("or type here: {choices} (and a comment, if you like)")));
+            lines.push(self.indent(&format!("or type here: {here}")));
         }
         lines
     }

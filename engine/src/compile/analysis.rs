@@ -1,4 +1,5 @@
-use std::collections::{BTreeMap, HashSet};
+use std::collections::BTreeMap;
+use std::rc::Rc;
 
 use super::backups::check_backups;
 use super::bodies::{StepBody, read_body};
@@ -12,7 +13,7 @@ use super::resources::{check_resources, named};
 use super::time::check_time;
 use crate::diagnostic::{Diagnostic, Diagnostics, codes};
 use crate::project::Project;
-use crate::spec::{EnvironmentSpec, RunbookSpec, Site, SiteKind};
+use crate::spec::{EnvironmentSpec, ProjectSpec, RunbookSpec, Site};
 use crate::step::{Effect, Registry};
 
 /// A runbook with everything that can be known about it before a run.
@@ -30,12 +31,23 @@ pub(super) struct Analysis<'s> {
     /// Empty if steps wait for each other in a circle.
     pub(super) topological: Vec<usize>,
     pub(super) cyclic: bool,
-    /// Words after `steps.` anywhere in the file, and after `from`: the steps whose outputs or systems may be used.
-    pub(super) mentioned: HashSet<String>,
 }
 
 /// Checks a runbook against all environments that it may run in.
 pub fn check(project: &Project, spec: &RunbookSpec, registry: &Registry, out: &mut Diagnostics) {
+    check_one(&mut Calls::new(project, registry), spec, out);
+}
+
+/// Checks all runbooks of a project, each of them once, however many others call it.
+pub fn check_all(project: &Project, registry: &Registry, out: &mut Diagnostics) {
+    let mut calls = Calls::new(project, registry);
+    for spec in project.runbooks.values() {
+        check_one(&mut calls, spec, out);
+    }
+}
+
+fn check_one<'s>(calls: &mut Calls<'s>, spec: &'s RunbookSpec, out: &mut Diagnostics) {
+    let project = calls.project;
     let mut environments = Vec::new();
     for name in &spec.environments {
         if let Some(environment) = project.environments.get(&name.value) {
@@ -49,7 +61,7 @@ pub fn check(project: &Project, spec: &RunbookSpec, registry: &Registry, out: &m
             );
         }
     }
-    let analysis = analyse(project, spec, environments, registry, out);
+    let analysis = analyse(calls, spec, environments, out);
     for environment in analysis.environments.iter().filter(|environment| !environment.protected) {
         let writes = analysis.writes();
         for diagnostic in super::fence::fence_writes(environment, writes, project.environments.values()) {
@@ -87,14 +99,13 @@ impl<'s> Analysis<'s> {
 
 /// Checks a runbook against some environments, and those that it calls.
 pub(super) fn analyse<'s>(
-    project: &'s Project,
+    calls: &mut Calls<'s>,
     spec: &'s RunbookSpec,
     environments: Vec<&'s EnvironmentSpec>,
-    registry: &'s Registry,
     out: &mut Diagnostics,
-) -> Analysis<'s> {
-    let mut calls = Calls::new(project, registry);
-    let analysis = analyse_one(&mut calls, spec, environments, out);
+) -> Rc<Analysis<'s>> {
+    calls.restart();
+    let analysis = calls.analysed(spec, environments, out);
     check_time(&analysis, out);
     analysis
 }
@@ -113,7 +124,7 @@ pub(super) fn analyse_one<'s>(
     let graph = graph_of(&order);
     let cyclic = report_cycles(&order, &graph, &spec.source, out);
     let topological = graph.topological_order().unwrap_or_default();
-    let mut analysis = Analysis {
+    let analysis = Analysis {
         spec,
         project: calls.project,
         registry: calls.registry,
@@ -123,18 +134,12 @@ pub(super) fn analyse_one<'s>(
         calls: called,
         topological,
         cyclic,
-        mentioned: mentioned_steps(&spec.source.text),
     };
-    let makers: Vec<_> = (0..analysis.order.steps.len())
-        .flat_map(|at| analysis.sites(at))
-        .filter(|site| matches!(site.kind, SiteKind::Made { .. }))
-        .filter_map(|site| site.node.text().map(ToOwned::to_owned))
-        .collect();
-    analysis.mentioned.extend(makers);
     check_expressions(&analysis, out);
     check_resources(&analysis, out);
     check_backups(&analysis, calls.registry, out);
     check_roles(&analysis, out);
+    check_holders(&calls.project.spec, spec, out);
     analysis
 }
 
@@ -158,16 +163,24 @@ fn graph_of(order: &Order<'_>) -> Graph {
     }
 }
 
-/// Finds the words that may name a step whose output is read: cheap, and never too few.
-fn mentioned_steps(text: &str) -> HashSet<String> {
-    let mut found = HashSet::new();
-    for (at, _) in text.match_indices("steps") {
-        let rest = text[at + 5..]
-            .trim_start_matches(|c: char| c.is_whitespace() || matches!(c, '.' | '[' | '"' | '\'' | '\\'));
-        let end = rest.find(|c: char| !(c.is_ascii_lowercase() || c.is_ascii_digit() || c == '_'));
-        found.insert(rest[..end.unwrap_or(rest.len())].to_owned());
+/// Checks that somebody holds each role, in a project that says who holds which: at 3 am it is too late to find out.
+fn check_holders(project: &ProjectSpec, spec: &RunbookSpec, out: &mut Diagnostics) {
+    if !project.declares_roles {
+        return;
     }
-    found
+    for (role, words) in &spec.roles {
+        if project.roles.get(role).is_none_or(Vec::is_empty) {
+            let known = project.roles.keys().map(String::as_str);
+            out.push(
+                Diagnostic::warning(
+                    codes::LB0137,
+                    format!("nobody in lifeboat.yaml holds the role `{role}`"),
+                )
+                .at(&spec.source, words.span.clone())
+                .suggest(role, "roles of the project", known),
+            );
+        }
+    }
 }
 
 /// Checks that steps ask only roles that the runbook declares.

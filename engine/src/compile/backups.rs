@@ -1,4 +1,4 @@
-use std::collections::{HashSet, VecDeque};
+use std::collections::HashMap;
 
 use super::analysis::Analysis;
 use super::bodies::StepBody;
@@ -9,6 +9,7 @@ use crate::step::Registry;
 
 /// Checks that a step that destroys and restores has chosen or verified a backup in the same store before it.
 pub(super) fn check_backups(analysis: &Analysis<'_>, registry: &Registry, out: &mut Diagnostics) {
+    let mut by_store: HashMap<&str, Vec<bool>> = HashMap::new();
     for (at, body) in analysis.bodies.iter().enumerate() {
         let Some(body) = body.as_ref().filter(|body| body.kind.destroys.is_some() && body.kind.restores)
         else {
@@ -18,7 +19,7 @@ pub(super) fn check_backups(analysis: &Analysis<'_>, registry: &Registry, out: &
             continue;
         }
         for (store, site) in stores(body) {
-            if chosen_before(analysis, at, store) {
+            if by_store.entry(store).or_insert_with(|| chosen(analysis, store))[at] {
                 continue;
             }
             let message = format!("this step destroys data before a usable backup is known in `{store}`");
@@ -49,21 +50,25 @@ fn stores<'b>(body: &'b StepBody<'_>) -> impl Iterator<Item = (&'b str, &'b Site
     })
 }
 
-fn chosen_before(analysis: &Analysis<'_>, at: usize, store: &str) -> bool {
-    let (mut queue, mut seen) = (VecDeque::from([at]), HashSet::from([at]));
-    while let Some(at) = queue.pop_front() {
-        for (need, _) in &analysis.order.steps[at].needs {
-            if !seen.insert(*need) {
-                continue;
+/// Returns for every step whether one that it comes after has chosen or verified a backup in a store. Also where steps
+/// wait for each other in a circle.
+fn chosen(analysis: &Analysis<'_>, store: &str) -> Vec<bool> {
+    let steps = &analysis.order.steps;
+    let mut dependants = vec![Vec::new(); steps.len()];
+    for (at, step) in steps.iter().enumerate() {
+        step.needs.iter().for_each(|(need, _)| dependants[*need].push(at));
+    }
+    let selects =
+        |body: &StepBody<'_>| body.kind.selects_backup && stores(body).any(|(name, _)| name == store);
+    let selecting = |at: &usize| analysis.bodies[*at].as_ref().is_some_and(selects);
+    let mut queue: Vec<_> = (0..steps.len()).filter(selecting).collect();
+    let mut chosen = vec![false; steps.len()];
+    while let Some(before) = queue.pop() {
+        for at in &dependants[before] {
+            if !std::mem::replace(&mut chosen[*at], true) {
+                queue.push(*at);
             }
-            let selects = analysis.bodies[*need]
-                .as_ref()
-                .is_some_and(|body| body.kind.selects_backup && stores(body).any(|(name, _)| name == store));
-            if selects {
-                return true;
-            }
-            queue.push_back(*need);
         }
     }
-    false
+    chosen
 }

@@ -94,12 +94,7 @@ fn read_params(reader: &mut Reader<'_>, step: &StepSpec, kind: &KindSpec) -> Map
     let what = format!("`{}`", kind.name);
     match &step.body {
         Body::Uses { with: Some(with), .. } if !with.is_null() => {
-            let fields: Vec<_> = kind
-                .params
-                .iter()
-                .map(|field| crate::value::Field { required: false, ..field.clone() })
-                .collect();
-            reader.object(with, &fields, &what).unwrap_or_default()
+            reader.parts(with, &kind.params, &what).unwrap_or_default()
         }
         Body::Key { value, .. } => {
             let Some((_, param)) = &kind.body_key else { return Map::new() };

@@ -1,4 +1,5 @@
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, HashMap};
+use std::rc::Rc;
 use std::sync::Arc;
 
 use serde_json::{Map, Value};
@@ -21,7 +22,7 @@ pub(super) struct Call<'s> {
     /// Its inputs as given.
     pub(super) with: Map<String, Value>,
     pub(super) sites: Vec<Site>,
-    pub(super) analysis: Analysis<'s>,
+    pub(super) analysis: Rc<Analysis<'s>>,
 }
 
 /// Follows the calls from one runbook to the others.
@@ -31,11 +32,44 @@ pub(super) struct Calls<'s> {
     /// The runbooks on the way here, outermost first.
     chain: Vec<&'s str>,
     left: usize,
+    /// How many calls were refused for the way that led to them.
+    refused: usize,
+    /// Runbooks that are the same whoever calls them, by name and environments, with the number of calls in them.
+    known: HashMap<(&'s str, Vec<&'s str>), (Rc<Analysis<'s>>, usize)>,
 }
 
 impl<'s> Calls<'s> {
     pub(super) fn new(project: &'s Project, registry: &'s Registry) -> Self {
-        Self { project, registry, chain: Vec::new(), left: MAX_CALLS }
+        Self { project, registry, chain: Vec::new(), left: MAX_CALLS, refused: 0, known: HashMap::new() }
+    }
+
+    /// Begins with a runbook that nobody calls.
+    pub(super) fn restart(&mut self) {
+        self.left = MAX_CALLS;
+        self.chain.clear();
+    }
+
+    /// Checks a runbook, unless that was done before: what is wrong with it has been reported then.
+    pub(super) fn analysed(
+        &mut self,
+        spec: &'s RunbookSpec,
+        environments: Vec<&'s EnvironmentSpec>,
+        out: &mut Diagnostics,
+    ) -> Rc<Analysis<'s>> {
+        let names = environments.iter().map(|environment| environment.name.value.as_str());
+        let key = (spec.name.value.as_str(), names.collect::<Vec<_>>());
+        if let Some((analysis, calls)) = self.known.get(&key)
+            && let Some(left) = self.left.checked_sub(*calls)
+        {
+            self.left = left;
+            return Rc::clone(analysis);
+        }
+        let (left, refused) = (self.left, self.refused);
+        let analysis = Rc::new(analyse_one(self, spec, environments, out));
+        if self.refused == refused {
+            self.known.insert(key, (Rc::clone(&analysis), left - self.left));
+        }
+        analysis
     }
 
     /// Returns what reading the steps of a file needs.
@@ -57,7 +91,7 @@ impl<'s> Calls<'s> {
             let Some(call) = step.spec.call() else { continue };
             let Some(callee) = self.callee(spec, call, environments, out) else { continue };
             let (with, mut sites) = self.read_with(spec, call, callee, out);
-            let analysis = analyse_one(self, callee, environments.to_vec(), out);
+            let analysis = self.analysed(callee, environments.to_vec(), out);
             mark_written(&mut sites, call, &analysis);
             found.insert(at, Call { with, sites, analysis });
         }
@@ -76,6 +110,7 @@ impl<'s> Calls<'s> {
         let (name, span) = (call.runbook.value.as_str(), call.runbook.span.clone());
         let mut report = |diagnostic: Diagnostic| out.push(diagnostic.at(&spec.source, span.clone()));
         if let Some(first) = self.chain.iter().position(|caller| *caller == name) {
+            self.refused += 1;
             let chain: Vec<_> =
                 self.chain[first..].iter().chain([&name]).map(|it| format!("`{it}`")).collect();
             let message = format!("a runbook cannot call itself: {}", chain.join(" calls "));
@@ -85,11 +120,11 @@ impl<'s> Calls<'s> {
             );
             return None;
         }
-        let Some(callee) = self.project.runbooks.get(name) else {
-            let known = self.project.runbooks.keys().map(String::as_str);
-            out.push(
+        let Some(callee) = self.project.find_runbook(name) else {
+            let known = self.project.runbook_names().map(String::as_str);
+            report(
                 Diagnostic::error(codes::LB0148, format!("there is no runbook `{name}`"))
-                    .at(&spec.source, span)
+                    .at(&spec.source, span.clone())
                     .suggest(name, "runbooks", known),
             );
             return None;
@@ -102,6 +137,7 @@ impl<'s> Calls<'s> {
             }
         }
         let Some(left) = self.left.checked_sub(1) else {
+            self.refused += 1;
             let message = format!("the runbook calls others more than {MAX_CALLS} times in all");
             report(Diagnostic::error(codes::LB0147, message).help("call fewer, or write fewer levels"));
             return None;

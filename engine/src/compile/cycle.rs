@@ -1,4 +1,4 @@
-use std::collections::{HashSet, VecDeque};
+use std::collections::{HashMap, HashSet, VecDeque};
 use std::sync::Arc;
 
 use petgraph::algo::kosaraju_scc;
@@ -44,20 +44,45 @@ pub(super) fn report_cycles(
 fn shortest_way_round(graph: &Graph, members: &[usize]) -> Vec<usize> {
     let inside: HashSet<_> = members.iter().copied().collect();
     let start = members.iter().copied().min().unwrap_or_default();
-    let mut queue = VecDeque::from([vec![start]]);
-    let mut seen = HashSet::new();
-    while let Some(way) = queue.pop_front() {
-        let last = way[way.len() - 1];
+    let (mut queue, mut came_from) = (VecDeque::from([start]), HashMap::new());
+    while let Some(last) = queue.pop_front() {
         for need in graph.steps[last].needs.iter().copied().filter(|need| inside.contains(need)) {
             if need == start {
+                let mut way: Vec<_> =
+                    std::iter::successors(Some(last), |at| came_from.get(at).copied()).collect();
+                way.reverse();
                 return way;
             }
-            if seen.insert(need) {
-                let mut longer = way.clone();
-                longer.push(need);
-                queue.push_back(longer);
+            if !came_from.contains_key(&need) {
+                came_from.insert(need, last);
+                queue.push_back(need);
             }
         }
     }
     members.to_vec()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::super::graph::Node;
+    use super::*;
+
+    fn graph(needs: &[&[usize]]) -> Graph {
+        let node = |needs: &&[usize]| Node { needs: needs.to_vec(), ..Node::default() };
+        Graph { steps: needs.iter().map(node).collect(), groups: Vec::new() }
+    }
+
+    #[test]
+    fn the_shortest_way_round_is_told() {
+        let graph = graph(&[&[3, 1], &[2], &[0], &[4], &[5], &[0]]);
+        assert_eq!(shortest_way_round(&graph, &[5, 4, 3, 2, 1, 0]), [0, 1, 2]);
+    }
+
+    #[test]
+    fn a_circle_of_very_many_steps_is_found() {
+        let needs: Vec<Vec<usize>> = (0..100_000).map(|at| vec![(at + 1) % 100_000]).collect();
+        let needs: Vec<_> = needs.iter().map(Vec::as_slice).collect();
+        let members: Vec<_> = (0..100_000).collect();
+        assert_eq!(shortest_way_round(&graph(&needs), &members).len(), 100_000);
+    }
 }

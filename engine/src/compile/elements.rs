@@ -64,9 +64,9 @@ impl Checker<'_, '_> {
                 }
                 if !fields.iter().any(|field| &field.name == name) {
                     let known = fields.iter().map(|field| field.name.as_str());
-                    let help = crate::diagnostic::nearest_help(name, "they have", known);
                     let message = format!("no element of the list has `{name}`");
-                    return self.report(codes::LB0151, message, span, help);
+                    let problem = self.error(codes::LB0151, message, span);
+                    return self.unknown(problem, name, "they have", known.collect());
                 }
                 let known = fields.iter().find(|field| &field.name == name).map(|field| &field.ty);
                 if let Some(Type::Object(inner)) = known {
@@ -158,11 +158,15 @@ impl Checker<'_, '_> {
 
     /// Checks the title of elements, which is shown before anything else is evaluated.
     pub(super) fn check_title(&mut self, at: usize) {
-        let Some(node) = self.analysis.order.steps[at].spec.title.clone() else { return };
+        let spec = self.analysis.order.steps[at].spec;
+        let repeated = spec.repeat.for_each.is_some();
+        let Some(node) = spec.title.clone() else { return };
         let Some(text) = node.text().filter(|text| expr::has_template(text)) else { return };
         let source = &self.analysis.spec.source.text;
         let references = match expr::references(text, Shape::Template) {
             Ok(references) => references,
+            // Braces in the title of any other step are text.
+            Err(_) if !repeated => return,
             Err(error) => {
                 let message = format!("not a valid expression: {}", error.message);
                 return self.report(codes::LB0117, message, node.span.clone(), None);
@@ -171,6 +175,10 @@ impl Checker<'_, '_> {
         for reference in references {
             let span = node.locate(source, reference.range.clone());
             match reference.path[0].as_str() {
+                name if !repeated && NAMES.contains(&name) => {
+                    self.no_element(name, span, Reader::Step { at, extra: &[] });
+                }
+                _ if !repeated => {}
                 "item" => self.item(at, &reference, span),
                 "index" => {}
                 name => {

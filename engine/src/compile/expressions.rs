@@ -1,10 +1,11 @@
+use std::cell::RefCell;
 use std::collections::{HashMap, HashSet};
 use std::ops::Range;
 
 use super::analysis::Analysis;
 use super::elements;
 use super::made::{self, Unfit};
-use super::order::Place;
+use super::order::{Order, Place};
 use crate::code::Code;
 use crate::diagnostic::{Diagnostic, Diagnostics, codes};
 use crate::expr::{self, Guard, INCIDENT_FIELDS, NAMESPACES, Part, RUN_FIELDS, Reference, Shape};
@@ -26,6 +27,8 @@ pub(super) enum Reader<'a> {
     Input(usize),
     /// In a step, with names that only this place has.
     Step { at: usize, extra: &'a [String] },
+    /// In the name of a lock, which is taken before any step.
+    Lock,
     /// In an output of the runbook, which is read when all its steps have ended.
     Output,
 }
@@ -42,6 +45,9 @@ pub(super) fn check_expressions(analysis: &Analysis<'_>, out: &mut Diagnostics) 
     for at in 0..analysis.order.steps.len() {
         checker.step(at);
     }
+    for site in analysis.spec.locks.iter().flat_map(|lock| &lock.sites) {
+        checker.site(site, Reader::Lock);
+    }
     for site in analysis.spec.outputs.iter().flat_map(|output| &output.sites) {
         checker.site(site, Reader::Output);
     }
@@ -49,7 +55,7 @@ pub(super) fn check_expressions(analysis: &Analysis<'_>, out: &mut Diagnostics) 
 
 pub(super) struct Checker<'a, 's> {
     pub(super) analysis: &'a Analysis<'s>,
-    steps: StepNames,
+    steps: StepNames<'a>,
     out: &'a mut Diagnostics,
 }
 
@@ -81,9 +87,7 @@ impl Checker<'_, '_> {
             }
             self.check_list(at);
         }
-        if repeated {
-            self.check_title(at);
-        }
+        self.check_title(at);
     }
 
     fn site(&mut self, site: &Site, reader: Reader<'_>) {
@@ -312,10 +316,18 @@ impl Checker<'_, '_> {
 
     fn step_output(&mut self, reference: &Reference, span: Range<usize>, reader: Reader<'_>) {
         let Some(name) = reference.path.get(1) else { return };
-        if let Reader::Input(_) = reader {
-            let message = "a default is needed before any step has run".to_owned();
-            let help = "read `incident`, `vars`, `resources` or an input declared above it".to_owned();
-            return self.report(codes::LB0122, message, span, Some(help));
+        let early = match reader {
+            Reader::Input(_) => Some("a default is needed before any step has run"),
+            Reader::Lock => Some("locks are taken before any step has run"),
+            _ => None,
+        };
+        if let Some(message) = early {
+            let readable = match reader {
+                Reader::Input(_) => "an input declared above it",
+                _ => "an input",
+            };
+            let help = format!("read `incident`, `vars`, `resources` or {readable}");
+            return self.report(codes::LB0122, message.to_owned(), span, Some(help));
         }
         let target = match self.analysis.order.names.get(name.as_str()) {
             Some(Place::Step(target)) => *target,
@@ -469,46 +481,83 @@ impl Checker<'_, '_> {
     }
 }
 
-/// Which steps have ended when another one starts; only for steps whose outputs are read.
-struct StepNames {
-    /// The position in the bit sets of each step that is read.
-    bits: HashMap<usize, usize>,
-    ended: Vec<Vec<u64>>,
+/// Which steps have ended when another one starts.
+///
+/// Most steps read what was found a few steps above them in the same chain, which two numbers tell. For the rest, steps are
+/// taken 64 at a time: one pass over the graph finds out who comes after each of them. So the cost grows with what is
+/// really asked, never with the square of the steps.
+struct StepNames<'a> {
+    order: &'a Order<'a>,
+    topological: &'a [usize],
+    /// For every step its chain and its place in it: each step of a chain needs the one before it.
+    chains: Vec<(usize, usize)>,
+    /// For some of the steps, which steps come after them: for each block of 64 one word for every step.
+    after: RefCell<HashMap<usize, Vec<u64>>>,
     /// Steps whose failure another step waits for.
     handled: HashSet<usize>,
 }
 
-impl StepNames {
-    fn new(analysis: &Analysis<'_>) -> Self {
+/// How many bytes may be kept for questions to come.
+const KEPT: usize = 32 * 1024 * 1024;
+
+impl<'a> StepNames<'a> {
+    fn new(analysis: &'a Analysis<'_>) -> Self {
         let order = &analysis.order;
-        let mut read: Vec<_> = order
-            .names
-            .iter()
-            .filter_map(|(name, place)| match place {
-                Place::Step(at) if analysis.mentioned.contains(*name) => Some(*at),
-                _ => None,
-            })
-            .collect();
-        read.sort_unstable();
-        let bits: HashMap<_, _> = read.into_iter().enumerate().map(|(bit, at)| (at, bit)).collect();
-        let words = bits.len().div_ceil(64);
-        let mut ended = vec![vec![0_u64; words]; order.steps.len()];
-        for at in analysis.topological.iter().copied() {
-            let mut own = std::mem::take(&mut ended[at]);
-            for (need, _) in &order.steps[at].needs {
-                own.iter_mut().zip(&ended[*need]).for_each(|(own, theirs)| *own |= theirs);
-                if let Some(bit) = bits.get(need) {
-                    own[bit / 64] |= 1 << (bit % 64);
-                }
-            }
-            ended[at] = own;
-        }
         let handlers = order.steps.iter().flat_map(|step| &step.needs);
         let handled = handlers.filter(|(_, on)| *on != NeedOn::Success).map(|(at, _)| *at).collect();
-        Self { bits, ended, handled }
+        let chains = chains(order, &analysis.topological);
+        Self { order, topological: &analysis.topological, chains, after: RefCell::default(), handled }
     }
 
     fn ended(&self, target: usize, at: usize) -> bool {
-        self.bits.get(&target).is_some_and(|bit| self.ended[at][bit / 64] & (1 << (bit % 64)) != 0)
+        let ((chain, place), (own, here)) = (self.chains[target], self.chains[at]);
+        if self.topological.is_empty() {
+            return false;
+        }
+        if chain == own {
+            return place < here;
+        }
+        let (block, bit) = (target / 64, target % 64);
+        let mut after = self.after.borrow_mut();
+        if !after.contains_key(&block) {
+            if (after.len() + 1) * self.chains.len() * size_of::<u64>() > KEPT {
+                after.clear();
+            }
+            after.insert(block, self.pass(block));
+        }
+        after[&block][at] & (1 << bit) != 0
     }
+
+    /// Returns for every step which of the 64 steps of a block it comes after.
+    fn pass(&self, block: usize) -> Vec<u64> {
+        let mut after = vec![0_u64; self.order.steps.len()];
+        for at in self.topological.iter().copied() {
+            after[at] = self.order.steps[at].needs.iter().fold(0, |all, (need, _)| {
+                let itself = if need / 64 == block { 1 << (need % 64) } else { 0 };
+                all | after[*need] | itself
+            });
+        }
+        after
+    }
+}
+
+/// Divides the steps into chains: a step continues the chain of the first step it needs that nobody else continues.
+fn chains(order: &Order<'_>, topological: &[usize]) -> Vec<(usize, usize)> {
+    let mut chains = vec![(0, 0); order.steps.len()];
+    let mut continued = vec![false; order.steps.len()];
+    let mut count = 0;
+    for at in topological.iter().copied() {
+        let before = order.steps[at].needs.iter().map(|(need, _)| *need).find(|need| !continued[*need]);
+        chains[at] = match before {
+            Some(need) => {
+                continued[need] = true;
+                (chains[need].0, chains[need].1 + 1)
+            }
+            None => {
+                count += 1;
+                (count, 0)
+            }
+        };
+    }
+    chains
 }

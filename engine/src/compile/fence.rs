@@ -136,9 +136,10 @@ fn refused(
     found
 }
 
-/// Returns what a run of the plan must have for itself: the places of everything that it writes.
+/// Returns what a run of the plan must have for itself: the places of everything that it writes, and its locks.
 pub fn written_identities(plan: &Plan) -> BTreeSet<String> {
     let written: BTreeSet<_> = plan.steps.iter().flat_map(|step| &step.writes).collect();
     let resources = written.into_iter().filter_map(|name| plan.resources.get(name));
-    resources.flat_map(lock_names).collect()
+    let named = plan.locks.iter().map(|name| format!("the lock `{name}`"));
+    resources.flat_map(lock_names).chain(named).collect()
 }

@@ -7,9 +7,12 @@ use sha2::{Digest, Sha256};
 
 use super::analysis::analyse;
 use super::bodies::{StepBody, continues};
+use super::calls::Calls;
 use super::fence::protected_systems;
 use super::inline::Inlined;
+use super::locks::locks;
 use super::made::name_made;
+use super::promises::notices;
 use super::resources::named;
 use super::scopes::Scopes;
 use crate::diagnostic::{Diagnostic, Diagnostics, Source, codes, nearest_help};
@@ -22,7 +25,7 @@ use crate::plan::{
 use crate::project::Project;
 use crate::resource::{Resource, ResourceKind, System, in_words, made_by, maker};
 use crate::spec::{Common, EnvironmentSpec, RunbookSpec, SiteKind, StepSpec};
-use crate::step::Registry;
+use crate::step::{Registry, Setting};
 use crate::value::Type;
 
 /// What is to be run, where and how.
@@ -53,18 +56,24 @@ pub fn compile(request: &CompileRequest<'_>) -> Result<Compiled, Diagnostics> {
     let mut out = Diagnostics::new();
     check_environment(request, &mut out);
     let environments = vec![request.environment];
-    let analysis = analyse(request.project, request.runbook, environments, request.registry, &mut out);
+    let mut calls = Calls::new(request.project, request.registry);
+    let analysis = analyse(&mut calls, request.runbook, environments, &mut out);
     let inputs = bind(request, &mut out);
     let inlined = Inlined::of(&analysis);
     let scopes = Scopes::bind(request, &inlined, inputs, &mut out);
     scopes.check_writes(request, &inlined, &mut out);
     check_hosts(request, &inlined, &scopes, &mut out);
     let steps = planned_steps(request, &inlined, &scopes);
+    let locks = locks(request, &inlined, &scopes, &mut out);
+    let notices = notices(request.project, request.environment, &mut out);
+    refuse_steps(request, &inlined, &steps, &mut out);
     out.sort();
     if out.has_errors() {
         return Err(out);
     }
-    Ok(Compiled { plan: assemble(request, &inlined, steps, scopes), warnings: out })
+    let mut plan = Plan { locks, notices, ..assemble(request, &inlined, steps, scopes) };
+    plan.contacts = contacts(request.project, &plan);
+    Ok(Compiled { plan, warnings: out })
 }
 
 fn check_environment(request: &CompileRequest<'_>, out: &mut Diagnostics) {
@@ -213,6 +222,34 @@ fn planned_steps(
         planned_step(request, inlined, scopes, position, body)
     })
     .collect()
+}
+
+/// Lets the kinds refuse steps that can only fail in this environment.
+fn refuse_steps(
+    request: &CompileRequest<'_>,
+    inlined: &Inlined<'_, '_>,
+    steps: &[PlannedStep],
+    out: &mut Diagnostics,
+) {
+    let resources = resources(request.environment);
+    let setting = Setting { mode: request.mode, resources: &resources };
+    for step in steps {
+        let kind = request.registry.kind(&step.uses);
+        let Some(refusal) =
+            kind.zip(step.with.as_object()).and_then(|(kind, with)| kind.refuse(with, &setting))
+        else {
+            continue;
+        };
+        let mut diagnostic =
+            Diagnostic::error(refusal.code, format!("`{}`: {}", step.id, refusal.message)).help(refusal.help);
+        let found = (0..inlined.steps.len()).find(|at| inlined.step_id(*at) == step.id.as_str());
+        if let Some(at) = found {
+            let file = inlined.steps[at].file;
+            let source = &inlined.files[file].analysis.spec.source;
+            diagnostic = diagnostic.at(source, inlined.step_common(at).id.span.clone());
+        }
+        out.push(diagnostic);
+    }
 }
 
 fn planned_step(
@@ -376,7 +413,7 @@ fn assemble(
             .map(|(name, deadline)| (name.clone(), deadline.value))
             .collect(),
         // The words of the caller come last, so that they stand.
-        roles: runbooks().collect::<Vec<_>>().into_iter().rev().flat_map(|it| it.roles.clone()).collect(),
+        roles: runbooks().collect::<Vec<_>>().into_iter().rev().flat_map(role_words).collect(),
         inputs,
         vars: environment.vars.clone(),
         resources: resources(environment),
@@ -388,6 +425,9 @@ fn assemble(
         steps,
         groups: planned_groups(inlined),
         scopes: called,
+        locks: Vec::new(),
+        notices: BTreeMap::new(),
+        contacts: BTreeMap::new(),
         fence: if environment.protected && request.mode == Mode::Recovery {
             Vec::new()
         } else {
@@ -395,6 +435,18 @@ fn assemble(
         },
         sources: sources.map(|source| (source.name.clone(), hash(&source.text))).collect(),
     }
+}
+
+fn role_words(runbook: &RunbookSpec) -> Vec<(String, String)> {
+    runbook.roles.iter().map(|(role, words)| (role.clone(), words.value.clone())).collect()
+}
+
+/// Returns how to reach the people of each role that the plan names.
+fn contacts(project: &Project, plan: &Plan) -> BTreeMap<String, Vec<String>> {
+    let asked = plan.steps.iter().filter_map(|step| step.with.get("role").and_then(Value::as_str));
+    let roles = plan.roles.keys().map(String::as_str).chain(asked);
+    let people = roles.map(|role| (role.to_owned(), project.spec.contacts(role)));
+    people.filter(|(_, people)| !people.is_empty()).collect()
 }
 
 fn hash(text: &str) -> String {

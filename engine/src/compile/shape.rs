@@ -1,6 +1,7 @@
 use serde_json::Value;
 
 use super::analysis::analyse;
+use super::calls::Calls;
 use super::inline::Inlined;
 use super::order::Place;
 use crate::diagnostic::Diagnostics;
@@ -23,7 +24,8 @@ pub fn shape(
     registry: &Registry,
 ) -> Result<Shape, Diagnostics> {
     let mut out = Diagnostics::new();
-    let analysis = analyse(project, runbook, environment.into_iter().collect(), registry, &mut out);
+    let mut calls = Calls::new(project, registry);
+    let analysis = analyse(&mut calls, runbook, environment.into_iter().collect(), &mut out);
     let inlined = Inlined::of(&analysis);
     let complete = inlined.files.iter().all(|file| {
         file.analysis

@@ -55,6 +55,11 @@ crate::define_codes! {
     LB0154 "step that may not be repeated until something holds";
     LB0160 "no step that makes a system";
     LB0161 "system that may not have been made";
+    LB0165 "lock that cannot be taken";
+    LB0166 "time that no timer can be set to";
+    LB0167 "destructive recovery on a schedule";
+    LB0168 "channel of a notice that cannot be used";
+    LB0169 "entry of the calendar that cannot be started";
     LB0201 "no project";
     LB0202 "file cannot be read";
     LB0203 "credentials in an address";

@@ -177,6 +177,11 @@ impl Diagnostics {
         self.list.push(diagnostic);
     }
 
+    /// Adds some problems.
+    pub fn extend(&mut self, more: impl IntoIterator<Item = Diagnostic>) {
+        self.list.extend(more);
+    }
+
     /// Adds all problems of another collection.
     pub fn append(&mut self, other: Diagnostics) {
         self.list.extend(other.list);

@@ -62,7 +62,7 @@ impl Writer<'_> {
                 if let Some(manner) = group.manner() {
                     let _ = write!(label, " ({})", escape(&manner));
                 }
-                label.extend(group.conditions.iter().map(|it| format!("<br/>if {}", escape(it))));
+                label.extend(group.conditions.iter().map(|it| format!(", if {}", escape(it))));
                 self.line(depth, &format!("subgraph g{at}[\"{label}\"]"));
                 for child in self.children[at].clone() {
                     self.child(child, depth + 1);
@@ -134,7 +134,10 @@ fn is_skipped(mark: &Mark) -> bool {
 
 /// Writes a step as a node; one that asks a person is a hexagon.
 fn node(at: usize, step: &ShapeStep) -> String {
-    let mut label = format!("<b>{}</b><br/>{}", escape(&step.id), escape(&step.title));
+    let mut label = format!("<b>{}</b>", escape(&step.id));
+    if step.title.replace(' ', "_") != step.id {
+        let _ = write!(label, "<br/>{}", escape(&step.title));
+    }
     let _ = write!(label, "<br/>{}", escape(&step.uses));
     for condition in &step.conditions {
         let _ = write!(label, "<br/>if {}", escape(condition));

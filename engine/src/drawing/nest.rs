@@ -1,6 +1,6 @@
 //! How steps and groups lie within and beside each other: the drawing before it has a size.
 
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 
 use super::shape::Shape;
 use crate::plan::NeedOn;
@@ -99,6 +99,7 @@ impl Nesting {
         found.sort_unstable_by_key(|(key, _)| *key);
         let mut by_place: Vec<Links> = children.iter().map(|_| Links::default()).collect();
         let (mut notes, mut listed) = (Notes::new(), Notes::new());
+        let mut told = HashSet::new();
         let mut linked: Vec<HashMap<Child, Vec<Child>>> = vec![HashMap::new(); children.len()];
         for ((place, from, to), link) in found {
             let whole = link.ends == surroundings.lasts(from) * surroundings.firsts(to);
@@ -106,9 +107,10 @@ impl Nesting {
                 by_place[place].whole.push((from, to));
                 linked[place].entry(to).or_default().push(from);
             }
-            if let Some(note) = link.note(shape, from) {
+            if let Some(note) = link.note(name(shape, from)).filter(|_| whole) {
                 notes.entry(to).or_default().push(note.clone());
                 listed.entry(to).or_default().push(note);
+                told.insert((to, from));
             }
         }
         // Needs that hold for some steps of a group only are told on these steps.
@@ -117,13 +119,16 @@ impl Nesting {
                 let (place, from, to) = surroundings.meet(edge.step, at);
                 let shown = linked[place].get(&to).is_some_and(|froms| froms.contains(&from));
                 if !shown {
-                    let note = format!("after {}", shape.steps[edge.step].id);
+                    let (failure, any) = (edge.on == NeedOn::Failure, edge.on == NeedOn::Any);
+                    let id = &shape.steps[edge.step].id;
+                    let told = Link { ends: 0, failure, any }.note(id);
+                    let note = told.unwrap_or_else(|| format!("after {id}"));
                     notes.entry(Child::Step(at)).or_default().push(note.clone());
                     listed.entry(Child::Step(at)).or_default().push(note);
                 }
             }
         }
-        list_notes(shape, children, &linked, &mut listed);
+        list_notes(shape, (children, &linked), &told, &mut listed);
         let mut nests = Vec::with_capacity(children.len());
         for (children, links) in children.iter().zip(&by_place) {
             nests.push(nest(shape, children, links, &mut notes));
@@ -134,8 +139,7 @@ impl Nesting {
 
 impl Link {
     /// Says what must have become of the other, unless it is plain success.
-    fn note(self, shape: &Shape, from: Child) -> Option<String> {
-        let id = name(shape, from);
+    fn note(self, id: &str) -> Option<String> {
         match (self.failure, self.any) {
             (true, _) => Some(format!("only if {id} fails")),
             (false, true) => Some(format!("whatever becomes of {id}")),
@@ -154,8 +158,8 @@ pub(super) fn name(shape: &Shape, child: Child) -> &str {
 /// In a list, a child follows the one above it or, in a parallel group, none. Whatever is otherwise is said.
 fn list_notes(
     shape: &Shape,
-    children: &[Vec<Child>],
-    linked: &[HashMap<Child, Vec<Child>>],
+    (children, linked): (&[Vec<Child>], &[HashMap<Child, Vec<Child>>]),
+    told: &HashSet<(Child, Child)>,
     notes: &mut Notes,
 ) {
     for (place, of_place) in children.iter().enumerate() {
@@ -169,11 +173,12 @@ fn list_notes(
                 None => froms.is_empty(),
             };
             if !as_usual && !is_told(shape, *child) {
-                let names: Vec<_> = froms.iter().take(4).map(|from| name(shape, *from)).collect();
-                let note = match (names.is_empty(), froms.len() > 4) {
+                let untold: Vec<_> = froms.iter().filter(|from| !told.contains(&(*child, **from))).collect();
+                let names: Vec<_> = untold.iter().take(4).map(|from| name(shape, **from)).collect();
+                let note = match (names.is_empty(), untold.len() > 4) {
                     (true, _) => "at once".to_owned(),
                     (false, false) => format!("after {}", names.join(", ")),
-                    (false, true) => format!("after {} and {} more", names.join(", "), froms.len() - 4),
+                    (false, true) => format!("after {} and {} more", names.join(", "), untold.len() - 4),
                 };
                 let own = notes.entry(*child).or_default();
                 if !(note == "at once" && !own.is_empty()) {

@@ -3,7 +3,8 @@ use std::collections::HashMap;
 use serde::Serialize;
 
 use crate::model::StepId;
-use crate::plan::{Condition, NeedOn, Plan};
+use crate::plan::{Condition, NeedOn, Plan, PlannedStep};
+use crate::report::human::count;
 
 /// What there is to draw of a runbook.
 #[derive(Clone, Debug, Default, PartialEq, Serialize)]
@@ -147,7 +148,10 @@ impl Shape {
                     destroys: !step.destroys.is_empty(),
                     recovered: step.recovered,
                     milestone: step.milestone.as_ref().map(|milestone| milestone.name.as_str()),
-                }),
+                })
+                .into_iter()
+                .chain(repetition(step))
+                .collect(),
             });
         }
         shape.groups = plan
@@ -176,6 +180,21 @@ impl Shape {
     pub fn groups_of(&self, step: usize) -> impl Iterator<Item = usize> {
         std::iter::successors(self.steps[step].group, |group| self.groups[*group].parent)
     }
+}
+
+/// Says how often a step is done.
+fn repetition(step: &PlannedStep) -> Option<Mark> {
+    if let Some(each) = &step.for_each {
+        let of = match each.list.as_array() {
+            Some(list) => count(list.len(), "element"),
+            None => "each element".to_owned(),
+        };
+        let at_once =
+            if each.max_parallel > 1 { format!(", {} at once", each.max_parallel) } else { String::new() };
+        return Some(Mark::Note(format!("for {of}{at_once}")));
+    }
+    let until = step.until.as_ref()?;
+    Some(Mark::Note(format!("every {} until {}", until.every, until.condition)))
 }
 
 /// What the marks of a step or group come from.

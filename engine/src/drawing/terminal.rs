@@ -26,10 +26,12 @@ pub fn terminal(shape: &Shape, paper: Paper) -> Vec<Line> {
     let children = children(shape);
     let nesting = Nesting::of(shape, &children);
     let artist = Artist { shape, children: &children, nesting: &nesting, pen: Pen::of(paper.glyphs) };
-    match artist.drawn(paper.width) {
+    let mut lines = match artist.drawn(paper.width) {
         Some(block) => block.lines,
         None => artist.listed(paper.width),
-    }
+    };
+    lines.iter_mut().for_each(trim);
+    lines
 }
 
 /// The signs of a drawing.

@@ -29,7 +29,8 @@ fn shape(lines: &[&str]) -> Shape {
         }
         let needs = needs.split(',').filter_map(|need| {
             let mut words = need.split_whitespace();
-            let step = shape.steps.iter().position(|step| step.id == words.next().unwrap_or_default())?;
+            let name = words.next()?;
+            let step = shape.steps.iter().position(|step| step.id == name)?;
             let on = match words.next() {
                 Some("failure") => NeedOn::Failure,
                 Some("any") => NeedOn::Any,
@@ -83,7 +84,7 @@ fn groups_are_boxes_and_children_of_parallel_ones_lanes() {
     ]);
     insta::assert_snapshot!(text(&shape, 80, Glyphs::Unicode));
     insta::assert_snapshot!("ascii", text(&shape, 80, Glyphs::Ascii));
-    insta::assert_snapshot!("too_narrow_for_boxes", text(&shape, 44, Glyphs::Unicode));
+    insta::assert_snapshot!("too_narrow_for_boxes", text(&shape, 30, Glyphs::Unicode));
 }
 
 #[test]

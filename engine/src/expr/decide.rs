@@ -1,4 +1,3 @@
-use minijinja::machinery::{self, ast};
 use serde_json::{Map, Value};
 
 use super::evaluate::{describe, holds};
@@ -10,10 +9,7 @@ use super::template::Shape;
 /// Of a condition that is joined with `and`, one false part decides. A part that reads a name which is not given, such as
 /// the output of a step before the run, decides nothing.
 pub fn known_false(condition: &str, names: &Map<String, Value>) -> Option<String> {
-    let Ok(parsed) = machinery::parse_expr(condition) else { return None };
-    let mut parts = Vec::new();
-    conjuncts(&parsed, condition, &mut parts);
-    parts.into_iter().find(|part| is_false(part, names)).map(|part| reason(part, names))
+    conjuncts(condition).into_iter().find(|part| is_false(part, names)).map(|part| reason(part, names))
 }
 
 /// Says whether everything that a condition reads is known and makes it true.
@@ -21,16 +17,34 @@ pub fn known_true(condition: &str, names: &Map<String, Value>) -> bool {
     is_known(condition, names) && holds(condition, names) == Ok(true)
 }
 
-fn conjuncts<'t>(expr: &ast::Expr<'_>, text: &'t str, parts: &mut Vec<&'t str>) {
-    if let ast::Expr::BinOp(op) = expr
-        && matches!(op.op, ast::BinOpKind::ScAnd)
-    {
-        conjuncts(&op.left, text, parts);
-        conjuncts(&op.right, text, parts);
-        return;
+/// Splits a condition where `and` joins parts that must all hold. One with `or` or `if` outside of brackets is one part.
+fn conjuncts(text: &str) -> Vec<&str> {
+    let (mut parts, mut from, mut depth, mut quote) = (Vec::new(), 0, 0_usize, None);
+    let bytes = text.as_bytes();
+    let is_word = |at: usize| bytes.get(at).is_some_and(|byte| byte.is_ascii_alphanumeric() || *byte == b'_');
+    let word_at = |at: usize, word: &str| {
+        text[at..].starts_with(word) && !is_word(at + word.len()) && (at == 0 || !is_word(at - 1))
+    };
+    let mut escaped = false;
+    for (at, char) in text.char_indices() {
+        match (quote, char) {
+            (Some(_), _) if escaped => escaped = false,
+            (Some(_), '\\') => escaped = true,
+            (Some(open), _) if open == char => quote = None,
+            (Some(_), _) => {}
+            (None, '\'' | '"') => quote = Some(char),
+            (None, '(' | '[' | '{') => depth += 1,
+            (None, ')' | ']' | '}') => depth = depth.saturating_sub(1),
+            (None, _) if depth == 0 && (word_at(at, "or") || word_at(at, "if")) => return vec![text.trim()],
+            (None, _) if depth == 0 && word_at(at, "and") => {
+                parts.push(text[from..at].trim());
+                from = at + "and".len();
+            }
+            (None, _) => {}
+        }
     }
-    let span = expr.span();
-    parts.extend(text.get(span.start_offset as usize..span.end_offset as usize).map(str::trim));
+    parts.push(text[from..].trim());
+    parts
 }
 
 fn is_known(part: &str, names: &Map<String, Value>) -> bool {
@@ -81,6 +95,9 @@ mod tests {
         assert_eq!(why("steps.a.n | default(0) > 0"), None);
         assert_eq!(why("steps.a is defined"), None);
         assert_eq!(why("inputs.careful or steps.a.n > 0"), None);
-        assert_eq!(why("(inputs.careful or inputs.careful) and steps.a.n > 0").is_some(), true);
+        assert!(why("(inputs.careful or inputs.careful) and steps.a.n > 0").is_some());
+        assert!(why("steps.a.n == ' and ' and inputs.careful").is_some());
+        assert_eq!(why("not (inputs.careful and steps.a.n > 0)"), None);
+        assert_eq!(why("1 if inputs.careful and steps.a else 2"), None);
     }
 }

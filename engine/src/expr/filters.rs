@@ -103,8 +103,6 @@ pub(super) const TESTS: &[&str] = &[
     "upper",
 ];
 
-/// The longest pattern of `is matching`, compiled, in bytes: enough for any that a person would write.
-const MAX_PATTERN: usize = 1024 * 1024;
 /// The longest text or list that a filter makes.
 const MAX_MADE: usize = 1024 * 1024;
 
@@ -334,8 +332,7 @@ fn dirname(path: &str) -> String {
 
 /// `"v1.2" is matching("v\\d+")`: the pattern may match anywhere.
 fn matching(text: &str, pattern: &str) -> Result<bool, Error> {
-    let pattern = regex::RegexBuilder::new(pattern).size_limit(MAX_PATTERN).build();
-    let pattern = pattern.map_err(|error| invalid(error.to_string()))?;
+    let pattern = crate::pattern::compiled(pattern).map_err(invalid)?;
     Ok(pattern.is_match(text))
 }
 

@@ -5,7 +5,7 @@ use super::evaluate::brief;
 use super::fit::fit;
 use super::template::{evaluate_text, has_template};
 use crate::diagnostic::nearest_help;
-use crate::value::{Field, Type, whole_pattern};
+use crate::value::{Field, Type};
 
 /// What a runbook asks to be told before it runs.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
@@ -29,10 +29,17 @@ impl InputDecl {
         Field::optional(&self.name, self.ty.clone(), &self.description)
     }
 
+    /// Says why the pattern is no regular expression, if it is none.
+    pub fn pattern_error(&self) -> Option<String> {
+        let pattern = self.pattern.as_ref()?;
+        let error = regex::Regex::new(&format!("^(?:{pattern})$")).err()?;
+        Some(format!("not a regular expression: {}", error.to_string().lines().last().unwrap_or_default()))
+    }
+
     /// Checks a value, brought to its type, against the pattern.
     pub(crate) fn check_pattern(&self, value: &Value) -> Result<(), String> {
         let (Some(pattern), Some(text)) = (&self.pattern, value.as_str()) else { return Ok(()) };
-        let regex = whole_pattern(pattern)
+        let regex = crate::pattern::whole(pattern)
             .map_err(|error| format!("the pattern of the input `{}` is not valid: {error}", self.name))?;
         if regex.is_match(text) {
             return Ok(());
@@ -76,7 +83,7 @@ pub fn bind_inputs(
     let mut bound = Map::new();
     for input in declared {
         names.insert("inputs".to_owned(), Value::Object(bound.clone()));
-        match bind(input, given.get(&input.name), &names) {
+        match bind_input(input, given.get(&input.name), &names) {
             Ok(value) => {
                 bound.insert(input.name.clone(), value);
             }
@@ -95,7 +102,12 @@ fn unknown(name: &str, declared: &[InputDecl]) -> InputProblem {
     }
 }
 
-fn bind(input: &InputDecl, given: Option<&Value>, names: &Map<String, Value>) -> Result<Value, InputProblem> {
+/// Gives one input its value: the one given, brought to its type, or its default. `names` holds what the default reads.
+pub fn bind_input(
+    input: &InputDecl,
+    given: Option<&Value>,
+    names: &Map<String, Value>,
+) -> Result<Value, InputProblem> {
     let problem = |kind, message: String| InputProblem {
         input: input.name.clone(),
         kind,

@@ -1,7 +1,7 @@
 use std::borrow::Cow;
 use std::collections::BTreeSet;
 use std::ops::Range;
-use std::sync::LazyLock;
+use std::sync::{LazyLock, Mutex, PoisonError};
 
 use minijinja::machinery::{self, Span, ast};
 use serde_json::{Map, Value, json};
@@ -219,8 +219,7 @@ impl<'t> Walker<'t> {
     }
 
     fn filter(&mut self, filter: &ast::Filter<'t>) {
-        let known = evaluate("name is filter", &named(filter.name));
-        if known != Ok(json!(true)) {
+        if !exists("name is filter", filter.name) {
             self.fail(filter.expr.as_ref().map(ast::Expr::span), "filter", filter.name);
         }
         if let (Some(expr), "map", Some(then)) = (&filter.expr, filter.name, attribute(&filter.args)) {
@@ -232,8 +231,7 @@ impl<'t> Walker<'t> {
     }
 
     fn test(&mut self, test: &ast::Test<'t>) {
-        let known = evaluate("name is test", &named(test.name));
-        if known != Ok(json!(true)) {
+        if !exists("name is test", test.name) {
             self.fail(Some(test.expr.span()), "test", test.name);
         }
         if matches!(test.name, "defined" | "undefined") {
@@ -352,8 +350,21 @@ impl<'t> Walker<'t> {
 
 static FUNCTIONS: LazyLock<BTreeSet<&str>> = LazyLock::new(|| BTreeSet::from(["range", "dict"]));
 
-fn named(name: &str) -> Map<String, Value> {
-    Map::from_iter([("name".to_owned(), json!(name))])
+/// Says whether the environment knows a filter or a test. What it knows never changes, so names that were found once are
+/// remembered; those that were not are reported and need no speed.
+fn exists(question: &'static str, name: &str) -> bool {
+    static KNOWN: Mutex<BTreeSet<(&str, String)>> = Mutex::new(BTreeSet::new());
+    let known = || KNOWN.lock().unwrap_or_else(PoisonError::into_inner);
+    let key = (question, name.to_owned());
+    if known().contains(&key) {
+        return true;
+    }
+    let names = Map::from_iter([("name".to_owned(), json!(name))]);
+    let found = evaluate(question, &names) == Ok(json!(true));
+    if found {
+        known().insert(key);
+    }
+    found
 }
 
 /// Returns the name that a chain begins with: the span of the chain itself begins at its last dot.

@@ -22,6 +22,11 @@ pub fn render(with: &Value, fields: &[Field], names: &Map<String, Value>) -> Res
     fit_object(&evaluated, fields).map(Value::Object)
 }
 
+/// Evaluates all templates of a value that nobody has given a type.
+pub fn render_any(value: &Value, names: &Map<String, Value>) -> Result<Value, ExprError> {
+    evaluate_value(value, &Type::Any, names)
+}
+
 fn evaluate_object(
     map: &Map<String, Value>,
     fields: &[Field],

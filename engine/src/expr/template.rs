@@ -119,13 +119,17 @@ pub fn parse(text: &str, shape: Shape) -> Result<(), ExprError> {
 
 /// Returns the expression of a text that is exactly one `{{ expression }}`, with its byte offset.
 pub(super) fn single_expression(text: &str) -> Option<(usize, &str)> {
+    // Most texts are none, and parsing is dear.
+    if !text.starts_with("{{") || !text.ends_with("}}") {
+        return None;
+    }
     guard(text, Shape::Template).ok()?;
     let ast::Stmt::Template(template) =
         machinery::parse(text, "template", environment().syntax().clone()).ok()?
     else {
         return None;
     };
-    if !matches!(template.children.as_slice(), [ast::Stmt::EmitExpr(_)]) || !text.starts_with("{{") {
+    if !matches!(template.children.as_slice(), [ast::Stmt::EmitExpr(_)]) {
         return None;
     }
     let inner = text.strip_prefix("{{")?.strip_suffix("}}")?;
@@ -136,6 +140,10 @@ pub(super) fn single_expression(text: &str) -> Option<(usize, &str)> {
 
 /// Returns the name of the input if a text is exactly `{{ inputs.NAME }}`.
 pub fn input_name(text: &str) -> Option<&str> {
+    // Names of resources are asked too, and hardly any is an input.
+    if !text.contains("inputs.") {
+        return None;
+    }
     let name = single_expression(text)?.1.trim().strip_prefix("inputs.")?;
     crate::model::ids::is_plain_id(name).then_some(name)
 }

@@ -50,6 +50,15 @@ impl Reader {
         Self::over(path, conn)
     }
 
+    /// Opens a journal that nobody writes, touching nothing on the disk. `None` if a process writes it, or one that did
+    /// was killed: only [`open`](Self::open) can read it then.
+    pub fn open_at_rest(dir: &Path) -> Result<Option<Self>, Error> {
+        let path = dir.join(FILE);
+        let Some(conn) = format::connect_at_rest(&path)? else { return Ok(None) };
+        format::check_version(&path, &conn)?;
+        Self::over(path, conn).map(Some)
+    }
+
     /// Reads through an open connection.
     pub(super) fn over(path: PathBuf, conn: Connection) -> Result<Self, Error> {
         let (header, plan) = format::read_header(&path, &conn)?;

@@ -204,7 +204,7 @@ fn decision() -> impl Strategy<Value = Decision> {
 
 fn question() -> impl Strategy<Value = Question> {
     (any::<String>(), option::of(any::<String>()), any::<String>(), vec(any::<String>(), 0..3))
-        .prop_map(|(id, role, message, choices)| Question { id, role, message, choices })
+        .prop_map(|(id, role, message, choices)| Question { id, role, message, choices, typed: None })
 }
 
 fn answer() -> impl Strategy<Value = Answer> {
@@ -285,11 +285,16 @@ fn advisory_kind() -> impl Strategy<Value = EventKind> {
         (step(), any::<u32>(), stream, any::<String>())
             .prop_map(|(step, attempt, stream, line)| EventKind::OutputLine { step, attempt, stream, line }),
         (option::of(step()), any::<String>()).prop_map(|(step, text)| EventKind::Noted { step, text }),
+        (any::<String>(), option::of(any::<String>())).prop_map(|(channel, problem)| EventKind::Notified {
+            occasion: crate::model::Occasion::Held,
+            channel,
+            problem
+        }),
     ]
 }
 
 /// How many kinds there are.
-pub(crate) const KINDS: usize = 19;
+pub(crate) const KINDS: usize = 20;
 
 /// Numbers the kinds; does not compile when one is missing.
 pub(crate) fn number_of(kind: &EventKind) -> usize {
@@ -313,5 +318,6 @@ pub(crate) fn number_of(kind: &EventKind) -> usize {
         EventKind::OutputLine { .. } => 16,
         EventKind::Noted { .. } => 17,
         EventKind::ElementsChosen { .. } => 18,
+        EventKind::Notified { .. } => 19,
     }
 }

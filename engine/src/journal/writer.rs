@@ -19,6 +19,7 @@ use super::format::{self, Header};
 use super::reader::{Reader, class_word, tag};
 use crate::clock::Clock;
 use crate::model::{Event, EventClass, EventKind};
+use crate::runs::durable::share;
 
 /// The name of a journal that is still being made.
 const UNFINISHED: &str = "journal.db.new";
@@ -140,6 +141,7 @@ impl Journal {
             advisory_waiting: AtomicUsize::new(0),
             advisory_dropped: AtomicU64::new(0),
         });
+        format::fill_log(&path, &conn);
         let (commands, inbox) = channel();
         let writer = Writer { conn, head, shared: Arc::clone(&shared), clock: Arc::clone(&clock) };
         let thread = std::thread::Builder::new()
@@ -241,7 +243,7 @@ fn create_file(path: &Path) -> Result<(), Error> {
     // SQLite gives its side files the same mode.
     let created = OpenOptions::new().write(true).create_new(true).mode(0o600).open(path);
     match created {
-        Ok(_) => Ok(()),
+        Ok(_) => share(path).map_err(|error| Error::io(path, "created", error)),
         Err(error) if error.kind() == std::io::ErrorKind::AlreadyExists => {
             Err(Error::Exists { path: path.to_owned() })
         }

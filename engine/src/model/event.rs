@@ -7,6 +7,7 @@ use serde_json::{Map, Value};
 
 use super::evidence::{Check, Created, Progress, RecoveryPoint, Stream};
 use super::ids::{Attempt, Seq, StepId};
+use super::occasion::Occasion;
 use super::outcome::{Failure, Outcome, RunOutcome};
 
 /// One record of the journal.
@@ -132,6 +133,14 @@ pub enum EventKind {
         stream: Stream,
         line: String,
     },
+    /// A notice was posted to a channel, or could not be.
+    Notified {
+        occasion: Occasion,
+        channel: String,
+        /// Why it was not delivered.
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        problem: Option<String>,
+    },
     Noted {
         #[serde(default, skip_serializing_if = "Option::is_none")]
         step: Option<StepId>,
@@ -143,7 +152,10 @@ impl EventKind {
     /// Says whether recovery depends on this kind.
     pub fn class(&self) -> EventClass {
         match self {
-            Self::Progressed { .. } | Self::OutputLine { .. } | Self::Noted { .. } => EventClass::Advisory,
+            Self::Progressed { .. }
+            | Self::OutputLine { .. }
+            | Self::Notified { .. }
+            | Self::Noted { .. } => EventClass::Advisory,
             _ => EventClass::Essential,
         }
     }
@@ -202,6 +214,9 @@ pub struct Question {
     pub message: String,
     /// The words that can be answered, the first of which lets the step go on.
     pub choices: Vec<String>,
+    /// Where a value is asked for instead of a choice: what it must be, in the form in which plans store inputs.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub typed: Option<Value>,
 }
 
 /// What a person answered.

@@ -74,7 +74,7 @@ pub(super) fn decisions(view: &View<'_>) -> Vec<DecisionReport> {
 pub(super) fn notes(view: &View<'_>) -> Vec<NoteReport> {
     let notes = view.fold.notes.iter();
     notes
-        .map(|(at, step, text)| NoteReport { at: Moment(*at), step: step.cloned(), text: (*text).to_owned() })
+        .map(|(at, step, text)| NoteReport { at: Moment(*at), step: step.cloned(), text: text.to_string() })
         .collect()
 }
 

@@ -2,6 +2,7 @@
 //!
 //! Time is made monotone first: a wall clock that went back never yields a negative duration.
 
+use std::borrow::Cow;
 use std::collections::{BTreeMap, HashMap};
 
 use serde_json::{Map, Value};
@@ -13,6 +14,7 @@ use crate::model::event::{Answer, AttemptResult, Decision, Event, EventKind, Per
 use crate::model::evidence::{Created, Progress};
 use crate::model::ids::{Attempt, StepId};
 use crate::model::outcome::{Failure, Outcome, RunOutcome};
+use crate::step::NOTE;
 
 /// What the journal says, in the shape that reports are computed from.
 #[derive(Debug, Default)]
@@ -29,7 +31,7 @@ pub(super) struct Fold<'a> {
     pub(super) segments: Vec<Segment>,
     pub(super) questions: Vec<QuestionFold<'a>>,
     pub(super) decisions: Vec<DecisionFold<'a>>,
-    pub(super) notes: Vec<(i64, Option<&'a StepId>, &'a str)>,
+    pub(super) notes: Vec<(i64, Option<&'a StepId>, Cow<'a, str>)>,
     pub(super) created: Vec<CreatedFold<'a>>,
     pub(super) ending: Option<(i64, RunOutcome, &'a str)>,
     pub(super) finished: Option<RunOutcome>,
@@ -321,7 +323,15 @@ impl<'a> Fold<'a> {
                     attempt.line = Some(line);
                 }
             }
-            EventKind::Noted { step, text } => self.notes.push((at, step.as_ref(), text)),
+            EventKind::Noted { step, text } => self.notes.push((at, step.as_ref(), Cow::Borrowed(text))),
+            EventKind::Notified { occasion, channel, problem: Some(problem) } => {
+                let text = format!("a notice ({occasion}) did not reach `{channel}`: {problem}");
+                self.notes.push((at, None, Cow::Owned(text)));
+            }
+            EventKind::Notified { .. } => {}
+            EventKind::Recorded { step, key, value: Value::String(text) } if key == NOTE => {
+                self.notes.push((at, Some(step), Cow::Borrowed(text)));
+            }
             EventKind::Recorded { .. } => {}
         }
     }

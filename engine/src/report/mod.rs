@@ -24,7 +24,7 @@ mod status;
 mod timeline;
 
 #[cfg(test)]
-mod tests;
+pub(crate) mod tests;
 
 pub use elements::typed;
 pub use html::html;

@@ -378,6 +378,7 @@ pub(super) fn answer_command(view: &View<'_>, step: &StepId, question: &Question
         Some(choice) if choice.chars().all(|c| c.is_ascii_alphanumeric() || c == '_' || c == '-') => {
             format!("lifeboat answer {short} {step} {choice}")
         }
+        None => format!("lifeboat answer {short} {step} VALUE"),
         _ => format!("lifeboat answer {short} {step}"),
     }
 }

@@ -85,6 +85,9 @@ pub struct NeedsPerson {
     pub since: Moment,
     pub waited_ms: i64,
     pub role: Option<String>,
+    /// How to reach the people of that role.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub contacts: Vec<String>,
     /// The question, or what is wrong.
     pub message: String,
     pub choices: Vec<String>,
@@ -186,6 +189,9 @@ impl LiveStatus {
             ]));
             let help = need.failure.as_ref().and_then(|failure| failure.help.as_ref());
             blocks.extend(help.map(|help| Block::Line(vec![Piece::plain(format!("help: {help}"))])));
+            if !need.contacts.is_empty() {
+                blocks.push(Block::Line(vec![Piece::plain(format!("ask: {}", need.contacts.join(", ")))]));
+            }
             let mut line = vec![Piece::dim("type "), Piece::code(&need.command)];
             if need.choices.len() > 1 {
                 line.push(Piece::dim(format!(" (choices: {})", need.choices.join(", "))));
@@ -415,6 +421,12 @@ fn needs_person(view: &View<'_>) -> Vec<NeedsPerson> {
             since: Moment(since),
             waited_ms: end - since,
             role: question.role.clone(),
+            contacts: question
+                .role
+                .as_ref()
+                .and_then(|role| view.plan.contacts.get(role))
+                .cloned()
+                .unwrap_or_default(),
             message: question.message.clone(),
             choices: question.choices.clone(),
             failure: None,
@@ -426,6 +438,7 @@ fn needs_person(view: &View<'_>) -> Vec<NeedsPerson> {
         since: Moment(since),
         waited_ms: end - since,
         role: None,
+        contacts: Vec::new(),
         message: format!("{} {}", failure.code, failure.message),
         choices: ["retry", "skip", "skip --done", "abort"].map(str::to_owned).to_vec(),
         failure: Some(failure.clone()),

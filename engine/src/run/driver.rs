@@ -7,6 +7,7 @@ use std::time::Duration;
 
 use jiff::Timestamp;
 use tokio::sync::{mpsc, oneshot};
+use tokio::task::JoinSet;
 use uuid::Uuid;
 
 use crate::clock::Clock;
@@ -24,6 +25,7 @@ use crate::step::Registry;
 use super::cleanup;
 use super::dispatcher::{Action, Dispatcher, Input, Situation};
 use super::executor::{Executor, ExecutorParts, Launch};
+use super::herald::{Herald, Watch};
 use super::link::Message;
 use super::state::{IllegalEvent, RunState};
 
@@ -113,8 +115,9 @@ pub async fn drive(setup: Setup) -> Result<Situation, Error> {
     let (sender, messages) = mpsc::channel(MESSAGE_LIMIT);
     let (mut driver, inlets) = Driver::new(setup, sender, messages);
     let result = driver.serve(inlets).await;
-    if result.is_err() {
-        driver.end_everything().await;
+    match &result {
+        Ok(situation) => driver.say_goodbye(*situation).await,
+        Err(_) => driver.end_everything().await,
     }
     result
 }
@@ -133,6 +136,7 @@ struct Driver {
     clock: Arc<dyn Clock>,
     reporters: Vec<Box<dyn Reporter>>,
     redactor: Redactor,
+    herald: Herald,
     requests: Box<dyn RequestSource>,
     sender: mpsc::Sender<Message>,
     messages: mpsc::Receiver<Message>,
@@ -153,6 +157,17 @@ impl Driver {
     fn new(setup: Setup, sender: mpsc::Sender<Message>, messages: mpsc::Receiver<Message>) -> (Self, Inlets) {
         let incident_at =
             Timestamp::from_millisecond(setup.state.incident_at_ms).unwrap_or(Timestamp::UNIX_EPOCH);
+        let herald = Herald {
+            run: setup.run,
+            plan: Arc::clone(&setup.plan),
+            messenger: setup.registry.messenger(),
+            secrets: Arc::clone(&setup.secrets),
+            redactor: setup.redactor.clone(),
+            clock: Arc::clone(&setup.clock),
+            sender: sender.clone(),
+            watch: Watch::default(),
+            posts: JoinSet::new(),
+        };
         let executor = Executor::new(ExecutorParts {
             plan: Arc::clone(&setup.plan),
             registry: Arc::clone(&setup.registry),
@@ -172,6 +187,7 @@ impl Driver {
             clock: setup.clock,
             reporters: setup.reporters,
             redactor: setup.redactor,
+            herald,
             requests: setup.requests,
             sender,
             messages,
@@ -189,6 +205,7 @@ impl Driver {
         let mut poll = tokio::time::interval(POLL_INTERVAL);
         poll.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
         loop {
+            self.herald.look(self.dispatcher.state(), &self.journal.head());
             let situation = self.dispatcher.situation();
             if must_leave(situation, &inlets) {
                 // What people have decided meanwhile may be what it waits for.
@@ -246,6 +263,9 @@ impl Driver {
             }
             Message::Removed { id, proof, removed } => Input::ThingRemoved { id, proof, removed },
             Message::CleanedUp => Input::CleanedUp,
+            Message::Notified { occasion, channel, problem } => {
+                return self.advise(EventKind::Notified { occasion, channel, problem });
+            }
             Message::Progressed { step, attempt, progress } => {
                 return self.advise(EventKind::Progressed { step, attempt, progress });
             }
@@ -296,6 +316,8 @@ impl Driver {
             for event in &written {
                 self.reporters.iter_mut().for_each(|reporter| reporter.on_event(event.at_ms, &event.kind));
             }
+            let head = self.journal.head();
+            self.herald.observe(written.iter().map(|event| &event.kind), self.dispatcher.state(), &head);
         }
         actions.into_iter().for_each(|action| self.perform(action));
         if let Some(id) = turn.request {
@@ -337,6 +359,16 @@ impl Driver {
             }
             let _ = sender.blocking_send(Message::CleanedUp);
         });
+    }
+
+    /// Waits for the last notices, and takes down what became of them.
+    async fn say_goodbye(&mut self, situation: Situation) {
+        self.herald.leave(situation, &self.journal.head()).await;
+        while let Ok(message) = self.messages.try_recv() {
+            if let Message::Notified { occasion, channel, problem } = message.cleaned(&self.redactor) {
+                self.advise(EventKind::Notified { occasion, channel, problem });
+            }
+        }
     }
 
     /// Ends all attempts after the journal has failed: their results cannot be recorded any more.

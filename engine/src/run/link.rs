@@ -11,6 +11,7 @@ use crate::code;
 use crate::model::event::{Answer, AttemptResult, Question};
 use crate::model::evidence::{Created, Progress, Stream};
 use crate::model::ids::{Attempt, StepId};
+use crate::notice::Occasion;
 use crate::redact::Redactor;
 use crate::step::{StepError, StepLink};
 
@@ -50,6 +51,12 @@ pub(super) enum Message {
         stream: Stream,
         line: String,
     },
+    /// What became of a notice.
+    Notified {
+        occasion: Occasion,
+        channel: String,
+        problem: Option<String>,
+    },
     Removed {
         id: String,
         proof: String,
@@ -77,6 +84,10 @@ impl Message {
             Self::Progressed { step, attempt, mut progress } => {
                 progress.note = redactor.text(&progress.note).into_owned();
                 Self::Progressed { step, attempt, progress }
+            }
+            Self::Notified { occasion, channel, problem } => {
+                let problem = problem.map(|text| redactor.text(&text).into_owned());
+                Self::Notified { occasion, channel, problem }
             }
             other => other,
         }

@@ -4,20 +4,27 @@
 //! no I/O. The [`driver`] makes its events durable, performs its actions and feeds it what happens. The executor
 //! runs attempts and talks to the dispatcher through messages only.
 
+mod answer;
 pub mod cleanup;
 mod dispatcher;
 pub mod driver;
 mod executor;
+mod herald;
 mod link;
 mod names;
 mod poll;
+mod preflight;
 mod preview;
 mod retry;
 mod settle;
 mod state;
 mod unit;
 
+pub use answer::{check_answer, wanted};
+pub(crate) use dispatcher::USUAL;
 pub use dispatcher::{Action, Dispatcher, Input, Situation};
-pub use preview::{StepPreview, preview};
+pub use preflight::{Preflight, Probed, Told, preflight};
+pub use preview::{Fate, StepPreview, preview};
+pub(crate) use retry::longest_delay;
 pub use state::{Phase, RunState, StepPhase, StepState};
 pub use unit::Unit;

@@ -41,7 +41,8 @@ impl Names {
         texts: &Value,
     ) -> Result<Map<String, Value>, ExprError> {
         let mut names = Map::new();
-        for (name, value) in &self.fixed {
+        // Whatever is not mentioned is not copied: an environment may be large, and steps are many.
+        for (name, value) in self.fixed.iter().filter(|(name, _)| mentions(texts, name)) {
             let value = if name == "inputs" { self.read_inputs(at, scope, texts)? } else { value.clone() };
             names.insert(name.clone(), value);
         }

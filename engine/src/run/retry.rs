@@ -18,6 +18,11 @@ pub(super) fn delay(retry: &Retry, used: u32, random: f64) -> Duration {
     if retry.jitter { capped.mul_f64(1.0 - random / 2.0) } else { capped }
 }
 
+/// Returns the longest that the delay can be.
+pub(crate) fn longest_delay(retry: &Retry, used: u32) -> Duration {
+    delay(&Retry { jitter: false, ..retry.clone() }, used, 0.0)
+}
+
 /// Nobody waits longer for a retry; it also keeps arithmetic on moments in range.
 const LONGEST: Duration = Duration::from_secs(24 * 3600);
 

@@ -251,6 +251,8 @@ impl RunState {
             Decision::RetryStep { step } => {
                 let state = self.step_mut(event, step)?;
                 state.granted += 1;
+                // What was answered led to the failure: it is asked anew.
+                state.questions.clear();
                 state.phase = StepPhase::Waiting;
             }
             _ => {}

@@ -1,8 +1,11 @@
 //! Files that survive a power cut.
+//!
+//! A directory with the set-group-id bit is shared with its group, and so is all that is made in it, whatever the umask of
+//! the process says; everything else is for its owner alone.
 
 use std::fs::{self, DirBuilder, File, OpenOptions};
 use std::io::{self, Write};
-use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt};
+use std::os::unix::fs::{DirBuilderExt, MetadataExt, OpenOptionsExt, PermissionsExt};
 use std::path::Path;
 
 use super::error::Error;
@@ -12,10 +15,31 @@ pub(super) fn sync_dir(dir: &Path) -> Result<(), Error> {
     File::open(dir).and_then(|file| file.sync_all()).map_err(Error::io("make durable", dir))
 }
 
-/// Makes a directory that only its owner can enter, durably; it may exist.
+/// Says whether a directory is shared with its group.
+pub(crate) fn is_shared(dir: &Path) -> bool {
+    fs::metadata(dir).is_ok_and(|metadata| metadata.mode() & 0o2000 != 0)
+}
+
+/// Gives a file that was just made to the group, if it stands in a shared directory.
+pub(crate) fn share(path: &Path) -> io::Result<()> {
+    if path.parent().is_some_and(is_shared) {
+        fs::set_permissions(path, fs::Permissions::from_mode(0o660))?;
+    }
+    Ok(())
+}
+
+/// Makes a directory that only its owner, or the group of a shared one, can enter, durably; it may exist.
 pub(super) fn private_dir(dir: &Path) -> Result<(), Error> {
-    match DirBuilder::new().mode(0o700).create(dir) {
-        Ok(()) => sync_dir(dir.parent().unwrap_or(Path::new("/"))),
+    let parent = dir.parent().unwrap_or(Path::new("/"));
+    let make = || -> io::Result<()> {
+        DirBuilder::new().mode(0o700).create(dir)?;
+        if is_shared(parent) {
+            fs::set_permissions(dir, fs::Permissions::from_mode(0o2770))?;
+        }
+        Ok(())
+    };
+    match make() {
+        Ok(()) => sync_dir(parent),
         Err(error) if error.kind() == io::ErrorKind::AlreadyExists && dir.is_dir() => Ok(()),
         Err(error) => Err(Error::io("create", dir)(error)),
     }
@@ -29,6 +53,7 @@ pub(super) fn replace(path: &Path, content: &[u8]) -> Result<(), Error> {
     let write = || -> io::Result<()> {
         let mut file =
             OpenOptions::new().write(true).create(true).truncate(true).mode(0o600).open(&temporary)?;
+        share(&temporary)?;
         file.write_all(content)?;
         file.sync_all()?;
         fs::rename(&temporary, path)
@@ -39,12 +64,14 @@ pub(super) fn replace(path: &Path, content: &[u8]) -> Result<(), Error> {
 
 /// Opens a lock file, made if it is missing. Its content is never read.
 pub(super) fn lock_file(path: &Path) -> Result<File, Error> {
-    OpenOptions::new()
-        .read(true)
-        .write(true)
-        .create(true)
-        .truncate(false)
-        .mode(0o600)
-        .open(path)
-        .map_err(Error::io("open", path))
+    let is_new = !path.exists();
+    let open = || -> io::Result<File> {
+        let mut options = OpenOptions::new();
+        let file = options.read(true).write(true).create(true).truncate(false).mode(0o600).open(path)?;
+        if is_new {
+            share(path)?;
+        }
+        Ok(file)
+    };
+    open().map_err(Error::io("open", path))
 }

@@ -170,7 +170,12 @@ impl Index {
 
     fn connect(path: &Path) -> Result<Self, Error> {
         let open = || -> rusqlite::Result<Connection> {
+            let is_new = !path.exists();
             let mut conn = Connection::open(path)?;
+            if is_new {
+                // If it cannot be shared, others build their own view when they are refused; nothing is lost.
+                drop(super::durable::share(path));
+            }
             conn.busy_timeout(Duration::from_secs(10))?;
             // It can be built anew at any time, so nothing waits for the disk.
             conn.execute_batch("PRAGMA synchronous = OFF")?;

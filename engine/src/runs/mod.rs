@@ -16,7 +16,7 @@
 //! Everything here blocks on the disk.
 
 pub mod codes;
-mod durable;
+pub(crate) mod durable;
 mod error;
 mod find;
 mod inbox;
@@ -35,5 +35,5 @@ pub use locks::{HolderState, ResourceLocks, Wanted};
 pub use output::OutputFiles;
 pub use owner::{Holder, RunLock};
 pub use run_dir::RunDir;
-pub use state_dir::{FileSystemProbe, StateDir, SystemProbe};
+pub use state_dir::{FileSystemProbe, StateDir, StateGroup, SystemProbe};
 pub use survivors::{Ended, Manner, end_survivors};

@@ -165,7 +165,12 @@ impl Capped {
 }
 
 fn append_to(path: &Path) -> io::Result<File> {
-    OpenOptions::new().append(true).create(true).mode(0o600).open(path)
+    let is_new = !path.exists();
+    let file = OpenOptions::new().append(true).create(true).mode(0o600).open(path)?;
+    if is_new {
+        super::durable::share(path)?;
+    }
+    Ok(file)
 }
 
 fn tail(path: &Path) -> PathBuf {

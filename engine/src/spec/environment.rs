@@ -305,7 +305,12 @@ fn address(text: &str, allowed: &[&str], base_dir: &Path) -> Result<String, Wron
 /// Checks keys that depend on each other.
 fn check_shape(reader: &mut Reader<'_>, kind: &str, node: &Node) {
     match kind {
-        "service" => check_manager(reader, node, true),
+        "service" => {
+            check_manager(reader, node, true);
+            if let Some(gate) = node.get("gate") {
+                check_gate(reader, gate);
+            }
+        }
         "postgres" | "redis" => {
             if let Some(service) = node.get("service") {
                 check_manager(reader, service, false);
@@ -334,6 +339,38 @@ fn check_shape(reader: &mut Reader<'_>, kind: &str, node: &Node) {
                 .at(reader.source, node.span.clone())
                 .help("write `local: true` for the machine that Lifeboat runs on, or its `address`"),
         );
+    }
+}
+
+/// A gate is a file or two commands, and is looked at from outside.
+fn check_gate(reader: &mut Reader<'_>, gate: &Node) {
+    let (file, close, open) = (gate.entry("file"), gate.entry("close"), gate.entry("open"));
+    let is_complete = match (file, close, open) {
+        (Some(_), None, None) => true,
+        (None, Some(close), Some(open)) => {
+            [close, open].iter().all(|entry| entry.value.sequence().is_none_or(|words| !words.is_empty()))
+        }
+        _ => false,
+    };
+    if !is_complete {
+        let span = super::keys::first_line(reader, &gate.span);
+        reader.push(
+            Diagnostic::error(
+                codes::LB0210,
+                "a gate is either a `file`, or the two commands `close` and `open`",
+            )
+            .at(reader.source, span)
+            .help("`gate: { file: /run/app/closed, check: \"https://app.example.org/\" }`"),
+        );
+    }
+    let Some(check) = gate.get("check") else { return };
+    let Some(text) = check.text() else { return };
+    match address(text, &["http", "https"], &reader.base_dir) {
+        Ok(_) => {}
+        Err(WrongAddress::Credentials) => {
+            reader.error(codes::LB0203, "credentials stand in an address", &check.span);
+        }
+        Err(WrongAddress::Unusable(message)) => reader.error(codes::LB0204, message, &check.span),
     }
 }
 

@@ -105,23 +105,10 @@ impl<'a> Reader<'a> {
 
     /// Reads a map with these keys and no others.
     pub fn object(&mut self, node: &Node, fields: &[Field], what: &str) -> Option<Map<String, Value>> {
-        let Some(entries) = node.mapping() else {
-            self.wrong(node, "a map");
-            return None;
-        };
+        let required = |field: &Field| field.required;
+        let map = self.entries(node, fields, what, required)?;
         let known: Vec<_> = fields.iter().map(|field| field.name.as_str()).collect();
-        let mut map = Map::new();
-        for entry in entries {
-            match fields.iter().find(|field| field.name == entry.key.text) {
-                None => unknown_key(self, entry, what, &known),
-                Some(field) if !field.required && entry.value.is_null() => {}
-                Some(field) => {
-                    if let Some(value) = self.read(&entry.value, &field.ty) {
-                        map.insert(field.name.clone(), value);
-                    }
-                }
-            }
-        }
+        let entries = node.mapping().unwrap_or_default();
         for field in fields.iter().filter(|field| field.required && node.get(&field.name).is_none()) {
             if is_misspelt(entries, &field.name, &known) {
                 continue;
@@ -129,6 +116,40 @@ impl<'a> Reader<'a> {
             let span = first_line(self, &node.span);
             let help = format!("`{}` is {}: {}", field.name, field.ty.in_words(), field.summary);
             self.help(self.missing, format!("{what} has no `{}`", field.name), &span, &help);
+        }
+        Some(map)
+    }
+
+    /// Reads a map with these keys and no others, of which none must be there.
+    pub(crate) fn parts(&mut self, node: &Node, fields: &[Field], what: &str) -> Option<Map<String, Value>> {
+        self.entries(node, fields, what, |_| false)
+    }
+
+    fn entries(
+        &mut self,
+        node: &Node,
+        fields: &[Field],
+        what: &str,
+        required: impl Fn(&Field) -> bool,
+    ) -> Option<Map<String, Value>> {
+        let Some(entries) = node.mapping() else {
+            self.wrong(node, "a map");
+            return None;
+        };
+        let mut map = Map::new();
+        for entry in entries {
+            match fields.iter().find(|field| field.name == entry.key.text) {
+                None => {
+                    let known: Vec<_> = fields.iter().map(|field| field.name.as_str()).collect();
+                    unknown_key(self, entry, what, &known);
+                }
+                Some(field) if !required(field) && entry.value.is_null() => {}
+                Some(field) => {
+                    if let Some(value) = self.read(&entry.value, &field.ty) {
+                        map.insert(field.name.clone(), value);
+                    }
+                }
+            }
         }
         Some(map)
     }

@@ -111,5 +111,20 @@ fn files() -> Vec<Field> {
 fn service() -> Vec<Field> {
     let mut fields = manager_fields();
     fields.push(Field::optional("ready", Type::String, "an address that answers 2xx when it is ready"));
+    fields.push(Field::optional("gate", Type::Object(gate()), "what keeps people out of it"));
     fields
+}
+
+fn gate() -> Vec<Field> {
+    let command = || Type::list(Type::String);
+    vec![
+        Field::optional("file", Type::Path, "a file that is there while access is closed"),
+        Field::optional("close", command(), "instead of a file: program and arguments that close"),
+        Field::optional("open", command(), "instead of a file: program and arguments that open"),
+        Field::required(
+            "check",
+            Type::String,
+            "an address as people use it: 503 while access is closed, 2xx while it is open",
+        ),
+    ]
 }

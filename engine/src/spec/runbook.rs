@@ -13,7 +13,7 @@ use crate::expr::InputDecl;
 use crate::model::ids::is_plain_id;
 use crate::plan::Objective;
 use crate::resource::{Access, ResourceKind};
-use crate::value::{Span, Type, whole_pattern};
+use crate::value::{Span, Type};
 use crate::yaml::{self, Entry, Node};
 
 pub(super) const RUNBOOK_KEYS: &[&str] = &[
@@ -31,9 +31,6 @@ pub(super) const RUNBOOK_KEYS: &[&str] = &[
     "steps",
     "always",
 ];
-/// Keys of the language that this version cannot carry out, with what to do instead.
-pub(super) const REFUSED_RUNBOOK_KEYS: &[(&str, &str)] =
-    &[("lock", "what a run writes is locked without being told")];
 pub(super) const INPUT_KEYS: &[&str] = &["type", "description", "default", "pattern", "values", "of", "kind"];
 pub(super) const INPUT_TYPES: &[&str] = &[
     "string",
@@ -62,11 +59,14 @@ pub struct RunbookSpec {
     pub owner: Option<String>,
     pub environments: Vec<Spanned<String>>,
     pub objective: Spanned<Objective>,
-    pub roles: BTreeMap<String, String>,
+    /// Role to what it does, at the place of its name.
+    pub roles: BTreeMap<String, Spanned<String>>,
     /// Deadlines counted from the incident.
     pub milestones: BTreeMap<String, Spanned<Span>>,
     pub inputs: Vec<InputSpec>,
     pub outputs: Vec<OutputSpec>,
+    /// What no other run may have meanwhile, besides the systems that it writes.
+    pub locks: Vec<LockSpec>,
     pub steps: Vec<ItemSpec>,
     pub always: Vec<ItemSpec>,
 }
@@ -89,6 +89,14 @@ pub struct OutputSpec {
     pub sites: Vec<Site>,
 }
 
+/// A name that only one run may have at a time.
+#[derive(Clone, Debug)]
+pub struct LockSpec {
+    /// The name, or a template over what is known before the run.
+    pub name: Spanned<String>,
+    pub sites: Vec<Site>,
+}
+
 impl RunbookSpec {
     /// Reads a runbook. `None` if it has no name, or is no map at all.
     pub fn read(source: &Arc<Source>, project_dir: &Path, out: &mut Diagnostics) -> Option<Self> {
@@ -96,7 +104,6 @@ impl RunbookSpec {
         let mut reader = Reader::new(source, out, project_dir);
         let reader = &mut reader;
         let keys = Keys::new(reader, &root, "a runbook", RUNBOOK_KEYS)?;
-        keys.refuse(reader, REFUSED_RUNBOOK_KEYS);
         let name = read_name(reader, &keys, "runbook")?;
         let title = keys.text(reader, "title").unwrap_or_else(|| name.value.clone());
         let steps =
@@ -111,6 +118,7 @@ impl RunbookSpec {
             milestones: read_milestones(reader, &keys),
             inputs: keys.get("inputs").map(|node| read_inputs(reader, node)).unwrap_or_default(),
             outputs: keys.get("outputs").map(|node| read_outputs(reader, node)).unwrap_or_default(),
+            locks: keys.get("lock").map(|node| read_locks(reader, node)).unwrap_or_default(),
             steps: steps.unwrap_or_default(),
             always: keys.get("always").map(|node| read_items(reader, node, "`always`")).unwrap_or_default(),
             title,
@@ -182,15 +190,17 @@ fn read_objective(reader: &mut Reader<'_>, keys: &Keys<'_>) -> Spanned<Objective
     Spanned::new(objective, span)
 }
 
-fn read_roles(reader: &mut Reader<'_>, keys: &Keys<'_>) -> BTreeMap<String, String> {
+fn read_roles(reader: &mut Reader<'_>, keys: &Keys<'_>) -> BTreeMap<String, Spanned<String>> {
     let Some(node) = keys.get("roles") else { return BTreeMap::new() };
     let Some(entries) = node.mapping() else {
         reader.wrong(node, "a map of roles");
         return BTreeMap::new();
     };
     // A role whose description is wrong is a role all the same.
-    let read =
-        entries.iter().map(|entry| (entry.key.text.clone(), reader.text(&entry.value).unwrap_or_default()));
+    let read = entries.iter().map(|entry| {
+        let words = reader.text(&entry.value).unwrap_or_default();
+        (entry.key.text.clone(), Spanned::new(words, entry.key.span.clone()))
+    });
     read.collect()
 }
 
@@ -257,6 +267,28 @@ fn read_outputs(reader: &mut Reader<'_>, node: &Node) -> Vec<OutputSpec> {
     outputs
 }
 
+/// Reads `lock: NAME` and `lock: [NAME, …]`.
+fn read_locks(reader: &mut Reader<'_>, node: &Node) -> Vec<LockSpec> {
+    match node.sequence() {
+        Some(nodes) => nodes.iter().filter_map(|node| read_lock(reader, node)).collect(),
+        None => read_lock(reader, node).into_iter().collect(),
+    }
+}
+
+fn read_lock(reader: &mut Reader<'_>, node: &Node) -> Option<LockSpec> {
+    let before = reader.sites.len();
+    reader.templates = true;
+    let name = reader.text(node);
+    reader.templates = false;
+    let sites = reader.sites.drain(before..).collect();
+    let name = name?.trim().to_owned();
+    if name.is_empty() {
+        reader.error(codes::LB0165, "a lock without a name locks nothing", &node.span);
+        return None;
+    }
+    Some(LockSpec { name: Spanned::new(name, node.span.clone()), sites })
+}
+
 fn read_input(reader: &mut Reader<'_>, name: &str, span: &Range<usize>, node: &Node) -> Option<InputSpec> {
     // An input whose type is wrong is declared all the same.
     let Some(keys) = Keys::new(reader, node, "an input", INPUT_KEYS) else {
@@ -280,7 +312,7 @@ fn read_input(reader: &mut Reader<'_>, name: &str, span: &Range<usize>, node: &N
     let description = keys.text(reader, "description").unwrap_or_default();
     if let (Some(pattern), Some(text)) = (&pattern, default.as_ref().and_then(|value| value.as_str()))
         && !crate::expr::has_template(text)
-        && !whole_pattern(pattern).is_ok_and(|regex| regex.is_match(text))
+        && !crate::pattern::whole(pattern).is_ok_and(|regex| regex.is_match(text))
     {
         let at = keys.get("default").map_or(span.clone(), |node| node.span.clone());
         reader.push(
@@ -352,7 +384,7 @@ fn read_pattern(reader: &mut Reader<'_>, keys: &Keys<'_>, ty: &Type) -> Option<S
         );
         return None;
     }
-    match whole_pattern(&pattern) {
+    match crate::pattern::whole(&pattern) {
         Ok(_) => Some(pattern),
         Err(reason) => {
             reader.push(

@@ -4,7 +4,7 @@ use async_trait::async_trait;
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
 
-use super::{StepContext, StepError};
+use super::{Finding, PreflightFacts, Refusal, Setting, StepContext, StepError};
 use crate::model::event::Done;
 use crate::resource::ResourceKind;
 use crate::value::Field;
@@ -142,7 +142,8 @@ pub enum Probe {
 pub struct Preview {
     /// Commands as they will be run, or sentences where there is no command.
     pub actions: Vec<String>,
-    /// What will be destroyed or moved aside, with its identity.
+    /// What will be destroyed or moved aside, with its identity, size and newest data where these can be told; or that
+    /// nothing is there. Empty if the kind does not look: its description stands then.
     pub destroys: Vec<String>,
 }
 
@@ -163,6 +164,19 @@ pub trait StepKind: Send + Sync + 'static {
     async fn preview(&self, ctx: &StepContext) -> Result<Preview, StepError> {
         let _ = ctx;
         Ok(Preview::default())
+    }
+
+    /// Looks at the real systems as the step would find them, without changing anything on any of them, and says what
+    /// would keep it from succeeding. Parameters that depend on earlier steps are absent from the context.
+    async fn preflight(&self, ctx: &StepContext, facts: &PreflightFacts) -> Result<Vec<Finding>, StepError> {
+        let _ = (ctx, facts);
+        Ok(Vec::new())
+    }
+
+    /// Says why a step can only fail in an environment, from its description alone. Must do no I/O.
+    fn refuse(&self, with: &serde_json::Map<String, Value>, setting: &Setting<'_>) -> Option<Refusal> {
+        let _ = (with, setting);
+        None
     }
 
     /// Does the work. The future may be dropped only after [`StepContext::cancelled`] has resolved and a grace has

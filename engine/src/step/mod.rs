@@ -6,9 +6,14 @@
 mod context;
 mod error;
 mod kind;
+mod preflight;
 mod registry;
+
+/// A text that a step records under this key is a note: people read it in the run's record.
+pub const NOTE: &str = "note";
 
 pub use context::{StepContext, StepInfo, StepLink, StepParts};
 pub use error::StepError;
 pub use kind::{Effect, KindSpec, ParamProblem, Preview, Probe, StepKind};
+pub use preflight::{Finding, FindingState, PreflightFacts, Refusal, ResourceProbe, Setting};
 pub use registry::Registry;

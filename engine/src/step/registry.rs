@@ -3,11 +3,16 @@ use std::fmt;
 use std::sync::Arc;
 
 use super::kind::{KindSpec, StepKind};
+use super::preflight::ResourceProbe;
+use crate::notice::Messenger;
+use crate::resource::ResourceKind;
 
 /// The step kinds that runbooks may use: an ordinary value, so that tests can bring their own.
 #[derive(Clone, Default)]
 pub struct Registry {
     kinds: BTreeMap<String, Entry>,
+    messenger: Option<Arc<dyn Messenger>>,
+    probes: Vec<Arc<dyn ResourceProbe>>,
 }
 
 #[derive(Clone)]
@@ -31,6 +36,26 @@ impl Registry {
         let name = spec.name.clone();
         let previous = self.kinds.insert(name.clone(), Entry { spec, kind: Arc::new(kind) });
         assert!(previous.is_none(), "the step kind `{name}` is registered twice");
+    }
+
+    /// Sets who posts the notices of runs; without one nobody is told.
+    pub fn set_messenger(&mut self, messenger: impl Messenger + 'static) {
+        self.messenger = Some(Arc::new(messenger));
+    }
+
+    /// Returns who posts the notices of runs.
+    pub fn messenger(&self) -> Option<Arc<dyn Messenger>> {
+        self.messenger.clone()
+    }
+
+    /// Adds a probe of resources.
+    pub fn register_probe(&mut self, probe: impl ResourceProbe) {
+        self.probes.push(Arc::new(probe));
+    }
+
+    /// Returns the probes of a kind of resource.
+    pub fn probes(&self, kind: ResourceKind) -> impl Iterator<Item = Arc<dyn ResourceProbe>> {
+        self.probes.iter().filter(move |probe| probe.kinds().contains(&kind)).map(Arc::clone)
     }
 
     /// Returns the description of a kind.

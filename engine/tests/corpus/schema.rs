@@ -175,7 +175,7 @@ const BEYOND: &[(&str, &[&str])] = &[
 ];
 
 /// What a schema finds in a file; a file that is no YAML is one mistake.
-fn found(schema: &Value, text: &str) -> Vec<String> {
+pub(super) fn found(schema: &Value, text: &str) -> Vec<String> {
     let read = serde_yaml::from_str::<serde_yaml::Value>(text).and_then(|mut document| {
         document.apply_merge()?;
         Ok(document)

@@ -81,6 +81,7 @@ fn question() -> Question {
         role: None,
         message: "Go?".into(),
         choices: vec!["approve".into(), "reject".into()],
+        typed: None,
     }
 }
 

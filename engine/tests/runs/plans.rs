@@ -98,6 +98,9 @@ pub(crate) fn plan(steps: Vec<PlannedStep>) -> Plan {
         steps,
         groups: Vec::new(),
         scopes: Vec::new(),
+        locks: Vec::new(),
+        notices: BTreeMap::default(),
+        contacts: BTreeMap::default(),
         fence: Vec::new(),
         sources: BTreeMap::new(),
     }

@@ -4,6 +4,7 @@ use std::path::PathBuf;
 use async_trait::async_trait;
 use lifeboat_engine::model::FailureKind;
 use lifeboat_engine::model::event::Done;
+use lifeboat_engine::report::typed;
 use lifeboat_engine::resource::EnvValue;
 use lifeboat_engine::step::{
     Effect, KindSpec, ParamProblem, Preview, Probe, StepContext, StepError, StepKind,
@@ -115,8 +116,13 @@ fn classified(error: StepError, ctx: &StepContext) -> StepError {
         FailureKind::Permanent if ctx.info.retries => FailureKind::Transient,
         kind => kind,
     };
-    let whole =
-        || format!("all that it printed: lifeboat logs {} --step {}", ctx.info.run.short(), ctx.info.step);
+    let whole = || {
+        format!(
+            "all that it printed: lifeboat logs {} --step {}",
+            ctx.info.run.short(),
+            typed(&ctx.info.step)
+        )
+    };
     let help = error.help.or_else(|| Some(whole()));
     StepError { kind, help, ..error }
 }

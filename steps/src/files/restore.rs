@@ -6,7 +6,9 @@ use jiff::Timestamp;
 use lifeboat_engine::model::event::Done;
 use lifeboat_engine::model::evidence::{Check, Confidence, RecoveryPoint};
 use lifeboat_engine::resource::{self, ResourceKind};
-use lifeboat_engine::step::{Effect, KindSpec, Preview, StepContext, StepError, StepKind};
+use lifeboat_engine::step::{
+    Effect, Finding, KindSpec, PreflightFacts, Preview, StepContext, StepError, StepKind,
+};
 use lifeboat_engine::value::{Field, Type};
 use serde::Deserialize;
 use serde_json::{Value, json};
@@ -17,6 +19,7 @@ use super::extract::{self, Differences, Ownership};
 use super::manifest::{ARCHIVE, MANIFEST, Manifest, OutsideLinks};
 use super::publish::Place;
 use crate::backup::{self, Wanted};
+use crate::probe::{backup_age, measure, space};
 use crate::process::OsUser;
 use crate::store::{BackupKind, HashingReader, Marker, Meter, Store, blocking, read_marker};
 
@@ -85,12 +88,33 @@ impl StepKind for Restore {
 
     async fn preview(&self, ctx: &StepContext) -> Result<Preview, StepError> {
         let params: Params = ctx.params()?;
-        let path = files_of(ctx, &params.files)?.path.display().to_string();
-        let short = ctx.info.run.short();
-        Ok(Preview {
-            actions: vec![format!("unpack beside {path}, compare, exchange in one rename")],
-            destroys: vec![format!("{path} becomes {path}.pre-{short}")],
+        let place = files_of(ctx, &params.files)?.path.clone();
+        let path = place.display().to_string();
+        let there = blocking(move || Ok(measure(&place))).await?;
+        let actions = vec![format!("unpack beside {path}, compare, exchange in one rename")];
+        Ok(match there {
+            Some(there) => {
+                let destroyed = format!("`{}`: {path} ({there}) becomes {path}.pre-<run>", params.files);
+                Preview { actions, destroys: vec![destroyed] }
+            }
+            None => Preview {
+                actions,
+                destroys: vec![format!("`{}`: nothing, {path} is absent now", params.files)],
+            },
         })
+    }
+
+    async fn preflight(&self, ctx: &StepContext, facts: &PreflightFacts) -> Result<Vec<Finding>, StepError> {
+        let params: Params = ctx.params()?;
+        let path = files_of(ctx, &params.files)?.path.clone();
+        let (subject, files) = (format!("{} (of {})", params.store, params.files), params.files.clone());
+        let chosen = match Store::of(ctx, &params.store).await {
+            Ok(store) => find(&store, &params).await,
+            Err(error) => Err(error),
+        };
+        let (finding, marker) = backup_age(&subject, chosen, params.target_time, facts);
+        let room = marker.map(|marker| space(&files, &path, marker.bytes()));
+        Ok(std::iter::once(finding).chain(room).collect())
     }
 
     async fn run(&self, ctx: &StepContext) -> Result<Done, StepError> {
@@ -118,6 +142,13 @@ async fn choose(ctx: &StepContext, store: &Store, params: &Params) -> Result<Mar
         let (store, label) = (store.clone(), label.to_owned());
         return blocking(move || read_marker(&store, BackupKind::Files, &label)).await;
     }
+    let marker = find(store, params).await?;
+    ctx.record(BACKUP, marker.label.clone()).await?;
+    Ok(marker)
+}
+
+/// Returns the backup that the parameters ask for.
+async fn find(store: &Store, params: &Params) -> Result<Marker, StepError> {
     let wanted = Wanted {
         kind: BackupKind::Files,
         store: params.store.clone(),
@@ -127,9 +158,7 @@ async fn choose(ctx: &StepContext, store: &Store, params: &Params) -> Result<Mar
         target: params.files.clone(),
         none: codes::LB1404,
     };
-    let marker = backup::choose(store, wanted).await?;
-    ctx.record(BACKUP, marker.label.clone()).await?;
-    Ok(marker)
+    backup::choose(store, wanted).await
 }
 
 /// Reads the manifest of a backup, compared with its marker.

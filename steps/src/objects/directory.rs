@@ -39,7 +39,7 @@ pub(super) async fn restore(
 ) -> Result<Counts, StepError> {
     let place = Place::of(to, &ctx.info.run.short())?;
     let mut counts = Counts::default();
-    let decisions = without_archived(params, chosen.decisions, &mut counts.skipped)?;
+    let decisions = without_archived(params, chosen.decisions, (|_| true, &mut counts.skipped))?;
     let wanted = usable(params, &place, decisions, &mut counts)?;
     count(&mut counts, &wanted);
     if let Some(previous) = place.is_published(ctx, &params.store).await? {

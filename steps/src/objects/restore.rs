@@ -311,14 +311,15 @@ fn refuse_empty(store: &Versioned, params: &Params, chosen: &Chosen) -> Result<(
     .help("is it the right bucket and prefix? If it was empty indeed, give the step `allow_empty: true`"))
 }
 
-/// Takes out what lies in an archive, or refuses all of it.
+/// Takes out what must be read and lies in an archive, or refuses all of it.
 pub(super) fn without_archived(
     params: &Params,
     decisions: Vec<Decision>,
-    skipped: &mut Vec<String>,
+    (is_read, skipped): (fn(&Decision) -> bool, &mut Vec<String>),
 ) -> Result<Vec<Decision>, StepError> {
-    let is_archived =
-        |decision: &Decision| decision.wanted.as_ref().is_some_and(|wanted| wanted.stored.archived);
+    let is_archived = |decision: &Decision| {
+        is_read(decision) && decision.wanted.as_ref().is_some_and(|wanted| wanted.stored.archived)
+    };
     let (archived, rest): (Vec<_>, Vec<_>) = decisions.into_iter().partition(is_archived);
     let named: Vec<_> = archived
         .iter()

@@ -1,13 +1,13 @@
 //! Restores into a bucket: in place, or into an empty one of the same server.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::atomic::{AtomicUsize, Ordering};
 
 use lifeboat_engine::model::evidence::Check;
 use lifeboat_engine::step::{StepContext, StepError};
 
-use super::choose::{Action, Chooser, Chosen, Decision, Wanted};
-use super::restore::{Counts, Params, listed, without_archived};
+use super::choose::{Action, Chosen, Decision, Wanted};
+use super::restore::{Counts, Params, listed as named, without_archived};
 use crate::store::versions::{Current, Versioned};
 use crate::store::{Meter, Store, blocking, codes};
 
@@ -29,7 +29,12 @@ pub(super) async fn restore(
     let again = ctx.recorded(BEGUN).is_some();
     let (versioned, place) = look(source, target.clone(), again).await?;
     let mut counts = Counts { absent: absent(&chosen.decisions), ..Counts::default() };
-    let decisions = without_archived(params, chosen.decisions, &mut counts.skipped)?;
+    let is_read: fn(&Decision) -> bool = match place {
+        Place::InPlace => |decision| decision.action == Action::Copy,
+        Place::Other => |_| true,
+    };
+    let listed: BTreeSet<_> = chosen.decisions.iter().map(|decision| decision.name.clone()).collect();
+    let decisions = without_archived(params, chosen.decisions, (is_read, &mut counts.skipped))?;
     let work: Vec<_> = match place {
         Place::InPlace => {
             decisions.iter().filter(|decision| decision.action != Action::Nothing).cloned().collect()
@@ -44,9 +49,9 @@ pub(super) async fn restore(
     let meter = Meter::bytes(ctx, Some(bytes_of(&work)), "copying within the server");
     let (from, to) = (source.clone(), versioned.clone());
     blocking(move || each(&work, |decision| apply(place, (&from, &to), decision, &meter))).await?;
-    let (checked, at) = (versioned, params.at);
+    let checked = versioned;
     counts.checks = blocking(move || match place {
-        Place::InPlace => compare_in_place(&checked, at, &decisions),
+        Place::InPlace => compare_in_place(&checked, &listed, &decisions),
         Place::Other => compare_copies(&target, &decisions),
     })
     .await?;
@@ -158,19 +163,16 @@ fn apply(
 /// Lists again and compares the top of every name with what it should be.
 fn compare_in_place(
     store: &Versioned,
-    at: jiff::Timestamp,
+    listed: &BTreeSet<String>,
     decisions: &[Decision],
 ) -> Result<Vec<Check>, StepError> {
     let expected: BTreeMap<&str, Option<&Wanted>> =
         decisions.iter().map(|decision| (decision.name.as_str(), decision.wanted.as_ref())).collect();
     let mut latest = BTreeMap::new();
-    // Decides nothing: the list alone counts.
-    let mut chooser = Chooser::new(at, store.order());
     store.each_version("", |entries| {
-        for entry in entries.iter().filter(|entry| entry.latest) {
-            latest.insert(entry.name.clone(), entry.object.clone());
+        for entry in entries.into_iter().filter(|entry| entry.latest) {
+            latest.insert(entry.name, entry.object);
         }
-        chooser.page(entries);
         Ok(())
     })?;
     let mut wrong = Vec::new();
@@ -178,8 +180,8 @@ fn compare_in_place(
         let is_right = match (expected.get(name.as_str()), top) {
             (Some(Some(wanted)), Some(top)) => is_same(wanted, top),
             (Some(None), None) => true,
-            // Left out, or a deletion of something that was never seen.
-            (None, top) => top.is_none(),
+            // Left out; or new since the list was made, and then it must be gone again.
+            (None, top) => listed.contains(name) || top.is_none(),
             _ => false,
         };
         if !is_right {
@@ -228,7 +230,7 @@ fn verdict(all: usize, wrong: Vec<String>) -> Result<Vec<Check>, StepError> {
         return Ok(vec![check]);
     }
     let message = format!("{} names are not what they were at that moment", wrong.len());
-    Err(listed(StepError::transient(codes::LB1122, message), wrong)
+    Err(named(StepError::transient(codes::LB1122, message), wrong)
         .help("something else writes there: stop it, then run the step again")
         .checks(vec![check]))
 }

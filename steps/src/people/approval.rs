@@ -44,7 +44,8 @@ impl StepKind for Approval {
     async fn run(&self, ctx: &StepContext) -> Result<Done, StepError> {
         let Params { role, message } = ctx.params()?;
         let choices = vec![APPROVE.to_owned(), REJECT.to_owned()];
-        let answer = ask(ctx, Question { id: "approval".into(), role, message, choices }).await?;
+        let answer =
+            ask(ctx, Question { id: "approval".into(), role, message, choices, typed: None }).await?;
         if answer.choice == APPROVE {
             return Ok(Done { outputs: outputs(&answer), warnings: warnings(&answer), ..Done::default() });
         }

@@ -1,9 +1,11 @@
-//! People and messages kinds: approval, manual, notify.
+//! People and messages kinds: approval, ask, manual, note, notify.
 
 mod approval;
 pub mod codes;
 mod manual;
+mod note;
 mod notify;
+mod question;
 
 use lifeboat_engine::model::event::{Answer, Question};
 use lifeboat_engine::step::{Registry, StepContext, StepError};
@@ -13,7 +15,10 @@ use serde_json::{Map, Value, json};
 pub fn register(registry: &mut Registry) {
     registry.register(approval::Approval);
     registry.register(manual::Manual);
+    registry.register(note::Note);
     registry.register(notify::Notify);
+    registry.register(question::Ask);
+    registry.set_messenger(notify::Notices);
 }
 
 /// Asks, and waits until there is an answer or the step must end.

@@ -4,11 +4,13 @@ use async_trait::async_trait;
 use jiff::Timestamp;
 use lifeboat_engine::model::event::Done;
 use lifeboat_engine::model::outcome::Mode;
-use lifeboat_engine::resource::{Access, ResourceKind, System, Webhook};
+use lifeboat_engine::notice::{Messenger, Notice};
+use lifeboat_engine::resource::{Access, Resource, ResourceKind, System, Webhook};
+use lifeboat_engine::secret::Secrets;
 use lifeboat_engine::step::{Effect, KindSpec, Preview, StepContext, StepError, StepKind};
 use lifeboat_engine::value::{Field, Type};
 use reqwest::StatusCode;
-use secrecy::ExposeSecret;
+use secrecy::{ExposeSecret, SecretString};
 use serde::Deserialize;
 use serde_json::{Map, Value, json};
 
@@ -57,27 +59,18 @@ impl StepKind for Notify {
         let params: Params = ctx.params()?;
         let body = body(ctx, &params)?;
         let webhook = ctx.system(&params.channel, webhook)?;
-        let client = reqwest::Client::builder().timeout(LIMIT).build().map_err(|error| {
-            StepError::permanent(codes::LB1704, "the HTTP client cannot be set up").caused_by(&error)
-        })?;
-        let request = client
-            .post(ctx.secret(&webhook.webhook)?.expose_secret())
-            .header("Idempotency-Key", ctx.info.idempotency_key())
-            .json(&body);
-        let response = tokio::select! {
-            () = ctx.cancelled() => return Err(undelivered(&params, "the step had to end")),
-            response = request.send() => response.map_err(|error| {
-                // The address is the secret.
-                let error = error.without_url();
-                undelivered(&params, "it does not answer").caused_by(&error)
-            })?,
+        let message = Post {
+            address: ctx.secret(&webhook.webhook)?,
+            key: ctx.info.idempotency_key(),
+            body,
+            channel: &params.channel,
         };
-        let status = response.status();
-        if status.is_success() {
-            let outputs = Map::from_iter([("status".to_owned(), status.as_u16().into())]);
-            return Ok(Done { outputs, ..Done::default() });
-        }
-        Err(refused(&params, status))
+        let status = tokio::select! {
+            () = ctx.cancelled() => return Err(undelivered(&params.channel, "the step had to end")),
+            status = message.send() => status?,
+        };
+        let outputs = Map::from_iter([("status".to_owned(), status.as_u16().into())]);
+        Ok(Done { outputs, ..Done::default() })
     }
 }
 
@@ -109,17 +102,64 @@ fn body(ctx: &StepContext, params: &Params) -> Result<Value, StepError> {
     })
 }
 
-fn undelivered(params: &Params, why: &str) -> StepError {
-    // It may have arrived all the same; a second message does less harm than none.
-    StepError::transient(
-        codes::LB1704,
-        format!("the message to `{}` was not delivered: {why}", params.channel),
-    )
-    .help("check the network from this machine, and the webhook of the resource")
+/// One message on its way to a webhook.
+struct Post<'a> {
+    /// The address is the secret.
+    address: &'a SecretString,
+    key: String,
+    body: Value,
+    channel: &'a str,
 }
 
-fn refused(params: &Params, status: StatusCode) -> StepError {
-    let message = format!("the message to `{}` was refused with status {status}", params.channel);
+impl Post<'_> {
+    async fn send(self) -> Result<StatusCode, StepError> {
+        let client = reqwest::Client::builder().timeout(LIMIT).build().map_err(|error| {
+            StepError::permanent(codes::LB1704, "the HTTP client cannot be set up").caused_by(&error)
+        })?;
+        let request =
+            client.post(self.address.expose_secret()).header("Idempotency-Key", &self.key).json(&self.body);
+        let response = request.send().await.map_err(|error| {
+            let error = error.without_url();
+            undelivered(self.channel, "it does not answer").caused_by(&error)
+        })?;
+        let status = response.status();
+        if status.is_success() { Ok(status) } else { Err(refused(self.channel, status)) }
+    }
+}
+
+/// Posts the notices of runs, in the form in which `notify` posts its messages.
+#[derive(Debug)]
+pub(super) struct Notices;
+
+#[async_trait]
+impl Messenger for Notices {
+    async fn post(&self, channel: &Resource, secrets: &Secrets, notice: &Notice) -> Result<(), StepError> {
+        let Some(found) = webhook(&channel.system) else {
+            return Err(StepError::permanent(codes::LB1704, "the channel takes no messages"));
+        };
+        let Some(address) = secrets.get(&found.webhook) else {
+            return Err(StepError::permanent(codes::LB1704, "the address of the channel was not read"));
+        };
+        let body = match channel.system {
+            System::Slack(_) => json!({ "text": notice.message }),
+            _ => {
+                let mut body = json!(notice);
+                body["time"] = json!(Timestamp::now());
+                body
+            }
+        };
+        Post { address, key: notice.idempotency_key(), body, channel: "the channel" }.send().await.map(drop)
+    }
+}
+
+fn undelivered(channel: &str, why: &str) -> StepError {
+    // It may have arrived all the same; a second message does less harm than none.
+    StepError::transient(codes::LB1704, format!("the message to `{channel}` was not delivered: {why}"))
+        .help("check the network from this machine, and the webhook of the resource")
+}
+
+fn refused(channel: &str, status: StatusCode) -> StepError {
+    let message = format!("the message to `{channel}` was refused with status {status}");
     let passing = status.is_server_error() || status == StatusCode::TOO_MANY_REQUESTS;
     let error = if passing {
         StepError::transient(codes::LB1704, message)

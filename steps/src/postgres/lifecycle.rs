@@ -5,11 +5,11 @@ use std::time::{Duration, Instant};
 
 use async_trait::async_trait;
 use lifeboat_engine::model::event::Done;
-use lifeboat_engine::resource::{Manager, Postgres, ResourceKind};
-use lifeboat_engine::step::{Effect, KindSpec, Preview, StepContext, StepError, StepKind};
+use lifeboat_engine::resource::{Manager, Postgres, ResourceKind, System};
+use lifeboat_engine::step::{Effect, KindSpec, Preview, Refusal, Setting, StepContext, StepError, StepKind};
 use lifeboat_engine::value::{Field, Span, Type};
 use serde::Deserialize;
-use serde_json::json;
+use serde_json::{Map, Value, json};
 
 use super::connect::{Login, PgError};
 use super::isolation::Isolation;
@@ -51,6 +51,10 @@ impl StepKind for Start {
             .output("pid", Type::Integer, "The process of the server.")
             .output("port", Type::Integer, "Where it listens.")
             .output("started", Type::Boolean, "False if it ran already.")
+    }
+
+    fn refuse(&self, with: &Map<String, Value>, setting: &Setting<'_>) -> Option<Refusal> {
+        refusal(with, setting)
     }
 
     async fn preview(&self, ctx: &StepContext) -> Result<Preview, StepError> {
@@ -122,6 +126,14 @@ fn own_settings(postgres: &Postgres) -> Vec<(String, String)> {
     settings
 }
 
+/// Refuses a step whose cluster somebody else starts and stops, before anything has run.
+pub(super) fn refusal(with: &Map<String, Value>, setting: &Setting<'_>) -> Option<Refusal> {
+    let name = with.get("cluster")?.as_str()?;
+    let System::Postgres(postgres) = &setting.resources.get(name)?.system else { return None };
+    let error = refuse_managed(name, postgres).err()?;
+    Some(Refusal { code: error.code, message: error.message, help: error.help.unwrap_or_default() })
+}
+
 pub(super) fn refuse_managed(name: &str, postgres: &Postgres) -> Result<(), StepError> {
     let manager = match &postgres.service {
         None | Some(Manager::Process { .. }) => return Ok(()),
@@ -163,6 +175,10 @@ impl StepKind for Stop {
             .param(within("1m", "How long sessions may take to end before the server is stopped at once."))
             .output("stopped", Type::Boolean, "False if no server ran.")
             .output("how", Type::choice(&["fast", "immediate", "none"]), "How it was stopped.")
+    }
+
+    fn refuse(&self, with: &Map<String, Value>, setting: &Setting<'_>) -> Option<Refusal> {
+        refusal(with, setting)
     }
 
     async fn preview(&self, ctx: &StepContext) -> Result<Preview, StepError> {

@@ -12,6 +12,7 @@ pub mod isolation;
 mod lifecycle;
 pub mod local;
 pub mod pidfile;
+mod preflight;
 mod promote;
 mod query;
 mod recover;
@@ -38,4 +39,5 @@ pub fn register(registry: &mut Registry) {
     registry.register(recover::Recover);
     registry.register(restore_base::RestoreBase);
     registry.register(verify::Verify);
+    registry.register_probe(preflight::Clusters);
 }

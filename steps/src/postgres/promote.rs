@@ -8,10 +8,12 @@ use lifeboat_engine::model::event::Done;
 use lifeboat_engine::model::evidence::Check;
 use lifeboat_engine::model::outcome::Mode;
 use lifeboat_engine::resource::{Postgres, ResourceKind};
-use lifeboat_engine::step::{Effect, KindSpec, Preview, Probe, StepContext, StepError, StepKind};
+use lifeboat_engine::step::{
+    Effect, KindSpec, Preview, Probe, Refusal, Setting, StepContext, StepError, StepKind,
+};
 use lifeboat_engine::value::{Field, Type};
 use serde::Deserialize;
-use serde_json::json;
+use serde_json::{Map, Value, json};
 
 use super::connect::{Client, Login, PgError};
 use super::controldata::ControlData;
@@ -76,6 +78,14 @@ impl StepKind for Promote {
                 Type::choice(&["proven", "not_proven", "off"]),
                 "Whether WAL is archived again.",
             )
+    }
+
+    fn refuse(&self, with: &Map<String, Value>, setting: &Setting<'_>) -> Option<Refusal> {
+        // In a drill the server stays as it is.
+        if setting.mode == Mode::Drill {
+            return None;
+        }
+        lifecycle::refusal(with, setting)
     }
 
     async fn preview(&self, ctx: &StepContext) -> Result<Preview, StepError> {

@@ -10,6 +10,7 @@ pub mod codes;
 mod config;
 mod info;
 mod place;
+mod preflight;
 mod restore;
 mod snapshot;
 mod start;
@@ -23,4 +24,5 @@ pub fn register(registry: &mut Registry) {
     registry.register(snapshot::Snapshot);
     registry.register(restore::Restore);
     registry.register(verify::Verify);
+    registry.register_probe(preflight::Servers);
 }

@@ -5,7 +5,9 @@ use jiff::Timestamp;
 use lifeboat_engine::model::event::Done;
 use lifeboat_engine::model::evidence::{Check, Confidence, RecoveryPoint};
 use lifeboat_engine::resource::{self, ResourceKind};
-use lifeboat_engine::step::{Effect, KindSpec, Preview, StepContext, StepError, StepKind};
+use lifeboat_engine::step::{
+    Effect, Finding, KindSpec, PreflightFacts, Preview, StepContext, StepError, StepKind,
+};
 use lifeboat_engine::value::{Field, Span, Type};
 use serde::Deserialize;
 use serde_json::{Value, json};
@@ -16,6 +18,7 @@ use super::info::Info;
 use super::snapshot::{DUMP, Details};
 use super::{check, codes, place, start};
 use crate::backup::{self, Wanted};
+use crate::probe::{backup_age, measure, program_found, space, writable};
 use crate::store::{BackupKind, HashingWriter, Marker, Meter, Store, blocking, copy};
 
 /// Restores a Redis server from a snapshot.
@@ -108,8 +111,36 @@ impl StepKind for Restore {
                     dir.display()
                 ),
             ],
-            destroys: vec![format!("the data of the Redis server at {}", redis.url)],
+            destroys: vec![format!(
+                "`{}`: the Redis server at {}, {}",
+                params.server,
+                redis.url,
+                held(dir).await
+            )],
         })
+    }
+
+    async fn preflight(&self, ctx: &StepContext, facts: &PreflightFacts) -> Result<Vec<Finding>, StepError> {
+        let params: Params = ctx.params()?;
+        let redis = server(ctx, &params.server)?;
+        let (dir, _) = required(ctx, redis, &params.server)?;
+        let mut findings = vec![writable(&params.server, &dir.join("dump.rdb"))];
+        let programs = ["redis-server", "redis-check-rdb"];
+        for name in programs {
+            let program = check::program(redis, name);
+            findings.push(program_found(&params.server, &program.to_string_lossy()));
+        }
+        let chosen = match Store::of(ctx, &params.store).await {
+            Ok(store) => choose(&store, &params).await,
+            Err(error) => Err(error),
+        };
+        let (name, subject) = (&params.server, format!("{} (of {})", params.store, params.server));
+        let (finding, marker) = backup_age(&subject, chosen, params.target_time, facts);
+        findings.push(finding);
+        if let Some(marker) = marker {
+            findings.push(space(name, dir, marker.bytes()));
+        }
+        Ok(findings)
     }
 
     async fn run(&self, ctx: &StepContext) -> Result<Done, StepError> {
@@ -122,6 +153,15 @@ impl StepKind for Restore {
         fetch(ctx, store, &marker, snapshot.clone()).await?;
         prove(ctx, &params, redis, (&marker, &snapshot)).await?;
         replace(ctx, &params, (&persistence, client), (&marker, &snapshot)).await
+    }
+}
+
+/// Says what the files of a server hold.
+async fn held(dir: &Path) -> String {
+    let dir = dir.to_owned();
+    match blocking(move || Ok(measure(&dir))).await {
+        Ok(Some(found)) => format!("{found} in its directory; kept as `.pre-<run>`"),
+        _ => "whose directory is absent".to_owned(),
     }
 }
 

@@ -68,7 +68,7 @@ fn not_ready(unit: &Unit<'_>, address: &str, last: &str, started: &Started) -> S
     error
 }
 
-fn causes(error: &dyn std::error::Error) -> String {
+pub(super) fn causes(error: &dyn std::error::Error) -> String {
     let mut text = error.to_string();
     let mut next = error.source();
     while let Some(cause) = next {

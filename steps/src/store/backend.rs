@@ -1,6 +1,7 @@
 use std::io::{self, Read};
 use std::path::Path;
 
+use jiff::Timestamp;
 use lifeboat_engine::resource;
 use lifeboat_engine::step::{StepContext, StepError};
 
@@ -33,6 +34,8 @@ pub(super) enum Backend {
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Metadata {
     pub size: u64,
+    /// When it got its content, where that is known.
+    pub modified: Option<Timestamp>,
 }
 
 /// One object of a listing.

@@ -50,7 +50,7 @@ impl Dir {
 
     /// Returns what is known of an object, or `None` if the store answers that there is none.
     pub(super) fn metadata(&self, key: &Key) -> Result<Option<Metadata>, StepError> {
-        Ok(self.find(key)?.map(|object| Metadata { size: object.size() }))
+        Ok(self.find(key)?.map(|object| Metadata { size: object.size(), modified: object.modified() }))
     }
 
     /// Opens an object for reading, or returns `None` if the store answers that there is none.

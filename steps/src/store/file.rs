@@ -4,6 +4,7 @@ use std::os::fd::OwnedFd;
 use std::os::unix::fs::MetadataExt;
 use std::time::{Duration, SystemTime};
 
+use jiff::Timestamp;
 use lifeboat_engine::step::StepError;
 use rustix::fs::{AtFlags, FlockOperation, OFlags};
 
@@ -27,6 +28,12 @@ impl FileReader {
     /// Returns the size in bytes when it was opened.
     pub(super) fn size(&self) -> u64 {
         self.size
+    }
+
+    /// Returns when it got its content, as far as the file system tells.
+    pub(super) fn modified(&self) -> Option<Timestamp> {
+        let modified = self.file.metadata().ok()?.modified().ok()?;
+        Timestamp::try_from(modified).ok()
     }
 }
 

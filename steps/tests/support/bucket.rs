@@ -139,6 +139,24 @@ impl Bucket {
         wait(async move { request.await.map(drop).expect("takes the object") });
     }
 
+    /// Writes many small objects at once.
+    pub fn put_many(&self, keys: impl IntoIterator<Item = String>) {
+        const AT_ONCE: usize = 32;
+        let keys: Vec<_> = keys.into_iter().collect();
+        for keys in keys.chunks(AT_ONCE) {
+            let mut requests = tokio::task::JoinSet::new();
+            for key in keys {
+                let request = self.client().put_object().bucket(&self.name).key(key);
+                requests.spawn_on(request.body(ByteStream::from_static(b"x")).send(), runtime().handle());
+            }
+            wait(async move {
+                while let Some(answer) = requests.join_next().await {
+                    answer.expect("does not panic").expect("takes the object");
+                }
+            });
+        }
+    }
+
     pub fn delete(&self, key: &str) {
         let request = self.client().delete_object().bucket(&self.name).key(key).send();
         wait(async move { request.await.map(drop).expect("deletes the object") });
@@ -187,9 +205,12 @@ pub fn next_second() -> Timestamp {
 
 /// Does something on a runtime of its own: tests call this from within theirs.
 pub fn wait<T: Send + 'static>(work: impl Future<Output = T> + Send + 'static) -> T {
-    static RUNTIME: OnceLock<tokio::runtime::Runtime> = OnceLock::new();
-    let runtime = RUNTIME.get_or_init(|| tokio::runtime::Runtime::new().expect("a runtime"));
     let (sender, receiver) = std::sync::mpsc::channel();
-    runtime.spawn(async move { drop(sender.send(work.await)) });
+    runtime().spawn(async move { drop(sender.send(work.await)) });
     receiver.recv().expect("the work did not panic")
+}
+
+fn runtime() -> &'static tokio::runtime::Runtime {
+    static RUNTIME: OnceLock<tokio::runtime::Runtime> = OnceLock::new();
+    RUNTIME.get_or_init(|| tokio::runtime::Runtime::new().expect("a runtime"))
 }

@@ -314,9 +314,9 @@ const BACKUP: &str = "runbook: backup
 title: Back everything up
 environments: [production, mistyped]
 steps:
-  - { id: database, uses: postgres.base_backup, with: { cluster: db, store: backups } }
-  - { id: cache, uses: redis.snapshot, with: { server: cache, store: backups } }
-  - { id: uploads, uses: files.backup, with: { files: uploads, store: backups } }
+  - { id: database, runbook: builtin/backup-postgres }
+  - { id: cache, runbook: builtin/backup-redis }
+  - { id: uploads, runbook: builtin/backup-files }
 ";
 
 fn succeed(command: &mut Command) {

@@ -252,7 +252,7 @@ vars: { psql: PSQL }
 ";
 
 /// One step after the other, so that a test knows what was done when a step runs.
-const RESTORE: &str = r#"runbook: restore
+pub(crate) const RESTORE: &str = r#"runbook: restore
 title: Restore everything
 environments: [sandbox]
 objective: { rto: 1h, rpo: 1h }

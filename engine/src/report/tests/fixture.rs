@@ -56,6 +56,9 @@ pub(crate) fn plan(mode: Mode) -> Plan {
         steps: Vec::new(),
         groups: Vec::new(),
         scopes: Vec::new(),
+        locks: Vec::new(),
+        notices: BTreeMap::default(),
+        contacts: BTreeMap::default(),
         fence: Vec::new(),
         sources: BTreeMap::new(),
     }
@@ -265,8 +268,13 @@ impl Journal {
 
     pub(crate) fn ask(&mut self, step: &str, role: &str, message: &str) -> &mut Self {
         let choices = vec!["approve".into(), "reject".into()];
-        let question =
-            Question { id: "go".into(), role: Some(role.into()), message: message.into(), choices };
+        let question = Question {
+            id: "go".into(),
+            role: Some(role.into()),
+            message: message.into(),
+            choices,
+            typed: None,
+        };
         self.push(EventKind::QuestionAsked { step: id(step), question })
     }
 

@@ -1,7 +1,7 @@
 //! What the report says of runs that people will have.
 
 mod elements;
-mod fixture;
+pub(crate) mod fixture;
 mod properties;
 mod runs;
 mod snapshots;

@@ -1,8 +1,5 @@
 //! The order of steps, by position in the plan.
 
-use std::collections::HashMap;
-
-use crate::model::ids::StepId;
 use crate::plan::{NeedOn, Plan};
 use crate::run::state::RunState;
 
@@ -16,7 +13,6 @@ pub(super) struct Graph {
     pub(super) handled: Vec<bool>,
     /// Steps that have not ended: those of the main part and those of `always`.
     pub(super) open: [usize; 2],
-    pub(super) groups: HashMap<StepId, (Option<StepId>, Option<usize>)>,
 }
 
 impl Graph {
@@ -27,11 +23,6 @@ impl Graph {
             dependants: vec![Vec::new(); count],
             handled: vec![false; count],
             open: [0, 0],
-            groups: plan
-                .groups
-                .iter()
-                .map(|group| (group.id.clone(), (group.parent.clone(), group.max_parallel)))
-                .collect(),
         };
         for (at, step) in plan.steps.iter().enumerate() {
             if state.steps[at].outcome().is_none() {

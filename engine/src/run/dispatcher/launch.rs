@@ -5,7 +5,6 @@ use serde_json::{Map, Value, json};
 use crate::code;
 use crate::expr;
 use crate::model::event::{AttemptResult, EventKind};
-use crate::model::ids::StepId;
 use crate::model::outcome::{Failure, FailureKind, Outcome};
 use crate::plan::{Need, NeedOn, OnError};
 use crate::run::state::{IllegalEvent, Phase};
@@ -13,10 +12,6 @@ use crate::run::unit::Unit;
 use crate::step::Effect;
 
 use super::{Action, Dispatcher};
-
-/// How many attempts run at once, those that wait for people not counted. Enough for every restore that one machine
-/// can feed, and a bound on processes.
-const MAX_RUNNING: usize = 16;
 
 impl Dispatcher {
     pub(super) fn fire_timers(&mut self, now_ms: i64) {
@@ -32,24 +27,20 @@ impl Dispatcher {
     pub(super) fn launch_ready(&mut self, now_ms: i64) -> Result<(), IllegalEvent> {
         loop {
             let Some(unit) = self.next_launchable() else { return Ok(()) };
-            self.unready(unit);
+            self.slots.take(unit);
             self.start(unit, now_ms)?;
+            self.slots.settled(unit);
         }
     }
 
-    fn next_launchable(&self) -> Option<Unit> {
+    fn next_launchable(&mut self) -> Option<Unit> {
         if self.stopping || self.state.paused || self.state.phase == Phase::New {
             return None;
         }
-        let may_start = |unit: &Unit| {
-            self.phase_allows(unit.position) && self.group_allows(unit.position) && self.loop_allows(*unit)
-        };
-        let people = self.ready_people.iter().copied().find(may_start);
-        let working = self.running.iter().filter(|unit| !self.people[unit.position]).count();
-        if people.is_some() || working >= MAX_RUNNING {
-            return people;
-        }
-        self.ready.iter().copied().find(may_start)
+        let mut slots = std::mem::take(&mut self.slots);
+        let next = slots.next(|unit| self.phase_allows(unit.position) && self.loop_allows(*unit));
+        self.slots = slots;
+        next
     }
 
     fn phase_allows(&self, at: usize) -> bool {
@@ -65,41 +56,12 @@ impl Dispatcher {
         }
     }
 
-    fn group_allows(&self, at: usize) -> bool {
-        let mut group = self.plan.steps[at].group.as_ref();
-        while let Some(id) = group {
-            let Some((parent, limit)) = self.graph.groups.get(id) else { break };
-            if limit.is_some_and(|limit| self.running_in(id) >= limit) {
-                return false;
-            }
-            group = parent.as_ref();
-        }
-        true
-    }
-
     pub(super) fn make_ready(&mut self, unit: Unit) {
-        let set = if self.people[unit.position] { &mut self.ready_people } else { &mut self.ready };
-        set.insert(unit);
+        self.slots.make_ready(unit);
     }
 
     pub(super) fn unready(&mut self, unit: Unit) {
-        self.ready.remove(&unit);
-        self.ready_people.remove(&unit);
-    }
-
-    fn running_in(&self, group: &StepId) -> usize {
-        self.running.iter().filter(|unit| self.is_in(unit.position, group)).count()
-    }
-
-    fn is_in(&self, at: usize, group: &StepId) -> bool {
-        let mut current = self.plan.steps[at].group.as_ref();
-        while let Some(id) = current {
-            if id == group {
-                return true;
-            }
-            current = self.graph.groups.get(id).and_then(|(parent, _)| parent.as_ref());
-        }
-        false
+        self.slots.forget(unit);
     }
 
     /// Launches a ready step, or ends it if its needs or conditions say that it must not run.
@@ -189,6 +151,7 @@ impl Dispatcher {
         let attempt = self.of(unit).attempt + 1;
         self.emit(EventKind::AttemptStarted { step: self.id(unit), attempt, with: with.clone() })?;
         self.running.insert(unit);
+        self.slots.started(unit.position);
         let probe = self.step(unit).effect == Effect::Guarded && attempt > 1;
         self.actions.push(Action::Launch { unit, attempt, with, probe, names });
         Ok(())

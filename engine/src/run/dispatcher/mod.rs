@@ -26,9 +26,13 @@ mod ending;
 mod graph;
 mod launch;
 mod people;
+mod slots;
+
+pub(crate) use slots::USUAL;
 
 use elements::Loop;
 use graph::{Graph, part};
+use slots::Slots;
 
 /// What reaches the dispatcher.
 #[derive(Debug)]
@@ -125,12 +129,8 @@ pub struct Dispatcher {
     names: Names,
     state: RunState,
     graph: Graph,
-    /// Steps that can start now, but for those in `ready_people`.
-    ready: BTreeSet<Unit>,
-    /// Steps that can start now and wait for people: they take no slot.
-    ready_people: BTreeSet<Unit>,
-    /// Which steps wait for people.
-    people: Vec<bool>,
+    /// Steps that can start now.
+    slots: Slots,
     /// Retries by the moment they are due.
     timers: BTreeSet<(i64, Unit)>,
     running: BTreeSet<Unit>,
@@ -158,14 +158,12 @@ impl Dispatcher {
         let waits = |step: &PlannedStep| registry.spec(&step.uses).is_some_and(|spec| spec.waits_for_people);
         let people = plan.steps.iter().map(waits).collect();
         Self {
-            people,
+            slots: Slots::new(&plan, people),
             names,
             graph,
             plan,
             registry,
             state,
-            ready: BTreeSet::new(),
-            ready_people: BTreeSet::new(),
             timers: BTreeSet::new(),
             running: BTreeSet::new(),
             loops: BTreeMap::new(),
@@ -306,6 +304,7 @@ impl Dispatcher {
             return Ok(());
         }
         self.running.remove(&unit);
+        self.slots.ended(unit.position);
         let result = self.judge(unit, result);
         self.emit(EventKind::AttemptFinished { step: id.clone(), attempt, result: result.clone() })?;
         // An attempt that a signal ended is settled when the run is resumed.

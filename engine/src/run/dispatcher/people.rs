@@ -4,6 +4,7 @@ use crate::model::event::{Answer, Decision, EventKind, Person, Question};
 use crate::model::ids::StepId;
 use crate::model::outcome::{Mode, Outcome, RunOutcome};
 use crate::model::request::Request;
+use crate::run::answer::{automatic, check_answer};
 use crate::run::state::{IllegalEvent, Phase, StepPhase};
 
 use super::{Action, Dispatcher};
@@ -18,16 +19,17 @@ impl Dispatcher {
         }
         match known.and_then(|(_, answer)| answer) {
             Some(answer) => self.actions.push(Action::Deliver { step, question: id, answer }),
-            None if self.answers_itself() => {
+            None => {
+                let automatic = if self.answers_itself() { automatic(&question) } else { None };
+                let Some(choice) = automatic else { return Ok(()) };
                 let answer = Answer {
-                    choice: question.choices.first().cloned().unwrap_or_default(),
+                    choice,
                     by: Person { name: "drill settings".to_owned(), uid: 0 },
                     comment: None,
                     automatic: true,
                 };
                 self.answer(step, id, answer)?;
             }
-            None => {}
         }
         Ok(())
     }
@@ -69,11 +71,10 @@ impl Dispatcher {
             Some((_, Some(given))) => {
                 Ok(Some(format!("`{step}` was answered already: {} by {}", given.choice, given.by.name)))
             }
-            Some((known, None)) if !known.choices.contains(&answer.choice) => Ok(Some(format!(
-                "`{}` is no answer to `{step}`: {}",
-                answer.choice,
-                known.choices.join(" or ")
-            ))),
+            Some((known, None)) if check_answer(known, &answer.choice).is_err() => {
+                let why = check_answer(known, &answer.choice).err().unwrap_or_default();
+                Ok(Some(format!("that is no answer to `{step}`: {why}")))
+            }
             Some((_, None)) => self.answer(step, question, answer).map(|()| None),
         }
     }

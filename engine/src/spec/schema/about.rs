@@ -110,6 +110,19 @@ pub(super) fn of_project(key: &str) -> Option<&'static str> {
     })
 }
 
+/// Returns one sentence about a key of the drill calendar or of a schedule.
+pub(super) fn of_calendar(key: &str) -> Option<&'static str> {
+    Some(match key {
+        "runbook" => "The runbook",
+        "drill" => "A runbook that is started as a drill",
+        "environment" => "Where it runs",
+        "every" => "How much time may pass from one to the next",
+        "at" => "The time of day, by the clock of the machine: \"02:30\"",
+        "inputs" => "Its inputs, where they have no default",
+        _ => return None,
+    })
+}
+
 /// Returns one sentence about a key of an input.
 pub(super) fn of_input(key: &str) -> Option<&'static str> {
     Some(match key {

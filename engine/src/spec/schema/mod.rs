@@ -10,11 +10,13 @@ mod types;
 use serde_json::{Map, Value, json};
 
 use self::types::{Templates, closed, duration, of_type, with_fields};
+use super::calendar::{DRILL_KEYS, SCHEDULE_KEYS};
 use super::environment::ENVIRONMENT_KEYS;
-use super::project::{PROJECT_KEYS, REFUSED_PROJECT_KEYS};
+use super::project::PROJECT_KEYS;
 use super::resources::{RESOURCE_KINDS, resource_fields};
-use super::runbook::{INPUT_ELEMENTS, INPUT_KEYS, INPUT_TYPES, REFUSED_RUNBOOK_KEYS, RUNBOOK_KEYS};
+use super::runbook::{INPUT_ELEMENTS, INPUT_KEYS, INPUT_TYPES, RUNBOOK_KEYS};
 use super::step::{BODIES, GROUP_KEYS, NOT_OF_CALLS, REFUSED_STEP_KEYS, STEP_KEYS, retry_fields};
+use crate::notice::Occasion;
 use crate::step::{Effect, KindSpec, Registry};
 use crate::value::Type;
 
@@ -63,7 +65,7 @@ pub fn check() -> Value {
 
 /// Returns the schema of runbooks, with the parameters of every kind.
 pub fn runbook(registry: &Registry) -> Value {
-    let mut root = keys(RUNBOOK_KEYS, REFUSED_RUNBOOK_KEYS, about::of_runbook);
+    let mut root = keys(RUNBOOK_KEYS, &[], about::of_runbook);
     let mut input = keys(INPUT_KEYS, &[], about::of_input);
     set(&mut input, "type", json!({ "enum": INPUT_TYPES }));
     set(&mut input, "description", text());
@@ -82,6 +84,8 @@ pub fn runbook(registry: &Registry) -> Value {
     for key in ["title", "description", "owner"] {
         set(&mut root, key, text());
     }
+    let names = json!({ "type": "array", "items": text() });
+    set(&mut root, "lock", json!({ "anyOf": [text(), names] }));
     for key in ["steps", "always"] {
         set(&mut root, key, json!({ "$ref": "#/$defs/steps" }));
     }
@@ -160,18 +164,57 @@ pub fn project() -> Value {
     let words = of_type(&Type::list(Type::String), Templates::Refused);
     let person = closed(json!({ "name": text(), "roles": words, "contact": text() }), &[]);
     let person = json!({ "anyOf": [person, { "type": "null" }] });
-    let mut root = keys(PROJECT_KEYS, REFUSED_PROJECT_KEYS, about::of_project);
+    let mut root = keys(PROJECT_KEYS, &[], about::of_project);
     set(&mut root, "project", text());
     set(&mut root, "title", text());
     set(
         &mut root,
         "state",
-        json!({ "anyOf": [{ "type": "string" }, closed(json!({ "dir": text() }), &["dir"])] }),
+        json!({ "anyOf": [{ "type": "string" }, closed(json!({ "dir": text(), "group": text() }), &[])] }),
     );
     set(&mut root, "people", json!({ "type": "object", "additionalProperties": person }));
     set(&mut root, "roles", json!({ "type": "object", "additionalProperties": words }));
     set(&mut root, "drill", drill());
+    set(&mut root, "notices", notices());
+    set(&mut root, "drills", json!({ "type": "array", "items": drill_entry() }));
+    set(&mut root, "schedules", json!({ "type": "array", "items": schedule() }));
     document("A Lifeboat project", root, &["project"])
+}
+
+/// Which channel takes which notice.
+fn notices() -> Value {
+    let channels = json!({ "anyOf": [text(), { "type": "array", "items": text() }] });
+    let mut properties = json!({});
+    for (word, _, meaning) in Occasion::ALL {
+        properties[*word] = channels.clone();
+        properties[*word]["description"] = json!(meaning);
+    }
+    closed(properties, &[])
+}
+
+fn drill_entry() -> Value {
+    let mut entry = keys(DRILL_KEYS, &[], about::of_calendar);
+    set_calendar(&mut entry);
+    closed(entry, &["runbook", "environment", "every"])
+}
+
+fn schedule() -> Value {
+    let mut entry = keys(SCHEDULE_KEYS, &[], about::of_calendar);
+    set_calendar(&mut entry);
+    set(&mut entry, "drill", text());
+    set(&mut entry, "at", json!({ "type": "string", "pattern": "^([01]\\d|2[0-3]):[0-5]\\d$" }));
+    let mut schema = closed(entry, &["environment"]);
+    let either =
+        |one: &str, other: &str| json!({ "oneOf": [{ "required": [one] }, { "required": [other] }] });
+    schema["allOf"] = json!([either("runbook", "drill"), either("at", "every")]);
+    schema
+}
+
+fn set_calendar(entry: &mut Value) {
+    set(entry, "runbook", text());
+    set(entry, "environment", text());
+    set(entry, "every", duration());
+    set(entry, "inputs", json!({ "type": "object" }));
 }
 
 fn document(title: &str, root: Value, required: &[&str]) -> Value {
@@ -386,12 +429,12 @@ mod tests {
         let runbook = runbook(&Registry::new());
         let (environment, project) = (environment(), project());
         let places: [Place<'_>; 6] = [
-            (&runbook["properties"], RUNBOOK_KEYS, REFUSED_RUNBOOK_KEYS),
+            (&runbook["properties"], RUNBOOK_KEYS, &[]),
             (&runbook["$defs"]["step"]["properties"], STEP_KEYS, REFUSED_STEP_KEYS),
             (&runbook["$defs"]["group"]["properties"], GROUP_KEYS, &[]),
             (&runbook["properties"]["inputs"]["additionalProperties"]["properties"], INPUT_KEYS, &[]),
             (&environment["properties"], ENVIRONMENT_KEYS, &[]),
-            (&project["properties"], PROJECT_KEYS, REFUSED_PROJECT_KEYS),
+            (&project["properties"], PROJECT_KEYS, &[]),
         ];
         for (properties, known, refused) in places {
             for key in known {

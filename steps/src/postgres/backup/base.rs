@@ -6,7 +6,9 @@ use jiff::Timestamp;
 use lifeboat_engine::model::event::Done;
 use lifeboat_engine::model::evidence::{Check, Progress, Unit};
 use lifeboat_engine::resource::{Postgres, ResourceKind, System};
-use lifeboat_engine::step::{Effect, KindSpec, Preview, StepContext, StepError, StepKind};
+use lifeboat_engine::step::{
+    Effect, Finding, KindSpec, PreflightFacts, Preview, StepContext, StepError, StepKind,
+};
 use lifeboat_engine::value::{Field, Span, Type};
 use serde::{Deserialize, Serialize};
 use serde_json::{Value, json};
@@ -14,10 +16,12 @@ use serde_json::{Value, json};
 use super::checks::{self, Source};
 use super::program::{Checkpoint, Compression, Program};
 use super::verify::{Expected, Verified, verify, wal_needed};
-use crate::postgres::codes;
 use crate::postgres::connect::Login;
 use crate::postgres::details::BaseDetails;
+use crate::postgres::tools::Tools;
 use crate::postgres::wal::{self, Segment, SegmentSize};
+use crate::postgres::{codes, local};
+use crate::probe::{bytes, program_found};
 use crate::store::{self, BackupKind, Marker, Meter, Owner, Partial, Store, blocking};
 
 /// `postgres.base_backup`
@@ -140,6 +144,26 @@ impl StepKind for BaseBackup {
             ],
             destroys: vec![],
         })
+    }
+
+    async fn preflight(&self, ctx: &StepContext, _: &PreflightFacts) -> Result<Vec<Finding>, StepError> {
+        const WHAT: &str = "base backup";
+        let params: Params = ctx.params()?;
+        let postgres = local::cluster(ctx, &params.cluster)?;
+        // A login that fails has its own finding.
+        let Ok(login) = Login::of(ctx, postgres) else { return Ok(Vec::new()) };
+        let source = match checks::inspect(&login).await {
+            Ok(source) => source,
+            Err(error) if error.code == codes::LB1240 || error.code == codes::LB1241 => return Ok(Vec::new()),
+            Err(error) => return Ok(vec![Finding::failed(&params.cluster, WHAT, &error)]),
+        };
+        let archiving = if source.archiving { "it archives its log" } else { "it does not archive its log" };
+        let detail = format!("can be taken of {}, {archiving}", bytes(source.bytes));
+        let program = match Tools::find_major(postgres, source.major) {
+            Ok(tools) => program_found(&params.cluster, &tools.program("pg_basebackup").to_string_lossy()),
+            Err(error) => Finding::failed(&params.cluster, "programs", &error),
+        };
+        Ok(vec![Finding::ok(&params.cluster, WHAT, detail), program])
     }
 
     async fn run(&self, ctx: &StepContext) -> Result<Done, StepError> {

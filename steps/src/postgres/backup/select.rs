@@ -4,14 +4,16 @@ use async_trait::async_trait;
 use jiff::Timestamp;
 use lifeboat_engine::model::event::Done;
 use lifeboat_engine::resource::ResourceKind;
-use lifeboat_engine::step::{Effect, KindSpec, Preview, StepContext, StepError, StepKind};
+use lifeboat_engine::step::{Effect, Finding, FindingState, KindSpec, PreflightFacts, Preview};
+use lifeboat_engine::step::{StepContext, StepError, StepKind};
 use lifeboat_engine::value::{Field, Type, parse_timestamp};
 use serde::Deserialize;
 use serde_json::{Value, json};
 
 use super::choice::{Candidate, Choice, Gap, Wanted, choose};
-use crate::postgres::codes;
-use crate::postgres::wal::{Archive, History, SystemId};
+use crate::postgres::wal::{Archive, History, SystemId, archived_at};
+use crate::postgres::{codes, preflight};
+use crate::probe::{age, bytes};
 use crate::store::{BackupKind, Catalogue, Rejection, Store, blocking, catalogue};
 
 /// `postgres.select_backup`
@@ -80,6 +82,16 @@ impl StepKind for SelectBackup {
         Ok(Preview { actions, destroys: vec![] })
     }
 
+    async fn preflight(&self, ctx: &StepContext, facts: &PreflightFacts) -> Result<Vec<Finding>, StepError> {
+        let params: Params = ctx.params()?;
+        let store = match Store::of(ctx, &params.store).await {
+            Ok(store) => store,
+            Err(error) => return Ok(vec![Finding::failed(&params.store, "newest usable backup", &error)]),
+        };
+        let facts = facts.clone();
+        blocking(move || Ok(look(&store, &params, &facts))).await
+    }
+
     async fn run(&self, ctx: &StepContext) -> Result<Done, StepError> {
         let params: Params = ctx.params()?;
         let target = params
@@ -91,6 +103,42 @@ impl StepKind for SelectBackup {
         let store = Store::of(ctx, &params.store).await?;
         blocking(move || select(&store, &params, target)).await
     }
+}
+
+/// Chooses as the run would, and says what it found: the backup, the log behind it, and how far both reach.
+fn look(store: &Store, params: &Params, facts: &PreflightFacts) -> Vec<Finding> {
+    const BACKUP: &str = "newest usable backup";
+    let name = &params.store;
+    let target = params.target_time.as_deref().and_then(|text| parse_timestamp(text).ok());
+    let done = match select(store, params, target) {
+        Ok(done) => done,
+        Err(error) if error.code == codes::LB1222 => return vec![Finding::failed(name, "log", &error)],
+        Err(error) => return vec![Finding::failed(name, BACKUP, &error)],
+    };
+    let text = |output: &str| done.outputs.get(output).and_then(Value::as_str).unwrap_or_default().to_owned();
+    let number = |output: &str| done.outputs.get(output).and_then(Value::as_u64).unwrap_or(0);
+    let finished = parse_timestamp(&text("stop_time")).ok();
+    let before = if target.is_some() { "the target" } else { "now" };
+    let old = finished.map(|at| age(at, target.unwrap_or(facts.now))).unwrap_or_default();
+    let backup = format!("`{}` ({}), finished {old} before {before}", text("backup"), bytes(number("bytes")));
+    let end = text("end_segment");
+    let log = format!(
+        "{} segments from {} up to {end}, none missing",
+        number("wal_segments"),
+        text("start_segment")
+    );
+    let archived =
+        text("system_id").parse().ok().and_then(|system| archived_at(store, system, &end).ok().flatten());
+    let whole = done.checks.iter().all(|check| check.passed);
+    let log = match whole {
+        true => Finding::ok(name, "log", log),
+        false => Finding::ok(name, "log", done.warnings.join("; ")).state(FindingState::Warning),
+    };
+    vec![
+        Finding::ok(name, BACKUP, backup),
+        log,
+        preflight::reach(name, (&end, archived.or(finished)), target, facts),
+    ]
 }
 
 fn select(store: &Store, params: &Params, target: Option<Timestamp>) -> Result<Done, StepError> {

@@ -6,18 +6,20 @@ use std::time::{Duration, Instant};
 use async_trait::async_trait;
 use lifeboat_engine::model::event::Done;
 use lifeboat_engine::model::evidence::Check;
-use lifeboat_engine::resource::ResourceKind;
-use lifeboat_engine::step::{Effect, KindSpec, Preview, StepContext, StepError, StepKind};
+use lifeboat_engine::resource::{Postgres, ResourceKind};
+use lifeboat_engine::step::{Effect, Finding, FindingState, KindSpec, PreflightFacts, Preview};
+use lifeboat_engine::step::{StepContext, StepError, StepKind};
 use lifeboat_engine::value::{Field, Type};
 use serde::{Deserialize, Serialize};
 use serde_json::json;
 
 use super::super::details::BaseDetails;
 use super::super::tools::Tools;
-use super::super::{account, codes, local};
+use super::super::{account, codes, local, preflight};
 use super::target::{Existing, Found, Target, sync_dir};
 use super::unpack::{CONTROL_FILE, HELD_BACK, Job, Unpacked, make_private_dir, unpack, unwritable};
 use crate::postgres::backup_manifest::{MANIFEST, Manifest};
+use crate::probe::measure;
 use crate::process::OsUser;
 use crate::store::{BackupKind, HashingReader, Marker, Meter, Store, blocking, read_marker, verify_sizes};
 
@@ -34,6 +36,37 @@ struct Params {
     backup: String,
     cluster: String,
     existing: Existing,
+}
+
+/// Measures what stands in a directory, for people.
+async fn measured(dir: &Path) -> String {
+    let dir = dir.to_owned();
+    let found = blocking(move || Ok(measure(&dir))).await.ok().flatten();
+    found.map_or_else(|| "empty".to_owned(), |found| found.to_string())
+}
+
+/// Says whether the place is free. A server there may yet be stopped by an earlier step.
+async fn place(cluster: &str, postgres: &Postgres, (target, existing): (Target, Existing)) -> Vec<Finding> {
+    const WHAT: &str = "place";
+    let at = target.data_dir.display().to_string();
+    if let Err(error) = target.check_servers(postgres) {
+        let finding = Finding::failed(cluster, WHAT, &error).state(FindingState::Warning);
+        return vec![finding.help("an earlier step of the plan must stop it")];
+    }
+    let finding = match (blocking(move || target.look()).await, existing) {
+        (Ok(Found::Foreign(names)), Existing::Refuse) => {
+            let detail = format!("{at} is not empty ({})", names.join(", "));
+            Finding::ok(cluster, WHAT, detail)
+                .state(FindingState::Failed)
+                .help("`existing: move_aside` on the step keeps what is there under another name")
+        }
+        (Ok(Found::Foreign(_)), Existing::MoveAside) => {
+            Finding::ok(cluster, WHAT, format!("{at} is not empty and will be moved aside"))
+        }
+        (Ok(_), _) => Finding::ok(cluster, WHAT, format!("{at} is free")),
+        (Err(error), _) => Finding::failed(cluster, WHAT, &error),
+    };
+    vec![finding]
 }
 
 /// A backup that was looked at, and everything needed to unpack it.
@@ -101,11 +134,49 @@ impl StepKind for RestoreBase {
         let target = Target::new(ctx, &params.cluster, data_dir)?;
         let found = blocking(move || target.look()).await?;
         let mut preview = Preview::default();
-        preview.actions.push(format!("unpack base backup `{}` into {}", params.backup, data_dir.display()));
-        if matches!(found, Found::Foreign(_)) && params.existing == Existing::MoveAside {
-            preview.destroys.push(format!("{} is renamed to its name with `.pre-<run>`", data_dir.display()));
+        let place = data_dir.display();
+        preview.actions.push(format!("unpack base backup `{}` into {place}", params.backup));
+        match (found, params.existing) {
+            (Found::Foreign(_), Existing::MoveAside) => {
+                let there = measured(data_dir).await;
+                preview
+                    .destroys
+                    .push(format!("`{}`: {place} ({there}) becomes {place}.pre-<run>", params.cluster));
+            }
+            (Found::Foreign(names), Existing::Refuse) => {
+                let there = names.join(", ");
+                preview.destroys.push(format!(
+                    "`{}`: nothing; the step is refused while {place} holds {there}",
+                    params.cluster
+                ));
+            }
+            (Found::Nothing | Found::Empty | Found::Own, _) => {
+                preview
+                    .destroys
+                    .push(format!("`{}`: nothing, {place} is empty or absent now", params.cluster));
+            }
         }
         Ok(preview)
+    }
+
+    async fn preflight(&self, ctx: &StepContext, _: &PreflightFacts) -> Result<Vec<Finding>, StepError> {
+        /// The backup is chosen by an earlier step, as a rule.
+        #[derive(Deserialize)]
+        struct Known {
+            store: String,
+            cluster: String,
+            backup: Option<String>,
+            existing: Existing,
+        }
+        let known: Known = ctx.params()?;
+        let (postgres, data_dir) = local::data_dir(ctx, &known.cluster)?;
+        let store = Store::of(ctx, &known.store).await?;
+        let (cluster, backup) = (known.cluster.as_str(), known.backup.as_deref());
+        let mut findings =
+            preflight::restore(preflight::Wanted { store, cluster, postgres, data_dir, backup }).await?;
+        let target = Target::new(ctx, &known.cluster, data_dir)?;
+        findings.extend(place(cluster, postgres, (target, known.existing)).await);
+        Ok(findings)
     }
 
     async fn run(&self, ctx: &StepContext) -> Result<Done, StepError> {

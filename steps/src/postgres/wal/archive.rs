@@ -1,6 +1,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::io::Read;
 
+use jiff::Timestamp;
 use lifeboat_engine::step::StepError;
 
 use super::fetch::{FORMS, open_form};
@@ -69,6 +70,17 @@ pub fn is_archived(store: &Store, system: SystemId, name: &str) -> Result<bool, 
         }
     }
     Ok(false)
+}
+
+/// Returns when a file was archived, as far as the store tells.
+pub fn archived_at(store: &Store, system: SystemId, name: &str) -> Result<Option<Timestamp>, StepError> {
+    let key = wal_key(system, name)?;
+    for form in FORMS {
+        if let Some(found) = store.metadata(&Key::new(format!("{key}{}", form.suffix()))?)? {
+            return Ok(found.modified);
+        }
+    }
+    Ok(None)
 }
 
 impl Archive {

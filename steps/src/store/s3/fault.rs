@@ -3,7 +3,7 @@
 use std::fmt::Display;
 
 use aws_sdk_s3::config::http::HttpResponse;
-use aws_sdk_s3::error::{DisplayErrorContext, ProvideErrorMetadata, SdkError};
+use aws_sdk_s3::error::{ProvideErrorMetadata, SdkError};
 use lifeboat_engine::code::Code;
 use lifeboat_engine::step::StepError;
 
@@ -37,10 +37,11 @@ impl Fault {
         let code = error.code().unwrap_or_default().to_owned();
         let text = match (error.as_service_error(), error.message()) {
             (Some(_), Some(message)) => format!("{code}: {message}"),
-            (Some(_), None) => {
-                status.map_or_else(|| code.clone(), |status| format!("{code} (HTTP {status})"))
+            (Some(_), None) if !code.is_empty() => code.clone(),
+            (Some(_), None) if status.is_some_and(|status| status >= 300) => {
+                format!("HTTP {}", status.unwrap_or_default())
             }
-            _ => DisplayErrorContext(error).to_string(),
+            _ => with_causes(error),
         };
         let passes = match error {
             SdkError::ServiceError(_) => {
@@ -53,7 +54,7 @@ impl Fault {
             SdkError::ConstructionFailure(_) => false,
             _ => !is_of_credentials(&text),
         };
-        Self { status, code, text: without_debug(text), passes }
+        Self { status, code, text, passes }
     }
 
     /// A stream that broke.
@@ -143,10 +144,16 @@ fn is_of_credentials(text: &str) -> bool {
     text.contains("credentials") || text.contains("identity")
 }
 
-/// The client adds the error once more in the notation of Rust.
-fn without_debug(text: String) -> String {
-    match text.split_once(" (") {
-        Some((plain, rest)) if rest.contains('{') => plain.to_owned(),
-        _ => text,
+/// The outermost error of the client says little; the innermost says why.
+fn with_causes(error: &(dyn std::error::Error + 'static)) -> String {
+    let mut text = error.to_string();
+    let mut next = error.source();
+    while let Some(cause) = next {
+        let said = cause.to_string();
+        if !text.ends_with(&said) {
+            text = format!("{text}: {said}");
+        }
+        next = cause.source();
     }
+    text
 }

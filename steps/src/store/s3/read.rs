@@ -51,7 +51,13 @@ impl Bucket {
     pub(in crate::store) fn metadata(&self, key: &Key) -> Result<Option<Metadata>, StepError> {
         let request = self.client().head_object().bucket(self.name()).key(self.full(key));
         match wait(async move { request.send().await.map_err(|error| Fault::of(&error)) })? {
-            Ok(head) => Ok(Some(Metadata { size: head.content_length().unwrap_or_default().unsigned_abs() })),
+            Ok(head) => {
+                let modified = head.last_modified().and_then(|at| at.to_millis().ok());
+                Ok(Some(Metadata {
+                    size: head.content_length().unwrap_or_default().unsigned_abs(),
+                    modified: modified.and_then(|ms| jiff::Timestamp::from_millisecond(ms).ok()),
+                }))
+            }
             // An answer without a body does not tell a missing object from a missing bucket.
             Err(fault) if fault.status == Some(404) => self.check_reachable().map(|()| None),
             Err(fault) => Err(self.explain(Doing::Reading, format_args!("`{key}`"), &fault)),

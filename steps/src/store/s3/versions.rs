@@ -6,7 +6,10 @@ use aws_sdk_s3::config::interceptors::AfterDeserializationInterceptorContextRef;
 use aws_sdk_s3::config::{ConfigBag, Intercept, RuntimeComponents};
 use aws_sdk_s3::error::BoxError;
 use aws_sdk_s3::operation::list_object_versions::ListObjectVersionsOutput;
-use aws_sdk_s3::types::{BucketVersioningStatus, EncodingType, ExpirationStatus, ObjectStorageClass};
+use aws_sdk_s3::types::{
+    BucketVersioningStatus, EncodingType, ExpirationStatus, ObjectStorageClass, ObjectVersion,
+    OptionalObjectAttributes,
+};
 use lifeboat_engine::step::StepError;
 
 use super::bucket::Bucket;
@@ -17,15 +20,20 @@ use crate::store::versions::{Entry, Stored, Versioning};
 
 impl Bucket {
     pub(in crate::store) fn versioning(&self) -> Result<Versioning, StepError> {
+        let raw = Raw::default();
         let request = self.client().get_bucket_versioning().bucket(self.name());
+        let request = request.customize().interceptor(raw.clone());
         let answer = wait(async move { request.send().await.map_err(|error| Fault::of(&error)) })?;
-        let answer =
-            answer.map_err(|fault| self.explain(Doing::Reading, "whether versions are kept", &fault))?;
-        Ok(match answer.status {
-            Some(BucketVersioningStatus::Enabled) => Versioning::Enabled,
-            Some(_) => Versioning::Suspended,
-            None => Versioning::Never,
-        })
+        match answer.map(|answer| answer.status) {
+            Ok(Some(BucketVersioningStatus::Enabled)) => Ok(Versioning::Enabled),
+            Ok(Some(_)) => Ok(Versioning::Suspended),
+            Ok(None) => Ok(Versioning::Never),
+            // Some servers give the answer another name than the client expects.
+            Err(fault) => match status_in(&raw.body()).filter(|_| fault.status == Some(200)) {
+                Some(versioning) => Ok(versioning),
+                None => Err(self.explain(Doing::Reading, "whether versions are kept", &fault)),
+            },
+        }
     }
 
     /// Returns after how many days the bucket forgets versions below the prefix that are not current, if it does.
@@ -64,10 +72,12 @@ impl Bucket {
             let request =
                 request.prefix(format!("{}{below}", self.prefix())).encoding_type(EncodingType::Url);
             let request = request.set_key_marker(key.clone()).set_version_id_marker(version.clone());
+            // Whether an archived object has been brought back for a while.
+            let request = request.optional_object_attributes(OptionalObjectAttributes::RestoreStatus);
             let request = request.customize().interceptor(raw.clone());
             let page = wait(async move { request.send().await.map_err(|error| Fault::of(&error)) })?
                 .map_err(|fault| failed(&fault))?;
-            each(self.in_order(&page, &raw.order()).map_err(|fault| failed(&fault))?)?;
+            each(self.in_order(&page, &tags(&raw.body())).map_err(|fault| failed(&fault))?)?;
             if page.is_truncated() != Some(true) {
                 return Ok(());
             }
@@ -115,7 +125,7 @@ impl Bucket {
                         object: Some(Stored {
                             size: version.size().unwrap_or_default().unsigned_abs(),
                             etag: version.e_tag().map(ToOwned::to_owned),
-                            archived: is_archive(version.storage_class().map(AsRef::as_ref)),
+                            archived: is_archived(version),
                         }),
                     }
                 }
@@ -143,9 +153,12 @@ fn timeless() -> Fault {
     Fault::odd("a version has no time")
 }
 
-fn is_archive(class: Option<&str>) -> bool {
+/// An object in an archive can be read only while a copy of it has been brought back.
+fn is_archived(version: &ObjectVersion) -> bool {
+    let class = version.storage_class().map(AsRef::as_ref);
     let archives = [ObjectStorageClass::Glacier, ObjectStorageClass::DeepArchive];
-    class.is_some_and(|class| archives.iter().any(|archive| archive.as_str() == class))
+    let is_back = version.restore_status().is_some_and(|status| status.restore_expiry_date().is_some());
+    class.is_some_and(|class: &str| archives.iter().any(|archive| archive.as_str() == class)) && !is_back
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -154,20 +167,20 @@ enum Tag {
     Mark,
 }
 
-/// Keeps the order in which an answer names versions and marks. Times have a resolution of one second, and a mark and
+/// Keeps the text of an answer, for the order in which it names versions and marks. Times have a resolution of one second, and a mark and
 /// a version of the same second would otherwise have no order at all.
 #[derive(Clone, Debug, Default)]
-struct Raw(Arc<Mutex<Vec<Tag>>>);
+struct Raw(Arc<Mutex<Vec<u8>>>);
 
 impl Raw {
-    fn order(&self) -> Vec<Tag> {
+    fn body(&self) -> Vec<u8> {
         std::mem::take(&mut self.0.lock().unwrap_or_else(PoisonError::into_inner))
     }
 }
 
 impl Intercept for Raw {
     fn name(&self) -> &'static str {
-        "OrderOfVersions"
+        "TextOfAnswer"
     }
 
     fn read_after_deserialization(
@@ -177,9 +190,19 @@ impl Intercept for Raw {
         _: &mut ConfigBag,
     ) -> Result<(), BoxError> {
         if let Some(body) = context.response().body().bytes() {
-            *self.0.lock().unwrap_or_else(PoisonError::into_inner) = tags(body);
+            *self.0.lock().unwrap_or_else(PoisonError::into_inner) = body.to_vec();
         }
         Ok(())
+    }
+}
+
+/// Reads the answer to whether versions are kept, whatever its outermost element is called.
+fn status_in(body: &[u8]) -> Option<Versioning> {
+    let text = std::str::from_utf8(body).ok().filter(|text| text.contains("Versioning"))?;
+    match text.split_once("<Status>").map(|(_, rest)| rest) {
+        None => Some(Versioning::Never),
+        Some(rest) if rest.starts_with("Enabled<") => Some(Versioning::Enabled),
+        Some(rest) => rest.starts_with("Suspended<").then_some(Versioning::Suspended),
     }
 }
 
@@ -202,6 +225,16 @@ fn tags(body: &[u8]) -> Vec<Tag> {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn an_answer_of_another_name_is_read_and_another_answer_is_not() {
+        let status = |inner: &str| status_in(format!("<GetBucketVersioningResponse>{inner}</…>").as_bytes());
+        assert_eq!(status(""), Some(Versioning::Never));
+        assert_eq!(status("<Status>Enabled</Status>"), Some(Versioning::Enabled));
+        assert_eq!(status("<Status>Suspended</Status>"), Some(Versioning::Suspended));
+        assert_eq!(status("<Status>Odd</Status>"), None);
+        assert_eq!(status_in(b"<html>a captive portal</html>"), None);
+    }
 
     #[test]
     fn the_order_of_an_answer_is_found() {

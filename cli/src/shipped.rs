@@ -1,0 +1,18 @@
+//! The runbooks that come with the program, from `runbooks/` of the repository.
+
+macro_rules! shipped {
+    ($($name:literal),* $(,)?) => {
+        &[$(($name, include_str!(concat!("../../runbooks/", $name, ".yaml")))),*]
+    };
+}
+
+/// Each runbook's name, without `builtin/`, and its text.
+pub(crate) const FILES: &[(&str, &str)] = shipped![
+    "backup-files",
+    "backup-postgres",
+    "backup-redis",
+    "drill-postgres",
+    "restore-files",
+    "restore-postgres",
+    "restore-redis",
+];

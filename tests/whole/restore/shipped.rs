@@ -1,0 +1,39 @@
+//! The runbooks that come with the program, on real servers. The backups are made by them too.
+
+use super::machine::Tree;
+use super::world::{RESTORE, World};
+
+#[test]
+fn the_shipped_runbooks_restore_everything_as_parts_of_another_one() {
+    let world = World::new();
+    let (head, rest) = RESTORE.split_once("steps:\n").expect("its steps");
+    let look = rest.find("  - id: look\n").expect("the step that looks");
+    let target = "with: { target_time: \"{{ inputs.target_time }}\" }";
+    let steps = format!(
+        "steps:\n  - {{ id: db, runbook: builtin/restore-postgres, {target} }}\n  \
+         - {{ id: cache, runbook: builtin/restore-redis, {target} }}\n  \
+         - {{ id: uploads, runbook: builtin/restore-files, {target} }}\n"
+    );
+    world.write("project/runbooks/restore.yaml", &format!("{head}{steps}{}", &rest[look..]));
+    world.drill(&[]).expect(0);
+    world.assert_restored();
+    assert_eq!(world.processes(), []);
+    let report = world.report();
+    assert_eq!(report["rpo"]["verdict"], "met", "{}", report["rpo"]);
+    let ids = report["steps"].to_string();
+    for id in ["db/choose", "db/promote", "cache/verify", "uploads/verify"] {
+        assert!(ids.contains(id), "no {id}: {ids}");
+    }
+}
+
+#[test]
+fn the_drill_of_the_newest_backup_proves_it_and_leaves_nothing() {
+    let world = World::new();
+    let sandbox = Tree::of(&world.file("sandbox"));
+    let ran = world.run(&["drill", "builtin/drill-postgres", "--env", "sandbox"]).expect(0);
+    assert_eq!(world.processes(), [], "{}", ran.all());
+    sandbox.assert_unchanged(&world.file("sandbox"));
+    let report = world.report();
+    let note = report["notes"][0]["text"].as_str().expect("what was proven");
+    assert!(note.contains("segments of log were restored to 20"), "{note}");
+}
