@@ -1,7 +1,7 @@
 use std::ops::Range;
 
 use super::analysis::Analysis;
-use crate::diagnostic::{Diagnostic, Diagnostics, codes, nearest_help};
+use crate::diagnostic::{Diagnostic, Diagnostics, codes};
 use crate::expr::{self, Guard, Reference, public_attributes};
 use crate::resource::{Access, Resource, ResourceKind, made_by, maker};
 use crate::spec::{EnvironmentSpec, Site, SiteKind};
@@ -217,10 +217,10 @@ pub(super) fn check_reference(
 ) {
     let Some(name) = reference.path.get(1) else { return };
     if reference.guard != Guard::None {
-        let place = |diagnostic: Diagnostic| diagnostic.at(&analysis.spec.source, span.clone());
-        return unknown_everywhere(analysis, name)
-            .into_iter()
-            .for_each(|diagnostic| out.push(place(diagnostic)));
+        if let Some(problem) = unknown_everywhere(analysis, name, span) {
+            out.push(problem);
+        }
+        return;
     }
     let has = |environment: &&&EnvironmentSpec| {
         environment.broken.contains(name) || environment.resources.contains_key(name)
@@ -246,7 +246,7 @@ pub(super) fn check_reference(
 }
 
 /// A test for a resource that no environment has is a slip of the pen: what it guards would never run.
-fn unknown_everywhere(analysis: &Analysis<'_>, name: &str) -> Option<Diagnostic> {
+fn unknown_everywhere(analysis: &Analysis<'_>, name: &str, span: &Range<usize>) -> Option<Diagnostic> {
     let project = analysis.project;
     let environments = || project.environments.values();
     let known_somewhere = environments().any(|environment| environment.resources.contains_key(name));
@@ -258,8 +258,8 @@ fn unknown_everywhere(analysis: &Analysis<'_>, name: &str) -> Option<Diagnostic>
     names.sort_unstable();
     names.dedup();
     let message = format!("no environment has a resource `{name}`");
-    let help = nearest_help(name, "resources", names);
-    Some(Diagnostic::error(codes::LB0124, message).maybe_help(help))
+    let problem = Diagnostic::error(codes::LB0124, message).at(&analysis.spec.source, span.clone());
+    Some(problem.narrowed_to(name).suggest(name, "resources", names))
 }
 
 /// Returns the resources that a step reads and those that it writes, by name, each once.
