@@ -77,7 +77,7 @@ impl Story {
             EventKind::Decided { by, decision } => {
                 self.line(at_ms, (BOLD, "●"), &by.name, &describe(decision))
             }
-            EventKind::EndingBegan { outcome, reason } if *outcome != RunOutcome::Succeeded => {
+            EventKind::EndingBegan { outcome, reason, .. } if *outcome != RunOutcome::Succeeded => {
                 self.line(at_ms, (RED, "■"), "run", &format!("ends: {reason}"))
             }
             EventKind::ThingCreated { thing, .. } => {

@@ -19,6 +19,8 @@ pub(super) enum Reader<'a> {
     Input(usize),
     /// In a step, with names that only this place has.
     Step { at: usize, extra: &'a [String] },
+    /// In what takes the work of a step back, with names that only this place has.
+    Undo { at: usize, extra: &'a [String] },
     /// In an output of the runbook, which is read when all its steps have ended.
     Output,
 }
@@ -61,6 +63,12 @@ impl Checker<'_, '_> {
         }
         for site in self.analysis.sites(at) {
             self.site(site, Reader::Step { at, extra: &[] });
+        }
+        if let Some(node) = step.spec.undo.as_ref().and_then(|undo| undo.step.retry_when.as_ref()) {
+            self.expression(node, Reader::Undo { at, extra: &["error".to_owned(), "attempt".to_owned()] });
+        }
+        for site in self.analysis.undo_sites(at) {
+            self.site(site, Reader::Undo { at, extra: &[] });
         }
     }
 
@@ -148,7 +156,10 @@ impl Checker<'_, '_> {
     }
 
     fn reference(&mut self, reference: &Reference, span: Range<usize>, reader: Reader<'_>) {
-        let extra = if let Reader::Step { extra, .. } = reader { extra } else { &[] };
+        let extra = match reader {
+            Reader::Step { extra, .. } | Reader::Undo { extra, .. } => extra,
+            Reader::Input(_) | Reader::Output => &[],
+        };
         if extra.contains(&reference.path[0]) {
             return self.own_output(reference, span, reader);
         }
@@ -273,9 +284,23 @@ impl Checker<'_, '_> {
             self.output_path(&of, &outputs, &reference.path[2..], span.clone());
         }
         match reader {
-            Reader::Step { at, .. } => self.order_of(target, at, reference, span),
+            Reader::Undo { at, .. } if target == at => self.undone_output(reference, span),
+            Reader::Step { at, .. } | Reader::Undo { at, .. } => {
+                self.order_of(target, at, reference, span);
+            }
             _ => self.presence_of(target, None, reference, span),
         }
+    }
+
+    /// Checks that an undo provides for a step that has no outputs because it did not succeed.
+    fn undone_output(&mut self, reference: &Reference, span: Range<usize>) {
+        if reference.guard != Guard::None || reference.path.len() < 3 {
+            return;
+        }
+        let text = reference.path.join(".");
+        let message = format!("`{text}` may not exist: `{}` is also undone if it failed", reference.path[1]);
+        let help = format!("provide for its absence: `{text} | default(…)`");
+        self.report(codes::LB0123, message, span, Some(help));
     }
 
     /// Checks that the step that is read has ended, and that what is read exists then.
@@ -324,7 +349,7 @@ impl Checker<'_, '_> {
         if let Some((_, of)) = open {
             return Some(format!("`{of}` has an `if`"));
         }
-        if step.needs.iter().any(|(_, on)| *on == NeedOn::Failure) {
+        if step.needs.iter().any(|(_, on)| matches!(on, NeedOn::Failure | NeedOn::FailureWithin)) {
             return Some(format!("`{name}` is skipped if nothing failed"));
         }
         let continues = match (&self.analysis.bodies[target], step.spec.on_error) {
@@ -335,7 +360,9 @@ impl Checker<'_, '_> {
         if continues {
             return Some(format!("`{name}` may fail while the run goes on"));
         }
-        self.steps.handled.contains(&target).then(|| format!("the failure of `{name}` is handled"))
+        let sure = at.is_some_and(|at| self.steps.succeeded(target, at));
+        let handled = self.steps.handled.contains(&target) && !sure;
+        handled.then(|| format!("the failure of `{name}` is handled"))
     }
 }
 
@@ -344,6 +371,8 @@ struct StepNames {
     /// The position in the bit sets of each step that is read.
     bits: HashMap<usize, usize>,
     ended: Vec<Vec<u64>>,
+    /// Which of them have succeeded then, or the step would not start.
+    succeeded: Vec<Vec<u64>>,
     /// Steps whose failure another step waits for.
     handled: HashSet<usize>,
 }
@@ -363,6 +392,7 @@ impl StepNames {
         let bits: HashMap<_, _> = read.into_iter().enumerate().map(|(bit, at)| (at, bit)).collect();
         let words = bits.len().div_ceil(64);
         let mut ended = vec![vec![0_u64; words]; order.steps.len()];
+        let mut succeeded = ended.clone();
         for at in analysis.topological.iter().copied() {
             let mut own = std::mem::take(&mut ended[at]);
             for (need, _) in &order.steps[at].needs {
@@ -372,13 +402,31 @@ impl StepNames {
                 }
             }
             ended[at] = own;
+            let mut own = std::mem::take(&mut succeeded[at]);
+            // Steps of `always` run whatever became of what they need.
+            let needs = order.steps[at].needs.iter().filter(|_| !order.steps[at].always);
+            for (need, _) in needs.filter(|(_, on)| *on == NeedOn::Success) {
+                own.iter_mut().zip(&succeeded[*need]).for_each(|(own, theirs)| *own |= theirs);
+                if let Some(bit) = bits.get(need) {
+                    own[bit / 64] |= 1 << (bit % 64);
+                }
+            }
+            succeeded[at] = own;
         }
         let handlers = order.steps.iter().flat_map(|step| &step.needs);
         let handled = handlers.filter(|(_, on)| *on != NeedOn::Success).map(|(at, _)| *at).collect();
-        Self { bits, ended, handled }
+        Self { bits, ended, succeeded, handled }
     }
 
     fn ended(&self, target: usize, at: usize) -> bool {
-        self.bits.get(&target).is_some_and(|bit| self.ended[at][bit / 64] & (1 << (bit % 64)) != 0)
+        self.has(&self.ended, target, at)
+    }
+
+    fn succeeded(&self, target: usize, at: usize) -> bool {
+        self.has(&self.succeeded, target, at)
+    }
+
+    fn has(&self, sets: &[Vec<u64>], target: usize, at: usize) -> bool {
+        self.bits.get(&target).is_some_and(|bit| sets[at][bit / 64] & (1 << (bit % 64)) != 0)
     }
 }

@@ -20,7 +20,7 @@ pub fn fence<'e>(
     if plan.protected {
         return if plan.mode == Mode::Drill { drill_in_protected(plan) } else { Vec::new() };
     }
-    let writes = plan.steps.iter().flat_map(|step| step.writes.iter().cloned());
+    let writes = plan.everything().flat_map(|step| step.writes.iter().cloned());
     match environments.iter().find(|environment| environment.name.value == plan.environment) {
         Some(own) => fence_writes(own, writes, environments.iter().copied()),
         None => {
@@ -39,7 +39,7 @@ fn drill_in_protected(plan: &Plan) -> Vec<Diagnostic> {
         .help(format!("`{}` ({}); drill in an unprotected environment with `--env`", step.id, step.place))
     };
     let mut found = Vec::new();
-    for step in &plan.steps {
+    for step in plan.everything() {
         let is_message = |name: &String| {
             let kind = plan.resources.get(name).map(Resource::kind);
             matches!(kind, Some(ResourceKind::Slack | ResourceKind::Webhook))
@@ -98,7 +98,7 @@ pub(super) fn fence_writes<'e>(
 
 /// Returns what a run of the plan must have for itself: the identity of everything that it writes.
 pub fn written_identities(plan: &Plan) -> BTreeSet<String> {
-    let written: BTreeSet<_> = plan.steps.iter().flat_map(|step| &step.writes).collect();
+    let written: BTreeSet<_> = plan.everything().flat_map(|step| &step.writes).collect();
     let resources = written.into_iter().filter_map(|name| plan.resources.get(name));
     resources.flat_map(identities).map(|identity| identity.to_string()).collect()
 }

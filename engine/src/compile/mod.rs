@@ -12,11 +12,13 @@ mod expressions;
 mod fence;
 pub mod graph;
 mod inline;
+mod needs;
 mod order;
 mod plan;
 mod resources;
 mod scopes;
 mod time;
+mod undo;
 
 pub use analysis::check;
 pub use fence::{fence, written_identities};

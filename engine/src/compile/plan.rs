@@ -1,4 +1,4 @@
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, HashMap};
 use std::sync::Arc;
 
 use jiff::Timestamp;
@@ -14,11 +14,13 @@ use crate::diagnostic::{Diagnostic, Diagnostics, Source, codes, nearest_help};
 use crate::expr::{self, ProblemKind, bind_inputs, resource_names};
 use crate::model::StepId;
 use crate::model::outcome::Mode;
-use crate::plan::{Condition, Milestone, OnError, Plan, PlannedGroup, PlannedStep, Retry, hex};
+use crate::plan::{
+    Backoff, Condition, Milestone, OnError, Plan, PlannedGroup, PlannedStep, PlannedUndo, Retry, hex,
+};
 use crate::project::Project;
 use crate::resource::{Resource, System};
 use crate::spec::{Common, EnvironmentSpec, RunbookSpec, StepSpec};
-use crate::step::Registry;
+use crate::step::{Effect, Registry};
 use crate::value::Type;
 
 /// What is to be run, where and how.
@@ -55,11 +57,12 @@ pub fn compile(request: &CompileRequest<'_>) -> Result<Compiled, Diagnostics> {
     let scopes = Scopes::bind(request, &inlined, inputs, &mut out);
     scopes.check_writes(request, &inlined, &mut out);
     let steps = planned_steps(request, &inlined, &scopes);
+    let undos = planned_undos(&inlined, &scopes, &steps);
     out.sort();
     if out.has_errors() {
         return Err(out);
     }
-    Ok(Compiled { plan: assemble(request, &inlined, steps, scopes), warnings: out })
+    Ok(Compiled { plan: assemble(request, &inlined, (steps, undos), scopes), warnings: out })
 }
 
 fn check_environment(request: &CompileRequest<'_>, out: &mut Diagnostics) {
@@ -179,16 +182,7 @@ fn planned_step(
     let planned = &inlined.steps[position];
     let (file, spec) = (planned.file, inlined.ordered(planned.file, planned.at).spec);
     let (common, runbook) = (&spec.common, inlined.files[file].analysis.spec);
-    let mut with = Value::Object(body.with.clone());
-    name_resources(&mut with, runbook, &scopes.inputs[file]);
-    let named_by_input = |name: String| {
-        let input = expr::input_name(&name).and_then(|input| scopes.inputs[file].get(input));
-        input.and_then(Value::as_str).map_or(name.clone(), ToOwned::to_owned)
-    };
-    let (reads, writes) = named(&body.sites);
-    let writes: Vec<_> = writes.into_iter().map(named_by_input).collect();
-    let mut retry = spec.retry.as_ref().map_or_else(Retry::default, |retry| retry.value.clone());
-    retry.when = spec.retry_when.as_ref().and_then(|node| trimmed(node.text()));
+    let Bound { with, reads, writes } = bound(body, runbook, &scopes.inputs[file]);
     Some(PlannedStep {
         id: StepId::new(inlined.step_id(position)).ok()?,
         title: title(common),
@@ -203,16 +197,120 @@ fn planned_step(
         with,
         effect: body.effect,
         expect: spec.expect.iter().filter_map(|node| trimmed(node.text())).collect(),
-        retry,
+        retry: planned_retry(spec),
         timeout: spec.timeout,
         budget: common.budget.as_ref().map(|budget| budget.value),
         milestone: milestone(file, common),
         recovered: common.recovered,
         on_error: on_error(request, spec, body, planned.always),
         destroys: destroys(body, &writes),
-        reads: reads.into_iter().map(named_by_input).collect(),
+        reads,
         writes,
         restores: body.kind.restores,
+    })
+}
+
+/// The parameters of a body, with the names that inputs give to resources.
+struct Bound {
+    with: Value,
+    reads: Vec<String>,
+    writes: Vec<String>,
+}
+
+fn bound(body: &StepBody<'_>, runbook: &RunbookSpec, inputs: &Map<String, Value>) -> Bound {
+    let mut with = Value::Object(body.with.clone());
+    name_resources(&mut with, runbook, inputs);
+    let named_by_input = |name: String| {
+        let input = expr::input_name(&name).and_then(|input| inputs.get(input));
+        input.and_then(Value::as_str).map_or(name.clone(), ToOwned::to_owned)
+    };
+    let (reads, writes) = named(&body.sites);
+    Bound {
+        with,
+        reads: reads.into_iter().map(named_by_input).collect(),
+        writes: writes.into_iter().map(named_by_input).collect(),
+    }
+}
+
+fn planned_retry(spec: &StepSpec) -> Retry {
+    let retry = spec.retry.as_ref().map_or_else(Retry::default, |retry| retry.value.clone());
+    Retry { when: spec.retry_when.as_ref().and_then(|node| trimmed(node.text())), ..retry }
+}
+
+/// Returns what takes the work of steps back: what they say themselves, or else what their kinds do.
+fn planned_undos(
+    inlined: &Inlined<'_, '_>,
+    scopes: &Scopes,
+    steps: &[PlannedStep],
+) -> Vec<PlannedUndo> {
+    let by_id: HashMap<_, _> = steps.iter().map(|step| (step.id.as_str(), step)).collect();
+    let positions = 0..inlined.steps.len();
+    positions
+        .filter_map(|position| {
+            let step = by_id.get(inlined.step_id(position).as_str()).filter(|step| !step.always)?;
+            let planned = &inlined.steps[position];
+            let analysis = inlined.files[planned.file].analysis;
+            match (&analysis.undos[planned.at], &analysis.bodies[planned.at]) {
+                (Some(body), _) => {
+                    let spec = &inlined.ordered(planned.file, planned.at).spec.undo.as_ref()?.step;
+                    let bound = bound(body, analysis.spec, &scopes.inputs[planned.file]);
+                    written_undo(step, &analysis.spec.source, (spec, body), bound)
+                }
+                (None, Some(body)) => built_in_undo(step, body.kind.undoes.as_ref()?),
+                (None, None) => None,
+            }
+        })
+        .collect()
+}
+
+/// The undo that a step writes itself.
+fn written_undo(
+    step: &PlannedStep,
+    source: &Arc<Source>,
+    (spec, body): (&StepSpec, &StepBody<'_>),
+    bound: Bound,
+) -> Option<PlannedUndo> {
+    let planned = PlannedStep {
+        title: spec.common.title.clone().unwrap_or_else(|| format!("Undo: {}", step.title)),
+        place: place(source, spec.common.id.span.start),
+        uses: body.kind.name.clone(),
+        effect: body.effect,
+        retry: planned_retry(spec),
+        timeout: spec.timeout,
+        destroys: destroys(body, &bound.writes),
+        with: bound.with,
+        reads: bound.reads,
+        writes: bound.writes,
+        ..undo_step(step)?
+    };
+    Some(PlannedUndo { of: step.id.clone(), built_in: None, step: planned })
+}
+
+/// The undo that the kind of a step brings with it. What it needs to take back it has recorded itself.
+fn built_in_undo(step: &PlannedStep, what: &str) -> Option<PlannedUndo> {
+    let retry = Retry { attempts: 3, backoff: Backoff::Exponential, ..Retry::default() };
+    let planned = PlannedStep { effect: Effect::Idempotent, retry, destroys: Vec::new(), ..undo_step(step)? };
+    Some(PlannedUndo { of: step.id.clone(), built_in: Some(what.to_owned()), step: planned })
+}
+
+/// What every undo has in common: it takes place alone, and whatever becomes of it, the rest goes on.
+fn undo_step(step: &PlannedStep) -> Option<PlannedStep> {
+    Some(PlannedStep {
+        id: StepId::new(format!("{}/undo", step.id)).ok()?,
+        title: format!("Undo: {}", step.title),
+        group: None,
+        always: true,
+        concludes: None,
+        needs: Vec::new(),
+        conditions: Vec::new(),
+        expect: Vec::new(),
+        timeout: None,
+        budget: None,
+        milestone: None,
+        recovered: false,
+        on_error: OnError::Continue,
+        restores: false,
+        ..step.clone()
     })
 }
 
@@ -290,7 +388,7 @@ fn destroys(body: &StepBody<'_>, writes: &[String]) -> Vec<String> {
 fn assemble(
     request: &CompileRequest<'_>,
     inlined: &Inlined<'_, '_>,
-    steps: Vec<PlannedStep>,
+    (steps, undos): (Vec<PlannedStep>, Vec<PlannedUndo>),
     scopes: Scopes,
 ) -> Plan {
     let CompileRequest { project, runbook, environment, .. } = request;
@@ -327,6 +425,7 @@ fn assemble(
         keep: false,
         steps,
         groups: planned_groups(inlined),
+        undos,
         scopes: called,
         sources: sources.map(|source| (source.name.clone(), hash(&source.text))).collect(),
     }

@@ -48,6 +48,9 @@ crate::define_codes! {
     LB0147 "too many edges";
     LB0148 "runbook that cannot be called";
     LB0149 "runbooks that call each other";
+    LB0155 "undo where nothing is undone";
+    LB0156 "undo that must not be repeated";
+    LB0157 "condition that can never hold";
     LB0201 "no project";
     LB0202 "file cannot be read";
     LB0203 "credentials in an address";

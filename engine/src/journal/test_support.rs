@@ -231,7 +231,7 @@ pub(crate) fn event_kind() -> impl Strategy<Value = EventKind> {
             .prop_map(|(pid, host, boot_id)| EventKind::EngineStarted { pid, host, boot_id }),
         (someone(), decision()).prop_map(|(by, decision)| EventKind::Decided { by, decision }),
         (run_outcome(), any::<String>())
-            .prop_map(|(outcome, reason)| EventKind::EndingBegan { outcome, reason }),
+            .prop_map(|(outcome, reason)| EventKind::EndingBegan { outcome, reason, undo: false }),
         run_outcome().prop_map(|outcome| EventKind::RunFinished { outcome }),
     ];
     prop_oneof![run, attempt_kind(), thing_kind(), advisory_kind()]

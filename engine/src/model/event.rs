@@ -106,10 +106,13 @@ pub enum EventKind {
         by: Person,
         decision: Decision,
     },
-    /// Nothing further of the main steps starts; `always` steps follow.
+    /// Nothing further of the main steps starts; undo follows if it is to, then `always` steps.
     EndingBegan {
         outcome: RunOutcome,
         reason: String,
+        /// Steps that have begun are undone, newest first.
+        #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+        undo: bool,
     },
     RunFinished {
         outcome: RunOutcome,

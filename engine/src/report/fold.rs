@@ -270,7 +270,7 @@ impl<'a> Fold<'a> {
                 self.answered(at, step, question, answer);
             }
             EventKind::Decided { by, decision } => self.decided(at, by, decision),
-            EventKind::EndingBegan { outcome, reason } => {
+            EventKind::EndingBegan { outcome, reason, .. } => {
                 self.ending = Some((at, *outcome, reason));
                 self.release_held(at);
             }

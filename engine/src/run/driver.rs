@@ -6,6 +6,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use jiff::Timestamp;
+use serde_json::{Map, Value};
 use tokio::sync::{mpsc, oneshot};
 use uuid::Uuid;
 
@@ -127,6 +128,7 @@ struct Inlets {
 }
 
 struct Driver {
+    plan: Arc<Plan>,
     dispatcher: Dispatcher,
     executor: Executor,
     journal: Journal,
@@ -163,9 +165,11 @@ impl Driver {
             output: setup.output,
             messages: sender.clone(),
         });
+        let plan = Arc::clone(&setup.plan);
         let dispatcher =
             Dispatcher::new(setup.run, setup.plan, setup.registry, setup.state, Box::new(random));
         let driver = Self {
+            plan,
             dispatcher,
             executor,
             journal: setup.journal,
@@ -244,6 +248,10 @@ impl Driver {
                 self.asking.insert((step.clone(), question.id.clone()), reply);
                 Input::Asked { step, question }
             }
+            Message::Gone { id, proof, reply } => {
+                turn.replies.push(reply);
+                Input::ThingRemoved { id, proof, removed: true }
+            }
             Message::Removed { id, proof, removed } => Input::ThingRemoved { id, proof, removed },
             Message::CleanedUp => Input::CleanedUp,
             Message::Progressed { step, attempt, progress } => {
@@ -311,7 +319,7 @@ impl Driver {
     fn perform(&mut self, action: Action) {
         match action {
             Action::Launch { position, attempt, with, probe } => {
-                let recorded = self.dispatcher.state().steps[position].recorded.clone();
+                let recorded = self.recorded(position);
                 self.executor.launch(Launch { position, attempt, with, probe, recorded });
             }
             Action::EndAttempt { position } => self.executor.end(position),
@@ -324,6 +332,16 @@ impl Driver {
             Action::Refuse { reason } => self.advise(EventKind::Noted { step: None, text: reason }),
             Action::Append(_) => unreachable!("events are taken out before actions are performed"),
         }
+    }
+
+    /// Returns what earlier attempts recorded. The kind of a step undoes its own work by what the step recorded.
+    fn recorded(&self, position: usize) -> Map<String, Value> {
+        let state = self.dispatcher.state();
+        let undo = self.plan.undo_at(position).filter(|undo| undo.built_in.is_some());
+        let of = undo.and_then(|undo| state.position(&undo.of));
+        let mut recorded = of.map(|at| state.steps[at].recorded.clone()).unwrap_or_default();
+        recorded.extend(state.steps[position].recorded.clone());
+        recorded
     }
 
     fn clean_up(&self, things: Vec<Created>) {

@@ -85,7 +85,7 @@ impl Executor {
     /// Starts an attempt whose start is durable. Its end arrives as a message.
     pub(super) fn launch(&mut self, launch: Launch) {
         let plan = Arc::clone(&self.plan);
-        let step = &plan.steps[launch.position];
+        let step = plan.at(launch.position);
         let cancel = CancellationToken::new();
         self.running.insert(step.id.clone(), cancel.clone());
         let messages = self.messages.clone();
@@ -104,7 +104,7 @@ impl Executor {
 
     /// Tells an attempt to end.
     pub(super) fn end(&mut self, position: usize) {
-        if let Some(cancel) = self.running.get(&self.plan.steps[position].id) {
+        if let Some(cancel) = self.running.get(&self.plan.at(position).id) {
             cancel.cancel();
         }
     }
@@ -140,8 +140,11 @@ impl Executor {
             .registry
             .kind(&step.uses)
             .ok_or_else(|| StepError::permanent(code::LB0309, format!("no step kind `{}`", step.uses)))?;
+        // A kind undoes its own work under the name of the step that did it.
+        let undo = self.plan.undo_at(launch.position).filter(|undo| undo.built_in.is_some());
+        let name = undo.map_or(&step.id, |undo| &undo.of);
         let context = StepContext::new(StepParts {
-            info: self.info(step, launch.attempt)?,
+            info: self.info(step, name, launch.attempt)?,
             cancel: cancel.clone(),
             with: launch.with,
             resources: Arc::clone(&self.resources),
@@ -156,11 +159,16 @@ impl Executor {
                 last_progress: Mutex::new(None),
             }),
         });
-        Ok(Work { kind, context, probe: launch.probe })
+        let task = match (undo.is_some(), launch.probe) {
+            (true, _) => Task::Undo,
+            (false, true) => Task::ProbeAndRun,
+            (false, false) => Task::Run,
+        };
+        Ok(Work { kind, context, task })
     }
 
-    fn info(&self, step: &PlannedStep, attempt: Attempt) -> Result<StepInfo, StepError> {
-        let work_dir = self.dir.join("work").join(step.id.as_str());
+    fn info(&self, step: &PlannedStep, name: &StepId, attempt: Attempt) -> Result<StepInfo, StepError> {
+        let work_dir = self.dir.join("work").join(name.as_str());
         std::fs::create_dir_all(&work_dir).map_err(|error| {
             StepError::transient(code::LB0352, format!("cannot create `{}`", work_dir.display()))
                 .help("make room or mend the permissions of the state directory")
@@ -172,7 +180,7 @@ impl Executor {
             environment: self.plan.environment.clone(),
             protected: self.plan.protected,
             mode: self.plan.mode,
-            step: step.id.clone(),
+            step: name.clone(),
             attempt,
             retries: step.retry.attempts > 1,
             incident_at: self.incident_at,
@@ -187,7 +195,17 @@ impl Executor {
 struct Work {
     kind: Arc<dyn StepKind>,
     context: StepContext,
-    probe: bool,
+    task: Task,
+}
+
+/// What an attempt asks of the kind.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Task {
+    Run,
+    /// An earlier attempt may have done the work.
+    ProbeAndRun,
+    /// Takes the work of the step back.
+    Undo,
 }
 
 impl Work {
@@ -221,7 +239,10 @@ impl Work {
     }
 
     async fn perform(self) -> Result<Done, StepError> {
-        if self.probe
+        if self.task == Task::Undo {
+            return self.kind.undo(&self.context).await;
+        }
+        if self.task == Task::ProbeAndRun
             && let Probe::Done(done) = self.kind.probe(&self.context).await?
         {
             return Ok(done);

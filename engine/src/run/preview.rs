@@ -31,7 +31,7 @@ pub struct StepPreview {
     pub preview: Preview,
 }
 
-/// Previews every step of a plan. Reads no secret and touches no system beyond what kinds promise for a preview.
+/// Previews every step of a plan, then every undo, by position. Reads no secret and touches no system beyond what kinds promise for a preview.
 pub async fn preview(plan: &Plan, registry: &Registry, incident_at: Option<Timestamp>) -> Vec<StepPreview> {
     let incident_at = incident_at.unwrap_or_else(Timestamp::now);
     let names = Names::new(plan, RunId::generate(), incident_at.as_millisecond());
@@ -43,7 +43,7 @@ pub async fn preview(plan: &Plan, registry: &Registry, incident_at: Option<Times
         secrets: Arc::new(plan.secrets.clone()),
     };
     let mut previews = Vec::with_capacity(plan.steps.len());
-    for step in &plan.steps {
+    for step in plan.everything() {
         let standing = Standing { plan, state: &state };
         let rendered = registry.spec(&step.uses).and_then(|spec| {
             let names = names.for_texts(&standing, step.scope, &step.with).ok()?;
@@ -54,7 +54,8 @@ pub async fn preview(plan: &Plan, registry: &Registry, incident_at: Option<Times
             _ => (step.with.clone(), false),
         };
         let preview = match registry.kind(&step.uses) {
-            Some(kind) if known => {
+            // What a kind undoes itself is told in its own words.
+            Some(kind) if known && !built_in(plan, &step.id) => {
                 kind.preview(&shared.context(step, with.clone())).await.unwrap_or_default()
             }
             _ => Preview::default(),
@@ -62,6 +63,10 @@ pub async fn preview(plan: &Plan, registry: &Registry, incident_at: Option<Times
         previews.push(StepPreview { step: step.id.clone(), with, preview });
     }
     previews
+}
+
+fn built_in(plan: &Plan, id: &StepId) -> bool {
+    plan.undos.iter().any(|undo| &undo.step.id == id && undo.built_in.is_some())
 }
 
 struct Shared<'a> {
@@ -117,6 +122,10 @@ impl StepLink for Nowhere {
     }
 
     async fn created(&self, _: Created) -> Result<(), StepError> {
+        Err(refused())
+    }
+
+    async fn removed(&self, _: &str, _: &str) -> Result<(), StepError> {
         Err(refused())
     }
 

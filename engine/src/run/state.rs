@@ -4,6 +4,7 @@ use std::collections::{BTreeMap, HashMap};
 
 use serde_json::{Map, Value};
 
+use crate::code;
 use crate::model::event::{Answer, AttemptResult, Done, EventKind, Question};
 use crate::model::evidence::Created;
 use crate::model::ids::{Attempt, StepId};
@@ -17,7 +18,12 @@ pub struct RunState {
     pub phase: Phase,
     pub paused: bool,
     pub incident_at_ms: i64,
+    /// By position: all steps, then all undos.
     pub steps: Vec<StepState>,
+    /// The positions of what has begun, in the order of their first attempts.
+    pub begun: Vec<usize>,
+    /// The run ends with undo: what has begun is taken back before `always`.
+    pub undoing: bool,
     /// What was made and not yet removed, in the order in which it was made.
     pub things: Vec<(StepId, Created)>,
     index: HashMap<StepId, usize>,
@@ -29,7 +35,7 @@ pub enum Phase {
     /// Before the first event.
     New,
     Main,
-    /// Only `always` steps and clean-up are left.
+    /// Only undo, `always` steps and clean-up are left.
     Ending(RunOutcome),
     Finished(RunOutcome),
 }
@@ -82,9 +88,11 @@ impl RunState {
             phase: Phase::New,
             paused: false,
             incident_at_ms: 0,
-            steps: vec![StepState::default(); plan.steps.len()],
+            steps: vec![StepState::default(); plan.steps.len() + plan.undos.len()],
+            begun: Vec::new(),
+            undoing: false,
             things: Vec::new(),
-            index: plan.steps.iter().enumerate().map(|(at, step)| (step.id.clone(), at)).collect(),
+            index: plan.everything().enumerate().map(|(at, step)| (step.id.clone(), at)).collect(),
         }
     }
 
@@ -101,8 +109,9 @@ impl RunState {
                 self.incident_at_ms = *incident_at_ms;
                 self.phase = Phase::Main;
             }
-            EventKind::EndingBegan { outcome, .. } => {
+            EventKind::EndingBegan { outcome, undo, .. } => {
                 self.expect_phase(event, &[Phase::Main])?;
+                self.undoing = *undo;
                 self.phase = Phase::Ending(*outcome);
             }
             EventKind::RunFinished { outcome } => {
@@ -138,14 +147,22 @@ impl RunState {
                         StepPhase::Waiting | StepPhase::WaitingRetry { .. } | StepPhase::Settling(_)
                     )
                 })?;
+                let first = state.attempt == 0;
                 state.attempt = *attempt;
                 state.used += 1;
                 state.phase = StepPhase::Running;
+                if first && let Some(at) = self.position(step) {
+                    self.begun.push(at);
+                }
             }
-            EventKind::AttemptFinished { step, result, .. } => {
+            EventKind::AttemptFinished { step, attempt, result } => {
                 let state = self.step_mut(event, step)?;
                 state.expect(event, "no attempt of it is running", |phase| *phase == StepPhase::Running)?;
                 state.attempt_finished(result);
+                if *attempt == 1 && never_ran(result) {
+                    let at = self.position(step);
+                    self.begun.retain(|begun| Some(*begun) != at);
+                }
             }
             EventKind::RetryScheduled { step, at_ms, .. } => {
                 self.step_mut(event, step)?.phase = StepPhase::WaitingRetry { at_ms: *at_ms };
@@ -245,6 +262,12 @@ impl StepState {
             _ => None,
         }
     }
+}
+
+/// Says whether an attempt failed before anything of the step ran: there is nothing to undo then.
+fn never_ran(result: &AttemptResult) -> bool {
+    let before_start = [code::LB0301.id, code::LB0309.id];
+    matches!(result, AttemptResult::Failed { failure, .. } if before_start.contains(&failure.code.as_str()))
 }
 
 fn illegal(event: &EventKind, reason: &str) -> IllegalEvent {

@@ -9,7 +9,7 @@ use crate::model::ids::is_plain_id;
 use crate::plan::{Backoff, Milestone, MilestoneAt, NeedOn, OnError, Retry};
 use crate::step::Effect;
 use crate::value::{Field, Span, Type};
-use crate::yaml::{Entry, Node};
+use crate::yaml::{Entry, Node, Resolved};
 
 pub(super) const STEP_KEYS: &[&str] = &[
     "id",
@@ -53,7 +53,6 @@ pub(super) const GROUP_KEYS: &[&str] = &[
 ];
 /// Keys of the language that this version cannot carry out, with what to do instead.
 pub(super) const REFUSED_STEP_KEYS: &[(&str, &str)] = &[
-    ("undo", "write a runbook that undoes the step, and run it when needed"),
     ("for_each", "write one step for each element"),
     ("until", "use a step kind that waits, such as `http.wait` or `postgres.wait_ready`"),
     ("every", "use a step kind that waits, such as `http.wait` or `postgres.wait_ready`"),
@@ -61,7 +60,10 @@ pub(super) const REFUSED_STEP_KEYS: &[(&str, &str)] = &[
 pub(super) const BODIES: &[&str] = &["uses", "run", "runbook", "manual"];
 /// What belongs to steps that do something themselves.
 pub(super) const NOT_OF_CALLS: &[&str] =
-    &["env", "dir", "host", "effect", "probe", "expect", "retry", "timeout", "on_error"];
+    &["env", "dir", "host", "effect", "probe", "expect", "retry", "timeout", "on_error", "undo"];
+/// What may stand under `undo`; `runbook` is known only to be refused with a reason.
+pub(super) const UNDO_KEYS: &[&str] =
+    &["title", "env", "dir", "retry", "timeout", "uses", "with", "run", "manual", "runbook"];
 
 /// One place in the order.
 #[derive(Clone, Debug)]
@@ -117,6 +119,16 @@ pub struct StepSpec {
     pub retry_when: Option<Node>,
     pub timeout: Option<Span>,
     pub on_error: Option<OnError>,
+    pub undo: Option<UndoSpec>,
+}
+
+/// What takes the work of a step back.
+#[derive(Clone, Debug)]
+pub struct UndoSpec {
+    /// The bytes of the key.
+    pub span: Range<usize>,
+    /// What is done, as a step with the id of the one that it undoes.
+    pub step: Box<StepSpec>,
 }
 
 /// What a step does.
@@ -220,8 +232,10 @@ fn read_step(reader: &mut Reader<'_>, node: &Node) -> Option<StepSpec> {
         Some(entry) => read_retry(reader, entry),
         None => (None, None),
     };
+    let undo = keys.entry("undo").and_then(|entry| read_undo(reader, entry, &common.id));
     Some(StepSpec {
         body: read_body(reader, &keys),
+        undo,
         env: keys.entry("env").cloned(),
         dir: keys.entry("dir").cloned(),
         host: keys.entry("host").cloned(),
@@ -234,6 +248,55 @@ fn read_step(reader: &mut Reader<'_>, node: &Node) -> Option<StepSpec> {
         on_error: read_on_error(reader, &keys),
         common,
     })
+}
+
+/// Reads what takes the work of a step back: a script, or a map with a body like a step's.
+fn read_undo(reader: &mut Reader<'_>, entry: &Entry, id: &Spanned<String>) -> Option<UndoSpec> {
+    let (span, node) = (entry.key.span.clone(), &entry.value);
+    let mut step = StepSpec {
+        common: Common {
+            id: Spanned::new(id.value.clone(), span.clone()),
+            title: None,
+            needs: None,
+            condition: None,
+            budget: None,
+            milestone: None,
+            recovered: false,
+        },
+        body: Body::Unclear,
+        env: None,
+        dir: None,
+        host: None,
+        probe: None,
+        effect: None,
+        expect: Vec::new(),
+        retry: None,
+        retry_when: None,
+        timeout: None,
+        on_error: None,
+        undo: None,
+    };
+    if node.scalar().is_some_and(|scalar| scalar.resolve() == Resolved::String) {
+        step.body = Body::Key { key: Spanned::new("run".to_owned(), span.clone()), value: node.clone() };
+    } else if node.mapping().is_some() {
+        let keys = Keys::new(reader, node, "`undo`", UNDO_KEYS)?;
+        (step.retry, step.retry_when) =
+            keys.entry("retry").map_or((None, None), |entry| read_retry(reader, entry));
+        step.common.title = keys.text(reader, "title");
+        step.env = keys.entry("env").cloned();
+        step.dir = keys.entry("dir").cloned();
+        step.timeout = keys.span(reader, "timeout");
+        step.body = read_body(reader, &keys);
+    } else {
+        let message = format!("`undo` is a script or a map, not {}", node.describe());
+        reader.push(
+            Diagnostic::error(codes::LB0106, message)
+                .at(reader.source, node.span.clone())
+                .help("write `undo: { run: … }`, or `undo: { uses: KIND, with: … }`"),
+        );
+        return None;
+    }
+    Some(UndoSpec { span, step: Box::new(step) })
 }
 
 /// Refuses what a step that calls a runbook cannot have.

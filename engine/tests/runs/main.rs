@@ -4,4 +4,5 @@ mod calls;
 mod dispatch;
 mod drive;
 mod plans;
+mod undo;
 mod world;

@@ -64,11 +64,11 @@ impl World {
             match action {
                 Action::Append(event) => self.journal.push(event),
                 Action::Launch { position, attempt, .. } => {
-                    let step = self.plan.steps[position].id.clone();
+                    let step = self.plan.at(position).id.clone();
                     self.launched.push((step.clone(), attempt));
                     self.pending.push_back((step, attempt));
                 }
-                Action::EndAttempt { position } => self.ended.push(self.plan.steps[position].id.clone()),
+                Action::EndAttempt { position } => self.ended.push(self.plan.at(position).id.clone()),
                 Action::Refuse { reason } => self.refused.push(reason),
                 _ => {}
             }

@@ -12,6 +12,7 @@ mod place;
 mod restore;
 mod snapshot;
 mod start;
+mod undo;
 mod verify;
 
 use lifeboat_engine::step::Registry;

@@ -74,6 +74,11 @@ impl StepLink for RigLink {
         Ok(())
     }
 
+    async fn removed(&self, id: &str, _: &str) -> Result<(), StepError> {
+        self.reported().created.retain(|known| known.id != id);
+        Ok(())
+    }
+
     async fn ask(&self, question: Question) -> Result<Answer, StepError> {
         let choice = question.choices.first().cloned().unwrap_or_default();
         let mut reported = self.reported();

@@ -9,16 +9,32 @@ use crate::run::state::{IllegalEvent, Phase, StepPhase};
 
 use super::{Action, Dispatcher};
 
+/// Whether a run that ends takes back what its steps have done.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Undo {
+    /// Every step that has begun.
+    Begun,
+    Nothing,
+}
+
 impl Dispatcher {
     /// Says whether the run is ending and this step is not one of those that still run.
     pub(super) fn ending(&self, at: usize) -> bool {
-        !self.plan.steps[at].always && matches!(self.state.phase, Phase::Ending(_))
+        !self.plan.at(at).always && matches!(self.state.phase, Phase::Ending(_))
     }
 
-    pub(super) fn begin_ending(&mut self, outcome: RunOutcome, reason: String) -> Result<(), IllegalEvent> {
-        self.emit(EventKind::EndingBegan { outcome, reason })?;
-        self.timers.retain(|(_, at)| self.plan.steps[*at].always);
-        for &position in self.running.iter().filter(|at| !self.plan.steps[**at].always) {
+    pub(super) fn begin_ending(
+        &mut self,
+        outcome: RunOutcome,
+        reason: String,
+        undo: Undo,
+    ) -> Result<(), IllegalEvent> {
+        if undo == Undo::Begun {
+            self.undos = self.undos_of_begun();
+        }
+        self.emit(EventKind::EndingBegan { outcome, reason, undo: !self.undos.is_empty() })?;
+        self.timers.retain(|(_, at)| self.plan.at(*at).always);
+        for &position in self.running.iter().filter(|at| !self.plan.at(**at).always) {
             self.actions.push(Action::EndAttempt { position });
         }
         self.close_main()
@@ -28,7 +44,7 @@ impl Dispatcher {
     pub(super) fn close_main(&mut self) -> Result<(), IllegalEvent> {
         for at in 0..self.plan.steps.len() {
             let open = self.state.steps[at].outcome().is_none();
-            if open && !self.plan.steps[at].always && self.state.steps[at].phase != StepPhase::Running {
+            if open && !self.plan.at(at).always && self.state.steps[at].phase != StepPhase::Running {
                 self.close(at)?;
             }
         }
@@ -42,7 +58,7 @@ impl Dispatcher {
             (StepPhase::Settling(_) | StepPhase::Held | StepPhase::WaitingRetry { .. }, Some(failure)) => {
                 Outcome::Failed { failure: failure.clone() }
             }
-            (StepPhase::Settling(_), None) => Outcome::Failed { failure: interrupted(&self.plan.steps[at]) },
+            (StepPhase::Settling(_), None) => Outcome::Failed { failure: interrupted(self.plan.at(at)) },
             _ => Outcome::NotRun { reason: "the run ended before it".to_owned() },
         };
         self.end_step(at, outcome)
@@ -51,7 +67,7 @@ impl Dispatcher {
     /// Cleans up and ends the run once every step has ended.
     pub(super) fn finish(&mut self) -> Result<(), IllegalEvent> {
         let Phase::Ending(outcome) = self.state.phase else { return Ok(()) };
-        if self.graph.open != [0, 0] || self.cleaning || self.stopping {
+        if self.graph.open != [0, 0] || !self.undos.is_empty() || self.cleaning || self.stopping {
             return Ok(());
         }
         let untried = self.untried_things();

@@ -51,7 +51,13 @@ impl Dispatcher {
 
     fn phase_allows(&self, at: usize) -> bool {
         let ending = matches!(self.state.phase, Phase::Ending(_));
-        let step = &self.plan.steps[at];
+        if self.is_undo(at) {
+            return ending;
+        }
+        if ending && !self.undos.is_empty() {
+            return false;
+        }
+        let step = self.plan.at(at);
         if step.concludes.is_some() {
             // It waits for its own scope only, and the end of the run does not keep it from running.
             true
@@ -63,7 +69,7 @@ impl Dispatcher {
     }
 
     fn group_allows(&self, at: usize) -> bool {
-        let mut group = self.plan.steps[at].group.as_ref();
+        let mut group = self.plan.at(at).group.as_ref();
         while let Some(id) = group {
             let Some((parent, limit)) = self.graph.groups.get(id) else { break };
             if limit.is_some_and(|limit| self.running_in(id) >= limit) {
@@ -89,7 +95,7 @@ impl Dispatcher {
     }
 
     fn is_in(&self, at: usize, group: &StepId) -> bool {
-        let mut current = self.plan.steps[at].group.as_ref();
+        let mut current = self.plan.at(at).group.as_ref();
         while let Some(id) = current {
             if id == group {
                 return true;
@@ -101,10 +107,10 @@ impl Dispatcher {
 
     /// Launches a ready step, or ends it if its needs or conditions say that it must not run.
     fn start(&mut self, at: usize, now_ms: i64) -> Result<(), IllegalEvent> {
-        if self.state.steps[at].attempt > 0 {
+        if self.state.steps[at].attempt > 0 || self.is_undo(at) {
             return self.launch(at, now_ms);
         }
-        let by_needs = || self.outcome_by_needs(at, &self.plan.steps[at].needs);
+        let by_needs = || self.outcome_by_needs(at, &self.plan.at(at).needs);
         if let Some(outcome) = self.outcome_by_scope(at).or_else(by_needs) {
             return self.end_step(at, outcome);
         }
@@ -117,7 +123,7 @@ impl Dispatcher {
 
     /// Ends a step of a runbook that must not be called, and one that has nothing to conclude.
     fn outcome_by_scope(&self, at: usize) -> Option<Outcome> {
-        let step = &self.plan.steps[at];
+        let step = self.plan.at(at);
         if let Some(scope) = step.concludes.filter(|scope| !self.standing().begun(*scope)) {
             let reason = format!("nothing of `{}` has begun", self.plan.scopes[scope].id);
             return Some(Outcome::Skipped { reason });
@@ -127,7 +133,7 @@ impl Dispatcher {
     }
 
     fn outcome_by_needs(&self, at: usize, needs: &[Need]) -> Option<Outcome> {
-        let step = &self.plan.steps[at];
+        let step = self.plan.at(at);
         let (mut missed_failure, mut handles) = (None, false);
         for need in needs {
             let needed = self.state.position(&need.step)?;
@@ -141,21 +147,27 @@ impl Dispatcher {
                     return Some(Outcome::NotRun { reason });
                 }
                 NeedOn::Failure if matches!(outcome, Outcome::Failed { .. }) => handles = true,
-                NeedOn::Failure => missed_failure = Some(&need.step),
+                NeedOn::FailureWithin if !success && matches!(outcome, Outcome::Failed { .. }) => handles = true,
+                NeedOn::Failure | NeedOn::FailureWithin => missed_failure = Some(need),
             }
         }
         missed_failure
             .filter(|_| !handles)
-            .map(|id| Outcome::Skipped { reason: format!("`{id}`, whose failure it handles, did not fail") })
+            .map(|need| Outcome::Skipped {
+                reason: match need.on {
+                    NeedOn::FailureWithin => "nothing failed of what it is there for".to_owned(),
+                    _ => format!("`{}`, whose failure it handles, did not fail", need.step),
+                },
+            })
     }
 
     /// Says whether a failed step was told to let the others go on.
     fn goes_on_after(&self, at: usize, outcome: &Outcome) -> bool {
-        matches!(outcome, Outcome::Failed { .. }) && self.plan.steps[at].on_error == OnError::Continue
+        matches!(outcome, Outcome::Failed { .. }) && self.plan.at(at).on_error == OnError::Continue
     }
 
     fn skip_reason(&self, at: usize) -> Result<Option<String>, Failure> {
-        let step = &self.plan.steps[at];
+        let step = self.plan.at(at);
         for condition in &step.conditions {
             let holds = self
                 .names_for(condition.scope, &json!(condition.expression))
@@ -174,7 +186,7 @@ impl Dispatcher {
         if self.stopping {
             return Ok(());
         }
-        let step = self.plan.steps[at].clone();
+        let step = self.plan.at(at).clone();
         let with = match self.render(&step) {
             Ok(with) => with,
             Err(failure) => return self.fail_before_start(at, failure, now_ms),
@@ -204,7 +216,7 @@ impl Dispatcher {
 
     /// Fails a step whose texts cannot be evaluated, with an attempt in the journal that shows when.
     fn fail_before_start(&mut self, at: usize, failure: Failure, now_ms: i64) -> Result<(), IllegalEvent> {
-        let step = self.plan.steps[at].id.clone();
+        let step = self.plan.at(at).id.clone();
         let attempt = self.state.steps[at].attempt + 1;
         self.emit(EventKind::AttemptStarted {
             step: step.clone(),

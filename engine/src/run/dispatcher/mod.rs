@@ -1,6 +1,6 @@
 //! Decides what happens next: inputs in, events and actions out, no I/O.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeSet, VecDeque};
 use std::sync::Arc;
 
 use serde_json::{Map, Value, json};
@@ -24,7 +24,9 @@ mod ending;
 mod graph;
 mod launch;
 mod people;
+mod undo;
 
+use ending::Undo;
 use graph::{Graph, part};
 
 /// What reaches the dispatcher.
@@ -129,6 +131,8 @@ pub struct Dispatcher {
     /// Retries by the moment they are due.
     timers: BTreeSet<(i64, usize)>,
     running: BTreeSet<usize>,
+    /// What is still to be undone, by the positions of the undos, newest first. Filled when the run ends with undo.
+    undos: VecDeque<usize>,
     stopping: bool,
     cleaning: bool,
     /// This process has tried to remove everything; what is left cannot be removed by it.
@@ -149,8 +153,8 @@ impl Dispatcher {
         let names = Names::new(&plan, run, state.incident_at_ms);
         let graph = Graph::new(&plan, &state);
         let waits = |step: &PlannedStep| registry.spec(&step.uses).is_some_and(|spec| spec.waits_for_people);
-        let people = plan.steps.iter().map(waits).collect();
-        Self {
+        let people = plan.everything().map(waits).collect();
+        let mut dispatcher = Self {
             people,
             names,
             graph,
@@ -161,12 +165,17 @@ impl Dispatcher {
             ready_people: BTreeSet::new(),
             timers: BTreeSet::new(),
             running: BTreeSet::new(),
+            undos: VecDeque::new(),
             stopping: false,
             cleaning: false,
             cleaned: false,
             random,
             actions: Vec::new(),
+        };
+        if dispatcher.state.undoing {
+            dispatcher.undos = dispatcher.undos_of_begun();
         }
+        dispatcher
     }
 
     /// Returns the state after every input so far.
@@ -239,10 +248,10 @@ impl Dispatcher {
 
     /// Brings attempts of a process that is gone to an end, and finds out what can start.
     fn take_over(&mut self, now_ms: i64) -> Result<(), IllegalEvent> {
-        for at in 0..self.plan.steps.len() {
+        for at in 0..self.state.steps.len() {
             match self.state.steps[at].phase.clone() {
                 StepPhase::Running => {
-                    let (step, attempt) = (self.plan.steps[at].id.clone(), self.state.steps[at].attempt);
+                    let (step, attempt) = (self.plan.at(at).id.clone(), self.state.steps[at].attempt);
                     let result = AttemptResult::Lost;
                     self.emit(EventKind::AttemptFinished { step, attempt, result: result.clone() })?;
                     self.settle(at, &result, now_ms)?;
@@ -251,7 +260,7 @@ impl Dispatcher {
                 StepPhase::WaitingRetry { at_ms } => {
                     self.timers.insert((at_ms, at));
                 }
-                StepPhase::Waiting if self.graph.blockers[at] == 0 => {
+                StepPhase::Waiting if self.graph.blockers.get(at) == Some(&0) => {
                     self.make_ready(at);
                 }
                 _ => {}
@@ -270,13 +279,18 @@ impl Dispatcher {
             _ => None,
         });
         let Some((at, message)) = fatal else { return Ok(()) };
-        let reason = format!("`{}` failed: {message}", self.plan.steps[at].id);
-        self.begin_ending(RunOutcome::Failed, reason)
+        let reason = format!("`{}` failed: {message}", self.plan.at(at).id);
+        self.begin_ending(RunOutcome::Failed, reason, Undo::Begun)
     }
 
     /// Says whether the failure of a step ends the run.
     fn is_fatal(&self, at: usize) -> bool {
-        self.plan.steps[at].on_error == crate::plan::OnError::Abort && !self.graph.handled[at]
+        self.plan.at(at).on_error == crate::plan::OnError::Abort && !self.is_handled(at)
+    }
+
+    /// Says whether another step waits for the failure of this one.
+    fn is_handled(&self, at: usize) -> bool {
+        self.graph.handled.get(at).is_some_and(|handled| *handled)
     }
 
     fn attempt_ended(
@@ -302,7 +316,7 @@ impl Dispatcher {
 
     /// Applies the step's own `expect` to a success.
     fn judge(&self, at: usize, result: AttemptResult) -> AttemptResult {
-        let step = &self.plan.steps[at];
+        let step = self.plan.at(at);
         let AttemptResult::Succeeded { mut done } = result else { return result };
         if step.expect.is_empty() {
             return AttemptResult::Succeeded { done };
@@ -328,23 +342,25 @@ impl Dispatcher {
         if self.ending(at) {
             return self.close(at);
         }
-        let step = self.plan.steps[at].clone();
+        let step = self.plan.at(at).clone();
         let around = Circumstances {
             mode: self.plan.mode,
-            handled: self.graph.handled[at],
+            handled: self.is_handled(at),
             retry_allowed: self.retry_allowed(at),
         };
         match consequence(&step, &self.state.steps[at], result, around) {
             Consequence::Succeed => self.end_step(at, Outcome::Succeeded),
             Consequence::Again => self.launch(at, now_ms),
             Consequence::Retry => self.schedule_retry(at, now_ms),
+            // Nobody is asked while a run is undone: the failure is recorded and the rest goes on.
+            Consequence::Hold(failure) if self.is_undo(at) => self.fail_step(at, failure),
             Consequence::Hold(failure) => self.emit(EventKind::StepHeld { step: step.id, failure }),
             Consequence::Fail(failure) => self.fail_step(at, failure),
         }
     }
 
     fn retry_allowed(&self, at: usize) -> bool {
-        let (step, state) = (&self.plan.steps[at], &self.state.steps[at]);
+        let (step, state) = (self.plan.at(at), &self.state.steps[at]);
         let Some(when) = &step.retry.when else { return true };
         let Ok(mut names) = self.names_for(step.scope, &json!(when)) else { return false };
         names.insert("error".into(), serde_json::to_value(&state.last_failure).unwrap_or_default());
@@ -362,7 +378,7 @@ impl Dispatcher {
     }
 
     fn schedule_retry(&mut self, at: usize, now_ms: i64) -> Result<(), IllegalEvent> {
-        let step = &self.plan.steps[at];
+        let step = self.plan.at(at);
         let wait = retry::delay(&step.retry, self.state.steps[at].used, (self.random)());
         let at_ms = now_ms + i64::try_from(wait.as_millis()).unwrap_or(i64::MAX / 2);
         let next_attempt = self.state.steps[at].attempt + 1;
@@ -372,19 +388,23 @@ impl Dispatcher {
     }
 
     fn fail_step(&mut self, at: usize, failure: Failure) -> Result<(), IllegalEvent> {
-        let (id, ends) = (self.plan.steps[at].id.clone(), self.is_fatal(at));
+        let (id, ends) = (self.plan.at(at).id.clone(), self.is_fatal(at));
         let reason = format!("`{id}` failed: {}", failure.message);
         self.end_step(at, Outcome::Failed { failure })?;
         if ends && self.state.phase == Phase::Main {
-            self.begin_ending(RunOutcome::Failed, reason)?;
+            self.begin_ending(RunOutcome::Failed, reason, Undo::Begun)?;
         }
         Ok(())
     }
 
     fn end_step(&mut self, at: usize, outcome: Outcome) -> Result<(), IllegalEvent> {
-        let step = self.plan.steps[at].id.clone();
+        let step = self.plan.at(at).id.clone();
         self.emit(EventKind::StepFinished { step, outcome })?;
         self.unready(at);
+        if self.is_undo(at) {
+            self.undos.retain(|undo| *undo != at);
+            return Ok(());
+        }
         self.graph.open[part(&self.plan, at)] -= 1;
         for dependant in self.graph.dependants[at].clone() {
             self.graph.blockers[dependant] -= 1;
@@ -408,7 +428,8 @@ impl Dispatcher {
         self.fire_timers(now_ms);
         self.launch_ready(now_ms)?;
         if self.state.phase == Phase::Main && self.graph.open[0] == 0 {
-            self.begin_ending(RunOutcome::Succeeded, "every step has ended".to_owned())?;
+            let reason = "every step has ended".to_owned();
+            self.begin_ending(RunOutcome::Succeeded, reason, Undo::Nothing)?;
         } else if matches!(self.state.phase, Phase::Ending(_))
             && self.graph.open[0] > 0
             && self.graph.open[0] > self.closing_main()
@@ -416,6 +437,7 @@ impl Dispatcher {
             // Only after a crash in the middle of an ending.
             self.close_main()?;
         }
+        self.go_on_undoing(now_ms)?;
         self.launch_ready(now_ms)?;
         self.finish()
     }
@@ -423,7 +445,7 @@ impl Dispatcher {
     /// Counts the steps of the main part that may go on although the run ends.
     fn closing_main(&self) -> usize {
         let open = |at: &usize| {
-            let step = &self.plan.steps[*at];
+            let step = self.plan.at(*at);
             let lasts = step.concludes.is_some() && self.state.steps[*at].outcome().is_none();
             part(&self.plan, *at) == 0 && (lasts || (!step.always && self.running.contains(at)))
         };

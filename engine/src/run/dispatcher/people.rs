@@ -6,6 +6,7 @@ use crate::model::outcome::{Mode, Outcome, RunOutcome};
 use crate::model::request::Request;
 use crate::run::state::{IllegalEvent, Phase, StepPhase};
 
+use super::ending::Undo;
 use super::{Action, Dispatcher};
 
 impl Dispatcher {
@@ -63,7 +64,11 @@ impl Dispatcher {
         question: String,
         answer: Answer,
     ) -> Result<Option<String>, IllegalEvent> {
-        let asked = self.state.position(&step).and_then(|at| self.state.steps[at].questions.get(&question));
+        let position = self.state.position(&step);
+        if position.is_some_and(|at| self.state.steps[at].outcome().is_some()) {
+            return Ok(Some(format!("`{step}` has ended{}", self.why_ended())));
+        }
+        let asked = position.and_then(|at| self.state.steps[at].questions.get(&question));
         match asked {
             None => Ok(Some(format!("`{step}` asks no question `{question}`"))),
             Some((_, Some(given))) => {
@@ -78,6 +83,11 @@ impl Dispatcher {
         }
     }
 
+    /// Says, after a refusal, that the run is being undone and why nothing else is left to decide.
+    fn why_ended(&self) -> &'static str {
+        if self.undos.is_empty() { "" } else { ": the run is being undone, which goes on to its end" }
+    }
+
     fn decide(
         &mut self,
         by: Person,
@@ -90,12 +100,12 @@ impl Dispatcher {
             | Decision::MarkDone { step, .. } => {
                 let at = self.state.position(step);
                 let Some(at) = at.filter(|at| self.state.steps[*at].phase == StepPhase::Held) else {
-                    return Ok(Some(format!("`{step}` is not held")));
+                    return Ok(Some(format!("`{step}` is not held{}", self.why_ended())));
                 };
                 Some(at)
             }
             Decision::Abort { .. } | Decision::Cancel { .. } if self.state.phase != Phase::Main => {
-                return Ok(Some("the run is ending already".to_owned()));
+                return Ok(Some(format!("the run is ending already{}", self.why_ended())));
             }
             _ => None,
         };
@@ -109,8 +119,11 @@ impl Dispatcher {
             (Decision::MarkDone { reason, .. }, Some(at)) => {
                 self.end_step(at, Outcome::MarkedDone { by: name, reason })?;
             }
-            (Decision::Abort { reason } | Decision::Cancel { reason }, _) => {
-                self.begin_ending(RunOutcome::Aborted, format!("ended by {name}: {reason}"))?;
+            (Decision::Abort { reason }, _) => {
+                self.begin_ending(RunOutcome::Aborted, format!("ended by {name}: {reason}"), Undo::Begun)?;
+            }
+            (Decision::Cancel { reason }, _) => {
+                self.begin_ending(RunOutcome::Aborted, format!("ended by {name}: {reason}"), Undo::Nothing)?;
             }
             _ => {}
         }

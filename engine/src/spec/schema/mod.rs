@@ -14,8 +14,8 @@ use super::environment::ENVIRONMENT_KEYS;
 use super::project::{PROJECT_KEYS, REFUSED_PROJECT_KEYS};
 use super::resources::{RESOURCE_KINDS, resource_fields};
 use super::runbook::{INPUT_ELEMENTS, INPUT_KEYS, INPUT_TYPES, REFUSED_RUNBOOK_KEYS, RUNBOOK_KEYS};
-use super::step::{BODIES, GROUP_KEYS, NOT_OF_CALLS, REFUSED_STEP_KEYS, STEP_KEYS, retry_fields};
-use crate::step::{KindSpec, Registry};
+use super::step::{BODIES, GROUP_KEYS, NOT_OF_CALLS, REFUSED_STEP_KEYS, STEP_KEYS, UNDO_KEYS, retry_fields};
+use crate::step::{Effect, KindSpec, Registry};
 use crate::value::Type;
 
 const DIALECT: &str = "https://json-schema.org/draft/2020-12/schema";
@@ -57,6 +57,7 @@ pub fn runbook(registry: &Registry) -> Value {
     let mut schema = document("A Lifeboat runbook", root, &["runbook", "environments", "steps"]);
     schema["$defs"] = json!({
         "step": step(registry),
+        "undo": undo(registry),
         "group": group(),
         "steps": {
             "type": "array",
@@ -140,10 +141,8 @@ fn step(registry: &Registry) -> Value {
     set(&mut step, "env", of_type(&Type::EnvMap, Templates::Allowed));
     set(&mut step, "effect", json!({ "enum": ["read", "idempotent", "guarded", "once"] }));
     set(&mut step, "on_error", json!({ "enum": ["hold", "abort", "continue"] }));
-    let mut retry = with_fields(&retry_fields(), Templates::Refused);
-    retry["properties"]["attempts"]["minimum"] = json!(1);
-    retry["properties"]["attempts"]["maximum"] = json!(1000);
-    set(&mut step, "retry", retry);
+    set(&mut step, "retry", retry());
+    set(&mut step, "undo", json!({ "$ref": "#/$defs/undo" }));
     for key in ["timeout", "every"] {
         set(&mut step, key, duration());
     }
@@ -152,9 +151,7 @@ fn step(registry: &Registry) -> Value {
     }
     set(&mut step, "max_parallel", json!({ "type": "integer", "minimum": 1 }));
     set_common(&mut step);
-    let names: Vec<_> = registry.specs().map(|spec| spec.name.as_str()).collect();
-    let summaries: Vec<_> = registry.specs().map(|spec| spec.summary.as_str()).collect();
-    set(&mut step, "uses", json!({ "enum": names, "markdownEnumDescriptions": summaries }));
+    set(&mut step, "uses", kinds(registry.specs()));
     let has = |key: &str| match key {
         "uses" | "runbook" => step.get(key).is_some(),
         key => registry.by_body_key(key).is_some(),
@@ -165,6 +162,39 @@ fn step(registry: &Registry) -> Value {
     schema["oneOf"] = bodies;
     schema["allOf"] = registry.specs().flat_map(kind_branches).chain([call_branch()]).collect();
     schema
+}
+
+fn retry() -> Value {
+    let mut retry = with_fields(&retry_fields(), Templates::Refused);
+    retry["properties"]["attempts"]["minimum"] = json!(1);
+    retry["properties"]["attempts"]["maximum"] = json!(1000);
+    retry
+}
+
+/// The names of kinds, with what each does.
+fn kinds<'a>(specs: impl Iterator<Item = &'a KindSpec>) -> Value {
+    let (names, summaries): (Vec<_>, Vec<_>) =
+        specs.map(|spec| (spec.name.as_str(), spec.summary.as_str())).unzip();
+    json!({ "enum": names, "markdownEnumDescriptions": summaries })
+}
+
+/// What stands under `undo`: a script, or a body like a step's, whose effect must allow to repeat it.
+fn undo(registry: &Registry) -> Value {
+    let usable = || registry.specs().filter(|spec| spec.effect != Some(Effect::Once) || spec.waits_for_people);
+    let mut undo = keys(UNDO_KEYS, &[("runbook", "")], about::of_step);
+    set(&mut undo, "title", text());
+    set(&mut undo, "dir", text());
+    set(&mut undo, "env", of_type(&Type::EnvMap, Templates::Allowed));
+    set(&mut undo, "retry", retry());
+    set(&mut undo, "timeout", duration());
+    set(&mut undo, "uses", kinds(usable()));
+    let mut bodies = vec![json!({ "required": ["uses"] })];
+    bodies.extend(usable().filter_map(|spec| spec.body_key.as_ref()).map(|(key, _)| json!({ "required": [key] })));
+    let mut schema = closed(undo, &[]);
+    schema["oneOf"] = json!(bodies);
+    let without_effect = |spec: &KindSpec| kind_branches(&KindSpec { effect: Some(Effect::Idempotent), ..spec.clone() });
+    schema["allOf"] = usable().flat_map(without_effect).collect();
+    json!({ "anyOf": [{ "type": "string" }, schema] })
 }
 
 /// Says what belongs to a step that calls a runbook, and what only to one.
