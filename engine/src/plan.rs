@@ -141,6 +141,35 @@ pub struct PlannedStep {
     pub writes: Vec<String>,
     /// Whether its kind reports a recovery point.
     pub restores: bool,
+    /// Set if it runs once for each element of a list.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub for_each: Option<ForEach>,
+    /// Set if an attempt repeats it until a condition holds.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub until: Option<Until>,
+}
+
+/// What a step is repeated for. Each element has attempts, a work directory and output of its own.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct ForEach {
+    /// A list, or a template that gives one; evaluated once, when the step is ready.
+    pub list: Value,
+    /// How many elements run at once. With 1 they run in order: the next one starts when the one before has ended.
+    pub max_parallel: usize,
+}
+
+impl ForEach {
+    /// More elements than this are refused.
+    pub const MAX_ELEMENTS: usize = 10_000;
+}
+
+/// What an attempt waits for.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct Until {
+    /// A bare expression over `output` and the names that the step's parameters see.
+    pub condition: String,
+    /// The wait before it is repeated.
+    pub every: Span,
 }
 
 /// How the work of one step is taken back if the run is aborted.

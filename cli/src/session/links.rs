@@ -12,6 +12,12 @@ pub(super) struct Output {
 }
 
 impl OutputSink for Output {
+    fn restart(&self, step: &StepId, attempt: Attempt) {
+        if let Err(error) = self.files.restart(step, attempt) {
+            tracing::warn!(%step, attempt, %error, "the output of an earlier poll is still there");
+        }
+    }
+
     fn line(&self, step: &StepId, attempt: Attempt, stream: Stream, line: &str) -> String {
         let line = self.redactor.text(line).into_owned();
         if let Err(error) = self.files.line(step, attempt, stream, &line) {

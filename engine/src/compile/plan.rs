@@ -207,6 +207,8 @@ fn planned_step(
         reads,
         writes,
         restores: body.kind.restores,
+        for_each: None,
+        until: None,
     })
 }
 
@@ -310,6 +312,8 @@ fn undo_step(step: &PlannedStep) -> Option<PlannedStep> {
         recovered: false,
         on_error: OnError::Continue,
         restores: false,
+        for_each: None,
+        until: None,
         ..step.clone()
     })
 }

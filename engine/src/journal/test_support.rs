@@ -244,6 +244,8 @@ fn attempt_kind() -> impl Strategy<Value = EventKind> {
             attempt,
             with
         }),
+        (step(), vec(value(), 0..3))
+            .prop_map(|(step, elements)| EventKind::ElementsChosen { step, elements }),
         (step(), any::<u32>(), attempt_result())
             .prop_map(|(step, attempt, result)| EventKind::AttemptFinished { step, attempt, result }),
         (step(), any::<u32>(), any::<i64>())
@@ -284,7 +286,7 @@ fn advisory_kind() -> impl Strategy<Value = EventKind> {
 }
 
 /// How many kinds there are.
-pub(crate) const KINDS: usize = 18;
+pub(crate) const KINDS: usize = 19;
 
 /// Numbers the kinds; does not compile when one is missing.
 pub(crate) fn number_of(kind: &EventKind) -> usize {
@@ -307,5 +309,6 @@ pub(crate) fn number_of(kind: &EventKind) -> usize {
         EventKind::Progressed { .. } => 15,
         EventKind::OutputLine { .. } => 16,
         EventKind::Noted { .. } => 17,
+        EventKind::ElementsChosen { .. } => 18,
     }
 }

@@ -47,6 +47,11 @@ pub enum EventKind {
         host: String,
         boot_id: String,
     },
+    /// What a step is repeated for has been evaluated. What follows names its elements: `step[0]`, `step[1]`, …
+    ElementsChosen {
+        step: StepId,
+        elements: Vec<Value>,
+    },
     AttemptStarted {
         step: StepId,
         attempt: Attempt,

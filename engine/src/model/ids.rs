@@ -11,7 +11,8 @@ pub type Seq = u64;
 /// The number of one try of one step, from 1.
 pub type Attempt = u32;
 
-/// Names a step or a group: `[a-z][a-z0-9_]*`, with `/` between a calling step and the steps it calls.
+/// Names a step or a group: `[a-z][a-z0-9_]*`, with `/` between a calling step and the steps it calls, and `[3]` behind
+/// it for one element of a step that is repeated.
 #[derive(Clone, Debug, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize)]
 #[serde(try_from = "String", into = "String")]
 pub struct StepId(String);
@@ -25,14 +26,54 @@ impl StepId {
     /// Checks and wraps an id.
     pub fn new(text: impl Into<String>) -> Result<Self, InvalidId> {
         let text = text.into();
-        let valid = !text.is_empty() && text.split('/').all(is_plain_id);
+        let (whole, element) = parts(&text);
+        let valid = whole.split('/').all(is_plain_id) && element.is_none_or(is_index);
         if valid { Ok(Self(text)) } else { Err(InvalidId(text)) }
+    }
+
+    /// Returns the id of one element of this step.
+    #[must_use]
+    pub fn of_element(&self, index: usize) -> Self {
+        Self(format!("{}[{index}]", self.0))
+    }
+
+    /// Returns which element it names, if it names one.
+    pub fn element(&self) -> Option<usize> {
+        parts(&self.0).1.and_then(|index| index.parse().ok())
+    }
+
+    /// Returns the id of the step that an element belongs to, and any other id as it is.
+    #[must_use]
+    pub fn whole(&self) -> Self {
+        Self(parts(&self.0).0.to_owned())
+    }
+
+    /// Returns the id as part of a path. Brackets would be patterns to a shell, so an element has a dot: `step.3`.
+    pub fn path(&self) -> String {
+        match parts(&self.0) {
+            (whole, Some(index)) => format!("{whole}.{index}"),
+            (whole, None) => whole.to_owned(),
+        }
     }
 
     /// Returns the id as written in the journal.
     pub fn as_str(&self) -> &str {
         &self.0
     }
+}
+
+/// Separates an id from the element that it names.
+fn parts(text: &str) -> (&str, Option<&str>) {
+    match text.strip_suffix(']').and_then(|rest| rest.rsplit_once('[')) {
+        Some((whole, index)) => (whole, Some(index)),
+        None => (text, None),
+    }
+}
+
+/// Says whether a text is the number of an element as it is written.
+fn is_index(text: &str) -> bool {
+    let digits = !text.is_empty() && text.len() <= 9 && text.bytes().all(|b| b.is_ascii_digit());
+    digits && (text == "0" || !text.starts_with('0'))
 }
 
 /// Says whether a text is an id without a path: `[a-z][a-z0-9_]*`.
@@ -97,12 +138,24 @@ mod tests {
 
     #[test]
     fn ids_follow_the_pattern() {
-        for good in ["a", "restore_base", "call/child_2"] {
+        for good in ["a", "restore_base", "call/child_2", "each[0]", "call/each[120]"] {
             assert!(StepId::new(good).is_ok(), "{good}");
         }
-        for bad in ["", "A", "1a", "a-b", "a/", "/a", "a b", "ä"] {
+        for bad in [
+            "", "A", "1a", "a-b", "a/", "/a", "a b", "ä", "a[]", "a[01]", "a[-1]", "a[1]b", "a[1][2]", "[1]",
+            "a[1]/b",
+        ] {
             assert!(StepId::new(bad).is_err(), "{bad}");
         }
+    }
+
+    #[test]
+    fn elements_are_told_from_their_steps() {
+        let step = StepId::new("call/each").unwrap();
+        let third = step.of_element(3);
+        assert_eq!((third.as_str(), third.element(), third.whole()), ("call/each[3]", Some(3), step.clone()));
+        assert_eq!((step.element(), step.whole()), (None, step.clone()));
+        assert_eq!((step.path(), third.path()), ("call/each".into(), "call/each.3".into()));
     }
 
     #[test]

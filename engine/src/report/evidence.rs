@@ -8,6 +8,7 @@ use super::model::{
 };
 use super::source::View;
 use super::standing;
+use super::undo;
 use super::timeline::checks_of;
 use crate::model::event::AttemptResult;
 use crate::model::evidence::Confidence;
@@ -81,7 +82,7 @@ pub(super) fn notes(view: &View<'_>) -> Vec<NoteReport> {
 /// Lists what went wrong, in the order of time.
 pub(super) fn troubles(view: &View<'_>) -> Vec<Trouble> {
     let mut all: Vec<Trouble> = Vec::new();
-    for step in &view.plan.steps {
+    for step in view.plan.steps.iter().chain(&undo::steps(view)) {
         if let Some(state) = view.state(step) {
             all.extend(failed_attempts(step, state));
             all.extend(state.held.iter().map(|(from, end, failure)| Trouble {
@@ -131,7 +132,7 @@ pub(super) fn created(view: &View<'_>) -> Vec<CreatedReport> {
 
 pub(super) fn facts(view: &View<'_>) -> Vec<StepFacts> {
     let mut all = Vec::new();
-    for step in &view.plan.steps {
+    for step in view.plan.steps.iter().chain(&undo::steps(view)) {
         let attempts = view.state(step).map_or(&[][..], |state| &state.attempts);
         let done = attempts.iter().rev().find_map(|attempt| match attempt.end {
             Some((_, AttemptResult::Succeeded { done })) => Some(done),
@@ -227,7 +228,7 @@ pub(super) fn warnings(view: &View<'_>, rpo: &Rpo, created: &[CreatedReport]) ->
 
 fn step_warnings(view: &View<'_>) -> Vec<Warning> {
     let mut all = Vec::new();
-    for step in &view.plan.steps {
+    for step in view.plan.steps.iter().chain(&undo::steps(view)) {
         let Some(state) = view.state(step) else { continue };
         for attempt in &state.attempts {
             if let Some((_, AttemptResult::Succeeded { done })) = attempt.end {

@@ -32,6 +32,8 @@ pub(super) struct Fold<'a> {
     pub(super) notes: Vec<(i64, Option<&'a StepId>, &'a str)>,
     pub(super) created: Vec<CreatedFold<'a>>,
     pub(super) ending: Option<(i64, RunOutcome, &'a str)>,
+    /// The run ends with undo.
+    pub(super) undoing: bool,
     pub(super) finished: Option<RunOutcome>,
     pub(super) paused: bool,
     /// The largest step back of the wall clock.
@@ -68,12 +70,15 @@ pub(super) struct StepFold<'a> {
     pub(super) retry_at: Option<(i64, Attempt)>,
     pub(super) spans: Vec<StepSpan>,
     pub(super) doing: Option<(i64, Doing)>,
+    /// What it is repeated for, and since when that is known.
+    pub(super) elements: Option<(i64, &'a [Value])>,
     open_questions: usize,
 }
 
 impl StepFold<'_> {
     pub(super) fn started(&self) -> Option<i64> {
-        self.attempts.first().map(|attempt| attempt.from)
+        let chosen = self.elements.map(|(at, _)| at);
+        chosen.or_else(|| self.attempts.first().map(|attempt| attempt.from))
     }
 
     pub(super) fn ended(&self) -> Option<i64> {
@@ -246,6 +251,9 @@ impl<'a> Fold<'a> {
                 self.declared = Some(Declared { at, digest: plan_digest, by, inputs, engine });
             }
             EventKind::EngineStarted { pid, host, .. } => self.engine_started(at, *pid, host),
+            EventKind::ElementsChosen { step, elements } => {
+                self.steps.entry(step).or_default().elements = Some((at, elements));
+            }
             EventKind::AttemptStarted { step, attempt, .. } => self.attempt_started(at, step, *attempt),
             EventKind::AttemptFinished { step, attempt, result } => {
                 self.attempt_finished(at, step, *attempt, result);
@@ -270,8 +278,9 @@ impl<'a> Fold<'a> {
                 self.answered(at, step, question, answer);
             }
             EventKind::Decided { by, decision } => self.decided(at, by, decision),
-            EventKind::EndingBegan { outcome, reason, .. } => {
+            EventKind::EndingBegan { outcome, reason, undo } => {
                 self.ending = Some((at, *outcome, reason));
+                self.undoing = *undo;
                 self.release_held(at);
             }
             EventKind::RunFinished { outcome } => self.finished = Some(*outcome),

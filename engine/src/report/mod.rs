@@ -21,6 +21,7 @@ mod source;
 mod standing;
 mod status;
 mod timeline;
+mod undo;
 
 #[cfg(test)]
 mod tests;

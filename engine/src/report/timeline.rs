@@ -30,7 +30,7 @@ pub(super) fn steps(view: &View<'_>, critical: &[PathStep]) -> Vec<StepReport> {
     view.plan.steps.iter().map(report).collect()
 }
 
-fn step_report(view: &View<'_>, step: &PlannedStep, state: &StepFold<'_>) -> StepReport {
+pub(super) fn step_report(view: &View<'_>, step: &PlannedStep, state: &StepFold<'_>) -> StepReport {
     let spent = |doing| -> i64 {
         state.spans.iter().filter(|span| span.doing == doing).map(|span| span.to.0 - span.from.0).sum()
     };

@@ -27,6 +27,7 @@ use super::dispatcher::{Action, Dispatcher, Input, Situation};
 use super::executor::{Executor, ExecutorParts, Launch};
 use super::link::Message;
 use super::state::{IllegalEvent, RunState};
+use super::unit::Unit;
 
 pub use super::link::OutputSink;
 
@@ -318,11 +319,11 @@ impl Driver {
 
     fn perform(&mut self, action: Action) {
         match action {
-            Action::Launch { position, attempt, with, probe } => {
-                let recorded = self.recorded(position);
-                self.executor.launch(Launch { position, attempt, with, probe, recorded });
+            Action::Launch { unit, attempt, with, probe, names } => {
+                let recorded = self.recorded(unit);
+                self.executor.launch(Launch { unit, attempt, with, probe, names, recorded });
             }
-            Action::EndAttempt { position } => self.executor.end(position),
+            Action::EndAttempt { unit } => self.executor.end(unit),
             Action::Deliver { step, question, answer } => {
                 if let Some(reply) = self.asking.remove(&(step, question)) {
                     drop(reply.send(answer));
@@ -335,12 +336,12 @@ impl Driver {
     }
 
     /// Returns what earlier attempts recorded. The kind of a step undoes its own work by what the step recorded.
-    fn recorded(&self, position: usize) -> Map<String, Value> {
+    fn recorded(&self, unit: Unit) -> Map<String, Value> {
         let state = self.dispatcher.state();
-        let undo = self.plan.undo_at(position).filter(|undo| undo.built_in.is_some());
-        let of = undo.and_then(|undo| state.position(&undo.of));
-        let mut recorded = of.map(|at| state.steps[at].recorded.clone()).unwrap_or_default();
-        recorded.extend(state.steps[position].recorded.clone());
+        let undo = self.plan.undo_at(unit.position).filter(|undo| undo.built_in.is_some());
+        let of = undo.and_then(|undo| state.position(&undo.of)).map(|position| Unit { position, ..unit });
+        let mut recorded = of.map(|of| state.of(of).recorded.clone()).unwrap_or_default();
+        recorded.extend(state.of(unit).recorded.clone());
         recorded
     }
 

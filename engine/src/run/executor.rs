@@ -20,6 +20,8 @@ use crate::secret::{SecretRef, Secrets};
 use crate::step::{Probe, Registry, StepContext, StepError, StepInfo, StepKind, StepParts};
 
 use super::link::{AttemptLink, Message, OutputSink};
+use super::poll::{Poll, PollLink, Seen};
+use super::unit::Unit;
 
 /// How long an attempt has to end itself once it is told to; its children get less, so that it can report on them.
 const GRACE: Duration = Duration::from_secs(30);
@@ -57,10 +59,12 @@ pub(super) struct ExecutorParts {
 
 /// One attempt as the dispatcher wants it.
 pub(super) struct Launch {
-    pub(super) position: usize,
+    pub(super) unit: Unit,
     pub(super) attempt: Attempt,
     pub(super) with: Value,
     pub(super) probe: bool,
+    /// What `until` may read.
+    pub(super) names: Map<String, Value>,
     pub(super) recorded: Map<String, Value>,
 }
 
@@ -85,11 +89,11 @@ impl Executor {
     /// Starts an attempt whose start is durable. Its end arrives as a message.
     pub(super) fn launch(&mut self, launch: Launch) {
         let plan = Arc::clone(&self.plan);
-        let step = plan.at(launch.position);
+        let step = plan.at(launch.unit.position);
         let cancel = CancellationToken::new();
-        self.running.insert(step.id.clone(), cancel.clone());
+        let (id, attempt) = (launch.unit.id(&plan), launch.attempt);
+        self.running.insert(id.clone(), cancel.clone());
         let messages = self.messages.clone();
-        let (id, attempt) = (step.id.clone(), launch.attempt);
         let work = self.prepare(step, launch, &cancel);
         let limit = self.time_limit(step);
         tokio::spawn(async move {
@@ -103,8 +107,8 @@ impl Executor {
     }
 
     /// Tells an attempt to end.
-    pub(super) fn end(&mut self, position: usize) {
-        if let Some(cancel) = self.running.get(&self.plan.at(position).id) {
+    pub(super) fn end(&mut self, unit: Unit) {
+        if let Some(cancel) = self.running.get(&unit.id(&self.plan)) {
             cancel.cancel();
         }
     }
@@ -140,35 +144,44 @@ impl Executor {
             .registry
             .kind(&step.uses)
             .ok_or_else(|| StepError::permanent(code::LB0309, format!("no step kind `{}`", step.uses)))?;
+        let id = launch.unit.id(&self.plan);
         // A kind undoes its own work under the name of the step that did it.
-        let undo = self.plan.undo_at(launch.position).filter(|undo| undo.built_in.is_some());
-        let name = undo.map_or(&step.id, |undo| &undo.of);
+        let undo = self.plan.undo_at(launch.unit.position).filter(|undo| undo.built_in.is_some());
+        let of = undo.map(|undo| launch.unit.element.map_or(undo.of.clone(), |at| undo.of.of_element(at)));
+        let info = self.info(step, of.as_ref().unwrap_or(&id), launch.attempt)?;
+        let link = Arc::new(AttemptLink {
+            step: id,
+            attempt: launch.attempt,
+            messages: self.messages.clone(),
+            output: Arc::clone(&self.output),
+            last_progress: Mutex::new(None),
+        });
+        let poll = step.until.clone().map(|until| Poll {
+            until,
+            names: launch.names,
+            link: Arc::clone(&link),
+            seen: Arc::new(Mutex::new(Seen::default())),
+        });
         let context = StepContext::new(StepParts {
-            info: self.info(step, name, launch.attempt)?,
+            info,
             cancel: cancel.clone(),
             with: launch.with,
             resources: Arc::clone(&self.resources),
             named_secrets: Arc::clone(&self.named_secrets),
             secrets: Arc::clone(&self.secrets),
             recorded: launch.recorded,
-            link: Arc::new(AttemptLink {
-                step: step.id.clone(),
-                attempt: launch.attempt,
-                messages: self.messages.clone(),
-                output: Arc::clone(&self.output),
-                last_progress: Mutex::new(None),
-            }),
+            link: if poll.is_some() { Arc::new(PollLink(link)) } else { link },
         });
-        let task = match (undo.is_some(), launch.probe) {
+        let task = match (of.is_some(), launch.probe) {
             (true, _) => Task::Undo,
             (false, true) => Task::ProbeAndRun,
             (false, false) => Task::Run,
         };
-        Ok(Work { kind, context, task })
+        Ok(Work { kind, context, task, poll })
     }
 
-    fn info(&self, step: &PlannedStep, name: &StepId, attempt: Attempt) -> Result<StepInfo, StepError> {
-        let work_dir = self.dir.join("work").join(name.as_str());
+    fn info(&self, step: &PlannedStep, id: &StepId, attempt: Attempt) -> Result<StepInfo, StepError> {
+        let work_dir = self.dir.join("work").join(id.path());
         std::fs::create_dir_all(&work_dir).map_err(|error| {
             StepError::transient(code::LB0352, format!("cannot create `{}`", work_dir.display()))
                 .help("make room or mend the permissions of the state directory")
@@ -180,7 +193,7 @@ impl Executor {
             environment: self.plan.environment.clone(),
             protected: self.plan.protected,
             mode: self.plan.mode,
-            step: name.clone(),
+            step: id.clone(),
             attempt,
             retries: step.retry.attempts > 1,
             incident_at: self.incident_at,
@@ -196,6 +209,7 @@ struct Work {
     kind: Arc<dyn StepKind>,
     context: StepContext,
     task: Task,
+    poll: Option<Poll>,
 }
 
 /// What an attempt asks of the kind.
@@ -210,7 +224,7 @@ enum Task {
 
 impl Work {
     async fn carry_out(self, limit: Option<Duration>, cancel: &CancellationToken) -> AttemptResult {
-        let id = self.context.info.step.clone();
+        let (id, poll) = (self.context.info.step.clone(), self.poll.clone());
         // A task of its own, so that a panic in a step is a failure of that step only.
         let mut task = tokio::spawn(async move { self.perform().await });
         let joined = tokio::select! {
@@ -233,7 +247,8 @@ impl Work {
                     return AttemptResult::Succeeded { done };
                 }
                 task.abort();
-                timed_out(id.as_str(), limit.unwrap_or_default())
+                let limit = limit.unwrap_or_default();
+                poll.map_or_else(|| timed_out(id.as_str(), limit), |poll| poll.not_within(id.as_str(), limit))
             }
         }
     }
@@ -247,7 +262,10 @@ impl Work {
         {
             return Ok(done);
         }
-        self.kind.run(&self.context).await
+        match &self.poll {
+            Some(poll) => poll.repeat(&*self.kind, &self.context).await,
+            None => self.kind.run(&self.context).await,
+        }
     }
 }
 

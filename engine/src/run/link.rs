@@ -99,6 +99,11 @@ fn spoiled(error: &serde_json::Error) -> AttemptResult {
 
 /// Where lines of output go before anything else: redacted there, and stored whole.
 pub trait OutputSink: Send + Sync {
+    /// Forgets what an attempt has printed so far, because it begins anew.
+    fn restart(&self, step: &StepId, attempt: Attempt) {
+        let _ = (step, attempt);
+    }
+
     /// Stores a line and returns it with secrets removed.
     fn line(&self, step: &StepId, attempt: Attempt, stream: Stream, line: &str) -> String;
 }
@@ -123,6 +128,11 @@ impl AttemptLink {
         let (reply, answer) = oneshot::channel();
         self.messages.send(message(reply)).await.map_err(|_| closed())?;
         answer.await.map_err(|_| closed())
+    }
+
+    /// Forgets what the attempt has printed so far.
+    pub(super) fn restart_output(&self) {
+        self.output.restart(&self.step, self.attempt);
     }
 
     fn progress_is_due(&self) -> bool {

@@ -10,11 +10,14 @@ pub mod driver;
 mod executor;
 mod link;
 mod names;
+mod poll;
 mod preview;
 mod retry;
 mod settle;
 mod state;
+mod unit;
 
 pub use dispatcher::{Action, Dispatcher, Input, Situation};
 pub use preview::{StepPreview, preview};
 pub use state::{Phase, RunState, StepPhase, StepState};
+pub use unit::Unit;

@@ -11,7 +11,7 @@ use crate::model::outcome::{Mode, Outcome, RunOutcome};
 use crate::plan::Plan;
 use crate::value::{Field, Type};
 
-use super::state::{Phase, RunState};
+use super::state::{Phase, RunState, StepState};
 
 /// Facts that do not change during a run, prepared once.
 #[derive(Clone, Debug)]
@@ -40,13 +40,14 @@ impl Names {
         scope: Option<usize>,
         texts: &Value,
     ) -> Result<Map<String, Value>, ExprError> {
-        let mut names = self.fixed.clone();
-        if let Some(scope) = scope.filter(|_| mentions(texts, "inputs")) {
-            names.insert("inputs".into(), Value::Object(self.inputs(at, scope)?));
+        let mut names = Map::new();
+        for (name, value) in &self.fixed {
+            let value = if name == "inputs" { self.read_inputs(at, scope, texts)? } else { value.clone() };
+            names.insert(name.clone(), value);
         }
         let mut steps = Map::new();
-        for id in mentioned_steps(texts) {
-            steps.extend(self.outputs(at, scope, &id).map(|outputs| (id, Value::Object(outputs))));
+        for id in mentioned(texts, "steps").names {
+            steps.extend(self.outputs(at, scope, &id).map(|outputs| (id, outputs)));
         }
         names.insert("steps".into(), Value::Object(steps));
         if let Some(run) = names.get_mut("run").and_then(Value::as_object_mut)
@@ -55,6 +56,32 @@ impl Names {
             run.insert("summary".into(), summary(at.plan, at.state).into());
         }
         Ok(names)
+    }
+
+    /// Returns the inputs that texts read: one that is a long list costs only those who read it.
+    fn read_inputs(
+        &self,
+        at: &Standing<'_>,
+        scope: Option<usize>,
+        texts: &Value,
+    ) -> Result<Value, ExprError> {
+        let read = mentioned(texts, "inputs");
+        if !read.whole && read.names.is_empty() {
+            return Ok(Value::Object(Map::new()));
+        }
+        let called;
+        let inputs = match scope {
+            Some(scope) => {
+                called = self.inputs(at, scope)?;
+                &called
+            }
+            None => match self.fixed.get("inputs").and_then(Value::as_object) {
+                Some(inputs) => inputs,
+                None => return Ok(Value::Object(Map::new())),
+            },
+        };
+        let wanted = inputs.iter().filter(|(name, _)| read.whole || read.names.contains(*name));
+        Ok(Value::Object(wanted.map(|(name, value)| (name.clone(), value.clone())).collect()))
     }
 
     /// Evaluates the inputs of a called runbook: what is given in the scope of the caller, defaults in its own.
@@ -75,18 +102,19 @@ impl Names {
     }
 
     /// Returns the outputs of a step as its scope names it: of a step that has succeeded, or of a runbook that is
-    /// called and has begun. What cannot be evaluated does not exist, as with a step that was skipped.
-    fn outputs(&self, at: &Standing<'_>, scope: Option<usize>, name: &str) -> Option<Map<String, Value>> {
+    /// called and has begun; of a step that was repeated for each element of a list, the list of their outputs. What
+    /// cannot be evaluated does not exist, as with a step that was skipped.
+    fn outputs(&self, at: &Standing<'_>, scope: Option<usize>, name: &str) -> Option<Value> {
         let prefix = scope.map_or(String::new(), |scope| format!("{}/", at.plan.scopes[scope].id));
         let id = StepId::new(format!("{prefix}{name}")).ok()?;
         if let Some(found) = at.state.position(&id) {
-            return at.state.steps[found].done.as_ref().map(|done| done.outputs.clone());
+            return outputs_of(&at.state.steps[found]);
         }
         let called = at.plan.scopes.iter().position(|scope| scope.id == id)?;
-        at.begun(called).then(|| self.outputs_of(at, called))
+        at.begun(called).then(|| Value::Object(self.outputs_of_call(at, called)))
     }
 
-    fn outputs_of(&self, at: &Standing<'_>, called: usize) -> Map<String, Value> {
+    fn outputs_of_call(&self, at: &Standing<'_>, called: usize) -> Map<String, Value> {
         let declared = at.plan.scopes[called].outputs.iter();
         let evaluated = declared.filter_map(|(name, template)| {
             let names = self.for_texts(at, Some(called), template).ok()?;
@@ -109,7 +137,7 @@ impl Standing<'_> {
     /// Says whether any step of a called runbook has begun, those of its `always` not counted.
     pub(super) fn begun(&self, scope: usize) -> bool {
         self.plan.steps.iter().zip(&self.state.steps).any(|(step, state)| {
-            (state.attempt > 0 || state.done.is_some())
+            (state.attempt > 0 || state.done.is_some() || state.elements.is_some())
                 && step.concludes != Some(scope)
                 && self.plan.is_within(step.scope, scope)
         })
@@ -164,10 +192,29 @@ fn summary(plan: &Plan, state: &RunState) -> String {
     text
 }
 
-/// Finds `steps.NAME` in all strings of a value. A name found in mere prose costs a lookup and nothing else.
-fn mentioned_steps(texts: &Value) -> BTreeSet<String> {
-    let mut found = BTreeSet::new();
-    collect(texts, &mut found);
+fn outputs_of(step: &StepState) -> Option<Value> {
+    let Some(elements) = &step.elements else {
+        return step.done.as_ref().map(|done| Value::Object(done.outputs.clone()));
+    };
+    let outputs = |state: &StepState| {
+        state.done.as_ref().map_or(Value::Null, |done| Value::Object(done.outputs.clone()))
+    };
+    let succeeded = matches!(step.outcome(), Some(Outcome::Succeeded));
+    succeeded.then(|| elements.states.iter().map(outputs).collect())
+}
+
+/// What texts read of one namespace.
+#[derive(Debug, Default)]
+struct Mentioned {
+    names: BTreeSet<String>,
+    /// Something is read whose name is not written out.
+    whole: bool,
+}
+
+/// Finds `NAMESPACE.NAME` in all strings of a value. A name found in mere prose costs a lookup and nothing else.
+fn mentioned(texts: &Value, namespace: &str) -> Mentioned {
+    let mut found = Mentioned::default();
+    collect(texts, namespace, &mut found);
     found
 }
 
@@ -180,19 +227,32 @@ fn mentions(value: &Value, word: &str) -> bool {
     }
 }
 
-fn collect(value: &Value, found: &mut BTreeSet<String>) {
+fn collect(value: &Value, namespace: &str, found: &mut Mentioned) {
     match value {
         Value::String(text) => {
-            for (at, _) in text.match_indices("steps") {
-                let rest = text[at + 5..].trim_start_matches(['.', '[', '"', '\'', ' ']);
-                let end = rest.find(|c: char| !(c.is_ascii_lowercase() || c.is_ascii_digit() || c == '_'));
-                found.insert(rest[..end.unwrap_or(rest.len())].to_owned());
+            for (at, _) in text.match_indices(namespace) {
+                match name_after(&text[at + namespace.len()..]) {
+                    Some(name) => drop(found.names.insert(name.to_owned())),
+                    None => found.whole = true,
+                }
             }
         }
-        Value::Array(items) => items.iter().for_each(|item| collect(item, found)),
-        Value::Object(map) => map.values().for_each(|item| collect(item, found)),
+        Value::Array(items) => items.iter().for_each(|item| collect(item, namespace, found)),
+        Value::Object(map) => map.values().for_each(|item| collect(item, namespace, found)),
         _ => {}
     }
+}
+
+/// Returns the name that follows a namespace, `.x` or `['x']`; `None` if it is not written out.
+fn name_after(text: &str) -> Option<&str> {
+    let text = text.trim_start();
+    if let Some(inside) = text.strip_prefix('[').map(str::trim_start) {
+        let quote = inside.chars().next().filter(|c| matches!(c, '"' | '\''))?;
+        return inside[1..].split(quote).next();
+    }
+    let rest = text.strip_prefix('.')?.trim_start();
+    let end = rest.find(|c: char| !(c.is_alphanumeric() || c == '_'));
+    Some(&rest[..end.unwrap_or(rest.len())])
 }
 
 #[cfg(test)]
@@ -202,7 +262,18 @@ mod tests {
     #[test]
     fn steps_are_found_in_every_spelling() {
         let texts = json!({"a": "{{ steps.choose.backup }}", "b": ["steps['x_1'].n > 2 and steps.y.z"]});
-        let found: Vec<_> = mentioned_steps(&texts).into_iter().collect();
-        assert_eq!(found, ["choose", "x_1", "y"]);
+        let found = mentioned(&texts, "steps");
+        assert_eq!(found.names.iter().collect::<Vec<_>>(), ["choose", "x_1", "y"]);
+        assert!(!found.whole);
+    }
+
+    #[test]
+    fn a_name_that_is_computed_means_all_of_them() {
+        for text in ["inputs[item]", "inputs | length", "{{ inputs }}", "inputs [ steps.a.n ]"] {
+            assert!(mentioned(&json!([text]), "inputs").whole, "{text}");
+        }
+        for text in ["inputs.a", "inputs['a b'].c", "{{ inputs . a }}"] {
+            assert!(!mentioned(&json!([text]), "inputs").whole, "{text}");
+        }
     }
 }

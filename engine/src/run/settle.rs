@@ -2,6 +2,7 @@
 
 use crate::code;
 use crate::model::event::AttemptResult;
+use crate::model::ids::StepId;
 use crate::model::outcome::{Failure, FailureKind, Mode};
 use crate::plan::{OnError, PlannedStep};
 use crate::step::Effect;
@@ -30,28 +31,29 @@ pub(super) struct Circumstances {
     pub(super) retry_allowed: bool,
 }
 
-/// Decides what follows. Pure.
+/// Decides what follows for a step or the element of one that `id` names. Pure.
 pub(super) fn consequence(
     step: &PlannedStep,
+    id: &StepId,
     state: &StepState,
     result: &AttemptResult,
     around: Circumstances,
 ) -> Consequence {
     match result {
         AttemptResult::Succeeded { .. } => Consequence::Succeed,
-        AttemptResult::Lost | AttemptResult::Interrupted => after_loss(step, around),
+        AttemptResult::Lost | AttemptResult::Interrupted => after_loss(step, id, around),
         AttemptResult::Failed { failure, .. } => after_failure(step, state, failure, around),
     }
 }
 
-fn after_loss(step: &PlannedStep, around: Circumstances) -> Consequence {
+fn after_loss(step: &PlannedStep, id: &StepId, around: Circumstances) -> Consequence {
     if step.effect != Effect::Once {
         return Consequence::Again;
     }
     let failure = Failure {
         kind: FailureKind::Uncertain,
         code: code::LB0307.id.to_owned(),
-        message: format!("`{}` was running when Lifeboat stopped, and must not be repeated unasked", step.id),
+        message: format!("`{id}` was running when Lifeboat stopped, and must not be repeated unasked"),
         help: Some(
             "find out whether it took effect, then retry it, mark it done, or abort the run".to_owned(),
         ),

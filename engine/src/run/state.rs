@@ -11,6 +11,8 @@ use crate::model::ids::{Attempt, StepId};
 use crate::model::outcome::{Failure, Outcome, RunOutcome};
 use crate::plan::Plan;
 
+use super::unit::Unit;
+
 /// Where a run is, after every event so far. Changes in [`RunState::apply`] and nowhere else, so that a fresh run
 /// and a resumed one cannot differ.
 #[derive(Clone, Debug, PartialEq)]
@@ -20,13 +22,15 @@ pub struct RunState {
     pub incident_at_ms: i64,
     /// By position: all steps, then all undos.
     pub steps: Vec<StepState>,
-    /// The positions of what has begun, in the order of their first attempts.
-    pub begun: Vec<usize>,
+    /// What has begun, in the order of the first attempts.
+    pub begun: Vec<Unit>,
     /// The run ends with undo: what has begun is taken back before `always`.
     pub undoing: bool,
     /// What was made and not yet removed, in the order in which it was made.
     pub things: Vec<(StepId, Created)>,
     index: HashMap<StepId, usize>,
+    /// The positions of the undos of steps, by the positions of the steps.
+    undos: HashMap<usize, usize>,
 }
 
 /// Where the run as a whole is.
@@ -55,6 +59,17 @@ pub struct StepState {
     /// Facts that attempts recorded for later ones.
     pub recorded: Map<String, Value>,
     pub questions: BTreeMap<String, (Question, Option<Answer>)>,
+    /// What it is repeated for, once that has been evaluated.
+    pub elements: Option<Elements>,
+}
+
+/// The elements of a step that is repeated for each of them.
+#[derive(Clone, Debug, Default, PartialEq)]
+pub struct Elements {
+    /// What each of them is.
+    pub items: Vec<Value>,
+    /// Where each of them is; elements have no elements.
+    pub states: Vec<StepState>,
 }
 
 /// The phases of a step.
@@ -70,6 +85,8 @@ pub enum StepPhase {
         at_ms: i64,
     },
     Held,
+    /// What it is repeated for is known, and not all elements have ended.
+    Repeating,
     Ended(Outcome),
 }
 
@@ -81,9 +98,17 @@ pub struct IllegalEvent {
     pub reason: String,
 }
 
+impl Elements {
+    fn new(items: &[Value]) -> Self {
+        Self { items: items.to_vec(), states: vec![StepState::default(); items.len()] }
+    }
+}
+
 impl RunState {
     /// Makes the state of a run that has no event yet.
     pub fn new(plan: &Plan) -> Self {
+        let index: HashMap<_, _> =
+            plan.everything().enumerate().map(|(at, step)| (step.id.clone(), at)).collect();
         Self {
             phase: Phase::New,
             paused: false,
@@ -92,13 +117,42 @@ impl RunState {
             begun: Vec::new(),
             undoing: false,
             things: Vec::new(),
-            index: plan.everything().enumerate().map(|(at, step)| (step.id.clone(), at)).collect(),
+            undos: undos(plan, &index),
+            index,
         }
     }
 
     /// Returns the position of a step in the plan.
     pub fn position(&self, id: &StepId) -> Option<usize> {
         self.index.get(id).copied()
+    }
+
+    /// Returns the step or element that an id names; `None` for an element that has not been chosen.
+    pub fn unit(&self, id: &StepId) -> Option<Unit> {
+        let Some(element) = id.element() else { return self.position(id).map(Unit::whole) };
+        let position = self.position(&id.whole())?;
+        let elements = self.steps[position].elements.as_ref()?;
+        (element < elements.states.len()).then_some(Unit::element(position, element))
+    }
+
+    /// Returns where a step or an element is.
+    ///
+    /// # Panics
+    ///
+    /// If the unit is not one of this run.
+    pub fn of(&self, unit: Unit) -> &StepState {
+        let step = &self.steps[unit.position];
+        match (unit.element, &step.elements) {
+            (Some(element), Some(elements)) => &elements.states[element],
+            _ => step,
+        }
+    }
+
+    /// Returns the undos of all that has begun, newest first. An element has one of its own.
+    pub fn undos_of_begun(&self, plan: &Plan) -> Vec<Unit> {
+        let main = plan.steps.len();
+        let begun = self.begun.iter().rev().filter(|unit| unit.position < main);
+        begun.filter_map(|unit| Some(Unit { position: *self.undos.get(&unit.position)?, ..*unit })).collect()
     }
 
     /// Takes one event in. Advisory events change nothing.
@@ -151,17 +205,25 @@ impl RunState {
                 state.attempt = *attempt;
                 state.used += 1;
                 state.phase = StepPhase::Running;
-                if first && let Some(at) = self.position(step) {
-                    self.begun.push(at);
+                if first {
+                    let unit = self.unit(step);
+                    self.begun.extend(unit);
                 }
+            }
+            EventKind::ElementsChosen { step, elements } => {
+                let state = self.step_mut(event, step)?;
+                state.expect(event, "it is not waiting", |phase| *phase == StepPhase::Waiting)?;
+                state.elements = Some(Elements::new(elements));
+                state.phase = StepPhase::Repeating;
+                self.prepare_undos(step, elements);
             }
             EventKind::AttemptFinished { step, attempt, result } => {
                 let state = self.step_mut(event, step)?;
                 state.expect(event, "no attempt of it is running", |phase| *phase == StepPhase::Running)?;
                 state.attempt_finished(result);
                 if *attempt == 1 && never_ran(result) {
-                    let at = self.position(step);
-                    self.begun.retain(|begun| Some(*begun) != at);
+                    let unit = self.unit(step);
+                    self.begun.retain(|begun| Some(*begun) != unit);
                 }
             }
             EventKind::RetryScheduled { step, at_ms, .. } => {
@@ -196,6 +258,14 @@ impl RunState {
         Ok(())
     }
 
+    /// Each element is undone by itself.
+    fn prepare_undos(&mut self, step: &StepId, elements: &[Value]) {
+        let undo = self.position(step).and_then(|at| self.undos.get(&at).copied());
+        if let Some(undo) = undo {
+            self.steps[undo].elements = Some(Elements::new(elements));
+        }
+    }
+
     fn decided(
         &mut self,
         event: &EventKind,
@@ -216,10 +286,11 @@ impl RunState {
     }
 
     fn step_mut(&mut self, event: &EventKind, id: &StepId) -> Result<&mut StepState, IllegalEvent> {
-        match self.index.get(id) {
-            Some(&at) => Ok(&mut self.steps[at]),
-            None => Err(illegal(event, &format!("the plan has no step `{id}`"))),
-        }
+        let unknown = || illegal(event, &format!("the plan has no step `{id}`"));
+        let unit = self.unit(id).ok_or_else(unknown)?;
+        let step = &mut self.steps[unit.position];
+        let Some(element) = unit.element else { return Ok(step) };
+        step.elements.as_mut().and_then(|elements| elements.states.get_mut(element)).ok_or_else(unknown)
     }
 
     fn expect_phase(&self, event: &EventKind, allowed: &[Phase]) -> Result<(), IllegalEvent> {
@@ -264,9 +335,14 @@ impl StepState {
     }
 }
 
+fn undos(plan: &Plan, index: &HashMap<StepId, usize>) -> HashMap<usize, usize> {
+    let undos = plan.undos.iter().filter_map(|undo| Some((*index.get(&undo.of)?, *index.get(&undo.step.id)?)));
+    undos.collect()
+}
+
 /// Says whether an attempt failed before anything of the step ran: there is nothing to undo then.
 fn never_ran(result: &AttemptResult) -> bool {
-    let before_start = [code::LB0301.id, code::LB0309.id];
+    let before_start = [code::LB0301.id, code::LB0309.id, code::LB0332.id, code::LB0333.id];
     matches!(result, AttemptResult::Failed { failure, .. } if before_start.contains(&failure.code.as_str()))
 }
 

@@ -43,7 +43,7 @@ impl OutputFiles {
 
     /// Returns the directory of one attempt; it exists once there is a line.
     pub fn attempt_dir(&self, step: &StepId, attempt: Attempt) -> PathBuf {
-        self.dir.join(step.as_str()).join(attempt.to_string())
+        self.dir.join(step.path()).join(attempt.to_string())
     }
 
     /// Appends a line and a line break.
@@ -51,6 +51,23 @@ impl OutputFiles {
         let capped = self.capped(step, attempt, stream)?;
         let mut capped = capped.lock().unwrap_or_else(PoisonError::into_inner);
         capped.line(line).map_err(Error::io("write", &capped.path))
+    }
+
+    /// Removes what an attempt has printed so far.
+    pub fn restart(&self, step: &StepId, attempt: Attempt) -> Result<(), Error> {
+        self.close(step, attempt);
+        for stream in [Stream::Stdout, Stream::Stderr] {
+            let path = self.attempt_dir(step, attempt).join(name(stream));
+            for path in [old_tail(&path), tail(&path), path] {
+                match fs::remove_file(&path) {
+                    Err(error) if error.kind() != io::ErrorKind::NotFound => {
+                        return Err(Error::io("remove", &path)(error));
+                    }
+                    _ => {}
+                }
+            }
+        }
+        Ok(())
     }
 
     /// Closes the files of an attempt that has ended.

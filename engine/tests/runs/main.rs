@@ -3,6 +3,7 @@
 mod calls;
 mod dispatch;
 mod drive;
+mod elements;
 mod plans;
 mod undo;
 mod world;

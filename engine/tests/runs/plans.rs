@@ -65,6 +65,8 @@ pub(crate) fn step(name: &str, needs: &[&str]) -> PlannedStep {
         reads: Vec::new(),
         writes: Vec::new(),
         restores: false,
+        for_each: None,
+        until: None,
     }
 }
 

@@ -4,7 +4,7 @@ use crate::plans::{always, failed, id, person, plan, step, succeeded, with_undo}
 use crate::world::World;
 use lifeboat_engine::model::event::{Answer, AttemptResult, Decision, EventKind};
 use lifeboat_engine::model::{FailureKind, Mode, Request, RunOutcome, StepId};
-use lifeboat_engine::plan::{Need, NeedOn, OnError, Plan, PlannedStep, Retry};
+use lifeboat_engine::plan::{ForEach, Need, NeedOn, OnError, Plan, PlannedStep, Retry};
 use lifeboat_engine::run::{Input, Situation};
 use lifeboat_engine::step::Effect;
 use proptest::prelude::*;
@@ -341,5 +341,42 @@ fn every_prefix_of_an_aborted_run_recovers_to_the_same_end() {
         let again: Vec<_> =
             resumed.launched.iter().filter(|(step, _)| completed.contains(&step.to_string())).collect();
         assert!(again.is_empty(), "cut at {cut}: ran again: {again:?}");
+    }
+}
+
+/// A step that runs for three elements, one after the other, and one after it.
+fn repeated() -> Plan {
+    let each = ForEach { list: json!(["x", "y", "z"]), max_parallel: 1 };
+    let each = PlannedStep { for_each: Some(each), ..step("each", &["a"]) };
+    let mut plan = with_undo(plan(vec![step("a", &[]), each, step("b", &["each"])]), &["a", "each", "b"]);
+    plan.undos[1].step.with = json!({ "text": "{{ item }} {{ index }}" });
+    plan
+}
+
+#[test]
+fn each_element_that_has_begun_is_undone_by_itself() {
+    let mut world = World::new(repeated(), fails(&["each[1]"]));
+    assert_eq!(world.run(), Situation::Finished(RunOutcome::Failed));
+    assert_eq!(world.order(), ["a", "each[0]", "each[1]", "each/undo[1]", "each/undo[0]", "a/undo"]);
+    let texts: Vec<_> = world
+        .journal
+        .iter()
+        .filter_map(|event| match event {
+            EventKind::AttemptStarted { step, with, .. } if step.as_str().starts_with("each/undo") => {
+                Some(with["text"].as_str().unwrap_or_default().to_owned())
+            }
+            _ => None,
+        })
+        .collect();
+    assert_eq!(texts, ["y 1", "x 0"]);
+    let whole = finished(&world.journal);
+    for cut in 1..world.journal.len() {
+        let prefix = world.journal[..cut].to_vec();
+        let mut resumed = World::resume(repeated(), prefix, fails(&["each[1]"]));
+        assert_eq!(resumed.run(), Situation::Finished(RunOutcome::Failed), "cut at {cut}");
+        let mut again = finished(&resumed.journal);
+        let mut expected = whole.clone();
+        (again.sort(), expected.sort());
+        assert_eq!(again, expected, "cut at {cut}");
     }
 }

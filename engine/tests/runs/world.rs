@@ -63,12 +63,12 @@ impl World {
         for action in actions {
             match action {
                 Action::Append(event) => self.journal.push(event),
-                Action::Launch { position, attempt, .. } => {
-                    let step = self.plan.at(position).id.clone();
+                Action::Launch { unit, attempt, .. } => {
+                    let step = unit.id(&self.plan);
                     self.launched.push((step.clone(), attempt));
                     self.pending.push_back((step, attempt));
                 }
-                Action::EndAttempt { position } => self.ended.push(self.plan.at(position).id.clone()),
+                Action::EndAttempt { unit } => self.ended.push(unit.id(&self.plan)),
                 Action::Refuse { reason } => self.refused.push(reason),
                 _ => {}
             }
@@ -77,9 +77,7 @@ impl World {
 
     /// Lets one attempt end, or time pass until the next timer. Returns false if neither is left.
     pub(crate) fn turn(&mut self) -> bool {
-        if let Some((step, attempt)) = self.pending.pop_front() {
-            let result = (self.script)(&step, attempt);
-            self.input(Input::AttemptEnded { step, attempt, result });
+        if self.end_one(0) {
             return true;
         }
         match self.dispatcher.next_wake_ms() {
@@ -90,6 +88,22 @@ impl World {
             }
             None => false,
         }
+    }
+
+    /// Lets one of the running attempts end, the oldest being 0. Returns false if none runs.
+    pub(crate) fn end_one(&mut self, which: usize) -> bool {
+        let count = self.pending.len();
+        let Some((step, attempt)) = (count > 0).then(|| self.pending.remove(which % count)).flatten() else {
+            return false;
+        };
+        let result = (self.script)(&step, attempt);
+        self.input(Input::AttemptEnded { step, attempt, result });
+        true
+    }
+
+    /// How many attempts run.
+    pub(crate) fn running(&self) -> usize {
+        self.pending.len()
     }
 
     pub(crate) fn run(&mut self) -> Situation {
@@ -103,8 +117,8 @@ impl World {
     }
 
     pub(crate) fn outcome_of(&self, name: &str) -> String {
-        let at = self.dispatcher.state().position(&id(name)).expect("a step of the plan");
-        let outcome = self.dispatcher.state().steps[at].outcome();
+        let unit = self.dispatcher.state().unit(&id(name)).expect("a step of the plan, or an element of one");
+        let outcome = self.dispatcher.state().of(unit).outcome();
         let value = serde_json::to_value(outcome).expect("plain data");
         value["outcome"].as_str().unwrap_or("open").to_owned()
     }

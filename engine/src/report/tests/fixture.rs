@@ -97,6 +97,8 @@ pub(crate) fn add<'a>(plan: &'a mut Plan, name: &str, uses: &str, title: &str) -
         reads: Vec::new(),
         writes: Vec::new(),
         restores: false,
+        for_each: None,
+        until: None,
     });
     plan.steps.last_mut().unwrap()
 }

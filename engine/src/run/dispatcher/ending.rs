@@ -3,9 +3,10 @@
 use crate::code;
 use crate::model::event::{AttemptResult, EventKind};
 use crate::model::evidence::Created;
+use crate::model::ids::StepId;
 use crate::model::outcome::{Failure, FailureKind, Mode, Outcome, RunOutcome};
-use crate::plan::PlannedStep;
 use crate::run::state::{IllegalEvent, Phase, StepPhase};
+use crate::run::unit::Unit;
 
 use super::{Action, Dispatcher};
 
@@ -19,8 +20,8 @@ pub(super) enum Undo {
 
 impl Dispatcher {
     /// Says whether the run is ending and this step is not one of those that still run.
-    pub(super) fn ending(&self, at: usize) -> bool {
-        !self.plan.at(at).always && matches!(self.state.phase, Phase::Ending(_))
+    pub(super) fn ending(&self, unit: Unit) -> bool {
+        !self.step(unit).always && matches!(self.state.phase, Phase::Ending(_))
     }
 
     pub(super) fn begin_ending(
@@ -30,13 +31,12 @@ impl Dispatcher {
         undo: Undo,
     ) -> Result<(), IllegalEvent> {
         if undo == Undo::Begun {
-            self.undos = self.undos_of_begun();
+            self.undos = self.open_undos();
         }
         self.emit(EventKind::EndingBegan { outcome, reason, undo: !self.undos.is_empty() })?;
-        self.timers.retain(|(_, at)| self.plan.at(*at).always);
-        for &position in self.running.iter().filter(|at| !self.plan.at(**at).always) {
-            self.actions.push(Action::EndAttempt { position });
-        }
+        self.timers.retain(|(_, unit)| self.plan.at(unit.position).always);
+        let main = self.running.iter().filter(|unit| !self.plan.at(unit.position).always);
+        self.actions.extend(main.map(|unit| Action::EndAttempt { unit: *unit }));
         self.close_main()
     }
 
@@ -44,24 +44,27 @@ impl Dispatcher {
     pub(super) fn close_main(&mut self) -> Result<(), IllegalEvent> {
         for at in 0..self.plan.steps.len() {
             let open = self.state.steps[at].outcome().is_none();
-            if open && !self.plan.at(at).always && self.state.steps[at].phase != StepPhase::Running {
-                self.close(at)?;
+            if open && !self.plan.steps[at].always && !self.is_running(at) {
+                self.close(Unit::whole(at))?;
             }
         }
         Ok(())
     }
 
-    pub(super) fn close(&mut self, at: usize) -> Result<(), IllegalEvent> {
-        let state = &self.state.steps[at];
+    pub(super) fn close(&mut self, unit: Unit) -> Result<(), IllegalEvent> {
+        if unit.element.is_none() && self.state.steps[unit.position].phase == StepPhase::Repeating {
+            return self.close_loop(unit.position);
+        }
+        let state = self.of(unit);
         let outcome = match (&state.phase, &state.last_failure) {
             (StepPhase::Settling(AttemptResult::Succeeded { .. }), _) => Outcome::Succeeded,
             (StepPhase::Settling(_) | StepPhase::Held | StepPhase::WaitingRetry { .. }, Some(failure)) => {
                 Outcome::Failed { failure: failure.clone() }
             }
-            (StepPhase::Settling(_), None) => Outcome::Failed { failure: interrupted(self.plan.at(at)) },
+            (StepPhase::Settling(_), None) => Outcome::Failed { failure: interrupted(&self.id(unit)) },
             _ => Outcome::NotRun { reason: "the run ended before it".to_owned() },
         };
-        self.end_step(at, outcome)
+        self.end_unit(unit, outcome)
     }
 
     /// Cleans up and ends the run once every step has ended.
@@ -88,11 +91,11 @@ impl Dispatcher {
     }
 }
 
-fn interrupted(step: &PlannedStep) -> Failure {
+pub(super) fn interrupted(step: &StepId) -> Failure {
     Failure {
         kind: FailureKind::Uncertain,
         code: code::LB0303.id.to_owned(),
-        message: format!("`{}` was ended because the run ended", step.id),
+        message: format!("`{step}` was ended because the run ended"),
         help: None,
         causes: Vec::new(),
     }

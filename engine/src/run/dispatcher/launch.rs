@@ -7,8 +7,9 @@ use crate::expr;
 use crate::model::event::{AttemptResult, EventKind};
 use crate::model::ids::StepId;
 use crate::model::outcome::{Failure, FailureKind, Outcome};
-use crate::plan::{Need, NeedOn, OnError, PlannedStep};
+use crate::plan::{Need, NeedOn, OnError};
 use crate::run::state::{IllegalEvent, Phase};
+use crate::run::unit::Unit;
 use crate::step::Effect;
 
 use super::{Action, Dispatcher};
@@ -19,45 +20,47 @@ const MAX_RUNNING: usize = 16;
 
 impl Dispatcher {
     pub(super) fn fire_timers(&mut self, now_ms: i64) {
-        while let Some(&(due, at)) = self.timers.first() {
+        while let Some(&(due, unit)) = self.timers.first() {
             if due > now_ms {
                 break;
             }
             self.timers.pop_first();
-            self.make_ready(at);
+            self.make_ready(unit);
         }
     }
 
     pub(super) fn launch_ready(&mut self, now_ms: i64) -> Result<(), IllegalEvent> {
         loop {
-            let Some(at) = self.next_launchable() else { return Ok(()) };
-            self.unready(at);
-            self.start(at, now_ms)?;
+            let Some(unit) = self.next_launchable() else { return Ok(()) };
+            self.unready(unit);
+            self.start(unit, now_ms)?;
         }
     }
 
-    fn next_launchable(&self) -> Option<usize> {
+    fn next_launchable(&self) -> Option<Unit> {
         if self.stopping || self.state.paused || self.state.phase == Phase::New {
             return None;
         }
-        let may_start = |at: &usize| self.phase_allows(*at) && self.group_allows(*at);
+        let may_start = |unit: &Unit| {
+            self.phase_allows(*unit) && self.group_allows(unit.position) && self.loop_allows(*unit)
+        };
         let people = self.ready_people.iter().copied().find(may_start);
-        let working = self.running.iter().filter(|at| !self.people[**at]).count();
+        let working = self.running.iter().filter(|unit| !self.people[unit.position]).count();
         if people.is_some() || working >= MAX_RUNNING {
             return people;
         }
         self.ready.iter().copied().find(may_start)
     }
 
-    fn phase_allows(&self, at: usize) -> bool {
+    fn phase_allows(&self, unit: Unit) -> bool {
         let ending = matches!(self.state.phase, Phase::Ending(_));
-        if self.is_undo(at) {
+        if self.is_undo(unit) {
             return ending;
         }
         if ending && !self.undos.is_empty() {
             return false;
         }
-        let step = self.plan.at(at);
+        let step = self.step(unit);
         if step.concludes.is_some() {
             // It waits for its own scope only, and the end of the run does not keep it from running.
             true
@@ -80,18 +83,18 @@ impl Dispatcher {
         true
     }
 
-    pub(super) fn make_ready(&mut self, at: usize) {
-        let set = if self.people[at] { &mut self.ready_people } else { &mut self.ready };
-        set.insert(at);
+    pub(super) fn make_ready(&mut self, unit: Unit) {
+        let set = if self.people[unit.position] { &mut self.ready_people } else { &mut self.ready };
+        set.insert(unit);
     }
 
-    pub(super) fn unready(&mut self, at: usize) {
-        self.ready.remove(&at);
-        self.ready_people.remove(&at);
+    pub(super) fn unready(&mut self, unit: Unit) {
+        self.ready.remove(&unit);
+        self.ready_people.remove(&unit);
     }
 
     fn running_in(&self, group: &StepId) -> usize {
-        self.running.iter().filter(|at| self.is_in(**at, group)).count()
+        self.running.iter().filter(|unit| self.is_in(unit.position, group)).count()
     }
 
     fn is_in(&self, at: usize, group: &StepId) -> bool {
@@ -106,24 +109,25 @@ impl Dispatcher {
     }
 
     /// Launches a ready step, or ends it if its needs or conditions say that it must not run.
-    fn start(&mut self, at: usize, now_ms: i64) -> Result<(), IllegalEvent> {
-        if self.state.steps[at].attempt > 0 || self.is_undo(at) {
-            return self.launch(at, now_ms);
+    fn start(&mut self, unit: Unit, now_ms: i64) -> Result<(), IllegalEvent> {
+        if self.of(unit).attempt > 0 || unit.element.is_some() || self.is_undo(unit) {
+            return self.launch(unit, now_ms);
         }
-        let by_needs = || self.outcome_by_needs(at, &self.plan.at(at).needs);
+        let at = unit.position;
+        let by_needs = || self.outcome_by_needs(at, &self.plan.steps[at].needs);
         if let Some(outcome) = self.outcome_by_scope(at).or_else(by_needs) {
-            return self.end_step(at, outcome);
+            return self.end_unit(unit, outcome);
         }
         match self.skip_reason(at) {
-            Ok(None) => self.launch(at, now_ms),
-            Ok(Some(reason)) => self.end_step(at, Outcome::Skipped { reason }),
-            Err(failure) => self.fail_before_start(at, failure, now_ms),
+            Ok(None) => self.launch(unit, now_ms),
+            Ok(Some(reason)) => self.end_unit(unit, Outcome::Skipped { reason }),
+            Err(failure) => self.fail_before_start(unit, failure, now_ms),
         }
     }
 
     /// Ends a step of a runbook that must not be called, and one that has nothing to conclude.
     fn outcome_by_scope(&self, at: usize) -> Option<Outcome> {
-        let step = self.plan.at(at);
+        let step = &self.plan.steps[at];
         if let Some(scope) = step.concludes.filter(|scope| !self.standing().begun(*scope)) {
             let reason = format!("nothing of `{}` has begun", self.plan.scopes[scope].id);
             return Some(Outcome::Skipped { reason });
@@ -133,7 +137,7 @@ impl Dispatcher {
     }
 
     fn outcome_by_needs(&self, at: usize, needs: &[Need]) -> Option<Outcome> {
-        let step = self.plan.at(at);
+        let step = &self.plan.steps[at];
         let (mut missed_failure, mut handles) = (None, false);
         for need in needs {
             let needed = self.state.position(&need.step)?;
@@ -163,11 +167,11 @@ impl Dispatcher {
 
     /// Says whether a failed step was told to let the others go on.
     fn goes_on_after(&self, at: usize, outcome: &Outcome) -> bool {
-        matches!(outcome, Outcome::Failed { .. }) && self.plan.at(at).on_error == OnError::Continue
+        matches!(outcome, Outcome::Failed { .. }) && self.plan.steps[at].on_error == OnError::Continue
     }
 
     fn skip_reason(&self, at: usize) -> Result<Option<String>, Failure> {
-        let step = self.plan.at(at);
+        let step = &self.plan.steps[at];
         for condition in &step.conditions {
             let holds = self
                 .names_for(condition.scope, &json!(condition.expression))
@@ -182,24 +186,29 @@ impl Dispatcher {
         Ok(None)
     }
 
-    pub(super) fn launch(&mut self, at: usize, now_ms: i64) -> Result<(), IllegalEvent> {
+    pub(super) fn launch(&mut self, unit: Unit, now_ms: i64) -> Result<(), IllegalEvent> {
         if self.stopping {
             return Ok(());
         }
-        let step = self.plan.at(at).clone();
-        let with = match self.render(&step) {
-            Ok(with) => with,
-            Err(failure) => return self.fail_before_start(at, failure, now_ms),
+        if unit.element.is_none() && self.step(unit).for_each.is_some() {
+            return self.choose_elements(unit.position, now_ms);
+        }
+        self.begin_element(unit);
+        let (with, names) = match self.render(unit) {
+            Ok(rendered) => rendered,
+            Err(failure) => return self.fail_before_start(unit, failure, now_ms),
         };
-        let attempt = self.state.steps[at].attempt + 1;
-        self.emit(EventKind::AttemptStarted { step: step.id.clone(), attempt, with: with.clone() })?;
-        self.running.insert(at);
-        let probe = step.effect == Effect::Guarded && attempt > 1;
-        self.actions.push(Action::Launch { position: at, attempt, with, probe });
+        let attempt = self.of(unit).attempt + 1;
+        self.emit(EventKind::AttemptStarted { step: self.id(unit), attempt, with: with.clone() })?;
+        self.running.insert(unit);
+        let probe = self.step(unit).effect == Effect::Guarded && attempt > 1;
+        self.actions.push(Action::Launch { unit, attempt, with, probe, names });
         Ok(())
     }
 
-    fn render(&self, step: &PlannedStep) -> Result<Value, Failure> {
+    /// Evaluates the parameters of a step, and what its `until` may read.
+    fn render(&self, unit: Unit) -> Result<(Value, Map<String, Value>), Failure> {
+        let step = self.step(unit);
         let Some(spec) = self.registry.spec(&step.uses) else {
             return Err(Failure {
                 kind: FailureKind::Permanent,
@@ -209,15 +218,24 @@ impl Dispatcher {
                 causes: Vec::new(),
             });
         };
-        self.names_for(step.scope, &step.with)
+        self.names_of(unit, &step.with)
             .and_then(|names| expr::render(&step.with, &spec.params, &names))
-            .map_err(|error| cannot_evaluate(&format!("the parameters of `{}`", step.id), &error))
+            .and_then(|with| match &step.until {
+                Some(until) => Ok((with, self.names_of(unit, &json!(until.condition))?)),
+                None => Ok((with, Map::new())),
+            })
+            .map_err(|error| cannot_evaluate(&format!("the parameters of `{}`", self.id(unit)), &error))
     }
 
     /// Fails a step whose texts cannot be evaluated, with an attempt in the journal that shows when.
-    fn fail_before_start(&mut self, at: usize, failure: Failure, now_ms: i64) -> Result<(), IllegalEvent> {
-        let step = self.plan.at(at).id.clone();
-        let attempt = self.state.steps[at].attempt + 1;
+    pub(super) fn fail_before_start(
+        &mut self,
+        unit: Unit,
+        failure: Failure,
+        now_ms: i64,
+    ) -> Result<(), IllegalEvent> {
+        let step = self.id(unit);
+        let attempt = self.of(unit).attempt + 1;
         self.emit(EventKind::AttemptStarted {
             step: step.clone(),
             attempt,
@@ -225,11 +243,11 @@ impl Dispatcher {
         })?;
         let result = AttemptResult::Failed { failure, checks: Vec::new() };
         self.emit(EventKind::AttemptFinished { step, attempt, result: result.clone() })?;
-        self.settle(at, &result, now_ms)
+        self.settle(unit, &result, now_ms)
     }
 }
 
-fn cannot_evaluate(what: &str, error: &expr::ExprError) -> Failure {
+pub(super) fn cannot_evaluate(what: &str, error: &expr::ExprError) -> Failure {
     Failure {
         kind: FailureKind::Permanent,
         code: code::LB0301.id.to_owned(),

@@ -1,6 +1,6 @@
 //! Decides what happens next: inputs in, events and actions out, no I/O.
 
-use std::collections::{BTreeSet, VecDeque};
+use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::sync::Arc;
 
 use serde_json::{Map, Value, json};
@@ -18,14 +18,17 @@ use crate::step::Registry;
 use crate::run::names::{Names, Standing};
 use crate::run::retry;
 use crate::run::settle::{Circumstances, Consequence, consequence};
-use crate::run::state::{IllegalEvent, Phase, RunState, StepPhase};
+use crate::run::state::{IllegalEvent, Phase, RunState, StepPhase, StepState};
+use crate::run::unit::Unit;
 
+mod elements;
 mod ending;
 mod graph;
 mod launch;
 mod people;
 mod undo;
 
+use elements::Loop;
 use ending::Undo;
 use graph::{Graph, part};
 
@@ -76,14 +79,16 @@ pub enum Action {
     /// Makes an event durable. Always precedes the actions that rely on it.
     Append(EventKind),
     Launch {
-        position: usize,
+        unit: Unit,
         attempt: Attempt,
         with: Value,
         /// Ask the probe first: an earlier attempt may have done the work.
         probe: bool,
+        /// What `until` may read besides `output`; empty without one.
+        names: Map<String, Value>,
     },
     EndAttempt {
-        position: usize,
+        unit: Unit,
     },
     /// Gives an answer to the attempt that waits for it.
     Deliver {
@@ -123,16 +128,18 @@ pub struct Dispatcher {
     state: RunState,
     graph: Graph,
     /// Steps that can start now, but for those in `ready_people`.
-    ready: BTreeSet<usize>,
+    ready: BTreeSet<Unit>,
     /// Steps that can start now and wait for people: they take no slot.
-    ready_people: BTreeSet<usize>,
+    ready_people: BTreeSet<Unit>,
     /// Which steps wait for people.
     people: Vec<bool>,
     /// Retries by the moment they are due.
-    timers: BTreeSet<(i64, usize)>,
-    running: BTreeSet<usize>,
-    /// What is still to be undone, by the positions of the undos, newest first. Filled when the run ends with undo.
-    undos: VecDeque<usize>,
+    timers: BTreeSet<(i64, Unit)>,
+    running: BTreeSet<Unit>,
+    /// Steps that are being repeated, by their positions.
+    loops: BTreeMap<usize, Loop>,
+    /// What is still to be undone, newest first. Filled when the run ends with undo.
+    undos: VecDeque<Unit>,
     stopping: bool,
     cleaning: bool,
     /// This process has tried to remove everything; what is left cannot be removed by it.
@@ -165,6 +172,7 @@ impl Dispatcher {
             ready_people: BTreeSet::new(),
             timers: BTreeSet::new(),
             running: BTreeSet::new(),
+            loops: BTreeMap::new(),
             undos: VecDeque::new(),
             stopping: false,
             cleaning: false,
@@ -173,7 +181,7 @@ impl Dispatcher {
             actions: Vec::new(),
         };
         if dispatcher.state.undoing {
-            dispatcher.undos = dispatcher.undos_of_begun();
+            dispatcher.undos = dispatcher.open_undos();
         }
         dispatcher
     }
@@ -196,7 +204,7 @@ impl Dispatcher {
         if self.stopping && self.running.is_empty() {
             return Situation::Stopped;
         }
-        let asking = |at: &&usize| self.state.steps[**at].asks();
+        let asking = |unit: &&Unit| self.state.of(**unit).asks();
         let waiting = self.running.iter().filter(asking).count();
         if self.cleaning || self.running.len() > waiting || !self.timers.is_empty() {
             Situation::Busy
@@ -204,7 +212,8 @@ impl Dispatcher {
             Situation::WaitingForPerson
         } else if self.state.paused {
             Situation::Paused
-        } else if self.state.steps.iter().any(|step| step.phase == StepPhase::Held) {
+        } else if self.any_element_held() || self.state.steps.iter().any(|step| step.phase == StepPhase::Held)
+        {
             Situation::Held
         } else {
             Situation::Stuck
@@ -248,25 +257,30 @@ impl Dispatcher {
 
     /// Brings attempts of a process that is gone to an end, and finds out what can start.
     fn take_over(&mut self, now_ms: i64) -> Result<(), IllegalEvent> {
-        for at in 0..self.state.steps.len() {
-            match self.state.steps[at].phase.clone() {
-                StepPhase::Running => {
-                    let (step, attempt) = (self.plan.at(at).id.clone(), self.state.steps[at].attempt);
-                    let result = AttemptResult::Lost;
-                    self.emit(EventKind::AttemptFinished { step, attempt, result: result.clone() })?;
-                    self.settle(at, &result, now_ms)?;
-                }
-                StepPhase::Settling(result) => self.settle(at, &result, now_ms)?,
-                StepPhase::WaitingRetry { at_ms } => {
-                    self.timers.insert((at_ms, at));
-                }
-                StepPhase::Waiting if self.graph.blockers.get(at) == Some(&0) => {
-                    self.make_ready(at);
-                }
-                _ => {}
-            }
+        for at in 0..self.plan.steps.len() {
+            self.take_over_unit(Unit::whole(at), now_ms)?;
         }
+        self.take_over_undos(now_ms)?;
         self.end_as_decided()
+    }
+
+    fn take_over_unit(&mut self, unit: Unit, now_ms: i64) -> Result<(), IllegalEvent> {
+        match self.of(unit).phase.clone() {
+            StepPhase::Running => {
+                let (step, attempt) = (self.id(unit), self.of(unit).attempt);
+                let result = AttemptResult::Lost;
+                self.emit(EventKind::AttemptFinished { step, attempt, result: result.clone() })?;
+                self.settle(unit, &result, now_ms)?;
+            }
+            StepPhase::Settling(result) => self.settle(unit, &result, now_ms)?,
+            StepPhase::WaitingRetry { at_ms } => {
+                self.timers.insert((at_ms, unit));
+            }
+            StepPhase::Waiting if self.graph.blockers.get(unit.position) == Some(&0) => self.make_ready(unit),
+            StepPhase::Repeating => self.take_over_loop(unit.position, now_ms)?,
+            _ => {}
+        }
+        Ok(())
     }
 
     /// Ends the run if a step has ended it and only the step's own end became durable.
@@ -279,7 +293,7 @@ impl Dispatcher {
             _ => None,
         });
         let Some((at, message)) = fatal else { return Ok(()) };
-        let reason = format!("`{}` failed: {message}", self.plan.at(at).id);
+        let reason = format!("`{}` failed: {message}", self.plan.steps[at].id);
         self.begin_ending(RunOutcome::Failed, reason, Undo::Begun)
     }
 
@@ -300,29 +314,29 @@ impl Dispatcher {
         result: AttemptResult,
         now_ms: i64,
     ) -> Result<(), IllegalEvent> {
-        let Some(at) = self.state.position(id) else { return Ok(()) };
-        let state = &self.state.steps[at];
+        let Some(unit) = self.state.unit(id) else { return Ok(()) };
+        let state = self.of(unit);
         // A superseded attempt has no say.
         if state.phase != StepPhase::Running || state.attempt != attempt {
             return Ok(());
         }
-        self.running.remove(&at);
-        let result = self.judge(at, result);
+        self.running.remove(&unit);
+        let result = self.judge(unit, result);
         self.emit(EventKind::AttemptFinished { step: id.clone(), attempt, result: result.clone() })?;
         // An attempt that a signal ended is settled when the run is resumed.
         let stopped = self.stopping && matches!(result, AttemptResult::Interrupted);
-        if stopped { Ok(()) } else { self.settle(at, &result, now_ms) }
+        if stopped { Ok(()) } else { self.settle(unit, &result, now_ms) }
     }
 
     /// Applies the step's own `expect` to a success.
-    fn judge(&self, at: usize, result: AttemptResult) -> AttemptResult {
-        let step = self.plan.at(at);
+    fn judge(&self, unit: Unit, result: AttemptResult) -> AttemptResult {
+        let step = self.step(unit);
         let AttemptResult::Succeeded { mut done } = result else { return result };
         if step.expect.is_empty() {
             return AttemptResult::Succeeded { done };
         }
         // Inputs of a scope that cannot be evaluated are undefined here, and what reads them does not pass.
-        let mut names = self.names_for(step.scope, &json!(step.expect)).unwrap_or_default();
+        let mut names = self.names_of(unit, &json!(step.expect)).unwrap_or_default();
         names.insert("output".into(), Value::Object(done.outputs.clone()));
         let checks = expr::check_all("expect", &step.expect, &names);
         let broken = checks.iter().find(|check| !check.passed).cloned();
@@ -338,31 +352,33 @@ impl Dispatcher {
         AttemptResult::Failed { failure, checks: done.checks }
     }
 
-    fn settle(&mut self, at: usize, result: &AttemptResult, now_ms: i64) -> Result<(), IllegalEvent> {
-        if self.ending(at) {
-            return self.close(at);
+    fn settle(&mut self, unit: Unit, result: &AttemptResult, now_ms: i64) -> Result<(), IllegalEvent> {
+        if self.ending(unit) {
+            return self.close(unit);
         }
-        let step = self.plan.at(at).clone();
         let around = Circumstances {
             mode: self.plan.mode,
-            handled: self.is_handled(at),
-            retry_allowed: self.retry_allowed(at),
+            handled: self.is_handled(unit.position),
+            retry_allowed: self.retry_allowed(unit),
         };
-        match consequence(&step, &self.state.steps[at], result, around) {
-            Consequence::Succeed => self.end_step(at, Outcome::Succeeded),
-            Consequence::Again => self.launch(at, now_ms),
-            Consequence::Retry => self.schedule_retry(at, now_ms),
+        match consequence(self.step(unit), &self.id(unit), self.of(unit), result, around) {
+            Consequence::Succeed => self.end_unit(unit, Outcome::Succeeded),
+            Consequence::Again => self.launch(unit, now_ms),
+            Consequence::Retry => self.schedule_retry(unit, now_ms),
             // Nobody is asked while a run is undone: the failure is recorded and the rest goes on.
-            Consequence::Hold(failure) if self.is_undo(at) => self.fail_step(at, failure),
-            Consequence::Hold(failure) => self.emit(EventKind::StepHeld { step: step.id, failure }),
-            Consequence::Fail(failure) => self.fail_step(at, failure),
+            Consequence::Hold(failure) if self.is_undo(unit) => self.fail_unit(unit, failure),
+            Consequence::Hold(failure) => {
+                self.element_held(unit);
+                self.emit(EventKind::StepHeld { step: self.id(unit), failure })
+            }
+            Consequence::Fail(failure) => self.fail_unit(unit, failure),
         }
     }
 
-    fn retry_allowed(&self, at: usize) -> bool {
-        let (step, state) = (self.plan.at(at), &self.state.steps[at]);
+    fn retry_allowed(&self, unit: Unit) -> bool {
+        let (step, state) = (self.step(unit), self.of(unit));
         let Some(when) = &step.retry.when else { return true };
-        let Ok(mut names) = self.names_for(step.scope, &json!(when)) else { return false };
+        let Ok(mut names) = self.names_of(unit, &json!(when)) else { return false };
         names.insert("error".into(), serde_json::to_value(&state.last_failure).unwrap_or_default());
         names.insert("attempt".into(), state.attempt.into());
         // A condition that cannot be evaluated must not repeat anything.
@@ -377,40 +393,74 @@ impl Dispatcher {
         self.names.for_texts(&self.standing(), scope, texts)
     }
 
-    fn schedule_retry(&mut self, at: usize, now_ms: i64) -> Result<(), IllegalEvent> {
-        let step = self.plan.at(at);
-        let wait = retry::delay(&step.retry, self.state.steps[at].used, (self.random)());
+    /// Returns the step that an attempt belongs to.
+    fn step(&self, unit: Unit) -> &PlannedStep {
+        self.plan.at(unit.position)
+    }
+
+    fn of(&self, unit: Unit) -> &StepState {
+        self.state.of(unit)
+    }
+
+    /// Returns the id under which the journal knows it.
+    fn id(&self, unit: Unit) -> StepId {
+        unit.id(&self.plan)
+    }
+
+    /// Returns the names that texts of a step see.
+    fn names_of(&self, unit: Unit, texts: &Value) -> Result<Map<String, Value>, expr::ExprError> {
+        let mut names = self.names_for(self.step(unit).scope, texts)?;
+        let items = self.state.steps[unit.position].elements.as_ref().map(|elements| &elements.items);
+        if let Some((element, item)) = unit.element.and_then(|at| Some((at, items?.get(at)?))) {
+            names.insert("item".into(), item.clone());
+            names.insert("index".into(), element.into());
+        }
+        Ok(names)
+    }
+
+    fn schedule_retry(&mut self, unit: Unit, now_ms: i64) -> Result<(), IllegalEvent> {
+        let random = (self.random)();
+        let wait = retry::delay(&self.step(unit).retry, self.of(unit).used, random);
         let at_ms = now_ms + i64::try_from(wait.as_millis()).unwrap_or(i64::MAX / 2);
-        let next_attempt = self.state.steps[at].attempt + 1;
-        self.emit(EventKind::RetryScheduled { step: step.id.clone(), next_attempt, at_ms })?;
-        self.timers.insert((at_ms, at));
+        let next_attempt = self.of(unit).attempt + 1;
+        self.emit(EventKind::RetryScheduled { step: self.id(unit), next_attempt, at_ms })?;
+        self.timers.insert((at_ms, unit));
         Ok(())
     }
 
-    fn fail_step(&mut self, at: usize, failure: Failure) -> Result<(), IllegalEvent> {
-        let (id, ends) = (self.plan.at(at).id.clone(), self.is_fatal(at));
-        let reason = format!("`{id}` failed: {}", failure.message);
-        self.end_step(at, Outcome::Failed { failure })?;
+    fn fail_unit(&mut self, unit: Unit, failure: Failure) -> Result<(), IllegalEvent> {
+        // The failure of an element counts when the others that run have ended.
+        let ends = unit.element.is_none() && self.is_fatal(unit.position);
+        let reason = format!("`{}` failed: {}", self.id(unit), failure.message);
+        self.end_unit(unit, Outcome::Failed { failure })?;
         if ends && self.state.phase == Phase::Main {
             self.begin_ending(RunOutcome::Failed, reason, Undo::Begun)?;
         }
         Ok(())
     }
 
-    fn end_step(&mut self, at: usize, outcome: Outcome) -> Result<(), IllegalEvent> {
-        let step = self.plan.at(at).id.clone();
-        self.emit(EventKind::StepFinished { step, outcome })?;
-        self.unready(at);
-        if self.is_undo(at) {
-            self.undos.retain(|undo| *undo != at);
+    fn end_unit(&mut self, unit: Unit, outcome: Outcome) -> Result<(), IllegalEvent> {
+        let failed = matches!(outcome, Outcome::Failed { .. });
+        if self.of(unit).phase == StepPhase::Held {
+            self.element_released(unit);
+        }
+        self.emit(EventKind::StepFinished { step: self.id(unit), outcome })?;
+        self.unready(unit);
+        if self.is_undo(unit) {
+            self.undos.retain(|undo| *undo != unit);
             return Ok(());
         }
+        if unit.element.is_some() {
+            return self.element_ended(unit, failed);
+        }
+        let at = unit.position;
+        self.end_loop(at);
         self.graph.open[part(&self.plan, at)] -= 1;
         for dependant in self.graph.dependants[at].clone() {
             self.graph.blockers[dependant] -= 1;
             let waits = self.state.steps[dependant].phase == StepPhase::Waiting;
             if self.graph.blockers[dependant] == 0 && waits {
-                self.make_ready(dependant);
+                self.make_ready(Unit::whole(dependant));
             }
         }
         Ok(())
@@ -418,9 +468,8 @@ impl Dispatcher {
 
     fn stop(&mut self) {
         self.stopping = true;
-        for &position in &self.running {
-            self.actions.push(Action::EndAttempt { position });
-        }
+        let all = self.running.iter().map(|unit| Action::EndAttempt { unit: *unit });
+        self.actions.extend(all);
     }
 
     /// Starts what can start and ends what is complete, until nothing changes.
@@ -445,11 +494,16 @@ impl Dispatcher {
     /// Counts the steps of the main part that may go on although the run ends.
     fn closing_main(&self) -> usize {
         let open = |at: &usize| {
-            let step = self.plan.at(*at);
+            let step = &self.plan.steps[*at];
             let lasts = step.concludes.is_some() && self.state.steps[*at].outcome().is_none();
-            part(&self.plan, *at) == 0 && (lasts || (!step.always && self.running.contains(at)))
+            part(&self.plan, *at) == 0 && (lasts || (!step.always && self.is_running(*at)))
         };
         (0..self.plan.steps.len()).filter(open).count()
+    }
+
+    /// Says whether an attempt of a step runs, or of one of its elements.
+    fn is_running(&self, at: usize) -> bool {
+        self.running.range(Unit::whole(at)..Unit::whole(at + 1)).next().is_some()
     }
 }
 

@@ -11,9 +11,9 @@ use super::{Action, Dispatcher};
 
 impl Dispatcher {
     pub(super) fn asked(&mut self, step: StepId, question: Question) -> Result<(), IllegalEvent> {
-        let Some(at) = self.state.position(&step) else { return Ok(()) };
+        let Some(unit) = self.state.unit(&step) else { return Ok(()) };
         let id = question.id.clone();
-        let known = self.state.steps[at].questions.get(&id).cloned();
+        let known = self.of(unit).questions.get(&id).cloned();
         if known.is_none() {
             self.emit(EventKind::QuestionAsked { step: step.clone(), question: question.clone() })?;
         }
@@ -64,11 +64,11 @@ impl Dispatcher {
         question: String,
         answer: Answer,
     ) -> Result<Option<String>, IllegalEvent> {
-        let position = self.state.position(&step);
-        if position.is_some_and(|at| self.state.steps[at].outcome().is_some()) {
+        let unit = self.state.unit(&step);
+        if unit.is_some_and(|unit| self.of(unit).outcome().is_some()) {
             return Ok(Some(format!("`{step}` has ended{}", self.why_ended())));
         }
-        let asked = position.and_then(|at| self.state.steps[at].questions.get(&question));
+        let asked = unit.and_then(|unit| self.of(unit).questions.get(&question));
         match asked {
             None => Ok(Some(format!("`{step}` asks no question `{question}`"))),
             Some((_, Some(given))) => {
@@ -80,6 +80,16 @@ impl Dispatcher {
                 known.choices.join(" or ")
             ))),
             Some((_, None)) => self.answer(step, question, answer).map(|()| None),
+        }
+    }
+
+    fn not_held(&self, step: &StepId) -> String {
+        let element = self.state.position(step).and_then(|at| self.held_element(at));
+        match element {
+            Some(unit) => {
+                format!("`{step}` is not held, but its element `{0}` is: name `{0}`", self.id(unit))
+            }
+            None => format!("`{step}` is not held{}", self.why_ended()),
         }
     }
 
@@ -98,11 +108,11 @@ impl Dispatcher {
             Decision::RetryStep { step }
             | Decision::SkipStep { step, .. }
             | Decision::MarkDone { step, .. } => {
-                let at = self.state.position(step);
-                let Some(at) = at.filter(|at| self.state.steps[*at].phase == StepPhase::Held) else {
-                    return Ok(Some(format!("`{step}` is not held{}", self.why_ended())));
+                let unit = self.state.unit(step);
+                let Some(unit) = unit.filter(|unit| self.of(*unit).phase == StepPhase::Held) else {
+                    return Ok(Some(self.not_held(step)));
                 };
-                Some(at)
+                Some(unit)
             }
             Decision::Abort { .. } | Decision::Cancel { .. } if self.state.phase != Phase::Main => {
                 return Ok(Some(format!("the run is ending already{}", self.why_ended())));
@@ -112,12 +122,15 @@ impl Dispatcher {
         let name = by.name.clone();
         self.emit(EventKind::Decided { by, decision: decision.clone() })?;
         match (decision, held) {
-            (Decision::RetryStep { .. }, Some(at)) => self.launch(at, now_ms)?,
-            (Decision::SkipStep { reason, .. }, Some(at)) => {
-                self.end_step(at, Outcome::Skipped { reason: format!("skipped by {name}: {reason}") })?;
+            (Decision::RetryStep { .. }, Some(unit)) => {
+                self.element_released(unit);
+                self.launch(unit, now_ms)?;
             }
-            (Decision::MarkDone { reason, .. }, Some(at)) => {
-                self.end_step(at, Outcome::MarkedDone { by: name, reason })?;
+            (Decision::SkipStep { reason, .. }, Some(unit)) => {
+                self.end_unit(unit, Outcome::Skipped { reason: format!("skipped by {name}: {reason}") })?;
+            }
+            (Decision::MarkDone { reason, .. }, Some(unit)) => {
+                self.end_unit(unit, Outcome::MarkedDone { by: name, reason })?;
             }
             (Decision::Abort { reason }, _) => {
                 self.begin_ending(RunOutcome::Aborted, format!("ended by {name}: {reason}"), Undo::Begun)?;

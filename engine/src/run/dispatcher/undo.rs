@@ -1,39 +1,40 @@
 //! Taking back what begun steps have done: newest first, one after the other, before `always`.
 
-use std::collections::{HashMap, VecDeque};
+use std::collections::VecDeque;
 
-use crate::model::ids::StepId;
 use crate::run::state::{IllegalEvent, StepPhase};
+use crate::run::unit::Unit;
 
 use super::Dispatcher;
 
 impl Dispatcher {
-    pub(super) fn is_undo(&self, at: usize) -> bool {
-        at >= self.plan.steps.len()
+    pub(super) fn is_undo(&self, unit: Unit) -> bool {
+        unit.position >= self.plan.steps.len()
     }
 
-    /// Returns the positions of the undos of all that has begun and is not undone yet, newest first.
-    pub(super) fn undos_of_begun(&self) -> VecDeque<usize> {
-        let main = self.plan.steps.len();
-        let undos: HashMap<&StepId, usize> =
-            self.plan.undos.iter().enumerate().map(|(at, undo)| (&undo.of, main + at)).collect();
-        let begun = self.state.begun.iter().rev().filter_map(|at| self.plan.steps.get(*at));
-        begun
-            .filter_map(|step| undos.get(&step.id).copied())
-            .filter(|at| self.state.steps[*at].outcome().is_none())
-            .collect()
+    /// Returns the undos of all that has begun and is not undone yet, newest first.
+    pub(super) fn open_undos(&self) -> VecDeque<Unit> {
+        let all = self.state.undos_of_begun(&self.plan).into_iter();
+        all.filter(|undo| self.of(*undo).outcome().is_none()).collect()
+    }
+
+    /// Finds out where the undos stand that an earlier process has begun.
+    pub(super) fn take_over_undos(&mut self, now_ms: i64) -> Result<(), IllegalEvent> {
+        for undo in self.undos.clone() {
+            self.take_over_unit(undo, now_ms)?;
+        }
+        Ok(())
     }
 
     /// Lets undos start one after the other until one runs, waits, or none is left.
     pub(super) fn go_on_undoing(&mut self, now_ms: i64) -> Result<(), IllegalEvent> {
-        while let Some(&at) = self.undos.front() {
+        while let Some(&undo) = self.undos.front() {
             // What ran when the run was ended comes to its end first.
-            let may_start = self.running.is_empty() && self.state.steps[at].phase == StepPhase::Waiting;
-            if may_start {
-                self.make_ready(at);
+            if self.running.is_empty() && self.of(undo).phase == StepPhase::Waiting {
+                self.make_ready(undo);
                 self.launch_ready(now_ms)?;
             }
-            if self.undos.front() == Some(&at) {
+            if self.undos.front() == Some(&undo) {
                 break;
             }
         }
