@@ -93,7 +93,8 @@ fn as_document(line: usize, text: &str) -> (&'static str, String, String) {
         return ("project", "lifeboat.yaml".to_owned(), text.to_owned());
     }
     let steps: String = text.lines().map(|line| format!("  {line}\n")).collect();
-    let text = format!("runbook: line-{line}\nenvironments: [staging]\nsteps:\n{steps}");
+    let roles = "roles: { on_call: Whoever answers the phone }";
+    let text = format!("runbook: line-{line}\nenvironments: [staging]\n{roles}\nsteps:\n{steps}");
     ("runbook", format!("runbooks/line-{line}.yaml"), text)
 }
 

@@ -18,23 +18,6 @@ pub(super) struct Manual;
 
 #[derive(Deserialize)]
 struct Params {
-    instructions: Instructions,
-    role: Option<String>,
-    #[serde(default)]
-    checklist: Vec<String>,
-}
-
-/// The text alone, or with whom it is for and what to tick off.
-#[derive(Deserialize)]
-#[serde(untagged)]
-enum Instructions {
-    Text(String),
-    Full(Full),
-}
-
-#[derive(Deserialize)]
-#[serde(deny_unknown_fields)]
-struct Full {
     text: String,
     role: Option<String>,
     #[serde(default)]
@@ -58,30 +41,25 @@ Each point of the checklist becomes a check in the report, with the name of whoe
 #[async_trait]
 impl StepKind for Manual {
     fn spec(&self) -> KindSpec {
-        let text = "What to do: a text, or a map with `text`, `role` and `checklist`.";
         let spec = KindSpec::new("manual", "Asks a person to do something by hand and waits.", Effect::Read)
             .doc(DOC)
-            .param(Field::required("instructions", Type::Any, text))
+            .param(Field::required("text", Type::String, "What to do."))
             .param(Field::optional("role", Type::String, "Who is asked: a role of the runbook."))
             .param(Field::optional("checklist", Type::list(Type::String), "What to tick off."))
             .output("by", Type::String, "Who answered.")
             .output("comment", Type::String, "What they said; may be empty.")
             .output("automatic", Type::Boolean, "Whether drill settings answered in nobody's name.");
-        KindSpec { waits_for_people: true, body_key: Some(("manual".into(), "instructions".into())), ..spec }
+        KindSpec { waits_for_people: true, body_key: Some(("manual".into(), "text".into())), ..spec }
     }
 
     fn check(&self, with: &Map<String, Value>) -> Vec<ParamProblem> {
-        let Some(written) = with.get("instructions") else { return Vec::new() };
-        let fits = match written {
-            Value::String(text) => !text.trim().is_empty(),
-            other => serde_json::from_value::<Full>(other.clone()).is_ok(),
-        };
+        let empty = with.get("text").and_then(Value::as_str).is_some_and(|text| text.trim().is_empty());
         let problem = || ParamProblem {
-            param: "instructions".into(),
-            message: "instructions are a text, or a map with `text`, `role` and `checklist`".into(),
-            help: None,
+            param: "text".into(),
+            message: "is empty: nobody would know what to do".into(),
+            help: Some("say what to do, and how to see that it is done".into()),
         };
-        (!fits).then(problem).into_iter().collect()
+        empty.then(problem).into_iter().collect()
     }
 
     async fn preview(&self, ctx: &StepContext) -> Result<Preview, StepError> {
@@ -114,14 +92,7 @@ impl StepKind for Manual {
 
 /// Returns whom to ask, what to show, and the points of the checklist.
 fn read(ctx: &StepContext) -> Result<(Option<String>, String, Vec<String>), StepError> {
-    let params: Params = ctx.params()?;
-    let (text, role, checklist) = match params.instructions {
-        Instructions::Text(text) => (text, params.role, params.checklist),
-        Instructions::Full(full) => {
-            let checklist = if full.checklist.is_empty() { params.checklist } else { full.checklist };
-            (full.text, full.role.or(params.role), checklist)
-        }
-    };
+    let Params { text, role, checklist } = ctx.params()?;
     if text.trim().is_empty() {
         return Err(StepError::permanent(LB0304, "the instructions are empty"));
     }

@@ -33,6 +33,21 @@ before the target and no answer of the helper was wrong.
 A target after the last commit cannot be \"reached\". If the archive has no gap, the recovery then goes to the end of \
 the WAL, says so in a warning and waits there. Without `target_time` it does so from the start.";
 
+/// Describes the recovery point as steps that follow can read it.
+fn recovery_point() -> Type {
+    Type::Object(vec![
+        Field::required("resource", Type::String, "The cluster."),
+        Field::required("time", Type::Timestamp, "When it was committed."),
+        Field::optional("position", Type::String, "Where it stands in the log: an LSN."),
+        Field::required("method", Type::String, "How the time was found, such as `heartbeat row`."),
+        Field::required(
+            "confidence",
+            Type::choice(&["measured", "bound", "stated"]),
+            "`measured` in the restored data, an upper `bound` of the loss, or `stated` by the backup.",
+        ),
+    ])
+}
+
 #[async_trait]
 impl StepKind for Recover {
     fn spec(&self) -> KindSpec {
@@ -58,8 +73,8 @@ impl StepKind for Recover {
         .output("reached", Type::Timestamp, "The newest change that is in the data.")
         .output(
             "recovery_point",
-            Type::Any,
-            "`time`, `method`, `confidence` and `position` of the newest change.",
+            recovery_point(),
+            "The newest change that is in the data, and how that is known.",
         )
         .output("lsn", Type::String, "How far WAL was replayed.")
         .output("timeline", Type::Integer, "The timeline that was replayed last.")
