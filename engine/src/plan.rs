@@ -300,6 +300,11 @@ impl Plan {
         hex(&Sha256::digest(text))
     }
 
+    /// Returns the SHA-256 of the plan and of further words, in hexadecimal.
+    pub fn digest_with(&self, words: &[String]) -> String {
+        hex(&Sha256::digest(format!("{}\0{}", self.digest(), words.join("\0"))))
+    }
+
     /// Returns a step by its id.
     pub fn step(&self, id: &StepId) -> Option<&PlannedStep> {
         self.steps.iter().find(|step| &step.id == id)

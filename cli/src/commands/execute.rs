@@ -7,7 +7,7 @@ use std::process::Command as Program;
 
 use jiff::Timestamp;
 use lifeboat_engine::diagnostic::codes;
-use lifeboat_engine::model::Mode;
+use lifeboat_engine::model::{Mode, StepId};
 use lifeboat_engine::plan::{Commit, Plan};
 use lifeboat_engine::project::{Project, RunRequest};
 use lifeboat_engine::run::{StepPreview, preview};
@@ -26,11 +26,7 @@ use crate::session::{Declaration, Manner, Site, start};
 pub(crate) fn plan(project: &Project, registry: &Registry, args: &PlanArgs, format: Format) -> Outcome {
     let mode = if args.drill { Mode::Drill } else { Mode::Recovery };
     let (plan, incident_at) = compile(project, registry, &args.target, mode)?;
-    let runtime = tokio::runtime::Builder::new_current_thread()
-        .enable_all()
-        .build()
-        .map_err(|error| Failure::internal("the runtime cannot start").caused_by(&error))?;
-    let previews = runtime.block_on(preview(&plan, registry, incident_at));
+    let previews = previews(&plan, registry, incident_at)?;
     match format {
         Format::Json => anstream::print!("{}", render::json(&plan)?),
         Format::Yaml => {
@@ -43,14 +39,27 @@ pub(crate) fn plan(project: &Project, registry: &Registry, args: &PlanArgs, form
     Ok(Exit::Success)
 }
 
+/// Asks every kind what it would do.
+fn previews(
+    plan: &Plan,
+    registry: &Registry,
+    incident_at: Option<Timestamp>,
+) -> Result<Vec<StepPreview>, Failure> {
+    let runtime = tokio::runtime::Builder::new_current_thread()
+        .enable_all()
+        .build()
+        .map_err(|error| Failure::internal("the runtime cannot start").caused_by(&error))?;
+    Ok(runtime.block_on(preview(plan, registry, incident_at)))
+}
+
 /// Runs a runbook as a recovery or as a drill.
 pub(crate) fn run(project: &Project, site: &Site, args: &RunArgs, mode: Mode) -> Outcome {
     let (mut plan, incident_at) = compile(project, &site.registry, &args.target, mode)?;
     plan.keep = args.keep;
-    confirm::confirm(&plan, args.confirm.as_deref())?;
+    let targets = confirm::confirm(&plan, args.confirm.as_deref(), || previews(&plan, &site.registry, incident_at))?;
     let incident_at = incident_at.unwrap_or_else(Timestamp::now);
     let manner = Manner { report: args.report.clone(), no_wait: args.no_wait };
-    start(site, Declaration { plan, incident_at }, &manner)
+    start(site, Declaration { plan, incident_at, targets }, &manner)
 }
 
 fn compile(
@@ -185,8 +194,9 @@ fn describe(plan: &Plan, previews: &[StepPreview]) -> String {
     for (number, (step, preview)) in plan.steps.iter().zip(previews).enumerate() {
         let _ = writeln!(text, "{:>3}  {:<width$} {}", number + 1, step.id.as_str(), step.title);
         describe_step(&mut text, step, preview);
+        describe_undo(&mut text, plan, &step.id, previews);
     }
-    let destroyed: Vec<_> = plan.steps.iter().flat_map(|step| &step.destroys).collect();
+    let destroyed = confirm::destroyed(plan, previews);
     if !destroyed.is_empty() {
         let _ = writeln!(text, "\nwhat is destroyed or moved aside:");
         for what in destroyed {
@@ -220,6 +230,26 @@ fn describe_step(text: &mut String, step: &lifeboat_engine::plan::PlannedStep, p
     }
     if let Some(budget) = step.budget {
         let _ = writeln!(text, "       budget {budget}");
+    }
+}
+
+/// Says how the work of a step is taken back if the run is aborted.
+fn describe_undo(text: &mut String, plan: &Plan, step: &StepId, previews: &[StepPreview]) {
+    let Some(undo) = plan.undo_of(step) else { return };
+    if let Some(what) = &undo.built_in {
+        let _ = writeln!(text, "       undo: {what}");
+        return;
+    }
+    let _ = writeln!(text, "       undo: {}", undo.step.uses);
+    let preview = previews.iter().find(|preview| preview.step == undo.step.id);
+    let actions = preview.map_or(&[][..], |preview| &preview.preview.actions);
+    for action in actions {
+        let _ = writeln!(text, "           | {action}");
+    }
+    if actions.is_empty() {
+        for (name, value) in undo.step.with.as_object().into_iter().flatten() {
+            let _ = writeln!(text, "           {name}: {value}");
+        }
     }
 }
 

@@ -49,8 +49,8 @@ impl Live {
             EventKind::QuestionAsked { step, .. } => self.say(step, "waits for a person"),
             EventKind::QuestionAnswered { step, .. } => self.say(step, ""),
             EventKind::AttemptFinished { step, .. } => self.stop(step),
-            EventKind::StepFinished { .. } => {
-                self.ended += 1;
+            EventKind::StepFinished { step, .. } => {
+                self.ended += usize::from(self.counts(step));
                 self.show_rto();
             }
             EventKind::RunFinished { .. } => self.clear(),
@@ -65,9 +65,14 @@ impl Live {
                 let now = jiff::Timestamp::now().as_millisecond();
                 self.begin(now - incident_at_ms);
             }
-            EventKind::StepFinished { .. } => self.ended += 1,
+            EventKind::StepFinished { step, .. } => self.ended += usize::from(self.counts(step)),
             _ => {}
         }
+    }
+
+    /// Says whether it is one of the steps of the plan: no element of one, and no undo.
+    fn counts(&self, step: &StepId) -> bool {
+        self.plan.step(step).is_some()
     }
 
     fn begin(&mut self, elapsed_ms: i64) {

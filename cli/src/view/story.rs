@@ -77,8 +77,13 @@ impl Story {
             EventKind::Decided { by, decision } => {
                 self.line(at_ms, (BOLD, "●"), &by.name, &describe(decision))
             }
-            EventKind::EndingBegan { outcome, reason, .. } if *outcome != RunOutcome::Succeeded => {
-                self.line(at_ms, (RED, "■"), "run", &format!("ends: {reason}"))
+            EventKind::EndingBegan { outcome, reason, undo } if *outcome != RunOutcome::Succeeded => {
+                let mut lines = self.line(at_ms, (RED, "■"), "run", &format!("ends: {reason}"));
+                if *undo {
+                    let text = "what has begun is undone, newest first";
+                    lines.extend(self.line(at_ms, (BOLD, "↶"), "undo", text));
+                }
+                lines
             }
             EventKind::ThingCreated { thing, .. } => {
                 self.made.insert(thing.id.clone(), thing.what.clone());
@@ -126,6 +131,11 @@ impl Story {
         self.started.entry(step.clone()).or_insert(at_ms);
         self.output.remove(step);
         // A title that only repeats the id says less than the kind.
+        if let Some(undo) = self.plan.undos.iter().find(|undo| undo.step.id == step.whole()) {
+            let what = undo.built_in.as_ref().unwrap_or(&undo.step.title);
+            let again = if attempt > 1 { format!(" (attempt {attempt})") } else { String::new() };
+            return self.line(at_ms, (BOLD, "↶"), step.as_str(), &format!("{what}{again}"));
+        }
         let title = self.plan.step(step).map_or("", |planned| {
             let untitled = planned.title.replace(' ', "_") == planned.id.as_str();
             if untitled { planned.uses.as_str() } else { planned.title.as_str() }

@@ -47,6 +47,12 @@ pub enum EventKind {
         host: String,
         boot_id: String,
     },
+    /// What the systems that are written turned out to be, where destroying them was confirmed: again on resume if
+    /// they have changed since.
+    TargetsConfirmed {
+        by: Person,
+        targets: Vec<String>,
+    },
     /// What a step is repeated for has been evaluated. What follows names its elements: `step[0]`, `step[1]`, …
     ElementsChosen {
         step: StepId,

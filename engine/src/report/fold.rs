@@ -295,7 +295,7 @@ impl<'a> Fold<'a> {
                 }
             }
             EventKind::Noted { step, text } => self.notes.push((at, step.as_ref(), text)),
-            EventKind::Recorded { .. } => {}
+            EventKind::TargetsConfirmed { .. } | EventKind::Recorded { .. } => {}
         }
     }
 

@@ -26,6 +26,8 @@ pub struct RunState {
     pub begun: Vec<Unit>,
     /// The run ends with undo: what has begun is taken back before `always`.
     pub undoing: bool,
+    /// What the systems to be written were when destroying them was confirmed; empty where nothing had to be.
+    pub targets: Vec<String>,
     /// What was made and not yet removed, in the order in which it was made.
     pub things: Vec<(StepId, Created)>,
     index: HashMap<StepId, usize>,
@@ -116,6 +118,7 @@ impl RunState {
             steps: vec![StepState::default(); plan.steps.len() + plan.undos.len()],
             begun: Vec::new(),
             undoing: false,
+            targets: Vec::new(),
             things: Vec::new(),
             undos: undos(plan, &index),
             index,
@@ -163,6 +166,7 @@ impl RunState {
                 self.incident_at_ms = *incident_at_ms;
                 self.phase = Phase::Main;
             }
+            EventKind::TargetsConfirmed { targets, .. } => self.targets.clone_from(targets),
             EventKind::EndingBegan { outcome, undo, .. } => {
                 self.expect_phase(event, &[Phase::Main])?;
                 self.undoing = *undo;
