@@ -6,7 +6,8 @@
 mod backup;
 pub mod control;
 pub mod files;
-pub mod http;
+pub mod held;
+mod http;
 pub mod people;
 pub mod postgres;
 pub mod process;

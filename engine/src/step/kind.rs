@@ -158,6 +158,9 @@ pub trait StepKind: Send + Sync + 'static {
     }
 
     /// Says what a run would do, without doing it and without writing anything.
+    ///
+    /// Parameters that depend on earlier steps are absent. Where it cannot say anything without them it fails, which
+    /// is shown as nothing.
     async fn preview(&self, ctx: &StepContext) -> Result<Preview, StepError> {
         let _ = ctx;
         Ok(Preview::default())

@@ -86,11 +86,13 @@ impl StepKind for Restore {
 
     async fn preview(&self, ctx: &StepContext) -> Result<Preview, StepError> {
         let params: Params = ctx.params()?;
-        let path = files_of(ctx, &params.files)?.path.display().to_string();
-        let short = ctx.info.run.short();
+        let path = files_of(ctx, &params.files)?.path.clone();
+        let held = path.clone();
+        let held = blocking(move || Ok(held.exists().then(|| crate::held::describe(&held)))).await?;
+        let path = path.display();
         Ok(Preview {
             actions: vec![format!("unpack beside {path}, compare, exchange in one rename")],
-            destroys: vec![format!("{path} becomes {path}.pre-{short}")],
+            destroys: held.into_iter().map(|held| format!("{held}; it is kept as `{path}.pre-<run>`")).collect(),
         })
     }
 

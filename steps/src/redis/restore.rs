@@ -100,6 +100,8 @@ impl StepKind for Restore {
         let params: Params = ctx.params()?;
         let redis = server(ctx, &params.server)?;
         let (dir, _) = required(ctx, redis, &params.server)?;
+        let held = dir.to_owned();
+        let held = blocking(move || Ok(crate::held::describe(&held))).await?;
         Ok(Preview {
             actions: vec![
                 "load the snapshot into a throw-away server".into(),
@@ -109,7 +111,7 @@ impl StepKind for Restore {
                     dir.display()
                 ),
             ],
-            destroys: vec![format!("the data of the Redis server at {}", redis.url)],
+            destroys: vec![format!("the data of the Redis server at {} ({held}); its files are kept as `.pre-<run>`", redis.url)],
         })
     }
 

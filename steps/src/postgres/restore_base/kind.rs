@@ -37,6 +37,14 @@ struct Params {
     existing: Existing,
 }
 
+/// What is known of the parameters before the run: mostly the backup is chosen by an earlier step.
+#[derive(Deserialize)]
+struct Known {
+    backup: Option<String>,
+    cluster: String,
+    existing: Existing,
+}
+
 /// A backup that was looked at, and everything needed to unpack it.
 struct Source {
     store: Store,
@@ -102,14 +110,17 @@ impl StepKind for RestoreBase {
     }
 
     async fn preview(&self, ctx: &StepContext) -> Result<Preview, StepError> {
-        let params: Params = ctx.params()?;
+        let params: Known = ctx.params()?;
         let (_, data_dir) = local::data_dir(ctx, &params.cluster)?;
         let target = Target::new(ctx, &params.cluster, data_dir)?;
         let found = blocking(move || target.look()).await?;
         let mut preview = Preview::default();
-        preview.actions.push(format!("unpack base backup `{}` into {}", params.backup, data_dir.display()));
+        let backup = params.backup.map_or_else(|| "the one chosen".to_owned(), |label| format!("`{label}`"));
+        preview.actions.push(format!("unpack base backup {backup} into {}", data_dir.display()));
         if matches!(found, Found::Foreign(_)) && params.existing == Existing::MoveAside {
-            preview.destroys.push(format!("{} is renamed to its name with `.pre-<run>`", data_dir.display()));
+            let held = data_dir.to_owned();
+            let held = blocking(move || Ok(crate::held::describe(&held))).await?;
+            preview.destroys.push(format!("{held}; it is kept as `{}.pre-<run>`", data_dir.display()));
         }
         Ok(preview)
     }
