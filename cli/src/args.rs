@@ -32,8 +32,10 @@ pub(crate) enum Format {
     Markdown,
     /// One self-contained page (`report` only)
     Html,
-    /// YAML (`show` and `plan` only)
+    /// YAML (`plan` only)
     Yaml,
+    /// A flow chart for web pages (`graph` only)
+    Mermaid,
 }
 
 #[derive(Debug, Subcommand)]
@@ -47,6 +49,8 @@ pub(crate) enum Command {
     Check(CheckArgs),
     /// Show what a run would do; writes nothing
     Plan(PlanArgs),
+    /// Draw what happens in which order; needs no environment and no inputs
+    Graph(GraphArgs),
     /// List the project's runbooks
     List,
     /// Show one runbook: what it is for, its inputs and steps
@@ -166,6 +170,15 @@ pub(crate) struct PlanArgs {
     /// Plan a drill instead of a recovery
     #[arg(long)]
     pub(crate) drill: bool,
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct GraphArgs {
+    /// The runbook's name
+    pub(crate) runbook: String,
+    /// Show also what is skipped in this environment
+    #[arg(long, short)]
+    pub(crate) env: Option<String>,
 }
 
 #[derive(Debug, Args)]

@@ -89,6 +89,7 @@ fn in_project(cli: &Cli, registry: Arc<lifeboat_engine::step::Registry>) -> Outc
     match &cli.command {
         Command::Check(args) => return commands::files::check(&project, &registry, args, cli.format),
         Command::List => return commands::files::list(&project, cli.format),
+        Command::Graph(args) => return commands::graph::graph(&project, &registry, args, cli.format),
         Command::Show { runbook } => return commands::files::show(&project, runbook),
         Command::Plan(args) => return commands::execute::plan(&project, &registry, args, cli.format),
         _ => {}

@@ -5,8 +5,9 @@ use std::io::Write;
 use std::path::{Path, PathBuf};
 
 use anstyle::{AnsiColor, Style};
+use lifeboat_engine::drawing::Glyphs;
 use lifeboat_engine::journal;
-use lifeboat_engine::report::page::{Page, Tone};
+use lifeboat_engine::report::page::{Page, Piece, Tone};
 use lifeboat_engine::report::{self, RunReport};
 use lifeboat_engine::runs;
 use rustix::termios::tcgetwinsize;
@@ -22,12 +23,31 @@ pub(crate) fn print_page(page: &Page) {
     anstream::print!("{text}");
 }
 
-fn width() -> usize {
+/// The width of lines on standard output.
+pub(crate) fn width() -> usize {
     tcgetwinsize(std::io::stdout())
         .ok()
         .map(|size| usize::from(size.ws_col))
         .filter(|w| *w > 0)
         .unwrap_or(PIPE_WIDTH)
+}
+
+/// Prints lines on standard output, with colours where it is a terminal.
+pub(crate) fn print_lines(lines: &[Vec<Piece>]) {
+    let mut text = String::new();
+    for line in lines {
+        line.iter().for_each(|piece| text.push_str(&paint(piece.tone, &piece.text)));
+        text.push('\n');
+    }
+    anstream::print!("{text}");
+}
+
+/// The signs that the reader of standard output can see: those of the locale.
+pub(crate) fn glyphs() -> Glyphs {
+    let set = |name: &str| std::env::var(name).ok().filter(|value| !value.is_empty());
+    let locale = ["LC_ALL", "LC_CTYPE", "LANG"].into_iter().find_map(set).unwrap_or_default();
+    let locale = locale.to_ascii_lowercase();
+    if locale.contains("utf-8") || locale.contains("utf8") { Glyphs::Unicode } else { Glyphs::Ascii }
 }
 
 fn paint(tone: Tone, text: &str) -> String {

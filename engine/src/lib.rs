@@ -7,6 +7,7 @@ pub mod clock;
 pub mod code;
 pub mod compile;
 pub mod diagnostic;
+pub mod drawing;
 pub mod expr;
 pub mod journal;
 pub mod model;

@@ -249,7 +249,34 @@ pub struct Webhook {
     pub webhook: SecretRef,
 }
 
+/// What stands before the id of a step in the name of the system that it makes. No resource of an environment can
+/// have such a name.
+const MADE: &str = "from:";
+
+/// Returns the name under which a run knows the system that a step makes: what `{ from: STEP }` becomes.
+pub fn made_by(step: &str) -> String {
+    format!("{MADE}{step}")
+}
+
+/// Returns the step that makes the system of a name; `None` for a resource of the environment.
+pub fn maker(name: &str) -> Option<&str> {
+    name.strip_prefix(MADE)
+}
+
+/// Names a system for people: `` `db` ``, or "what `clone` made".
+pub fn in_words(name: &str) -> String {
+    match maker(name) {
+        Some(step) => format!("what `{step}` made"),
+        None => format!("`{name}`"),
+    }
+}
+
 impl Resource {
+    /// Returns it as the journal keeps it.
+    pub fn to_value(&self) -> serde_json::Value {
+        serde_json::to_value(self).expect("a resource holds nothing that JSON cannot express")
+    }
+
     /// Returns the kind of the system.
     pub fn kind(&self) -> ResourceKind {
         match self.system {

@@ -74,6 +74,9 @@ fn postgres_kinds() -> Vec<KindSpec> {
         ),
         kind("postgres.verify", Effect::Read, vec![reads, need("queries", Type::list(Type::Object(query)))]),
         kind("postgres.promote", Effect::Guarded, vec![cluster()]),
+        kind("postgres.clone", Effect::Guarded, vec![store()])
+            .output("port", Type::Integer, "")
+            .creates(ResourceKind::Postgres),
     ]
 }
 
@@ -119,6 +122,9 @@ fn other_kinds() -> Vec<KindSpec> {
         ),
         kind("store.restore_as_of", Effect::Idempotent, as_of),
         kind("store.prune", Effect::Idempotent, vec![need("store", Type::writes(ResourceKind::Store))]),
+        kind("redis.clone", Effect::Guarded, vec![need("store", Type::reads(ResourceKind::Store))])
+            .output("socket", Type::Path, "")
+            .creates(ResourceKind::Redis),
         kind("cache.flush", Effect::Idempotent, vec![need("server", Type::writes(ResourceKind::Redis))]),
         kind("service.stop", Effect::Idempotent, vec![service("service")]),
         kind("access.open", Effect::Idempotent, vec![service("gate")]),
@@ -283,7 +289,10 @@ fn groups_start_and_end_as_one_place() {
     assert_eq!(needs("left_one"), [on("one", NeedOn::Success)]);
     assert_eq!(needs("left_two"), [on("left_one", NeedOn::Success)]);
     assert_eq!(needs("free"), [on("one", NeedOn::Success)]);
-    assert_eq!(needs("late"), [on("right", NeedOn::Success), on("left_two", NeedOn::Any)]);
+    assert_eq!(
+        needs("late"),
+        [on("right", NeedOn::Success), on("left_one", NeedOn::Any), on("left_two", NeedOn::Any)]
+    );
     assert_eq!(needs("after"), [on("free", NeedOn::Success), on("late", NeedOn::Success)]);
     assert_eq!(needs("rescue"), [on("after", NeedOn::Failure)]);
     assert_eq!(needs("at_once"), []);

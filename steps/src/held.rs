@@ -75,6 +75,9 @@ mod tests {
         let words = describe(dir.path());
         assert!(words.contains(&human::bytes(1048)), "{words}");
         assert!(words.ends_with("newest change 2026-11-21T05:31:51Z"), "{words}");
-        assert!(describe(&dir.path().join("nothing")).contains("at least 0"), "what is not there is not told as empty");
+        assert!(
+            describe(&dir.path().join("nothing")).contains("at least 0"),
+            "what is not there is not told as empty"
+        );
     }
 }

@@ -9,3 +9,4 @@ mod people;
 mod project;
 mod restore;
 mod runs;
+mod undo;

@@ -122,9 +122,8 @@ fn answered(plan: &Plan, help: &str) -> Result<(), Failure> {
 
 fn check(plan: &Plan, digest: &str, given: &str, now: i64) -> Result<(), Failure> {
     let second = given.rsplit_once('.').and_then(|(_, second)| i64::from_str_radix(second, 16).ok());
-    let refuse = |why: &str| {
-        Err(Failure::new(Exit::Refused, format!("the token does not confirm this run: {why}")))
-    };
+    let refuse =
+        |why: &str| Err(Failure::new(Exit::Refused, format!("the token does not confirm this run: {why}")));
     match second {
         Some(second) if given != token_at(plan, digest, second) => {
             refuse("it is of another plan, another environment or other systems")

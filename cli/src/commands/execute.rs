@@ -56,7 +56,8 @@ fn previews(
 pub(crate) fn run(project: &Project, site: &Site, args: &RunArgs, mode: Mode) -> Outcome {
     let (mut plan, incident_at) = compile(project, &site.registry, &args.target, mode)?;
     plan.keep = args.keep;
-    let targets = confirm::confirm(&plan, args.confirm.as_deref(), || previews(&plan, &site.registry, incident_at))?;
+    let targets =
+        confirm::confirm(&plan, args.confirm.as_deref(), || previews(&plan, &site.registry, incident_at))?;
     let incident_at = incident_at.unwrap_or_else(Timestamp::now);
     let manner = Manner { report: args.report.clone(), no_wait: args.no_wait };
     start(site, Declaration { plan, incident_at, targets }, &manner)

@@ -75,7 +75,7 @@ pub(crate) fn report(state: &StateDir, args: &ReportArgs, format: Format) -> Out
             }
             Some(_) => report::page(&report).plain(100),
         },
-        Format::Github | Format::Yaml => {
+        Format::Github | Format::Yaml | Format::Mermaid => {
             return Err(Failure::usage("a report comes as text, markdown, html or json"));
         }
     };

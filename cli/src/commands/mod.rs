@@ -5,6 +5,7 @@ pub(crate) mod decide;
 pub(crate) mod execute;
 pub(crate) mod explain;
 pub(crate) mod files;
+pub(crate) mod graph;
 pub(crate) mod init;
 pub(crate) mod look;
 pub(crate) mod schema;

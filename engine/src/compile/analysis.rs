@@ -13,12 +13,14 @@ use super::time::check_time;
 use super::undo::read_undo;
 use crate::diagnostic::{Diagnostic, Diagnostics, codes, nearest_help};
 use crate::project::Project;
-use crate::spec::{EnvironmentSpec, RunbookSpec, Site};
+use crate::spec::{EnvironmentSpec, RunbookSpec, Site, SiteKind};
 use crate::step::Registry;
 
 /// A runbook with everything that can be known about it before a run.
 pub(super) struct Analysis<'s> {
     pub(super) spec: &'s RunbookSpec,
+    pub(super) project: &'s Project,
+    pub(super) registry: &'s Registry,
     /// The environments that it is checked against.
     pub(super) environments: Vec<&'s EnvironmentSpec>,
     pub(super) order: Order<'s>,
@@ -31,7 +33,7 @@ pub(super) struct Analysis<'s> {
     /// Empty if steps wait for each other in a circle.
     pub(super) topological: Vec<usize>,
     pub(super) cyclic: bool,
-    /// Words after `steps.` anywhere in the file: the steps whose outputs may be read.
+    /// Words after `steps.` anywhere in the file, and after `from`: the steps whose outputs or systems may be used.
     pub(super) mentioned: HashSet<String>,
 }
 
@@ -122,9 +124,25 @@ pub(super) fn analyse_one<'s>(
     let graph = graph_of(&order);
     let cyclic = report_cycles(&order, &graph, &spec.source, out);
     let topological = graph.topological_order().unwrap_or_default();
-    let mentioned = mentioned_steps(&spec.source.text);
-    let analysis =
-        Analysis { spec, environments, order, bodies, undos, calls: called, topological, cyclic, mentioned };
+    let mut analysis = Analysis {
+        spec,
+        project: calls.project,
+        registry: calls.registry,
+        environments,
+        order,
+        bodies,
+        undos,
+        calls: called,
+        topological,
+        cyclic,
+        mentioned: mentioned_steps(&spec.source.text),
+    };
+    let makers: Vec<_> = (0..analysis.order.steps.len())
+        .flat_map(|at| analysis.all_sites(at))
+        .filter(|site| matches!(site.kind, SiteKind::Made { .. }))
+        .filter_map(|site| site.node.text().map(ToOwned::to_owned))
+        .collect();
+    analysis.mentioned.extend(makers);
     check_needs(&analysis, out);
     check_expressions(&analysis, out);
     check_resources(&analysis, out);

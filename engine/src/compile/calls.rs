@@ -26,7 +26,7 @@ pub(super) struct Call<'s> {
 
 /// Follows the calls from one runbook to the others.
 pub(super) struct Calls<'s> {
-    project: &'s Project,
+    pub(super) project: &'s Project,
     pub(super) registry: &'s Registry,
     /// The runbooks on the way here, outermost first.
     chain: Vec<&'s str>,

@@ -2,12 +2,14 @@ use std::collections::{HashMap, HashSet};
 use std::ops::Range;
 
 use super::analysis::Analysis;
+use super::made::{self, Unfit};
 use super::order::Place;
 use crate::code::Code;
 use crate::diagnostic::{Diagnostic, Diagnostics, codes, nearest_help};
 use crate::expr::{self, Guard, INCIDENT_FIELDS, NAMESPACES, RUN_FIELDS, Reference, Shape};
 use crate::model::ids::is_plain_id;
 use crate::plan::{NeedOn, OnError};
+use crate::resource::ResourceKind;
 use crate::spec::{Site, SiteKind};
 use crate::value::{Field, Type};
 use crate::yaml::Node;
@@ -77,6 +79,11 @@ impl Checker<'_, '_> {
             SiteKind::Template => self.text(&site.node, None, Shape::Template, reader),
             SiteKind::Script => self.script(&site.node, reader),
             SiteKind::Condition(names) => self.condition(&site.node, names),
+            SiteKind::Made { kinds, .. } => {
+                if let Reader::Step { at, .. } | Reader::Undo { at, .. } = reader {
+                    self.made(&site.node, kinds, at);
+                }
+            }
             SiteKind::Resource { .. } | SiteKind::Secret => {}
         }
     }
@@ -168,7 +175,10 @@ impl Checker<'_, '_> {
             "vars" => self.var(reference, span),
             "run" => self.field_of("run", RUN_FIELDS, reference, span),
             "incident" => self.field_of("incident", INCIDENT_FIELDS, reference, span),
-            "resources" => super::resources::check_reference(self.analysis, reference, &span, self.out),
+            "resources" => {
+                let at = if let Reader::Step { at, .. } = reader { Some(at) } else { None };
+                super::resources::check_reference(self.analysis, reference, (at, &span), self.out);
+            }
             "steps" => self.step_output(reference, span, reader),
             name => self.unknown_name(name, span, extra),
         }
@@ -265,13 +275,7 @@ impl Checker<'_, '_> {
                 let message = format!("`{name}` is a group; only steps have outputs");
                 return self.report(codes::LB0120, message, span, None);
             }
-            None => {
-                let mut known: Vec<_> =
-                    self.analysis.order.names.keys().copied().filter(|id| is_plain_id(id)).collect();
-                known.sort_unstable();
-                let help = nearest_help(name, "steps", known);
-                return self.report(codes::LB0120, format!("there is no step `{name}`"), span, help);
-            }
+            None => return self.unknown_step(name, span),
         };
         if let Some(body) = &self.analysis.bodies[target] {
             let of = format!("`{name}` (`{}`)", body.kind.name);
@@ -303,22 +307,65 @@ impl Checker<'_, '_> {
         self.report(codes::LB0123, message, span, Some(help));
     }
 
+    fn unknown_step(&mut self, name: &str, span: Range<usize>) {
+        let mut known: Vec<_> =
+            self.analysis.order.names.keys().copied().filter(|id| is_plain_id(id)).collect();
+        known.sort_unstable();
+        let help = nearest_help(name, "steps", known);
+        self.report(codes::LB0120, format!("there is no step `{name}`"), span, help);
+    }
+
     /// Checks that the step that is read has ended, and that what is read exists then.
     fn order_of(&mut self, target: usize, at: usize, reference: &Reference, span: Range<usize>) {
-        let (name, order) = (&reference.path[1], &self.analysis.order);
+        if self.has_ended(target, at, span.clone()) {
+            self.presence_of(target, Some(at), reference, span);
+        }
+    }
+
+    /// Says whether a step has ended when another one starts, and reports it if not.
+    fn has_ended(&mut self, target: usize, at: usize, span: Range<usize>) -> bool {
+        let order = &self.analysis.order;
+        let name = &order.steps[target].spec.common.id.value;
         let (reader_always, target_always) = (order.steps[at].always, order.steps[target].always);
         let ended = (reader_always && !target_always) || self.steps.ended(target, at);
-        if !ended && !self.analysis.cyclic {
-            let message = if target == at {
-                "a step cannot read its own outputs here".to_owned()
-            } else {
-                format!("`{name}` is not sure to have run by then")
-            };
-            let help = (target != at)
-                .then(|| format!("add `{name}` to `needs` of this step, or move it below `{name}`"));
-            return self.report(codes::LB0122, message, span, help);
+        if ended || self.analysis.cyclic {
+            return true;
         }
-        self.presence_of(target, Some(at), reference, span);
+        let message = if target == at {
+            "a step cannot read its own outputs here".to_owned()
+        } else {
+            format!("`{name}` is not sure to have run by then")
+        };
+        let help = (target != at)
+            .then(|| format!("add `{name}` to `needs` of this step, or move it below `{name}`"));
+        self.report(codes::LB0122, message, span, help);
+        false
+    }
+
+    /// Checks `{ from: STEP }`: the step makes such a system, and has made it by then.
+    fn made(&mut self, node: &Node, kinds: &[ResourceKind], at: usize) {
+        let Some(name) = node.text() else { return };
+        let span = node.span.clone();
+        match made::find(self.analysis, name, kinds) {
+            Err(Unfit::None { message, help }) => self.report(codes::LB0160, message, span, help),
+            Err(Unfit::OtherKind(message)) => self.report(codes::LB0125, message, span, None),
+            Ok(Some(target)) => self.made_before(target, at, span),
+            Ok(None) if !self.analysis.order.names.contains_key(name) => self.unknown_step(name, span),
+            Ok(None) => {}
+        }
+    }
+
+    fn made_before(&mut self, target: usize, at: usize, span: Range<usize>) {
+        let name = self.analysis.order.steps[target].spec.common.id.value.clone();
+        if !self.has_ended(target, at, span.clone()) || made::shown(self.analysis, at, &name) {
+            return;
+        }
+        let Some(reason) = self.may_be_absent(target, Some(at)) else { return };
+        let kind = self.analysis.bodies[target].as_ref().map(|body| body.kind);
+        let output = kind.and_then(|kind| kind.outputs.first()).map_or("OUTPUT", |field| field.name.as_str());
+        let help = format!("let this step run only if it exists: `if: steps.{name}.{output} is defined`");
+        let message = format!("what `{name}` makes may not exist: {reason}");
+        self.report(codes::LB0161, message, span, Some(help));
     }
 
     /// Checks that what is read of a step that has ended exists; without a reader at the end of the runbook.

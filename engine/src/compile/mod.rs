@@ -12,14 +12,17 @@ mod expressions;
 mod fence;
 pub mod graph;
 mod inline;
+mod made;
 mod needs;
 mod order;
 mod plan;
 mod resources;
 mod scopes;
+mod shape;
 mod time;
 mod undo;
 
 pub use analysis::check;
 pub use fence::{fence, written_identities};
 pub use plan::{CompileRequest, Compiled, compile};
+pub use shape::shape;

@@ -46,7 +46,8 @@ fn check_list(analysis: &Analysis<'_>, needs: &[NeedSpec], out: &mut Diagnostics
     }
     for (need, _) in possible {
         let name = &need.step.value;
-        let message = format!("this needs a failure of `{name}`, and what only follows when `{name}` succeeded");
+        let message =
+            format!("this needs a failure of `{name}`, and what only follows when `{name}` succeeded");
         out.push(
             Diagnostic::error(codes::LB0157, message)
                 .at(&analysis.spec.source, need.step.span.clone())

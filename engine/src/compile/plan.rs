@@ -8,6 +8,7 @@ use sha2::{Digest, Sha256};
 use super::analysis::analyse;
 use super::bodies::{StepBody, continues};
 use super::inline::Inlined;
+use super::made::name_made;
 use super::resources::named;
 use super::scopes::Scopes;
 use crate::diagnostic::{Diagnostic, Diagnostics, Source, codes, nearest_help};
@@ -18,8 +19,8 @@ use crate::plan::{
     Backoff, Condition, Milestone, OnError, Plan, PlannedGroup, PlannedStep, PlannedUndo, Retry, hex,
 };
 use crate::project::Project;
-use crate::resource::{Resource, System};
-use crate::spec::{Common, EnvironmentSpec, RunbookSpec, StepSpec};
+use crate::resource::{Resource, ResourceKind, System, in_words, made_by, maker};
+use crate::spec::{Common, EnvironmentSpec, RunbookSpec, SiteKind, StepSpec};
 use crate::step::{Effect, Registry};
 use crate::value::Type;
 
@@ -56,6 +57,7 @@ pub fn compile(request: &CompileRequest<'_>) -> Result<Compiled, Diagnostics> {
     let inlined = Inlined::of(&analysis);
     let scopes = Scopes::bind(request, &inlined, inputs, &mut out);
     scopes.check_writes(request, &inlined, &mut out);
+    check_hosts(request, &inlined, &scopes, &mut out);
     let steps = planned_steps(request, &inlined, &scopes);
     let undos = planned_undos(&inlined, &scopes, &steps);
     out.sort();
@@ -76,16 +78,36 @@ fn check_environment(request: &CompileRequest<'_>, out: &mut Diagnostics) {
                 .maybe_help(nearest_help(environment, "it lists", known)),
         );
     }
-    for (name, spec) in &request.environment.resources {
-        if matches!(&spec.resource.system, System::Host(host) if !host.local) {
-            out.push(
-                Diagnostic::error(
-                    codes::LB0209,
-                    format!("`{name}` is another machine, where no step can run yet"),
-                )
-                .at(&request.environment.source, spec.span.clone())
-                .help("run Lifeboat on that machine with `local: true`; nothing falls back to this one"),
-            );
+}
+
+/// Refuses steps on other machines. Nothing falls back to this one.
+fn check_hosts(
+    request: &CompileRequest<'_>,
+    inlined: &Inlined<'_, '_>,
+    scopes: &Scopes,
+    out: &mut Diagnostics,
+) {
+    for step in &inlined.steps {
+        let analysis = inlined.files[step.file].analysis;
+        for site in analysis.all_sites(step.at) {
+            let SiteKind::Resource { kinds, .. } = &site.kind else { continue };
+            let Some(text) = site.node.text().filter(|_| kinds.as_slice() == [ResourceKind::Host]) else {
+                continue;
+            };
+            let given = expr::input_name(text).and_then(|input| scopes.inputs[step.file].get(input));
+            let name = given.and_then(Value::as_str).unwrap_or(text);
+            let found = request.environment.resources.get(name).map(|spec| &spec.resource.system);
+            if matches!(found, Some(System::Host(host)) if !host.local) {
+                let message = format!(
+                    "`{name}` is another machine in `{}`, where no step can run yet",
+                    request.environment.name.value
+                );
+                out.push(
+                    Diagnostic::error(codes::LB0209, message)
+                        .at(&analysis.spec.source, site.node.span.clone())
+                        .help("run Lifeboat on that machine, with `local: true`; nothing falls back to this one"),
+                );
+            }
         }
     }
 }
@@ -104,6 +126,9 @@ fn bind(request: &CompileRequest<'_>, out: &mut Diagnostics) -> Map<String, Valu
                 let mut diagnostic = Diagnostic::error(code, problem.message).maybe_help(problem.help);
                 if let Some(input) = runbook.inputs.iter().find(|input| input.decl.name == problem.input) {
                     diagnostic = diagnostic.at(&runbook.source, input.span.clone());
+                    if let Type::Resource { kinds, .. } = &input.decl.ty {
+                        diagnostic = diagnostic.help(candidates(request.environment, kinds));
+                    }
                 }
                 out.push(diagnostic);
             }
@@ -141,17 +166,33 @@ pub(super) fn check_resource_inputs(
     for input in &runbook.inputs {
         let Type::Resource { kinds, .. } = &input.decl.ty else { continue };
         let Some(name) = bound.get(&input.decl.name).and_then(Value::as_str) else { continue };
-        let found = request.environment.resources.get(name).map(|spec| spec.resource.kind());
-        if !found.is_some_and(|kind| kinds.contains(&kind)) {
-            let wanted: Vec<_> = kinds.iter().map(ToString::to_string).collect();
-            let message = format!(
-                "the input `{}`: `{}` has no {} resource `{name}`",
-                input.decl.name,
-                request.environment.name.value,
-                wanted.join(" or ")
-            );
-            out.push(Diagnostic::error(codes::LB0143, message).at(&runbook.source, input.span.clone()));
+        let environment = request.environment;
+        let found = environment.resources.get(name).map(|spec| spec.resource.kind());
+        if found.is_some_and(|kind| kinds.contains(&kind)) {
+            continue;
         }
+        let (of, input_name) = (&environment.name.value, &input.decl.name);
+        let wanted = kinds.iter().map(ToString::to_string).collect::<Vec<_>>().join(" or ");
+        let message = match found {
+            Some(kind) => format!("the input `{input_name}`: `{name}` is a {kind} in `{of}`, not a {wanted}"),
+            None => format!("the input `{input_name}`: `{of}` has no resource `{name}`"),
+        };
+        out.push(
+            Diagnostic::error(codes::LB0143, message)
+                .at(&runbook.source, input.span.clone())
+                .help(candidates(environment, kinds)),
+        );
+    }
+}
+
+/// Says which resources of an environment are of these kinds.
+fn candidates(environment: &EnvironmentSpec, kinds: &[ResourceKind]) -> String {
+    let fitting = environment.resources.iter().filter(|(_, spec)| kinds.contains(&spec.resource.kind()));
+    let names: Vec<_> = fitting.map(|(name, _)| format!("`{name}`")).collect();
+    let wanted = kinds.iter().map(ToString::to_string).collect::<Vec<_>>().join(" or ");
+    match names.is_empty() {
+        true => format!("`{}` has no {wanted}", environment.name.value),
+        false => format!("the {wanted} resources of `{}`: {}", environment.name.value, names.join(", ")),
     }
 }
 
@@ -182,7 +223,7 @@ fn planned_step(
     let planned = &inlined.steps[position];
     let (file, spec) = (planned.file, inlined.ordered(planned.file, planned.at).spec);
     let (common, runbook) = (&spec.common, inlined.files[file].analysis.spec);
-    let Bound { with, reads, writes } = bound(body, runbook, &scopes.inputs[file]);
+    let Bound { with, reads, writes } = bound(body, inlined, scopes, file);
     Some(PlannedStep {
         id: StepId::new(inlined.step_id(position)).ok()?,
         title: title(common),
@@ -219,19 +260,20 @@ struct Bound {
     writes: Vec<String>,
 }
 
-fn bound(body: &StepBody<'_>, runbook: &RunbookSpec, inputs: &Map<String, Value>) -> Bound {
+fn bound(body: &StepBody<'_>, inlined: &Inlined<'_, '_>, scopes: &Scopes, file: usize) -> Bound {
     let mut with = Value::Object(body.with.clone());
-    name_resources(&mut with, runbook, inputs);
-    let named_by_input = |name: String| {
-        let input = expr::input_name(&name).and_then(|input| inputs.get(input));
+    name_resources(&mut with, inlined.files[file].analysis.spec, &scopes.inputs[file]);
+    name_made(&mut with, &body.kind.params, inlined, file);
+    let in_run = |name: String| {
+        if let Some(step) = maker(&name) {
+            return made_by(&inlined.written_on(file, step));
+        }
+        let input = expr::input_name(&name).and_then(|input| scopes.inputs[file].get(input));
         input.and_then(Value::as_str).map_or(name.clone(), ToOwned::to_owned)
     };
     let (reads, writes) = named(&body.sites);
-    Bound {
-        with,
-        reads: reads.into_iter().map(named_by_input).collect(),
-        writes: writes.into_iter().map(named_by_input).collect(),
-    }
+    let (reads, writes) = (reads.into_iter().map(in_run).collect(), writes.into_iter().map(in_run).collect());
+    Bound { with, reads, writes }
 }
 
 fn planned_retry(spec: &StepSpec) -> Retry {
@@ -240,11 +282,7 @@ fn planned_retry(spec: &StepSpec) -> Retry {
 }
 
 /// Returns what takes the work of steps back: what they say themselves, or else what their kinds do.
-fn planned_undos(
-    inlined: &Inlined<'_, '_>,
-    scopes: &Scopes,
-    steps: &[PlannedStep],
-) -> Vec<PlannedUndo> {
+fn planned_undos(inlined: &Inlined<'_, '_>, scopes: &Scopes, steps: &[PlannedStep]) -> Vec<PlannedUndo> {
     let by_id: HashMap<_, _> = steps.iter().map(|step| (step.id.as_str(), step)).collect();
     let positions = 0..inlined.steps.len();
     positions
@@ -255,7 +293,7 @@ fn planned_undos(
             match (&analysis.undos[planned.at], &analysis.bodies[planned.at]) {
                 (Some(body), _) => {
                     let spec = &inlined.ordered(planned.file, planned.at).spec.undo.as_ref()?.step;
-                    let bound = bound(body, analysis.spec, &scopes.inputs[planned.file]);
+                    let bound = bound(body, inlined, scopes, planned.file);
                     written_undo(step, &analysis.spec.source, (spec, body), bound)
                 }
                 (None, Some(body)) => built_in_undo(step, body.kind.undoes.as_ref()?),
@@ -318,7 +356,7 @@ fn undo_step(step: &PlannedStep) -> Option<PlannedStep> {
     })
 }
 
-fn title(common: &Common) -> String {
+pub(super) fn title(common: &Common) -> String {
     common.title.clone().unwrap_or_else(|| common.id.value.replace('_', " "))
 }
 
@@ -385,7 +423,7 @@ fn destroys(body: &StepBody<'_>, writes: &[String]) -> Vec<String> {
     if writes.is_empty() {
         vec![what.clone()]
     } else {
-        writes.iter().map(|name| format!("`{name}`: {what}")).collect()
+        writes.iter().map(|name| format!("{}: {what}", in_words(name))).collect()
     }
 }
 

@@ -3,8 +3,8 @@ use std::ops::Range;
 use super::analysis::Analysis;
 use super::bodies::known;
 use crate::diagnostic::{Diagnostic, Diagnostics, codes};
-use crate::expr::{self, Guard, Reference, Shape, public_attributes};
-use crate::resource::{Access, Resource, ResourceKind};
+use crate::expr::{self, Guard, Reference, public_attributes};
+use crate::resource::{Access, Resource, ResourceKind, made_by, maker};
 use crate::spec::{EnvironmentSpec, Site, SiteKind};
 use crate::value::Type;
 use crate::yaml::Node;
@@ -15,42 +15,85 @@ pub(super) fn check_resources(analysis: &Analysis<'_>, out: &mut Diagnostics) {
         for site in analysis.all_sites(at) {
             match &site.kind {
                 SiteKind::Resource { kinds, access } => {
-                    let named = Named { node: &site.node, kinds, access: *access };
-                    check_one(analysis, at, &named, out);
+                    check_one(analysis, at, (&site.node, kinds, *access), out);
                 }
                 SiteKind::Secret => check_secret(analysis, &site.node, out),
                 _ => {}
             }
         }
     }
+    check_defaults(analysis, out);
 }
 
 /// A resource as a parameter names it.
 struct Named<'a> {
-    node: &'a Node,
+    name: &'a str,
+    span: &'a Range<usize>,
     kinds: &'a [ResourceKind],
     access: Access,
 }
 
-fn check_one(analysis: &Analysis<'_>, at: usize, named: &Named<'_>, out: &mut Diagnostics) {
-    let Named { node, kinds, .. } = *named;
+fn check_one(
+    analysis: &Analysis<'_>,
+    at: usize,
+    (node, kinds, access): (&Node, &[ResourceKind], Access),
+    out: &mut Diagnostics,
+) {
     let Some(text) = node.text() else { return };
     if let Some(input) = expr::input_name(text) {
         return check_input(analysis, input, node, kinds, out);
     }
     for environment in &analysis.environments {
         match environment.resources.get(text) {
-            Some(found) => check_found(analysis, environment, named, &found.resource, out),
+            Some(found) => {
+                let named = Named { name: text, span: &node.span, kinds, access };
+                check_found(analysis, environment, &named, &found.resource, out);
+            }
             None if guarded(analysis, at, text) => {}
             None => {
-                let names = environment.resources.keys().map(String::as_str).collect();
-                let message =
-                    format!("the environment `{}` has no resource `{text}`", environment.name.value);
-                out.push(
-                    Diagnostic::error(codes::LB0124, message)
-                        .at(&analysis.spec.source, node.span.clone())
-                        .maybe_help(known(text, "its resources", names)),
-                );
+                out.push(absent(analysis, environment, text).at(&analysis.spec.source, node.span.clone()))
+            }
+        }
+    }
+}
+
+/// The diagnostic for a resource that an environment does not have.
+fn absent(analysis: &Analysis<'_>, environment: &EnvironmentSpec, name: &str) -> Diagnostic {
+    let names = environment.resources.keys().map(String::as_str).collect();
+    let message = format!("the environment `{}` has no resource `{name}`", environment.name.value);
+    let optional =
+        |other: &&EnvironmentSpec| other.resources.get(name).is_some_and(|found| found.resource.optional);
+    if let Some(step) = maker(name) {
+        let help = format!("what a step makes is written as a map: `{{ from: {step} }}`");
+        return Diagnostic::error(codes::LB0124, message).help(help);
+    }
+    let help = match analysis.project.environments.values().find(optional) {
+        Some(other) => Some(format!(
+            "it is optional in `{}`: let the step run only where it exists, with `if: resources.{name} is defined`",
+            other.name.value
+        )),
+        None => known(name, "its resources", names),
+    };
+    Diagnostic::error(codes::LB0124, message).maybe_help(help)
+}
+
+/// Checks the defaults of inputs that name resources, as if the steps that use them named those.
+fn check_defaults(analysis: &Analysis<'_>, out: &mut Diagnostics) {
+    for input in &analysis.spec.inputs {
+        let Type::Resource { kinds, .. } = &input.decl.ty else { continue };
+        let name = input.decl.default.as_ref().and_then(|default| default.as_str());
+        let Some(name) = name.filter(|name| !expr::has_template(name)) else { continue };
+        let access = if analysis.writes_input(&input.decl.name) { Access::Write } else { Access::Read };
+        for environment in &analysis.environments {
+            match environment.resources.get(name) {
+                None => {
+                    let diagnostic = absent(analysis, environment, name);
+                    out.push(diagnostic.at(&analysis.spec.source, input.span.clone()));
+                }
+                Some(found) => {
+                    let named = Named { name, span: &input.span, kinds, access };
+                    check_found(analysis, environment, &named, &found.resource, out);
+                }
             }
         }
     }
@@ -63,19 +106,19 @@ fn check_found(
     resource: &Resource,
     out: &mut Diagnostics,
 ) {
-    let Named { node, kinds, access } = *named;
-    let (name, found, allowed) = (node.text().unwrap_or_default(), resource.kind(), resource.access);
+    let Named { name, span, kinds, access } = *named;
+    let (found, allowed) = (resource.kind(), resource.access);
     let environment = &environment.name.value;
     if !kinds.is_empty() && !kinds.contains(&found) {
         let wanted: Vec<_> = kinds.iter().map(ToString::to_string).collect();
         let message =
             format!("`{name}` is a {found} in `{environment}`; here stands a {}", wanted.join(" or "));
-        out.push(Diagnostic::error(codes::LB0125, message).at(&analysis.spec.source, node.span.clone()));
+        out.push(Diagnostic::error(codes::LB0125, message).at(&analysis.spec.source, span.clone()));
     } else if access == Access::Write && allowed == Access::Read {
         let message = format!("this step writes `{name}`, which `{environment}` declares `access: read`");
         out.push(
             Diagnostic::error(codes::LB0126, message)
-                .at(&analysis.spec.source, node.span.clone())
+                .at(&analysis.spec.source, span.clone())
                 .help("name a resource that may be written; the declaration protects the system"),
         );
     }
@@ -103,15 +146,11 @@ fn check_input(
 
 /// Says whether the step runs only if the resource exists.
 fn guarded(analysis: &Analysis<'_>, at: usize, name: &str) -> bool {
-    let shows = |text: &str| {
-        let references = expr::references(text.trim(), Shape::Expression).unwrap_or_default();
-        references.iter().any(|reference| {
-            reference.guard == Guard::Here
-                && reference.path.first().is_some_and(|first| first == "resources")
-                && reference.path.get(1).is_some_and(|second| second == name)
-        })
-    };
-    analysis.order.steps[at].conditions.iter().any(|(node, _)| node.text().is_some_and(shows))
+    let conditions = analysis.order.steps[at].conditions.iter();
+    conditions.filter_map(|(node, _)| node.text()).any(|text| {
+        let shown = expr::shown_by_success(text);
+        shown.iter().any(|path| path.len() > 1 && path[0] == "resources" && path[1] == name)
+    })
 }
 
 fn check_secret(analysis: &Analysis<'_>, node: &Node, out: &mut Diagnostics) {
@@ -129,22 +168,22 @@ fn check_secret(analysis: &Analysis<'_>, node: &Node, out: &mut Diagnostics) {
     }
 }
 
-/// Checks `resources.NAME.ATTRIBUTE` in an expression.
+/// Checks `resources.NAME.ATTRIBUTE` in an expression; `at` is the step that it stands in.
 pub(super) fn check_reference(
     analysis: &Analysis<'_>,
     reference: &Reference,
-    span: &Range<usize>,
+    (at, span): (Option<usize>, &Range<usize>),
     out: &mut Diagnostics,
 ) {
-    let Some(name) = reference.path.get(1).filter(|_| reference.guard == Guard::None) else { return };
+    let Some(name) = reference.path.get(1) else { return };
+    let mut report = |diagnostic: Diagnostic| out.push(diagnostic.at(&analysis.spec.source, span.clone()));
+    if reference.guard != Guard::None {
+        return unknown_everywhere(analysis, name).into_iter().for_each(report);
+    }
     for environment in &analysis.environments {
-        let (message, help) = match environment.resources.get(name) {
-            None => {
-                let names = environment.resources.keys().map(String::as_str).collect();
-                let message =
-                    format!("the environment `{}` has no resource `{name}`", environment.name.value);
-                (message, known(name, "its resources", names))
-            }
+        match environment.resources.get(name) {
+            None if at.is_some_and(|at| guarded(analysis, at, name)) => {}
+            None => report(absent(analysis, environment, name)),
             Some(found) => {
                 let attributes = public_attributes(&found.resource);
                 let Some(attribute) = reference.path.get(2).filter(|name| !attributes.contains_key(*name))
@@ -154,30 +193,43 @@ pub(super) fn check_reference(
                 let names = attributes.keys().map(String::as_str).collect();
                 let message =
                     format!("`{name}` has no attribute `{attribute}` in `{}`", environment.name.value);
-                (message, known(attribute, "it has", names))
+                report(
+                    Diagnostic::error(codes::LB0124, message).maybe_help(known(attribute, "it has", names)),
+                );
             }
-        };
-        out.push(
-            Diagnostic::error(codes::LB0124, message)
-                .at(&analysis.spec.source, span.clone())
-                .maybe_help(help),
-        );
+        }
     }
+}
+
+/// A test for a resource that no environment has is a slip of the pen: what it guards would never run.
+fn unknown_everywhere(analysis: &Analysis<'_>, name: &str) -> Option<Diagnostic> {
+    let project = analysis.project;
+    let environments = || project.environments.values();
+    let known_somewhere = environments().any(|environment| environment.resources.contains_key(name));
+    if known_somewhere || !project.broken.is_empty() {
+        return None;
+    }
+    let mut names: Vec<_> =
+        environments().flat_map(|environment| environment.resources.keys()).map(String::as_str).collect();
+    names.sort_unstable();
+    names.dedup();
+    let message = format!("no environment has a resource `{name}`");
+    Some(Diagnostic::error(codes::LB0124, message).maybe_help(known(name, "resources", names)))
 }
 
 /// Returns the resources that a step reads and those that it writes, by name, each once.
 pub(super) fn named<'a>(sites: impl IntoIterator<Item = &'a Site>) -> (Vec<String>, Vec<String>) {
     let (mut reads, mut writes): (Vec<String>, Vec<String>) = (Vec::new(), Vec::new());
     for site in sites {
-        let (SiteKind::Resource { access, kinds }, Some(name)) = (&site.kind, site.node.text()) else {
-            continue;
+        let (name, access) = match (&site.kind, site.node.text()) {
+            (SiteKind::Resource { kinds, .. }, _) if kinds.as_slice() == [ResourceKind::Host] => continue,
+            (SiteKind::Resource { access, .. }, Some(name)) => (name.to_owned(), access),
+            (SiteKind::Made { access, .. }, Some(step)) => (made_by(step), access),
+            _ => continue,
         };
-        if kinds.as_slice() == [ResourceKind::Host] {
-            continue;
-        }
         let list = if *access == Access::Write { &mut writes } else { &mut reads };
-        if !list.iter().any(|known| known == name) {
-            list.push(name.to_owned());
+        if !list.contains(&name) {
+            list.push(name);
         }
     }
     (reads, writes)

@@ -1,13 +1,14 @@
 use serde_json::{Map, Value};
 
 use super::inline::{Caller, Inlined};
+use super::made::name_made;
 use super::order::Place;
 use super::plan::{CompileRequest, check_resource_inputs, fixed_names, name_resources};
 use crate::diagnostic::{Diagnostic, Diagnostics, codes};
 use crate::expr::{self, InputDecl, bind_inputs};
 use crate::model::StepId;
 use crate::plan::Scope;
-use crate::resource::Access;
+use crate::resource::{Access, maker};
 use crate::spec::SiteKind;
 use crate::value::Type;
 
@@ -81,6 +82,9 @@ impl Scopes {
         let analysis = inlined.files[caller.file].analysis;
         let mut with = Value::Object(analysis.calls[&caller.at].with.clone());
         name_resources(&mut with, analysis.spec, &self.inputs[caller.file]);
+        let called = analysis.calls[&caller.at].analysis.spec;
+        let fields: Vec<_> = called.inputs.iter().map(|input| input.decl.as_field()).collect();
+        name_made(&mut with, &fields, inlined, caller.file);
         if let Value::Object(with) = with { with } else { Map::new() }
     }
 
@@ -111,7 +115,10 @@ fn resource_inputs(
     let given = names.filter_map(|name| Some((name.clone(), with.get(name)?.clone()))).collect();
     match bind_inputs(&declared, &given, &fixed_names(request)) {
         Ok(bound) => {
-            check_resource_inputs(request, spec, &bound, out);
+            let mut named = bound.clone();
+            // What a step makes is checked where it is given.
+            named.retain(|_, name| name.as_str().is_none_or(|name| maker(name).is_none()));
+            check_resource_inputs(request, spec, &named, out);
             bound
         }
         Err(problems) => {

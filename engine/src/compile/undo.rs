@@ -12,9 +12,13 @@ pub(super) fn read_undo<'a>(
     out: &mut Diagnostics,
 ) -> Option<StepBody<'a>> {
     let undo = step.spec.undo.as_ref()?;
-    if let Some((message, help)) = misplaced(step, undo) {
+    if step.always {
+        let id = &step.spec.common.id.value;
+        let message = format!("`{id}` is a step of `always`, which runs after everything is undone");
         out.push(
-            Diagnostic::error(codes::LB0155, message).at(around.source, undo.span.clone()).help(help),
+            Diagnostic::error(codes::LB0155, message)
+                .at(around.source, undo.span.clone())
+                .help("remove `undo`"),
         );
     }
     let kind = match &undo.step.body {
@@ -31,19 +35,6 @@ pub(super) fn read_undo<'a>(
         return refuse_once(around, undo, kind, out);
     }
     read_body(around, &spec, out)
-}
-
-/// Says what is wrong with the place of an undo.
-fn misplaced(step: &OrderedStep<'_>, undo: &UndoSpec) -> Option<(String, &'static str)> {
-    let id = &step.spec.common.id.value;
-    if step.always {
-        let message = format!("`{id}` is a step of `always`, which runs after everything is undone");
-        return Some((message, "remove `undo`"));
-    }
-    matches!(undo.step.body, Body::Call(_)).then(|| {
-        let message = format!("the undo of `{id}` cannot call a runbook");
-        (message, "give it `uses`, `run` or `manual`")
-    })
 }
 
 fn refuse_once<'a>(

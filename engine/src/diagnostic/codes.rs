@@ -51,6 +51,8 @@ crate::define_codes! {
     LB0155 "undo where nothing is undone";
     LB0156 "undo that must not be repeated";
     LB0157 "condition that can never hold";
+    LB0160 "no step that makes a system";
+    LB0161 "system that may not have been made";
     LB0201 "no project";
     LB0202 "file cannot be read";
     LB0203 "credentials in an address";

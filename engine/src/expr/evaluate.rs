@@ -60,7 +60,7 @@ fn check_one(prefix: &str, condition: &str, names: &Map<String, Value>) -> Check
 }
 
 /// Shows the values of the plain references in a condition, such as `rows[0].n = 42`.
-fn describe(condition: &str, names: &Map<String, Value>) -> String {
+pub(super) fn describe(condition: &str, names: &Map<String, Value>) -> String {
     let mut shown = Vec::new();
     for reference in references(condition, Shape::Expression).unwrap_or_default() {
         let Some(text) = condition.get(reference.range) else { continue };

@@ -7,22 +7,24 @@
 //! `resources`. Under `steps` every step that has ended must have an entry, an empty map if it has no outputs:
 //! `steps.x.y | default(1)` works only if `steps.x` exists.
 
+mod decide;
 mod environment;
 mod evaluate;
 mod filters;
 mod fit;
 mod inputs;
-mod names;
+pub(crate) mod names;
 mod references;
 mod render;
 mod script;
 mod template;
 
+pub use decide::{known_false, known_true};
 pub use evaluate::{ExprError, check_all, evaluate, holds};
 pub use fit::fit;
 pub use inputs::{InputDecl, InputProblem, ProblemKind, bind_inputs};
 pub use names::{INCIDENT_FIELDS, NAMESPACES, RUN_FIELDS, public_attributes, resource_names};
-pub use references::{Guard, Reference, references};
+pub use references::{Guard, Reference, references, shown_by_success};
 pub use render::render;
 pub use script::{Hole, Refused, holes, quote, render_script};
 pub use template::{Shape, has_template, input_name, parse, render_text};

@@ -2,7 +2,7 @@ use std::collections::BTreeMap;
 
 use serde_json::{Map, Value, json};
 
-use crate::resource::{Resource, System};
+use crate::resource::{Manager, Resource, System};
 
 /// The names that every expression may begin with.
 pub const NAMESPACES: &[&str] = &["inputs", "vars", "steps", "run", "incident", "resources"];
@@ -39,11 +39,85 @@ pub fn public_attributes(resource: &Resource) -> Map<String, Value> {
             put("database", json!(postgres.database));
             put("user", json!(postgres.user));
             put("data_dir", json!(postgres.data_dir));
+            put("config_file", json!(postgres.config_file));
+            put("bin_dir", json!(postgres.bin_dir));
+            put("os_user", json!(postgres.os_user));
         }
-        System::Redis(redis) => put("data_dir", json!(redis.data_dir)),
-        System::Files(files) => put("path", json!(files.path)),
-        System::Host(host) => put("address", json!(host.address)),
-        _ => {}
+        System::Redis(redis) => {
+            let (host, port) = host_and_port(&redis.url, 6379);
+            put("host", json!(host));
+            put("port", json!(port));
+            put("data_dir", json!(redis.data_dir));
+            put("config_file", json!(redis.config_file));
+            put("os_user", json!(redis.os_user));
+        }
+        System::Store(store) => match store.url.strip_prefix("s3://") {
+            Some(rest) => {
+                let (bucket, prefix) = rest.split_once('/').unwrap_or((rest, ""));
+                put("bucket", json!(bucket));
+                put("prefix", json!(prefix.trim_end_matches('/')));
+                put("region", json!(store.region));
+            }
+            None => put("path", json!(store.url.strip_prefix("dir://"))),
+        },
+        System::Files(files) => {
+            put("path", json!(files.path));
+            put("owner", json!(files.owner));
+        }
+        System::Service(service) => {
+            for (name, value) in manager_attributes(&service.manager) {
+                put(name, value);
+            }
+        }
+        System::Http(http) => {
+            let default = if http.url.starts_with("https") { 443 } else { 80 };
+            let (host, port) = host_and_port(&http.url, default);
+            put("host", json!(host));
+            put("port", json!(port));
+        }
+        System::Host(host) => {
+            put("local", json!(host.local));
+            put("address", json!(host.address));
+        }
+        System::Slack(_) | System::Webhook(_) => {}
     }
     all
+}
+
+fn manager_attributes(manager: &Manager) -> Vec<(&'static str, Value)> {
+    match manager {
+        Manager::Systemd { unit } => vec![("manager", json!("systemd")), ("unit", json!(unit))],
+        Manager::Docker { container } => {
+            vec![("manager", json!("docker")), ("container", json!(container))]
+        }
+        Manager::Compose { service, project_dir } => vec![
+            ("manager", json!("compose")),
+            ("service", json!(service)),
+            ("project_dir", json!(project_dir)),
+        ],
+        Manager::Process { dir, os_user, pid_file, log_file, .. } => vec![
+            ("manager", json!("process")),
+            ("dir", json!(dir)),
+            ("os_user", json!(os_user)),
+            ("pid_file", json!(pid_file)),
+            ("log_file", json!(log_file)),
+        ],
+    }
+}
+
+/// Returns the host and the port of an address; a Unix socket has neither.
+pub(crate) fn host_and_port(url: &str, default: u16) -> (Option<String>, Option<u16>) {
+    let (scheme, rest) = url.split_once("://").unwrap_or(("", url));
+    if scheme == "unix" {
+        return (None, None);
+    }
+    let authority = rest.split(['/', '?', '#']).next().unwrap_or(rest);
+    let (host, port) = match authority.rsplit_once(':') {
+        Some((host, port)) => match port.parse() {
+            Ok(port) => (host, port),
+            Err(_) => (authority, default),
+        },
+        None => (authority, default),
+    };
+    (Some(host.trim_matches(['[', ']']).to_owned()), Some(port))
 }

@@ -50,6 +50,15 @@ pub fn references(text: &str, shape: Shape) -> Result<Vec<Reference>, ExprError>
     }
 }
 
+/// Returns the paths that must exist if a bare expression holds; none if it cannot be read.
+pub fn shown_by_success(text: &str) -> Vec<Vec<String>> {
+    let mut shown = Vec::new();
+    if let Ok(expr) = machinery::parse_expr(text.trim()) {
+        shown_by(&expr, true, &mut shown);
+    }
+    shown
+}
+
 /// Gives empty maps to steps that have no outputs, where the text provides for their absence: strict evaluation
 /// would otherwise refuse `steps.x.y | default(1)` because `steps.x` itself does not exist.
 pub(super) fn with_parents<'a>(

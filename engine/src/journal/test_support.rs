@@ -133,13 +133,16 @@ fn recovery_point() -> impl Strategy<Value = RecoveryPoint> {
 
 fn done() -> impl Strategy<Value = Done> {
     let facts = proptest::collection::btree_map(any::<String>(), any::<String>(), 0..3);
-    (object(), vec(check(), 0..3), vec(recovery_point(), 0..2), facts, vec(any::<String>(), 0..2)).prop_map(
-        |(outputs, checks, recovery_points, facts, warnings)| Done {
+    let resource = proptest::option::of(object().prop_map(Value::Object));
+    let warnings = vec(any::<String>(), 0..2);
+    (object(), vec(check(), 0..3), vec(recovery_point(), 0..2), facts, warnings, resource).prop_map(
+        |(outputs, checks, recovery_points, facts, warnings, resource)| Done {
             outputs,
             checks,
             recovery_points,
             facts,
             warnings,
+            resource,
         },
     )
 }

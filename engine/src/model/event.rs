@@ -190,6 +190,9 @@ pub struct Done {
     pub facts: BTreeMap<String, String>,
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub warnings: Vec<String>,
+    /// The system that the step has made, as [`crate::resource::Resource`] writes it: references, never a secret.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub resource: Option<Value>,
 }
 
 /// Who said something: a claim, shown beside the user id it came from.

@@ -8,8 +8,8 @@ use super::model::{
 };
 use super::source::View;
 use super::standing;
-use super::undo;
 use super::timeline::checks_of;
+use super::undo;
 use crate::model::event::AttemptResult;
 use crate::model::evidence::Confidence;
 use crate::model::outcome::{Mode, Outcome};

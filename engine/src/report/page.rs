@@ -277,7 +277,7 @@ fn cut(cell: &[Piece], width: usize) -> Cell {
 }
 
 /// Breaks a line at blanks. Rows after the first are `hang` narrower; a word that is too long stands alone.
-fn wrap(line: &[Piece], width: usize, hang: usize) -> Vec<Cell> {
+pub(crate) fn wrap(line: &[Piece], width: usize, hang: usize) -> Vec<Cell> {
     let mut rows: Vec<Cell> = vec![Cell::new()];
     let mut used = 0;
     for piece in line {

@@ -4,9 +4,7 @@ use serde::{Deserialize, Serialize};
 
 use super::fold::StepFold;
 use super::human::{self, DayClock, Moment, duration};
-use super::model::{
-    BudgetReport, Doing, Forecast, Owner, Rpo, Rto, RunStanding, State, UndoReport, Verdict,
-};
+use super::model::{BudgetReport, Doing, Forecast, Owner, Rpo, Rto, RunStanding, State, UndoReport, Verdict};
 use super::page::{Block, Page, Piece, Section, Table, Tone, clean};
 use super::source::{Source, View};
 use super::{loss, objectives, sections, standing, timeline, undo};
@@ -120,8 +118,14 @@ impl LiveStatus {
     pub fn page(&self) -> Page {
         let clock = DayClock::new(self.incident_at);
         let undo = self.undo.as_ref().and_then(|undo| sections::undo_section(undo, &clock));
-        let parts =
-            [self.objectives(&clock), self.people(&clock), undo, self.now(&clock), self.upcoming(), self.loss()];
+        let parts = [
+            self.objectives(&clock),
+            self.people(&clock),
+            undo,
+            self.now(&clock),
+            self.upcoming(),
+            self.loss(),
+        ];
         Page {
             headline: Piece::new(&self.standing.headline, self.tone()),
             subtitle: clean(&format!(

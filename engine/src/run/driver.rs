@@ -320,8 +320,8 @@ impl Driver {
     fn perform(&mut self, action: Action) {
         match action {
             Action::Launch { unit, attempt, with, probe, names } => {
-                let recorded = self.recorded(unit);
-                self.executor.launch(Launch { unit, attempt, with, probe, names, recorded });
+                let (recorded, made) = (self.recorded(unit), self.dispatcher.state().made.clone());
+                self.executor.launch(Launch { unit, attempt, with, probe, names, recorded, made });
             }
             Action::EndAttempt { unit } => self.executor.end(unit),
             Action::Deliver { step, question, answer } => {

@@ -66,6 +66,8 @@ pub(super) struct Launch {
     /// What `until` may read.
     pub(super) names: Map<String, Value>,
     pub(super) recorded: Map<String, Value>,
+    /// The systems that earlier steps have made.
+    pub(super) made: BTreeMap<String, Resource>,
 }
 
 impl Executor {
@@ -162,11 +164,15 @@ impl Executor {
             link: Arc::clone(&link),
             seen: Arc::new(Mutex::new(Seen::default())),
         });
+        let mut resources = Arc::clone(&self.resources);
+        if !launch.made.is_empty() {
+            Arc::make_mut(&mut resources).extend(launch.made);
+        }
         let context = StepContext::new(StepParts {
             info,
             cancel: cancel.clone(),
             with: launch.with,
-            resources: Arc::clone(&self.resources),
+            resources,
             named_secrets: Arc::clone(&self.named_secrets),
             secrets: Arc::clone(&self.secrets),
             recorded: launch.recorded,

@@ -16,7 +16,8 @@ use crate::model::event::{Answer, Question};
 use crate::model::{Created, Progress, RunId, StepId, Stream};
 use crate::plan::{Plan, PlannedStep};
 use crate::secret::Secrets;
-use crate::step::{Preview, Registry, StepContext, StepError, StepInfo, StepLink, StepParts};
+use crate::step::{KindSpec, Preview, Registry, StepContext, StepError, StepInfo, StepLink, StepParts};
+use crate::value::Field;
 
 use super::names::{Names, Standing};
 use super::state::RunState;
@@ -31,7 +32,8 @@ pub struct StepPreview {
     pub preview: Preview,
 }
 
-/// Previews every step of a plan, then every undo, by position. Reads no secret and touches no system beyond what kinds promise for a preview.
+/// Previews every step of a plan, then every undo, by position. Reads no secret and touches no system beyond what kinds
+/// promise for a preview.
 pub async fn preview(plan: &Plan, registry: &Registry, incident_at: Option<Timestamp>) -> Vec<StepPreview> {
     let incident_at = incident_at.unwrap_or_else(Timestamp::now);
     let names = Names::new(plan, RunId::generate(), incident_at.as_millisecond());
@@ -49,20 +51,33 @@ pub async fn preview(plan: &Plan, registry: &Registry, incident_at: Option<Times
             let names = names.for_texts(&standing, step.scope, &step.with).ok()?;
             expr::render(&step.with, &spec.params, &names).ok()
         });
-        let (with, known) = match rendered {
-            Some(with) => (with, true),
-            _ => (step.with.clone(), false),
-        };
-        let preview = match registry.kind(&step.uses) {
+        let part = || registry.spec(&step.uses).map(|spec| known_part(&names, &standing, step, spec));
+        let known = rendered.clone().or_else(part);
+        let preview = match (registry.kind(&step.uses), known) {
             // What a kind undoes itself is told in its own words.
-            Some(kind) if known && !built_in(plan, &step.id) => {
-                kind.preview(&shared.context(step, with.clone())).await.unwrap_or_default()
+            (Some(kind), Some(known)) if !built_in(plan, &step.id) => {
+                kind.preview(&shared.context(step, known)).await.unwrap_or_default()
             }
             _ => Preview::default(),
         };
+        let with = rendered.unwrap_or_else(|| step.with.clone());
         previews.push(StepPreview { step: step.id.clone(), with, preview });
     }
     previews
+}
+
+/// Evaluates the parameters that do not depend on earlier steps; the others are absent.
+fn known_part(names: &Names, standing: &Standing<'_>, step: &PlannedStep, spec: &KindSpec) -> Value {
+    let written = step.with.as_object().cloned().unwrap_or_default();
+    let one = |field: &Field| {
+        let value = written.get(&field.name);
+        let with: Map<_, _> = value.map(|value| (field.name.clone(), value.clone())).into_iter().collect();
+        let with = Value::Object(with);
+        let names = names.for_texts(standing, step.scope, &with).ok()?;
+        let rendered = expr::render(&with, std::slice::from_ref(field), &names).ok()?;
+        rendered.get(&field.name).map(|value| (field.name.clone(), value.clone()))
+    };
+    Value::Object(spec.params.iter().filter_map(one).collect())
 }
 
 fn built_in(plan: &Plan, id: &StepId) -> bool {

@@ -10,6 +10,7 @@ use crate::model::evidence::Created;
 use crate::model::ids::{Attempt, StepId};
 use crate::model::outcome::{Failure, Outcome, RunOutcome};
 use crate::plan::Plan;
+use crate::resource::{Resource, made_by};
 
 use super::unit::Unit;
 
@@ -30,6 +31,8 @@ pub struct RunState {
     pub targets: Vec<String>,
     /// What was made and not yet removed, in the order in which it was made.
     pub things: Vec<(StepId, Created)>,
+    /// The systems that steps have made, under the names that later steps use.
+    pub made: BTreeMap<String, Resource>,
     index: HashMap<StepId, usize>,
     /// The positions of the undos of steps, by the positions of the steps.
     undos: HashMap<usize, usize>,
@@ -120,6 +123,7 @@ impl RunState {
             undoing: false,
             targets: Vec::new(),
             things: Vec::new(),
+            made: BTreeMap::new(),
             undos: undos(plan, &index),
             index,
         }
@@ -170,6 +174,8 @@ impl RunState {
             EventKind::EndingBegan { outcome, undo, .. } => {
                 self.expect_phase(event, &[Phase::Main])?;
                 self.undoing = *undo;
+                // Who ends a run wants its end, and not what is paused.
+                self.paused = false;
                 self.phase = Phase::Ending(*outcome);
             }
             EventKind::RunFinished { outcome } => {
@@ -186,6 +192,13 @@ impl RunState {
             _ => self.apply_step(event)?,
         }
         Ok(())
+    }
+
+    /// Takes in the system that a step has made.
+    fn take_made(&mut self, step: &StepId, result: &AttemptResult) {
+        let AttemptResult::Succeeded { done } = result else { return };
+        let made = done.resource.clone().and_then(|value| serde_json::from_value(value).ok());
+        self.made.extend(made.map(|resource| (made_by(step.as_str()), resource)));
     }
 
     fn thing_created(&mut self, step: &StepId, thing: &Created) {
@@ -229,6 +242,7 @@ impl RunState {
                     let unit = self.unit(step);
                     self.begun.retain(|begun| Some(*begun) != unit);
                 }
+                self.take_made(step, result);
             }
             EventKind::RetryScheduled { step, at_ms, .. } => {
                 self.step_mut(event, step)?.phase = StepPhase::WaitingRetry { at_ms: *at_ms };
@@ -340,7 +354,8 @@ impl StepState {
 }
 
 fn undos(plan: &Plan, index: &HashMap<StepId, usize>) -> HashMap<usize, usize> {
-    let undos = plan.undos.iter().filter_map(|undo| Some((*index.get(&undo.of)?, *index.get(&undo.step.id)?)));
+    let undos =
+        plan.undos.iter().filter_map(|undo| Some((*index.get(&undo.of)?, *index.get(&undo.step.id)?)));
     undos.collect()
 }
 

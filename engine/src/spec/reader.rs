@@ -8,7 +8,8 @@ use super::keys::{first_line, unknown_key};
 use crate::code::Code;
 use crate::diagnostic::{Diagnostic, Diagnostics, Source, codes, is_secret_key, nearest_help};
 use crate::expr;
-use crate::resource::{Access, ResourceKind};
+use crate::model::ids::is_plain_id;
+use crate::resource::{Access, ResourceKind, made_by};
 use crate::value::{Field, Span, SpanError, Type, parse_timestamp};
 use crate::yaml::{Doubt, Entry, Node, Resolved, Scalar};
 
@@ -30,6 +31,8 @@ pub enum SiteKind {
     Script,
     /// The name of a resource.
     Resource { kinds: Vec<ResourceKind>, access: Access },
+    /// The id of the step that makes a system, as in `{ from: STEP }`.
+    Made { kinds: Vec<ResourceKind>, access: Access },
     /// The name of a secret.
     Secret,
 }
@@ -232,10 +235,8 @@ impl<'a> Reader<'a> {
     }
 
     fn resource(&mut self, node: &Node, kinds: &[ResourceKind], access: Access) -> Option<Value> {
-        if let Some(entry) = node.entry("from") {
-            let message = "resources made by a step (`{ from: … }`) are not supported by this version";
-            self.error(codes::LB0116, message, &entry.key.span);
-            return None;
+        if node.mapping().is_some() {
+            return self.made(node, kinds, access);
         }
         let name = self.plain_text(node, "the name of a resource")?;
         if expr::has_template(&name) && expr::input_name(&name).is_none() {
@@ -246,6 +247,27 @@ impl<'a> Reader<'a> {
         self.sites
             .push(Site { node: node.clone(), kind: SiteKind::Resource { kinds: kinds.to_vec(), access } });
         Some(Value::String(name))
+    }
+
+    /// Reads `{ from: STEP }`.
+    fn made(&mut self, node: &Node, kinds: &[ResourceKind], access: Access) -> Option<Value> {
+        if !self.templates {
+            let help = "name a resource of this file; only the steps of a runbook make systems";
+            self.help(codes::LB0160, "here is no step that could make a system", &node.span, help);
+            return None;
+        }
+        let fields = [Field::required("from", Type::String, "the step that makes the system")];
+        let map = self.object(node, &fields, "a system that a step makes")?;
+        let step = map.get("from").and_then(Value::as_str)?;
+        let named = node.get("from")?;
+        if !is_plain_id(step) {
+            let help = "write the id of one step: `{ from: clone }`";
+            self.help(codes::LB0160, format!("`{step}` is not the id of a step"), &named.span, help);
+            return None;
+        }
+        self.sites.retain(|site| site.node.span != named.span);
+        self.sites.push(Site { node: named.clone(), kind: SiteKind::Made { kinds: kinds.to_vec(), access } });
+        Some(Value::String(made_by(step)))
     }
 
     fn environment(&mut self, node: &Node) -> Option<Value> {

@@ -57,13 +57,15 @@ pub(super) const REFUSED_STEP_KEYS: &[(&str, &str)] = &[
     ("until", "use a step kind that waits, such as `http.wait` or `postgres.wait_ready`"),
     ("every", "use a step kind that waits, such as `http.wait` or `postgres.wait_ready`"),
 ];
+/// What `undo` can do.
+const UNDO_BODIES: &[&str] = &["uses", "run", "manual"];
 pub(super) const BODIES: &[&str] = &["uses", "run", "runbook", "manual"];
 /// What belongs to steps that do something themselves.
 pub(super) const NOT_OF_CALLS: &[&str] =
     &["env", "dir", "host", "effect", "probe", "expect", "retry", "timeout", "on_error", "undo"];
-/// What may stand under `undo`; `runbook` is known only to be refused with a reason.
+/// What may stand under `undo`.
 pub(super) const UNDO_KEYS: &[&str] =
-    &["title", "env", "dir", "retry", "timeout", "uses", "with", "run", "manual", "runbook"];
+    &["title", "env", "dir", "retry", "timeout", "uses", "with", "run", "manual"];
 
 /// One place in the order.
 #[derive(Clone, Debug)]
@@ -234,7 +236,7 @@ fn read_step(reader: &mut Reader<'_>, node: &Node) -> Option<StepSpec> {
     };
     let undo = keys.entry("undo").and_then(|entry| read_undo(reader, entry, &common.id));
     Some(StepSpec {
-        body: read_body(reader, &keys),
+        body: read_body(reader, &keys, ("this step", BODIES)),
         undo,
         env: keys.entry("env").cloned(),
         dir: keys.entry("dir").cloned(),
@@ -278,6 +280,13 @@ fn read_undo(reader: &mut Reader<'_>, entry: &Entry, id: &Spanned<String>) -> Op
     };
     if node.scalar().is_some_and(|scalar| scalar.resolve() == Resolved::String) {
         step.body = Body::Key { key: Spanned::new("run".to_owned(), span.clone()), value: node.clone() };
+    } else if let Some(call) = node.entry("runbook") {
+        reader.push(
+            Diagnostic::error(codes::LB0155, format!("the undo of `{}` cannot call a runbook", id.value))
+                .at(reader.source, call.key.span.clone())
+                .help("give it `uses`, `run` or `manual`"),
+        );
+        return None;
     } else if node.mapping().is_some() {
         let keys = Keys::new(reader, node, "`undo`", UNDO_KEYS)?;
         (step.retry, step.retry_when) =
@@ -286,7 +295,7 @@ fn read_undo(reader: &mut Reader<'_>, entry: &Entry, id: &Spanned<String>) -> Op
         step.env = keys.entry("env").cloned();
         step.dir = keys.entry("dir").cloned();
         step.timeout = keys.span(reader, "timeout");
-        step.body = read_body(reader, &keys);
+        step.body = read_body(reader, &keys, ("`undo`", UNDO_BODIES));
     } else {
         let message = format!("`undo` is a script or a map, not {}", node.describe());
         reader.push(
@@ -410,17 +419,20 @@ fn read_milestone(reader: &mut Reader<'_>, node: &Node) -> Option<Spanned<Milest
     Some(Spanned::new(Milestone { name, at }, name_node.span.clone()))
 }
 
-fn read_body(reader: &mut Reader<'_>, keys: &Keys<'_>) -> Body {
-    let bodies: Vec<_> = BODIES.iter().filter_map(|key| keys.entry(key)).collect();
+/// Reads what a step does: exactly one of the keys offered.
+fn read_body(reader: &mut Reader<'_>, keys: &Keys<'_>, (what, offered): (&str, &[&str])) -> Body {
+    let bodies: Vec<_> = offered.iter().filter_map(|key| keys.entry(key)).collect();
     let [entry] = bodies.as_slice() else {
         let span =
             bodies.get(1).map_or_else(|| first_line(reader, &keys.node.span), |entry| entry.key.span.clone());
-        let message =
-            if bodies.is_empty() { "this step does nothing" } else { "this step has several bodies" };
+        let wrong = if bodies.is_empty() { "does nothing" } else { "has several bodies" };
+        let quoted: Vec<_> = offered.iter().map(|key| format!("`{key}`")).collect();
+        let (last, others) =
+            quoted.split_last().map_or(("", &[][..]), |(last, others)| (last.as_str(), others));
         reader.push(
-            Diagnostic::error(codes::LB0115, message)
+            Diagnostic::error(codes::LB0115, format!("{what} {wrong}"))
                 .at(reader.source, span)
-                .help("give exactly one of `uses`, `run`, `runbook` and `manual`"),
+                .help(format!("give exactly one of {} and {last}", others.join(", "))),
         );
         return Body::Unclear;
     };

@@ -15,7 +15,7 @@ use crate::model::event::{Answer, Question};
 use crate::model::evidence::{Created, Progress, Stream};
 use crate::model::ids::{Attempt, RunId, StepId};
 use crate::model::outcome::Mode;
-use crate::resource::{Resource, System};
+use crate::resource::{Resource, System, maker};
 use crate::secret::{SecretRef, Secrets};
 
 /// Facts about the run and the attempt that a step may use.
@@ -97,6 +97,26 @@ impl StepContext {
         Self { info, cancel, with, resources, named_secrets, secrets, recorded, link }
     }
 
+    /// Returns a context for a part of the work: with parameters of its own, and with a system that is being made.
+    ///
+    /// A kind whose work is made of others' runs them through this. Facts, things, progress and the time limit are
+    /// those of the whole step.
+    #[must_use]
+    pub fn part(&self, with: Value, name: &str, system: Resource) -> Self {
+        let mut resources = (*self.resources).clone();
+        resources.insert(name.to_owned(), system);
+        Self {
+            info: self.info.clone(),
+            cancel: self.cancel.clone(),
+            with,
+            resources: Arc::new(resources),
+            named_secrets: Arc::clone(&self.named_secrets),
+            secrets: Arc::clone(&self.secrets),
+            recorded: self.recorded.clone(),
+            link: Arc::clone(&self.link),
+        }
+    }
+
     /// Returns the parameters, evaluated and checked against the kind's description, in the step's own type.
     pub fn params<T: DeserializeOwned>(&self) -> Result<T, StepError> {
         serde_path(&self.with)
@@ -110,6 +130,9 @@ impl StepContext {
     /// Returns a resource of the environment.
     pub fn resource(&self, name: &str) -> Result<&Resource, StepError> {
         self.resources.get(name).ok_or_else(|| {
+            if let Some(step) = maker(name) {
+                return never_made(step);
+            }
             StepError::permanent(
                 code::LB0305,
                 format!("the environment `{}` has no resource `{name}`", self.info.environment),
@@ -201,6 +224,11 @@ impl std::fmt::Debug for StepContext {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         f.debug_struct("StepContext").field("info", &self.info).finish_non_exhaustive()
     }
+}
+
+fn never_made(step: &str) -> StepError {
+    StepError::permanent(code::LB0340, format!("`{step}` has made no system in this run"))
+        .help("it was skipped, or a person marked it as done; a new run makes one")
 }
 
 fn serde_path<T: DeserializeOwned>(with: &Value) -> Result<T, StepError> {

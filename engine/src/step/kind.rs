@@ -7,6 +7,7 @@ use serde_json::Value;
 use super::{StepContext, StepError};
 use crate::code;
 use crate::model::event::Done;
+use crate::resource::ResourceKind;
 use crate::value::Field;
 
 /// What it means to run a step twice.
@@ -62,6 +63,10 @@ pub struct KindSpec {
     pub continues_on_error: bool,
     /// Steps that wait for people have no default time limit and hold no slot.
     pub waits_for_people: bool,
+    /// The kind of the system that it makes. Later steps use it as `{ from: STEP }`; every success must bring it back
+    /// in [`Done::resource`].
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub creates: Option<ResourceKind>,
 }
 
 impl KindSpec {
@@ -81,6 +86,7 @@ impl KindSpec {
             selects_backup: name.ends_with(".select_backup") || name.ends_with(".verify_backup"),
             continues_on_error: false,
             waits_for_people: false,
+            creates: None,
         }
     }
 
@@ -116,6 +122,13 @@ impl KindSpec {
     #[must_use]
     pub fn undoes(mut self, what: &str) -> Self {
         self.undoes = Some(what.to_owned());
+        self
+    }
+
+    /// Says that it makes a system, which later steps of the run use.
+    #[must_use]
+    pub fn creates(mut self, kind: ResourceKind) -> Self {
+        self.creates = Some(kind);
         self
     }
 
@@ -175,8 +188,11 @@ pub trait StepKind: Send + Sync + 'static {
     ///
     /// Must be safe to repeat: it runs again if Lifeboat was killed meanwhile. What is not the step's own work stays.
     async fn undo(&self, ctx: &StepContext) -> Result<Done, StepError> {
-        Err(StepError::permanent(code::LB0336, format!("the kind of `{}` undoes nothing itself", ctx.info.step))
-            .help("resume with the version of Lifeboat that began the run"))
+        Err(StepError::permanent(
+            code::LB0336,
+            format!("the kind of `{}` undoes nothing itself", ctx.info.step),
+        )
+        .help("resume with the version of Lifeboat that began the run"))
     }
 
     /// Finds out whether an attempt whose end is not known has done its work. Only called for [`Effect::Guarded`].

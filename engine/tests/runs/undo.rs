@@ -29,7 +29,8 @@ fn abort(world: &mut World) {
 }
 
 fn chain() -> Plan {
-    let steps = vec![step("a", &[]), step("b", &["a"]), step("c", &["b"]), step("d", &["c"]), always("z", &[])];
+    let steps =
+        vec![step("a", &[]), step("b", &["a"]), step("c", &["b"]), step("d", &["c"]), always("z", &[])];
     with_undo(plan(steps), &["a", "b", "c", "d"])
 }
 
@@ -81,6 +82,9 @@ fn holding_pausing_and_succeeding_undo_nothing() {
     decide(&mut world, Decision::Pause);
     assert_eq!(world.run(), Situation::Paused);
     assert_eq!(world.order(), ["a"]);
+    abort(&mut world);
+    assert_eq!(world.run(), Situation::Finished(RunOutcome::Aborted), "a pause does not outlive the end");
+    assert_eq!(world.order(), ["a", "a/undo"]);
     let mut world = World::new(held(), fine);
     assert_eq!(world.run(), Situation::Finished(RunOutcome::Succeeded));
     assert_eq!(world.order(), ["a", "b"]);
@@ -91,7 +95,10 @@ fn a_failing_undo_is_recorded_and_the_rest_goes_on() {
     let mut world = World::new(chain(), fails(&["c", "b/undo"]));
     assert_eq!(world.run(), Situation::Finished(RunOutcome::Failed));
     assert_eq!(world.order(), ["a", "b", "c", "c/undo", "b/undo", "a/undo", "z"]);
-    assert_eq!((world.outcome_of("b/undo"), world.outcome_of("a/undo")), ("failed".into(), "succeeded".into()));
+    assert_eq!(
+        (world.outcome_of("b/undo"), world.outcome_of("a/undo")),
+        ("failed".into(), "succeeded".into())
+    );
 }
 
 #[test]
@@ -243,7 +250,12 @@ struct Case {
 fn case() -> impl Strategy<Value = Case> {
     let steps = prop::collection::vec((prop::collection::vec(any::<bool>(), 8), any::<bool>()), 1..9);
     (steps, prop::collection::vec(any::<u8>(), 0..4), 0_usize..12, prop::collection::vec(0_usize..20, 0..4))
-        .prop_map(|(steps, broken, abort_after, crash_after)| Case { steps, broken, abort_after, crash_after })
+        .prop_map(|(steps, broken, abort_after, crash_after)| Case {
+            steps,
+            broken,
+            abort_after,
+            crash_after,
+        })
 }
 
 impl Case {

@@ -128,7 +128,11 @@ impl Place {
     /// Puts back what stood there before [`Place::publish`]; what was restored is kept beside it. Returns where.
     ///
     /// Which directory is which is told by the inode that was recorded, so that it can be done again after a crash.
-    pub(super) async fn unpublish(&self, ctx: &StepContext, name: &str) -> Result<Option<PathBuf>, StepError> {
+    pub(super) async fn unpublish(
+        &self,
+        ctx: &StepContext,
+        name: &str,
+    ) -> Result<Option<PathBuf>, StepError> {
         let Some(recorded) = ctx.recorded(PUBLISHING) else { return self.remove_staging(ctx, name).await };
         let inode = recorded.get("inode").and_then(Value::as_u64).unwrap_or_default();
         let aside = recorded.get("aside").and_then(Value::as_str).map(PathBuf::from);
@@ -184,8 +188,7 @@ impl Place {
             self.target.display(),
             aside.display()
         );
-        StepError::permanent(codes::LB1406, message)
-            .help("compare the two, then put the right one in place")
+        StepError::permanent(codes::LB1406, message).help("compare the two, then put the right one in place")
     }
 
     fn rename(&self, from: &Path, to: &Path) -> Result<(), StepError> {

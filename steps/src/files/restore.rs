@@ -92,7 +92,10 @@ impl StepKind for Restore {
         let path = path.display();
         Ok(Preview {
             actions: vec![format!("unpack beside {path}, compare, exchange in one rename")],
-            destroys: held.into_iter().map(|held| format!("{held}; it is kept as `{path}.pre-<run>`")).collect(),
+            destroys: held
+                .into_iter()
+                .map(|held| format!("{held}; it is kept as `{path}.pre-<run>`"))
+                .collect(),
         })
     }
 
@@ -121,7 +124,8 @@ impl StepKind for Restore {
         let mut done = Done::default();
         if let Some(kept) = place.unpublish(ctx, &params.files).await? {
             done.facts.insert("restored files".into(), kept.display().to_string());
-            let note = format!("what was restored is kept as {}: delete it when nobody needs it", kept.display());
+            let note =
+                format!("what was restored is kept as {}: delete it when nobody needs it", kept.display());
             done.warnings.push(note);
         }
         Ok(done)

@@ -111,7 +111,10 @@ impl StepKind for Restore {
                     dir.display()
                 ),
             ],
-            destroys: vec![format!("the data of the Redis server at {} ({held}); its files are kept as `.pre-<run>`", redis.url)],
+            destroys: vec![format!(
+                "the data of the Redis server at {} ({held}); its files are kept as `.pre-<run>`",
+                redis.url
+            )],
         })
     }
 

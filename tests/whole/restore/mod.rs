@@ -10,4 +10,5 @@ mod pitr;
 mod recovery;
 mod shown;
 mod source;
+mod undo;
 mod world;

@@ -151,18 +151,18 @@ impl Dispatcher {
                     return Some(Outcome::NotRun { reason });
                 }
                 NeedOn::Failure if matches!(outcome, Outcome::Failed { .. }) => handles = true,
-                NeedOn::FailureWithin if !success && matches!(outcome, Outcome::Failed { .. }) => handles = true,
+                NeedOn::FailureWithin if !success && matches!(outcome, Outcome::Failed { .. }) => {
+                    handles = true
+                }
                 NeedOn::Failure | NeedOn::FailureWithin => missed_failure = Some(need),
             }
         }
-        missed_failure
-            .filter(|_| !handles)
-            .map(|need| Outcome::Skipped {
-                reason: match need.on {
-                    NeedOn::FailureWithin => "nothing failed of what it is there for".to_owned(),
-                    _ => format!("`{}`, whose failure it handles, did not fail", need.step),
-                },
-            })
+        missed_failure.filter(|_| !handles).map(|need| Outcome::Skipped {
+            reason: match need.on {
+                NeedOn::FailureWithin => "nothing failed of what it is there for".to_owned(),
+                _ => format!("`{}`, whose failure it handles, did not fail", need.step),
+            },
+        })
     }
 
     /// Says whether a failed step was told to let the others go on.

@@ -180,8 +180,9 @@ fn kinds<'a>(specs: impl Iterator<Item = &'a KindSpec>) -> Value {
 
 /// What stands under `undo`: a script, or a body like a step's, whose effect must allow to repeat it.
 fn undo(registry: &Registry) -> Value {
-    let usable = || registry.specs().filter(|spec| spec.effect != Some(Effect::Once) || spec.waits_for_people);
-    let mut undo = keys(UNDO_KEYS, &[("runbook", "")], about::of_step);
+    let usable =
+        || registry.specs().filter(|spec| spec.effect != Some(Effect::Once) || spec.waits_for_people);
+    let mut undo = keys(UNDO_KEYS, &[], about::of_step);
     set(&mut undo, "title", text());
     set(&mut undo, "dir", text());
     set(&mut undo, "env", of_type(&Type::EnvMap, Templates::Allowed));
@@ -189,10 +190,13 @@ fn undo(registry: &Registry) -> Value {
     set(&mut undo, "timeout", duration());
     set(&mut undo, "uses", kinds(usable()));
     let mut bodies = vec![json!({ "required": ["uses"] })];
-    bodies.extend(usable().filter_map(|spec| spec.body_key.as_ref()).map(|(key, _)| json!({ "required": [key] })));
+    bodies.extend(
+        usable().filter_map(|spec| spec.body_key.as_ref()).map(|(key, _)| json!({ "required": [key] })),
+    );
     let mut schema = closed(undo, &[]);
     schema["oneOf"] = json!(bodies);
-    let without_effect = |spec: &KindSpec| kind_branches(&KindSpec { effect: Some(Effect::Idempotent), ..spec.clone() });
+    let without_effect =
+        |spec: &KindSpec| kind_branches(&KindSpec { effect: Some(Effect::Idempotent), ..spec.clone() });
     schema["allOf"] = usable().flat_map(without_effect).collect();
     json!({ "anyOf": [{ "type": "string" }, schema] })
 }

@@ -54,12 +54,41 @@ pub(super) fn of_type(ty: &Type, templates: Templates) -> Value {
     json!({ "anyOf": [plain, { "type": "string", "pattern": "\\{[{%]" }] })
 }
 
+/// A name, or in the parameters of a step `{ from: STEP }`.
+fn resource(templates: Templates) -> Value {
+    let name = json!({ "type": "string" });
+    if templates == Templates::Refused {
+        return name;
+    }
+    let step = json!({
+        "type": "string",
+        "pattern": "^[a-z][a-z0-9_]*$",
+        "description": "the step that makes the system",
+    });
+    json!({ "anyOf": [name, closed(json!({ "from": step }), &["from"])] })
+}
+
+/// The value of an environment variable.
+fn variable(templates: Templates) -> Value {
+    let secret = json!({ "secret": { "type": "string", "description": "`NAME`, or `RESOURCE.password`" } });
+    let mut system = resource(templates);
+    system["description"] = json!("the system to connect to");
+    let database = json!({ "type": ["string", "number", "boolean"], "description": "the database in it" });
+    let connection = json!({ "connection": system, "database": database });
+    json!({ "anyOf": [
+        { "type": ["string", "number", "boolean"] },
+        closed(secret, &["secret"]),
+        closed(connection, &["connection"]),
+    ] })
+}
+
 fn plain(ty: &Type, templates: Templates) -> Value {
     match ty {
         Type::Any => json!({}),
         // Written without quotes, a version or a port is a number to YAML and text to us.
         Type::String | Type::Path => json!({ "type": ["string", "number", "boolean"] }),
-        Type::Timestamp | Type::Resource { .. } => json!({ "type": "string" }),
+        Type::Timestamp => json!({ "type": "string" }),
+        Type::Resource { .. } => resource(templates),
         Type::Script => json!({ "type": ["string", "number", "boolean"] }),
         Type::Sql => json!({ "type": "string", "not": { "pattern": "\\{[{%]" } }),
         Type::Integer => json!({ "type": "integer" }),
@@ -71,10 +100,7 @@ fn plain(ty: &Type, templates: Templates) -> Value {
         Type::Map(of) => json!({ "type": "object", "additionalProperties": of_type(of, templates) }),
         Type::Object(fields) => with_fields(fields, templates),
         Type::Conditions(_) => json!({ "type": "array", "items": condition() }),
-        Type::EnvMap => json!({
-            "type": "object",
-            "additionalProperties": { "type": ["string", "number", "boolean", "object"] },
-        }),
+        Type::EnvMap => json!({ "type": "object", "additionalProperties": variable(templates) }),
         Type::Secret => json!({
             "type": "object",
             "properties": {

@@ -105,7 +105,9 @@ impl StepKind for RestoreBase {
         .output("files", Type::Integer, "Number of restored files.")
         .output("seconds", Type::Number, "How long it took.")
         .output("system_id", Type::String, "The system identifier of the restored cluster.")
-        .undoes("the earlier data directory is put back; what was restored is kept as `<data_dir>.undone-<run>`")
+        .undoes(
+            "the earlier data directory is put back; what was restored is kept as `<data_dir>.undone-<run>`",
+        )
         .destroys("the data directory of `cluster` (with `existing: move_aside` it is renamed, not deleted)")
     }
 

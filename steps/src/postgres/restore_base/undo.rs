@@ -7,9 +7,9 @@ use lifeboat_engine::model::event::Done;
 use lifeboat_engine::model::evidence::{Created, CreatedKind};
 use lifeboat_engine::step::{StepContext, StepError};
 
+use super::super::codes;
 use super::super::pidfile::PidFile;
 use super::super::restore_note::RestoreNote;
-use super::super::codes;
 use super::target::{Found, Target};
 use super::unpack::unwritable;
 use crate::store::blocking;
@@ -48,8 +48,7 @@ async fn set_aside(ctx: &StepContext, target: &Target) -> Result<PathBuf, StepEr
     let data_dir = &target.data_dir;
     let kept = target.beside(&format!("undone-{}", ctx.info.run.short()));
     if let Some((file, _)) = PidFile::live(data_dir) {
-        let message =
-            format!("a Postgres server (process {}) runs on {}", file.pid, data_dir.display());
+        let message = format!("a Postgres server (process {}) runs on {}", file.pid, data_dir.display());
         return Err(StepError::permanent(codes::LB1250, message).help(by_hand(target, &kept)));
     }
     if fs::symlink_metadata(&kept).is_ok() {
