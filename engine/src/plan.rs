@@ -326,11 +326,6 @@ impl Plan {
         self.undos.get(position.checked_sub(self.steps.len())?)
     }
 
-    /// Returns how the work of a step is taken back, if it can be.
-    pub fn undo_of(&self, id: &StepId) -> Option<&PlannedUndo> {
-        self.undos.iter().find(|undo| &undo.of == id)
-    }
-
     /// Returns everything that may run, by position: all steps, then all undos.
     pub fn everything(&self) -> impl Iterator<Item = &PlannedStep> {
         self.steps.iter().chain(self.undos.iter().map(|undo| &undo.step))

@@ -6,8 +6,8 @@
 mod backup;
 pub mod control;
 pub mod files;
-pub mod held;
-mod http;
+mod held;
+pub mod http;
 pub mod people;
 pub mod postgres;
 pub mod process;

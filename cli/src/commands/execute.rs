@@ -1,5 +1,6 @@
 //! `plan`, `run` and `drill`: from words on the command line to a plan, and from a plan to a run.
 
+use std::collections::HashMap;
 use std::fmt::Write;
 use std::io::{BufRead, IsTerminal};
 use std::path::Path;
@@ -7,8 +8,8 @@ use std::process::Command as Program;
 
 use jiff::Timestamp;
 use lifeboat_engine::diagnostic::codes;
-use lifeboat_engine::model::{Mode, StepId};
-use lifeboat_engine::plan::{Commit, Plan};
+use lifeboat_engine::model::Mode;
+use lifeboat_engine::plan::{Commit, Plan, PlannedUndo};
 use lifeboat_engine::project::{Project, RunRequest};
 use lifeboat_engine::run::{StepPreview, preview};
 use lifeboat_engine::step::Registry;
@@ -191,11 +192,15 @@ fn describe(plan: &Plan, previews: &[StepPreview]) -> String {
         let _ = writeln!(text, "input {name} = {value}");
     }
     text.push('\n');
+    let undos = plan.undos.iter().zip(previews.iter().skip(plan.steps.len()));
+    let undos: HashMap<_, _> = undos.map(|(undo, preview)| (&undo.of, (undo, preview))).collect();
     let width = plan.steps.iter().map(|step| step.id.as_str().len()).max().unwrap_or(0).clamp(16, 40);
     for (number, (step, preview)) in plan.steps.iter().zip(previews).enumerate() {
         let _ = writeln!(text, "{:>3}  {:<width$} {}", number + 1, step.id.as_str(), step.title);
         describe_step(&mut text, step, preview);
-        describe_undo(&mut text, plan, &step.id, previews);
+        if let Some((undo, preview)) = undos.get(&step.id) {
+            describe_undo(&mut text, undo, preview);
+        }
     }
     let destroyed = confirm::destroyed(plan, previews);
     if !destroyed.is_empty() {
@@ -235,15 +240,13 @@ fn describe_step(text: &mut String, step: &lifeboat_engine::plan::PlannedStep, p
 }
 
 /// Says how the work of a step is taken back if the run is aborted.
-fn describe_undo(text: &mut String, plan: &Plan, step: &StepId, previews: &[StepPreview]) {
-    let Some(undo) = plan.undo_of(step) else { return };
+fn describe_undo(text: &mut String, undo: &PlannedUndo, preview: &StepPreview) {
     if let Some(what) = &undo.built_in {
         let _ = writeln!(text, "       undo: {what}");
         return;
     }
     let _ = writeln!(text, "       undo: {}", undo.step.uses);
-    let preview = previews.iter().find(|preview| preview.step == undo.step.id);
-    let actions = preview.map_or(&[][..], |preview| &preview.preview.actions);
+    let actions = &preview.preview.actions;
     for action in actions {
         let _ = writeln!(text, "           | {action}");
     }

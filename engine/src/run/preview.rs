@@ -45,7 +45,7 @@ pub async fn preview(plan: &Plan, registry: &Registry, incident_at: Option<Times
         secrets: Arc::new(plan.secrets.clone()),
     };
     let mut previews = Vec::with_capacity(plan.steps.len());
-    for step in plan.everything() {
+    for (position, step) in plan.everything().enumerate() {
         let standing = Standing { plan, state: &state };
         let rendered = registry.spec(&step.uses).and_then(|spec| {
             let names = names.for_texts(&standing, step.scope, &step.with).ok()?;
@@ -55,7 +55,7 @@ pub async fn preview(plan: &Plan, registry: &Registry, incident_at: Option<Times
         let known = rendered.clone().or_else(part);
         let preview = match (registry.kind(&step.uses), known) {
             // What a kind undoes itself is told in its own words.
-            (Some(kind), Some(known)) if !built_in(plan, &step.id) => {
+            (Some(kind), Some(known)) if !plan.undo_at(position).is_some_and(|undo| undo.built_in.is_some()) => {
                 kind.preview(&shared.context(step, known)).await.unwrap_or_default()
             }
             _ => Preview::default(),
@@ -78,10 +78,6 @@ fn known_part(names: &Names, standing: &Standing<'_>, step: &PlannedStep, spec: 
         rendered.get(&field.name).map(|value| (field.name.clone(), value.clone()))
     };
     Value::Object(spec.params.iter().filter_map(one).collect())
-}
-
-fn built_in(plan: &Plan, id: &StepId) -> bool {
-    plan.undos.iter().any(|undo| &undo.step.id == id && undo.built_in.is_some())
 }
 
 struct Shared<'a> {

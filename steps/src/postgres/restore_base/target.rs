@@ -122,7 +122,9 @@ impl Target {
     pub(super) fn is_restored(&self, inode: Option<u64>) -> bool {
         let noted = RestoreNote::read(&self.data_dir)
             .is_some_and(|note| note.run == self.run && note.step == self.step && note.finished);
-        noted || (inode.is_some() && self.inode() == inode)
+        // Inodes are used again: a directory that somebody else has made is hardly a cluster.
+        let is_cluster = self.data_dir.join("global/pg_control").exists();
+        is_cluster && (noted || (inode.is_some() && self.inode() == inode))
     }
 
     /// Returns a name beside the directory.
