@@ -182,13 +182,22 @@ async fn undo_touches_nothing_while_a_server_runs_on_the_directory() {
     let mut scene = Scene::set();
     let earlier = earlier(&mut scene);
     scene.restore("move_aside").await.expect("restores");
-    earlier.start_server();
+    // What tells a server is the file with its number, and a process that works in the directory.
+    let mut server = std::process::Command::new("sleep")
+        .arg("600")
+        .current_dir(&earlier.data_dir)
+        .spawn()
+        .expect("a process in the directory");
+    let file = earlier.data_dir.join("postmaster.pid");
+    let lines = format!("{}\n{}\n1795241511\n5440\n\n", server.id(), earlier.data_dir.display());
+    fs::write(&file, lines).expect("write");
     let error = scene.rig.undo("postgres.restore_base", with("move_aside")).await.expect_err("a server runs");
+    server.kill().and_then(|()| server.wait()).expect("it ends");
     assert_eq!(error.code, codes::LB1250);
     let help = error.help.expect("help");
     assert!(help.starts_with("stop the server; then: mv ") && help.contains(".pre-"), "{help}");
-    assert_eq!(earlier.sql("select count(*) from members"), "2000", "the restored one still serves");
-    earlier.stop("fast");
+    assert!(earlier.data_dir.join("global/pg_control").exists(), "the restored one still stands there");
+    fs::remove_file(&file).expect("remove");
     scene.rig.undo("postgres.restore_base", with("move_aside")).await.expect("undoes");
     earlier.start_server();
     assert_eq!(earlier.sql("select answer from earlier"), "42");

@@ -338,6 +338,9 @@ async fn undo_of_a_restore_brings_the_earlier_data_back_and_the_server_runs_as_b
     world.snapshot("snapshot").await;
     // What runs before the restore, with data of its own.
     world.rig.run("service.start", json!({ "service": "target_service" })).await.unwrap();
+    support::postgres::wait_until("it listens", || {
+        std::net::TcpStream::connect(("127.0.0.1", world.target_port)).is_ok()
+    });
     let _: () = world.target().set("mine", "earlier").unwrap();
     let _: () = redis::cmd("SAVE").query(&mut world.target()).unwrap();
     world.restore(json!({})).await.unwrap();

@@ -50,7 +50,7 @@ fn an_abort_in_the_middle_takes_back_what_was_done_and_says_so() {
     let aborted = project.run(&["abort", "latest", "--reason", "wrong data"]).expect(0);
     let told: Vec<_> = aborted.stderr.lines().take(3).collect();
     assert!(told[0].starts_with("what is undone, newest first"), "{}", aborted.stderr);
-    assert_eq!(told[1..], ["  note: Take the note back", "  move: Undo: move"]);
+    assert_eq!(told[1..], ["  note: Take the note back", "  move: echo undo move >> done"]);
 
     let ran = running.end().expect(4);
     assert_eq!(project.lines("done"), ["move", "note", "undo note", "undo move", "last"]);

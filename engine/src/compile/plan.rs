@@ -311,7 +311,7 @@ fn written_undo(
     bound: Bound,
 ) -> Option<PlannedUndo> {
     let planned = PlannedStep {
-        title: spec.common.title.clone().unwrap_or_else(|| format!("Undo: {}", step.title)),
+        title: spec.common.title.clone().unwrap_or_else(|| untitled(body)),
         place: place(source, spec.common.id.span.start),
         uses: body.kind.name.clone(),
         effect: body.effect,
@@ -324,6 +324,18 @@ fn written_undo(
         ..undo_step(step)?
     };
     Some(PlannedUndo { of: step.id.clone(), built_in: None, step: planned })
+}
+
+/// What people read of an undo that has no title: the beginning of its script, or its kind.
+fn untitled(body: &StepBody<'_>) -> String {
+    const MOST: usize = 60;
+    let param = body.kind.body_key.as_ref().and_then(|(_, param)| body.with.get(param));
+    let first = param.and_then(Value::as_str).and_then(|text| text.trim().lines().next()).unwrap_or_default();
+    match first.chars().count() {
+        0 => body.kind.name.clone(),
+        1..=MOST => first.to_owned(),
+        _ => format!("{}…", first.chars().take(MOST).collect::<String>()),
+    }
 }
 
 /// The undo that the kind of a step brings with it. What it needs to take back it has recorded itself.

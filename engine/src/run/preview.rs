@@ -55,7 +55,9 @@ pub async fn preview(plan: &Plan, registry: &Registry, incident_at: Option<Times
         let known = rendered.clone().or_else(part);
         let preview = match (registry.kind(&step.uses), known) {
             // What a kind undoes itself is told in its own words.
-            (Some(kind), Some(known)) if !plan.undo_at(position).is_some_and(|undo| undo.built_in.is_some()) => {
+            (Some(kind), Some(known))
+                if !plan.undo_at(position).is_some_and(|undo| undo.built_in.is_some()) =>
+            {
                 kind.preview(&shared.context(step, known)).await.unwrap_or_default()
             }
             _ => Preview::default(),

@@ -69,6 +69,11 @@ pub fn runbook(registry: &Registry) -> Value {
             },
         },
     });
+    for spec in registry.specs() {
+        let mut with = with_fields(&spec.params, Templates::Allowed);
+        with["description"] = json!(spec.summary);
+        schema["$defs"][name_of_parameters(spec)] = with;
+    }
     schema
 }
 
@@ -250,8 +255,7 @@ fn kind_branches(spec: &KindSpec) -> Vec<Value> {
         Some(_) => drop(sides.insert("effect".to_owned(), json!(false))),
         None => required.push("effect"),
     }
-    let mut with = with_fields(&spec.params, Templates::Allowed);
-    with["description"] = json!(spec.summary);
+    let with = parameters(spec);
     let mut needed = required.clone();
     if spec.params.iter().any(|field| field.required) {
         needed.push("with");
@@ -273,13 +277,22 @@ fn kind_branches(spec: &KindSpec) -> Vec<Value> {
     branches
 }
 
+/// The parameters of a kind, which steps and their undos share.
+fn parameters(spec: &KindSpec) -> Value {
+    json!({ "$ref": format!("#/$defs/{}", name_of_parameters(spec)) })
+}
+
+fn name_of_parameters(spec: &KindSpec) -> String {
+    format!("with-{}", spec.name)
+}
+
 /// What stands under a key such as `run`: the value of one parameter, or all parameters.
 fn body(spec: &KindSpec, param: &str) -> Value {
     let field = spec.params.iter().find(|field| field.name == param);
     match field.map(|field| &field.ty) {
         None | Some(Type::Any) => json!({}),
         Some(ty) => json!({
-            "anyOf": [of_type(ty, Templates::Allowed), with_fields(&spec.params, Templates::Allowed)]
+            "anyOf": [of_type(ty, Templates::Allowed), parameters(spec)]
         }),
     }
 }
