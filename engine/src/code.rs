@@ -66,6 +66,7 @@ define_codes! {
     LB0334 "what a step waits for did not happen";
     LB0336 "a kind that undoes nothing itself";
     LB0340 "a system that no step has made";
+    LB0341 "would write a protected system";
     LB0350 "defect in a step";
     LB0351 "the journal takes nothing more";
     LB0352 "the state directory cannot be written";

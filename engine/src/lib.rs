@@ -9,6 +9,7 @@ pub mod compile;
 pub mod diagnostic;
 pub mod drawing;
 pub mod expr;
+pub mod fence;
 pub mod journal;
 pub mod model;
 pub mod plan;

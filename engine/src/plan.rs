@@ -8,6 +8,7 @@ use serde_json::{Map, Value};
 use sha2::{Digest, Sha256};
 
 use crate::expr::InputDecl;
+use crate::fence::Protected;
 use crate::model::ids::StepId;
 use crate::model::outcome::Mode;
 use crate::resource::Resource;
@@ -55,6 +56,9 @@ pub struct Plan {
     /// The runbooks that this one calls, at any depth; a caller stands before those that it calls.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub scopes: Vec<Scope>,
+    /// What protected environments name, for a run that must keep away from it: compared again before each write.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub fence: Vec<Protected>,
     /// The files it was compiled from, with their SHA-256.
     pub sources: BTreeMap<String, String>,
 }
@@ -288,6 +292,33 @@ pub enum MilestoneAt {
     Started,
     #[default]
     Succeeded,
+}
+
+impl PlannedStep {
+    /// Returns the title of the step as a whole: where each element has its own words stands `…`.
+    pub fn whole_title(&self) -> String {
+        if self.for_each.is_none() {
+            return self.title.clone();
+        }
+        let mut title = String::new();
+        let mut rest = self.title.as_str();
+        while let Some((before, after)) = rest.split_once("{{") {
+            let Some((_, behind)) = after.split_once("}}") else { break };
+            title.push_str(before);
+            title.push('…');
+            rest = behind;
+        }
+        title + rest
+    }
+
+    /// Returns the title of one element, with what it is filled in. A title that cannot be evaluated stays as it is.
+    pub fn element_title(&self, index: usize, item: &Value) -> String {
+        let names = Map::from_iter([("item".to_owned(), item.clone()), ("index".to_owned(), index.into())]);
+        match crate::expr::has_template(&self.title) {
+            true => crate::expr::render_text(&self.title, &names).unwrap_or_else(|_| self.title.clone()),
+            false => self.title.clone(),
+        }
+    }
 }
 
 impl Plan {

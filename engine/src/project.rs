@@ -175,7 +175,7 @@ impl Project {
         match compiled {
             Ok(Compiled { plan, warnings }) if !problems.has_errors() => {
                 problems.append(warnings);
-                for diagnostic in compile::fence(&plan, self.environments.values()) {
+                for diagnostic in compile::fence(&plan, registry, self.environments.values()) {
                     problems.push(diagnostic);
                 }
                 problems.sort();

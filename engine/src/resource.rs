@@ -157,13 +157,24 @@ pub struct Redis {
 }
 
 /// Where backups are kept: `dir:///path` or `s3://bucket/prefix`.
-#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
 pub struct Store {
     pub url: String,
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub region: Option<String>,
+    /// The address of a server like S3; absent means S3 itself.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub endpoint: Option<String>,
+    /// The credentials; absent means what the machine offers to every program.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub access_key: Option<SecretRef>,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub secret_key: Option<SecretRef>,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub session_token: Option<SecretRef>,
+    /// Where a backup is put together before it is sent to a bucket; absent means `/var/tmp`.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub scratch: Option<PathBuf>,
 }
 
 /// A directory tree on this machine.

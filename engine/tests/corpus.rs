@@ -429,6 +429,134 @@ fn drills_and_copies_keep_away_from_protected_systems() {
 }
 
 #[test]
+fn a_link_or_a_script_does_not_lead_around_the_fence() {
+    let (dir, _) = full_project();
+    let at = |name: &str| dir.path().join(name);
+    std::fs::create_dir_all(at("real")).unwrap();
+    std::os::unix::fs::symlink(at("real"), at("link")).unwrap();
+    let write = |name: &str, text: &str| std::fs::write(at(name), text).unwrap();
+    write(
+        "environments/main.yaml",
+        "environment: main\nprotected: true\nresources:\n  db: { kind: postgres, data_dir: ../real, host: localhost, port: 7001 }\n",
+    );
+    write(
+        "environments/copy.yaml",
+        "environment: copy\nresources:\n  linked: { kind: postgres, data_dir: ../link, port: 7002 }\n  \
+         spelled: { kind: postgres, host: \"::1\", port: 7001 }\n  other: { kind: postgres, host: \"::1\", port: 7003 }\n",
+    );
+    write(
+        "runbooks/wipe.yaml",
+        "runbook: wipe\nenvironments: [copy]\nsteps:\n  - { id: a, uses: postgres.promote, with: { cluster: linked } }\n  \
+         - { id: b, effect: idempotent, env: { URL: { connection: spelled }, B: { connection: other } }, run: migrate }\n  \
+         - { id: c, effect: read, env: { URL: { connection: spelled } }, run: look }\n",
+    );
+    let project = Project::load(dir.path()).unwrap();
+    for found in
+        [compile_in(&project, "wipe", "copy", Mode::Recovery).unwrap_err(), check_all(&project, &registry())]
+    {
+        let told: Vec<_> = found.iter().map(|found| (found.code.id, found.message.as_str())).collect();
+        assert_eq!(told.len(), 2, "{told:?}");
+        assert!(told.iter().all(|(code, _)| *code == "LB0141"), "{told:?}");
+        assert!(told[0].1.contains("`linked`") && told[1].1.contains("`spelled`"), "{told:?}");
+    }
+}
+
+#[test]
+fn only_a_step_on_another_machine_is_refused_and_only_when_it_would_run() {
+    let (dir, _) = full_project();
+    let write = |name: &str, text: &str| std::fs::write(dir.path().join(name), text).unwrap();
+    write(
+        "environments/far.yaml",
+        "environment: far\nresources:\n  here: { kind: host, local: true }\n  there: { kind: host, address: web2 }\n",
+    );
+    let steps = |host: &str| {
+        format!(
+            "runbook: go\nenvironments: [far]\ninputs: {{ where: {{ type: resource, kind: host, default: here }} }}\n\
+             steps:\n  - {{ id: a, host: {host}, effect: read, run: uptime }}\n"
+        )
+    };
+    let plan = |host: &str, given: Value| {
+        write("runbooks/go.yaml", &steps(host));
+        let project = Project::load(dir.path()).unwrap();
+        assert_eq!(check_all(&project, &registry()).counts(), (0, 0), "check accepts every host");
+        let inputs = given.as_object().unwrap().clone();
+        let (runbook, environment) = ("go", "far");
+        let request =
+            RunRequest { runbook, environment, mode: Mode::Recovery, inputs: &inputs, incident_at: None };
+        project.compile(&request, &registry())
+    };
+    assert!(
+        plan("here", json!({})).is_ok(),
+        "an environment may name machines that this runbook does not use"
+    );
+    let refused = plan("there", json!({})).unwrap_err();
+    let first = refused.iter().next().unwrap();
+    assert_eq!((refused.counts(), first.code.id), ((1, 0), "LB0209"));
+    assert_eq!(first.place.as_ref().unwrap().short(), "runbooks/go.yaml:5");
+    assert!(plan("'{{ inputs.where }}'", json!({})).is_ok());
+    let refused = plan("'{{ inputs.where }}'", json!({ "where": "there" })).unwrap_err();
+    assert_eq!(refused.iter().next().unwrap().code.id, "LB0209");
+}
+
+#[test]
+fn inputs_that_name_resources_tell_which_there_are() {
+    let (_dir, project) = full_project();
+    let compile = |given: Value| {
+        let inputs = given.as_object().unwrap().clone();
+        let (runbook, environment) = ("flush", "production");
+        let request =
+            RunRequest { runbook, environment, mode: Mode::Recovery, inputs: &inputs, incident_at: None };
+        project.compile(&request, &registry())
+    };
+    let told = |given: Value| {
+        let found = compile(given).unwrap_err();
+        let first = found.iter().next().unwrap().clone();
+        (first.code.id, first.message, first.help.unwrap_or_default())
+    };
+    let candidates = "the redis resources of `production`: `cache`";
+    let (code, message, help) = told(json!({}));
+    assert_eq!((code, message.as_str()), ("LB0142", "the input `server` is not given"));
+    assert!(help.contains("-i server=VALUE") && help.contains(candidates), "{help}");
+    let (code, message, help) = told(json!({ "server": "db" }));
+    assert_eq!((code, help.as_str()), ("LB0143", candidates));
+    assert_eq!(message, "the input `server`: `db` is a postgres in `production`, not a redis");
+    let (_, message, help) = told(json!({ "server": "nowhere" }));
+    assert_eq!(message, "the input `server`: `production` has no resource `nowhere`");
+    assert_eq!(help, candidates);
+    assert_eq!(told(json!({ "server": "from:cache" })).0, "LB0143", "only a step can name what a step makes");
+    assert_eq!(compile(json!({ "server": "cache" })).unwrap().plan.steps[0].writes, ["cache"]);
+}
+
+#[test]
+fn systems_that_steps_make_have_the_names_of_their_steps_in_the_plan() {
+    let (dir, _) = full_project();
+    for name in ["made_systems", "made_for_a_call"] {
+        std::fs::copy(
+            corpus().join(format!("valid/{name}.yaml")),
+            dir.path().join(format!("runbooks/{name}.yaml")),
+        )
+        .unwrap();
+    }
+    let project = Project::load(dir.path()).unwrap();
+    let plan = compile_in(&project, "made-systems", "staging", Mode::Drill).unwrap().plan;
+    let step = |plan: &lifeboat_engine::plan::Plan, id: &str| {
+        plan.steps.iter().find(|step| step.id.as_str() == id).unwrap().clone()
+    };
+    assert_eq!(step(&plan, "flush").writes, ["from:cache"]);
+    let report = step(&plan, "report");
+    assert_eq!(report.reads, ["from:clone", "from:cache"]);
+    assert_eq!(report.with["env"]["DATABASE_URL"]["connection"], "from:clone");
+    let plan = compile_in(&project, "made-for-a-call", "staging", Mode::Drill).unwrap().plan;
+    assert_eq!(step(&plan, "inner/empty").writes, ["from:cache"], "given by the caller");
+    assert_eq!(step(&plan, "inner/second").writes, ["from:inner/cache"], "made inside");
+    assert_eq!(step(&plan, "inner/second").with["server"], "from:inner/cache");
+    // A drill may use what it makes, even where it may touch nothing else.
+    assert!(compile_in(&project, "made-systems", "production", Mode::Recovery).is_ok());
+    let refused = compile_in(&project, "made-systems", "production", Mode::Drill);
+    assert!(refused.is_ok(), "{}", render(&refused.unwrap_err(), Style::Plain));
+}
+
+#[test]
 fn missing_inputs_are_told_together() {
     let (_dir, project) = full_project();
     let request = RunRequest {

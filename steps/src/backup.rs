@@ -5,7 +5,7 @@ use lifeboat_engine::code::Code;
 use lifeboat_engine::step::{StepContext, StepError};
 use serde_json::Value;
 
-use crate::store::{self, BackupKind, Catalogue, Marker, Owner, Partial, Store};
+use crate::store::{self, BackupKind, Catalogue, Marker, Owner, Partial, Store, blocking};
 
 /// What an attempt records, so that a later one finds the backup that it has begun or published.
 const LABEL: &str = "label";
@@ -29,11 +29,12 @@ pub(crate) async fn begin(ctx: &StepContext, store: &Store, kind: BackupKind) ->
     let new = (0..TRIES).map(|later| store::new_label(at(later), &ctx.info.run));
     let mut taken = None;
     for label in recorded.into_iter().chain(new) {
-        if let Some(marker) = published(ctx, store, kind, &label)? {
+        if let Some(marker) = published(ctx, store, kind, label.clone()).await? {
             return Ok(Begun::Published(Box::new(marker)));
         }
         ctx.record(LABEL, label.clone()).await?;
-        match store.begin(kind, &label, &Owner::of(&ctx.info)) {
+        let (store, owner) = (store.clone(), Owner::of(&ctx.info));
+        match blocking(move || store.begin(kind, &label, &owner)).await {
             Ok(partial) => return Ok(Begun::New(partial)),
             Err(error) if error.code == store::codes::LB1112 || error.code == store::codes::LB1107 => {
                 taken = Some(error);
@@ -45,13 +46,14 @@ pub(crate) async fn begin(ctx: &StepContext, store: &Store, kind: BackupKind) ->
 }
 
 /// Returns the backup of a label if this very step has published it.
-fn published(
+async fn published(
     ctx: &StepContext,
     store: &Store,
     kind: BackupKind,
-    label: &str,
+    label: String,
 ) -> Result<Option<Marker>, StepError> {
-    match store::read_marker(store, kind, label) {
+    let store = store.clone();
+    match blocking(move || store::read_marker(&store, kind, &label)).await {
         Ok(marker) => Ok((marker.run == ctx.info.run && marker.step == ctx.info.step).then_some(marker)),
         Err(error) if error.code == store::codes::LB1104 => Ok(None),
         Err(error) => Err(error),
@@ -59,24 +61,29 @@ fn published(
 }
 
 /// Which backup is wanted.
-pub(crate) struct Wanted<'a> {
+pub(crate) struct Wanted {
     pub(crate) kind: BackupKind,
     /// The name of the store's resource, for errors.
-    pub(crate) store: &'a str,
-    pub(crate) label: Option<&'a str>,
+    pub(crate) store: String,
+    pub(crate) label: Option<String>,
     /// It was finished before this moment.
     pub(crate) before: Option<Timestamp>,
     /// The resource that it was taken of, if the runbook says so.
-    pub(crate) source: Option<&'a str>,
+    pub(crate) source: Option<String>,
     /// The resource that is restored: chosen among several sources if the runbook names none.
-    pub(crate) target: &'a str,
+    pub(crate) target: String,
     /// The code of the error if none fits.
     pub(crate) none: Code,
 }
 
 /// Returns the backup of that label, or the newest one that fits.
-pub(crate) fn choose(store: &Store, wanted: &Wanted<'_>) -> Result<Marker, StepError> {
-    if let Some(label) = wanted.label {
+pub(crate) async fn choose(store: &Store, wanted: Wanted) -> Result<Marker, StepError> {
+    let store = store.clone();
+    blocking(move || find(&store, &wanted)).await
+}
+
+fn find(store: &Store, wanted: &Wanted) -> Result<Marker, StepError> {
+    if let Some(label) = &wanted.label {
         return store::read_marker(store, wanted.kind, label);
     }
     let found = store::catalogue(store, wanted.kind)?;
@@ -89,9 +96,9 @@ pub(crate) fn choose(store: &Store, wanted: &Wanted<'_>) -> Result<Marker, StepE
 }
 
 /// Says which resource the backup must be of; `None` if all in the store are of one.
-fn source(found: &Catalogue, wanted: &Wanted<'_>) -> Result<Option<String>, StepError> {
-    if let Some(source) = wanted.source {
-        return Ok(Some(source.to_owned()));
+fn source(found: &Catalogue, wanted: &Wanted) -> Result<Option<String>, StepError> {
+    if let Some(source) = &wanted.source {
+        return Ok(Some(source.clone()));
     }
     let mut sources: Vec<_> = found.complete.iter().map(resource_of).collect();
     sources.sort_unstable();
@@ -99,8 +106,8 @@ fn source(found: &Catalogue, wanted: &Wanted<'_>) -> Result<Option<String>, Step
     if sources.len() <= 1 {
         return Ok(None);
     }
-    if sources.contains(&wanted.target) {
-        return Ok(Some(wanted.target.to_owned()));
+    if sources.contains(&wanted.target.as_str()) {
+        return Ok(Some(wanted.target.clone()));
     }
     let message = format!(
         "the store `{}` has {} backups of several resources ({}), none of them `{}`",
@@ -116,7 +123,7 @@ fn resource_of(marker: &Marker) -> &str {
     marker.details.get(RESOURCE).and_then(Value::as_str).unwrap_or_default()
 }
 
-fn none(found: &Catalogue, wanted: &Wanted<'_>, source: Option<&str>) -> StepError {
+fn none(found: &Catalogue, wanted: &Wanted, source: Option<&str>) -> StepError {
     const SHOWN: usize = 20;
     let of = source.map_or(String::new(), |source| format!(" of `{source}`"));
     let before = wanted.before.map_or(String::new(), |before| format!(" that was finished before {before}"));

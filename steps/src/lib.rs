@@ -7,7 +7,10 @@ mod backup;
 pub mod control;
 pub mod files;
 mod held;
+mod home;
 pub mod http;
+#[cfg(feature = "s3")]
+pub mod objects;
 pub mod people;
 pub mod postgres;
 pub mod process;
@@ -24,6 +27,8 @@ pub fn registry() -> Registry {
     control::register(&mut registry);
     files::register(&mut registry);
     http::register(&mut registry);
+    #[cfg(feature = "s3")]
+    objects::register(&mut registry);
     people::register(&mut registry);
     postgres::register(&mut registry);
     redis::register(&mut registry);

@@ -43,8 +43,8 @@ impl Described {
     fn new() -> Self {
         let rig = Rig::drill();
         let url = format!("dir://{}/store", rig.dir().display());
-        let resource = resource::Store { url, region: None, endpoint: None };
-        let store = Store::open_or_create(&resource).expect("makes it");
+        let resource = resource::Store { url, ..Default::default() };
+        let store = Store::open_or_create(&Address::new(resource.clone())).expect("makes it");
         Self { rig: rig.resource("backups", System::Store(resource)), store }
     }
 

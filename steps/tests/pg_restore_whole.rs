@@ -7,13 +7,22 @@ use lifeboat_engine::resource::{Heartbeat, System};
 use lifeboat_steps::postgres::isolation::use_client_program;
 use serde_json::json;
 use support::archive::{Archive, wal_program};
+use support::bucket::{Bucket, Versions};
 use support::postgres::{Options, free_port};
 use support::rig::Rig;
 
 #[tokio::test(flavor = "multi_thread")]
 async fn what_was_backed_up_comes_back_to_just_before_the_incident() {
+    come_back(&Archive::make()).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn from_a_bucket_as_well() {
+    come_back(&Archive::in_bucket(Bucket::make(Versions::None).resource("pg"))).await;
+}
+
+async fn come_back(archive: &Archive) {
     use_client_program(wal_program().to_path_buf());
-    let archive = Archive::make();
     let source = archive.cluster(Options::default());
     source.sql("create database members");
     source.sql_in("members", "create table payments (id int primary key)");
@@ -27,6 +36,7 @@ async fn what_was_backed_up_comes_back_to_just_before_the_incident() {
         .resource("source", source.system())
         .resource("db", System::Postgres(target))
         .resource("backups", archive.system());
+    let rig = archive.secrets().into_iter().fold(rig, |rig, secret| rig.secret(secret, "testing"));
 
     let with = json!({"cluster": "source", "store": "backups"});
     let backup = rig.run("postgres.base_backup", with).await.expect("backs up");

@@ -5,7 +5,8 @@ use std::time::{Duration, Instant};
 use lifeboat_engine::journal;
 use lifeboat_engine::model::event::{Answer, Decision, EventKind, Person, Question};
 use lifeboat_engine::model::{Request, StepId};
-use lifeboat_engine::run::Phase;
+use lifeboat_engine::report::typed;
+use lifeboat_engine::run::{Phase, Unit};
 use lifeboat_engine::runs::{RunDir, StateDir};
 
 use crate::args::AnswerArgs;
@@ -36,8 +37,11 @@ pub(crate) fn answer(state: &StateDir, by: Person, args: &AnswerArgs, say: &Say)
     };
     let choice = choice.cloned().ok_or_else(|| {
         let choices = question.choices.join(" or ");
-        Failure::usage(format!("that is no answer to `{step}`"))
-            .help(format!("lifeboat answer {} {step} with {choices}", run.id().short()))
+        Failure::usage(format!("that is no answer to `{step}`")).help(format!(
+            "lifeboat answer {} {} with {choices}",
+            run.id().short(),
+            typed(&step)
+        ))
     })?;
     let answer = Answer { choice: choice.clone(), by, comment: args.comment.clone(), automatic: false };
     let request = Request::Answer { step: step.clone(), question: question.id, answer };
@@ -49,12 +53,14 @@ fn waiting(run: &RunDir, wanted: Option<&str>) -> Result<(StepId, Question), Fai
     let (header, events) = journal::read(run.path()).map_err(|error| render::journal(&error))?;
     let state = fold(&header.plan, &events)?;
     let mut open: Vec<(StepId, Question)> = Vec::new();
-    for (step, now) in header.plan.everything().zip(&state.steps) {
-        if now.outcome().is_some() {
-            continue;
+    for (at, now) in state.steps.iter().enumerate().filter(|(_, now)| now.outcome().is_none()) {
+        let elements = now.elements.as_ref().map_or(0, |elements| elements.states.len());
+        let units =
+            std::iter::once(Unit::whole(at)).chain((0..elements).map(|element| Unit::element(at, element)));
+        for unit in units.filter(|unit| state.of(*unit).outcome().is_none()) {
+            let unanswered = state.of(unit).questions.values().filter(|(_, answer)| answer.is_none());
+            open.extend(unanswered.map(|(question, _)| (unit.id(&header.plan), question.clone())));
         }
-        let unanswered = now.questions.values().filter(|(_, answer)| answer.is_none());
-        open.extend(unanswered.map(|(question, _)| (step.id.clone(), question.clone())));
     }
     if let Some(wanted) = wanted {
         open.retain(|(step, _)| step.as_str() == wanted);
@@ -67,7 +73,7 @@ fn waiting(run: &RunDir, wanted: Option<&str>) -> Result<(StepId, Question), Fai
         _ => {
             let steps: Vec<_> = open.iter().map(|(step, _)| step.as_str()).collect();
             Err(Failure::usage(format!("several steps wait: {}", steps.join(", ")))
-                .help(format!("name one: lifeboat approve {short} {}", steps[0])))
+                .help(format!("name one: lifeboat approve {short} {}", typed(&open[0].0))))
         }
     }
 }

@@ -11,6 +11,7 @@ use lifeboat_engine::diagnostic::codes;
 use lifeboat_engine::model::Mode;
 use lifeboat_engine::plan::{Commit, Plan, PlannedUndo};
 use lifeboat_engine::project::{Project, RunRequest};
+use lifeboat_engine::resource::maker;
 use lifeboat_engine::run::{StepPreview, preview};
 use lifeboat_engine::step::Registry;
 use lifeboat_engine::value::parse_timestamp;
@@ -196,7 +197,7 @@ fn describe(plan: &Plan, previews: &[StepPreview]) -> String {
     let undos: HashMap<_, _> = undos.map(|(undo, preview)| (&undo.of, (undo, preview))).collect();
     let width = plan.steps.iter().map(|step| step.id.as_str().len()).max().unwrap_or(0).clamp(16, 40);
     for (number, (step, preview)) in plan.steps.iter().zip(previews).enumerate() {
-        let _ = writeln!(text, "{:>3}  {:<width$} {}", number + 1, step.id.as_str(), step.title);
+        let _ = writeln!(text, "{:>3}  {:<width$} {}", number + 1, step.id.as_str(), step.whole_title());
         describe_step(&mut text, step, preview);
         if let Some((undo, preview)) = undos.get(&step.id) {
             describe_undo(&mut text, undo, preview);
@@ -223,8 +224,24 @@ fn describe_step(text: &mut String, step: &lifeboat_engine::plan::PlannedStep, p
     for condition in &step.conditions {
         let _ = writeln!(text, "       only if {}", condition.expression);
     }
+    if let Some(each) = &step.for_each {
+        let _ = writeln!(text, "       {}", for_each(each));
+    }
+    if let (Some(until), Some(timeout)) = (&step.until, step.timeout) {
+        let (condition, every) = (&until.condition, until.every);
+        let _ = writeln!(text, "       until {condition}, every {every}, for at most {timeout}");
+    }
+    let used = step.writes.iter().chain(&step.reads).filter_map(|name| maker(name));
+    let used: std::collections::BTreeSet<_> = used.collect();
+    for maker in used {
+        let _ = writeln!(text, "       uses the system made by `{maker}`");
+    }
     if preview.preview.actions.is_empty() {
         for (name, value) in preview.with.as_object().into_iter().flatten() {
+            let value = match value.as_str().and_then(maker) {
+                Some(step) => format!("made by `{step}`"),
+                None => value.to_string(),
+            };
             let _ = writeln!(text, "       {name}: {value}");
         }
     }
@@ -254,6 +271,25 @@ fn describe_undo(text: &mut String, undo: &PlannedUndo, preview: &StepPreview) {
         for (name, value) in undo.step.with.as_object().into_iter().flatten() {
             let _ = writeln!(text, "           {name}: {value}");
         }
+    }
+}
+
+/// Says for what a step is repeated, and how: `for each of 3 elements, one after the other: a, b, c`.
+fn for_each(each: &lifeboat_engine::plan::ForEach) -> String {
+    const SHOWN: usize = 5;
+    let how = match each.max_parallel {
+        1 => "one after the other".to_owned(),
+        many => format!("{many} at a time"),
+    };
+    match &each.list {
+        Value::Array(items) => {
+            let shown: Vec<_> = items.iter().take(SHOWN).map(ToString::to_string).collect();
+            let more = if items.len() > SHOWN { ", …" } else { "" };
+            let count = lifeboat_engine::report::human::count(items.len(), "element");
+            format!("for each of {count}, {how}: {}{more}", shown.join(", "))
+        }
+        Value::String(template) => format!("for each of {template}, {how}"),
+        other => format!("for each of {other}, {how}"),
     }
 }
 

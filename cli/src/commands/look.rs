@@ -142,7 +142,11 @@ pub(crate) fn logs(state: &StateDir, args: &LogsArgs) -> Outcome {
     let mut known = false;
     for event in &told.events {
         let EventKind::AttemptStarted { step, attempt, .. } = &event.kind else { continue };
-        if args.step.as_deref().is_some_and(|wanted| wanted != step.as_str()) {
+        if args
+            .step
+            .as_deref()
+            .is_some_and(|wanted| wanted != step.as_str() && wanted != step.whole().as_str())
+        {
             continue;
         }
         known = true;

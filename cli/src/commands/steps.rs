@@ -68,6 +68,9 @@ fn facts(spec: &KindSpec) -> String {
     if spec.restores {
         text.push_str(" Reports a recovery point.");
     }
+    if let Some(kind) = spec.creates {
+        let _ = write!(text, " Makes a {kind}, which later steps use as `{{ from: STEP }}`.");
+    }
     if let Some((key, _)) = &spec.body_key {
         let _ = write!(text, " Written as `{key}:` instead of `uses:`.");
     }

@@ -40,6 +40,10 @@ impl Live {
     pub(super) fn on_event(&mut self, at_ms: i64, event: &EventKind) {
         match event {
             EventKind::RunDeclared { incident_at_ms, .. } => self.begin(at_ms - incident_at_ms),
+            EventKind::ElementsChosen { step, elements } => {
+                self.start(step);
+                self.bound(step, elements.len());
+            }
             EventKind::AttemptStarted { step, .. } => self.start(step),
             EventKind::Progressed { step, progress, .. } => {
                 if let Some(bar) = self.running.get(step) {
@@ -49,7 +53,9 @@ impl Live {
             EventKind::QuestionAsked { step, .. } => self.say(step, "waits for a person"),
             EventKind::QuestionAnswered { step, .. } => self.say(step, ""),
             EventKind::AttemptFinished { step, .. } => self.stop(step),
+            EventKind::StepFinished { step, .. } if step.element().is_some() => self.element_ended(step),
             EventKind::StepFinished { step, .. } => {
+                self.stop(step);
                 self.ended += usize::from(self.counts(step));
                 self.show_rto();
             }
@@ -65,7 +71,15 @@ impl Live {
                 let now = jiff::Timestamp::now().as_millisecond();
                 self.begin(now - incident_at_ms);
             }
-            EventKind::StepFinished { step, .. } => self.ended += usize::from(self.counts(step)),
+            EventKind::ElementsChosen { step, elements } => {
+                self.start(step);
+                self.bound(step, elements.len());
+            }
+            EventKind::StepFinished { step, .. } if step.element().is_some() => self.element_ended(step),
+            EventKind::StepFinished { step, .. } => {
+                self.stop(step);
+                self.ended += usize::from(self.counts(step));
+            }
             _ => {}
         }
     }
@@ -106,6 +120,21 @@ impl Live {
         bar.enable_steady_tick(Duration::from_millis(120));
         self.running.insert(step.clone(), bar);
         self.show_rto();
+    }
+
+    /// Gives the bar of a repeated step the number of its elements.
+    fn bound(&self, step: &StepId, elements: usize) {
+        let Some(bar) = self.running.get(step) else { return };
+        bar.set_length(elements as u64);
+        bar.set_style(style(
+            "  {spinner:.green} {prefix}  [{bar:24.green}] {elapsed}  {pos} of {len} elements",
+        ));
+    }
+
+    fn element_ended(&self, element: &StepId) {
+        if let Some(bar) = self.running.get(&element.whole()) {
+            bar.inc(1);
+        }
     }
 
     fn say(&self, step: &StepId, text: &str) {

@@ -8,7 +8,8 @@ use jiff::Timestamp;
 use lifeboat_engine::model::event::{Answer, AttemptResult, Decision, EventKind, Question};
 use lifeboat_engine::model::{Failure, Mode, Outcome, Progress, RunId, RunOutcome, StepId, Unit};
 use lifeboat_engine::plan::Plan;
-use lifeboat_engine::report::human;
+use lifeboat_engine::report::{human, typed};
+use serde_json::Value;
 
 use super::Place;
 
@@ -24,6 +25,17 @@ const PROGRESS_EVERY_MS: i64 = 10_000;
 /// How many of the last lines of output are shown when an attempt fails.
 const TAIL: usize = 8;
 
+/// A step with more elements than this is told in counts; of its elements only what goes wrong.
+const FEW_ELEMENTS: usize = 20;
+
+/// A step that is repeated for each element of a list.
+#[derive(Debug, Default)]
+struct Loop {
+    elements: Vec<Value>,
+    ended: usize,
+    failed: usize,
+}
+
 /// Turns events into lines and remembers what it needs for the next ones.
 pub(super) struct Story {
     run: RunId,
@@ -33,6 +45,7 @@ pub(super) struct Story {
     started: HashMap<StepId, i64>,
     told: HashMap<StepId, i64>,
     output: HashMap<StepId, Vec<String>>,
+    loops: HashMap<StepId, Loop>,
     /// What was made, by its id.
     made: HashMap<String, String>,
     engines: usize,
@@ -49,6 +62,7 @@ impl Story {
             started: HashMap::new(),
             told: HashMap::new(),
             output: HashMap::new(),
+            loops: HashMap::new(),
             made: HashMap::new(),
             engines: 0,
         }
@@ -62,6 +76,7 @@ impl Story {
                 self.headline()
             }
             EventKind::EngineStarted { .. } => self.engine_started(at_ms),
+            EventKind::ElementsChosen { step, elements } => self.elements_chosen(at_ms, step, elements),
             EventKind::AttemptStarted { step, attempt, .. } => self.attempt_started(at_ms, step, *attempt),
             EventKind::AttemptFinished { step, attempt, result } => {
                 self.attempt_finished(at_ms, step, *attempt, result)
@@ -130,16 +145,15 @@ impl Story {
     fn attempt_started(&mut self, at_ms: i64, step: &StepId, attempt: u32) -> Vec<String> {
         self.started.entry(step.clone()).or_insert(at_ms);
         self.output.remove(step);
-        // A title that only repeats the id says less than the kind.
         if let Some(undo) = self.plan.undos.iter().find(|undo| undo.step.id == step.whole()) {
             let what = undo.built_in.as_ref().unwrap_or(&undo.step.title);
             let again = if attempt > 1 { format!(" (attempt {attempt})") } else { String::new() };
             return self.line(at_ms, (BOLD, "↶"), step.as_str(), &format!("{what}{again}"));
         }
-        let title = self.plan.step(step).map_or("", |planned| {
-            let untitled = planned.title.replace(' ', "_") == planned.id.as_str();
-            if untitled { planned.uses.as_str() } else { planned.title.as_str() }
-        });
+        if attempt == 1 && self.is_folded(step) {
+            return Vec::new();
+        }
+        let title = self.title(step);
         let again = if attempt > 1 { format!(" (attempt {attempt})") } else { String::new() };
         self.line(at_ms, (DIM, "▸"), step.as_str(), &format!("{title}{again}"))
     }
@@ -178,6 +192,55 @@ impl Story {
         }
     }
 
+    /// A title that only repeats the id says less than the kind, and of an element less than what it is.
+    fn title(&self, step: &StepId) -> String {
+        let whole = step.whole();
+        let Some(planned) = self.plan.step(&whole) else { return String::new() };
+        let untitled = planned.title.replace(' ', "_") == planned.id.as_str();
+        let element = step.element().and_then(|at| Some((at, self.loops.get(&whole)?.elements.get(at)?)));
+        match element {
+            Some((_, Value::String(item))) if untitled => item.clone(),
+            Some((_, item)) if untitled => item.to_string(),
+            Some((at, item)) => planned.element_title(at, item),
+            None if untitled => planned.uses.clone(),
+            None => planned.whole_title(),
+        }
+    }
+
+    fn elements_chosen(&mut self, at_ms: i64, step: &StepId, elements: &[Value]) -> Vec<String> {
+        self.started.insert(step.clone(), at_ms);
+        self.loops.insert(step.clone(), Loop { elements: elements.to_vec(), ..Loop::default() });
+        let parallel = self.plan.step(step).and_then(|planned| planned.for_each.as_ref());
+        let how = match parallel.map_or(1, |each| each.max_parallel) {
+            1 => "one after the other".to_owned(),
+            many => format!("{many} at a time"),
+        };
+        let count = human::count(elements.len(), "element");
+        self.line(at_ms, (DIM, "▸"), step.as_str(), &format!("{}: {count}, {how}", self.title(step)))
+    }
+
+    /// Says whether this is one of so many elements that only what goes wrong is told of it.
+    fn is_folded(&self, step: &StepId) -> bool {
+        step.element().is_some()
+            && self.loops.get(&step.whole()).is_some_and(|each| each.elements.len() > FEW_ELEMENTS)
+    }
+
+    /// Counts an element that has ended, and tells of all of them from time to time.
+    fn element_ended(&mut self, at_ms: i64, step: &StepId, failed: bool) -> Vec<String> {
+        let whole = step.whole();
+        let Some(each) = self.loops.get_mut(&whole) else { return Vec::new() };
+        each.ended += 1;
+        each.failed += usize::from(failed);
+        let (ended, failed, total) = (each.ended, each.failed, each.elements.len());
+        let last = self.told.get(&whole).or(self.started.get(&whole)).copied().unwrap_or(0);
+        if total <= FEW_ELEMENTS || ended == total || at_ms - last < PROGRESS_EVERY_MS {
+            return Vec::new();
+        }
+        self.told.insert(whole.clone(), at_ms);
+        let failed = if failed > 0 { format!(", {failed} failed") } else { String::new() };
+        self.line(at_ms, (DIM, "…"), whole.as_str(), &format!("{ended} of {total} elements{failed}"))
+    }
+
     fn details(&self, failure: &Failure) -> Vec<String> {
         let mut lines: Vec<_> =
             failure.causes.iter().map(|cause| self.indent(&format!("because: {cause}"))).collect();
@@ -201,11 +264,19 @@ impl Story {
     }
 
     fn step_finished(&mut self, at_ms: i64, step: &StepId, outcome: &Outcome) -> Vec<String> {
-        let took = self.started.get(step).map_or(0, |from| at_ms - from);
+        let took = self.started.remove(step).map_or(0, |from| at_ms - from);
+        self.output.remove(step);
         let name = step.as_str();
+        let counted = self.element_ended(at_ms, step, matches!(outcome, Outcome::Failed { .. }));
+        if *outcome == Outcome::Succeeded && self.is_folded(step) {
+            return counted;
+        }
         match outcome {
             Outcome::Succeeded => {
-                let text = format!("done in {}", human::duration(took));
+                let elements =
+                    self.loops.remove(step).map(|each| human::count(each.elements.len(), "element"));
+                let elements = elements.map(|count| format!(", {count}")).unwrap_or_default();
+                let text = format!("done in {}{elements}", human::duration(took));
                 self.line(at_ms, (GREEN, "✓"), name, &text)
             }
             Outcome::Skipped { reason } => self.line(at_ms, (DIM, "–"), name, &format!("skipped: {reason}")),
@@ -219,10 +290,10 @@ impl Story {
         }
     }
 
-    fn held(&self, at_ms: i64, step: &StepId, failure: &Failure, place: Place) -> Vec<String> {
-        let run = self.run.short();
+    fn held(&self, at_ms: i64, id: &StepId, failure: &Failure, place: Place) -> Vec<String> {
+        let (run, step) = (self.run.short(), typed(id));
         let text = format!("held: [{}] {}", failure.code, failure.message);
-        let mut lines = self.line(at_ms, (YELLOW, "‖"), step.as_str(), &text);
+        let mut lines = self.line(at_ms, (YELLOW, "‖"), id.as_str(), &text);
         lines.push(self.indent(&format!("try again:   {BOLD}lifeboat retry {run} {step}{BOLD:#}")));
         lines.push(self.indent(&format!("leave out:   lifeboat skip {run} {step} --reason …")));
         lines.push(self.indent(&format!("done by hand: lifeboat skip {run} {step} --done --reason …")));
@@ -238,6 +309,7 @@ impl Story {
         let role = question.role.as_deref().map_or(String::new(), |role| format!(" ({role})"));
         let mut lines =
             self.line(at_ms, (YELLOW, "?"), step.as_str(), &format!("{}{role}", question.message));
+        let step = typed(step);
         lines.push(self.indent(&format!(
             "to go on: {BOLD}lifeboat approve {run} {step}{BOLD:#}   or: lifeboat reject {run} {step}"
         )));

@@ -5,6 +5,7 @@ use super::bodies::{StepBody, read_body};
 use super::calls::{Call, Calls};
 use super::cycle::report_cycles;
 use super::expressions::check_expressions;
+use super::fence::connections;
 use super::graph::{Graph, GroupNode, Node};
 use super::needs::check_needs;
 use super::order::Order;
@@ -14,7 +15,7 @@ use super::undo::read_undo;
 use crate::diagnostic::{Diagnostic, Diagnostics, codes, nearest_help};
 use crate::project::Project;
 use crate::spec::{EnvironmentSpec, RunbookSpec, Site, SiteKind};
-use crate::step::Registry;
+use crate::step::{Effect, Registry};
 
 /// A runbook with everything that can be known about it before a run.
 pub(super) struct Analysis<'s> {
@@ -66,7 +67,11 @@ impl<'s> Analysis<'s> {
     /// under the name that the caller gives.
     pub(super) fn writes(&self) -> Vec<String> {
         let own = (0..self.order.steps.len()).flat_map(|at| named(self.all_sites(at)).1);
-        own.chain(self.calls.values().flat_map(|call| call.analysis.writes())).collect()
+        let scripts =
+            self.bodies.iter().chain(&self.undos).flatten().filter(|body| body.effect != Effect::Read);
+        let connected = scripts
+            .flat_map(|body| connections(&body.kind.params, &serde_json::Value::Object(body.with.clone())));
+        own.chain(connected).chain(self.calls.values().flat_map(|call| call.analysis.writes())).collect()
     }
 
     /// Says whether the resource that an input names is written.

@@ -2,6 +2,7 @@ use std::path::Path;
 
 use serde_json::{Map, Value};
 
+use super::repeat::{Each, check_until, read_each};
 use crate::diagnostic::{Diagnostic, Diagnostics, Source, codes, nearest_help};
 use crate::plan::OnError;
 use crate::resource::{Access, ResourceKind};
@@ -18,6 +19,7 @@ pub(super) struct StepBody<'r> {
     pub(super) with: Map<String, Value>,
     pub(super) sites: Vec<Site>,
     pub(super) effect: Effect,
+    pub(super) each: Option<Each>,
 }
 
 /// What reading the body of a step needs.
@@ -47,7 +49,9 @@ pub(super) fn read_body<'a>(
     require_params(&mut reader, step, kind, &with);
     let sites = std::mem::take(&mut reader.sites);
     let effect = settle_effect(around, step, kind, out);
-    let body = StepBody { kind, with, sites, effect };
+    let each = step.repeat.for_each.as_ref().and_then(|entry| read_each(around, entry, out));
+    check_until(around, step, kind, effect, out);
+    let body = StepBody { kind, with, sites, effect, each };
     ask_kind(around, step, &body, out);
     Some(body)
 }

@@ -2,11 +2,12 @@ use std::collections::{HashMap, HashSet};
 use std::ops::Range;
 
 use super::analysis::Analysis;
+use super::elements;
 use super::made::{self, Unfit};
 use super::order::Place;
 use crate::code::Code;
 use crate::diagnostic::{Diagnostic, Diagnostics, codes, nearest_help};
-use crate::expr::{self, Guard, INCIDENT_FIELDS, NAMESPACES, RUN_FIELDS, Reference, Shape};
+use crate::expr::{self, Guard, INCIDENT_FIELDS, NAMESPACES, Part, RUN_FIELDS, Reference, Shape};
 use crate::model::ids::is_plain_id;
 use crate::plan::{NeedOn, OnError};
 use crate::resource::ResourceKind;
@@ -44,8 +45,8 @@ pub(super) fn check_expressions(analysis: &Analysis<'_>, out: &mut Diagnostics) 
     }
 }
 
-struct Checker<'a, 's> {
-    analysis: &'a Analysis<'s>,
+pub(super) struct Checker<'a, 's> {
+    pub(super) analysis: &'a Analysis<'s>,
     steps: StepNames,
     out: &'a mut Diagnostics,
 }
@@ -56,21 +57,36 @@ impl Checker<'_, '_> {
         for (node, _) in step.conditions.clone() {
             self.expression(node, Reader::Step { at, extra: &[] });
         }
-        let output = ["output".to_owned()];
-        for node in &step.spec.expect {
+        let repeated = step.spec.repeat.for_each.is_some();
+        let element = if repeated { elements::NAMES } else { &[] };
+        let with = |names: &[&str]| -> Vec<String> {
+            names.iter().chain(element).map(|name| (*name).to_owned()).collect()
+        };
+        let (plain, output, failure) = (with(&[]), with(&["output"]), with(&["error", "attempt"]));
+        let until = step.spec.repeat.until.as_ref().map(|until| &until.condition);
+        for node in step.spec.expect.iter().chain(until) {
             self.expression(node, Reader::Step { at, extra: &output });
         }
         if let Some(node) = &step.spec.retry_when {
-            self.expression(node, Reader::Step { at, extra: &["error".to_owned(), "attempt".to_owned()] });
+            self.expression(node, Reader::Step { at, extra: &failure });
         }
         for site in self.analysis.sites(at) {
-            self.site(site, Reader::Step { at, extra: &[] });
+            self.site(site, Reader::Step { at, extra: &plain });
+        }
+        if let Some(each) = self.analysis.bodies[at].as_ref().and_then(|body| body.each.as_ref()) {
+            for site in &each.sites {
+                self.site(site, Reader::Step { at, extra: &[] });
+            }
+            self.check_list(at);
+        }
+        if repeated {
+            self.check_title(at);
         }
         if let Some(node) = step.spec.undo.as_ref().and_then(|undo| undo.step.retry_when.as_ref()) {
-            self.expression(node, Reader::Undo { at, extra: &["error".to_owned(), "attempt".to_owned()] });
+            self.expression(node, Reader::Undo { at, extra: &failure });
         }
         for site in self.analysis.undo_sites(at) {
-            self.site(site, Reader::Undo { at, extra: &[] });
+            self.site(site, Reader::Undo { at, extra: &plain });
         }
     }
 
@@ -158,7 +174,7 @@ impl Checker<'_, '_> {
         self.report(codes::LB0117, format!("not a valid expression: {}", error.message), span, None);
     }
 
-    fn report(&mut self, code: Code, message: String, span: Range<usize>, help: Option<String>) {
+    pub(super) fn report(&mut self, code: Code, message: String, span: Range<usize>, help: Option<String>) {
         self.out.push(Diagnostic::error(code, message).at(&self.analysis.spec.source, span).maybe_help(help));
     }
 
@@ -180,6 +196,7 @@ impl Checker<'_, '_> {
                 super::resources::check_reference(self.analysis, reference, (at, &span), self.out);
             }
             "steps" => self.step_output(reference, span, reader),
+            name if elements::NAMES.contains(&name) => self.no_element(name, span, reader),
             name => self.unknown_name(name, span, extra),
         }
     }
@@ -237,7 +254,12 @@ impl Checker<'_, '_> {
 
     /// Checks `output.x` in the step's own `expect`.
     fn own_output(&mut self, reference: &Reference, span: Range<usize>, reader: Reader<'_>) {
-        let (Reader::Step { at, .. }, "output") = (reader, reference.path[0].as_str()) else { return };
+        let Reader::Step { at, .. } = reader else { return };
+        match reference.path[0].as_str() {
+            "output" => {}
+            "item" => return self.item(at, reference, span),
+            _ => return,
+        }
         if let Some(body) = &self.analysis.bodies[at] {
             self.output_path(
                 &format!("`{}`", body.kind.name),
@@ -248,7 +270,7 @@ impl Checker<'_, '_> {
         }
     }
 
-    fn output_path(&mut self, of: &str, outputs: &[Field], path: &[String], span: Range<usize>) {
+    pub(super) fn output_path(&mut self, of: &str, outputs: &[Field], path: &[String], span: Range<usize>) {
         let Some(name) = path.first() else { return };
         match outputs.iter().find(|field| &field.name == name) {
             None => {
@@ -279,7 +301,16 @@ impl Checker<'_, '_> {
         };
         if let Some(body) = &self.analysis.bodies[target] {
             let of = format!("`{name}` (`{}`)", body.kind.name);
-            self.output_path(&of, &body.kind.outputs, &reference.path[2..], span.clone());
+            let repeated = self.analysis.order.steps[target].spec.repeat.for_each.is_some();
+            if repeated && reference.path.len() > 2 {
+                return self.named_output_of_list(reference, span);
+            }
+            let names =
+                if repeated { elements::names(&reference.then) } else { reference.path[2..].to_vec() };
+            if !repeated && reference.path.len() == 2 && reference.then.first() == Some(&Part::Index) {
+                return self.indexed_outputs(name, span);
+            }
+            self.output_path(&of, &body.kind.outputs, &names, span.clone());
         } else if let Some(call) = self.analysis.calls.get(&target) {
             let callee = call.analysis.spec;
             let outputs = callee.outputs.iter().map(|output| Field::optional(&output.name, Type::Any, ""));
@@ -370,12 +401,20 @@ impl Checker<'_, '_> {
 
     /// Checks that what is read of a step that has ended exists; without a reader at the end of the runbook.
     fn presence_of(&mut self, target: usize, at: Option<usize>, reference: &Reference, span: Range<usize>) {
-        if reference.guard != Guard::None || reference.path.len() < 3 {
+        let repeated = self.analysis.order.steps[target].spec.repeat.for_each.is_some();
+        // `steps.x[0].y | default(…)` provides for the absence of the output and not of the list.
+        let guarded = match reference.guard {
+            Guard::None => false,
+            Guard::Here => !repeated || !elements::reads_through_index(reference),
+            Guard::Around => true,
+        };
+        if guarded || (reference.path.len() < 3 && !repeated) {
             return;
         }
         if let Some(reason) = self.may_be_absent(target, at) {
             let text = reference.path.join(".");
-            let help = format!("provide for its absence: `{text} | default(…)`");
+            let default = if repeated { "[]" } else { "…" };
+            let help = format!("provide for its absence: `{text} | default({default})`");
             self.report(codes::LB0123, format!("`{text}` may not exist: {reason}"), span, Some(help));
         }
     }

@@ -1,28 +1,33 @@
 use std::collections::BTreeSet;
-use std::path::{Path, PathBuf};
+
+use serde_json::Value;
 
 use crate::diagnostic::{Diagnostic, codes};
+use crate::fence::{Machine, Network, Origin, Protected, Spelled, breach, claims, lock_names};
 use crate::model::outcome::Mode;
-use crate::plan::Plan;
-use crate::resource::{Access, Manager, Resource, ResourceKind, System};
+use crate::plan::{Plan, PlannedStep};
+use crate::resource::{Access, Resource, ResourceKind, maker};
 use crate::spec::EnvironmentSpec;
-use crate::step::Effect;
+use crate::step::{Effect, Registry};
+use crate::value::{Field, Type};
 
 /// Refuses a plan that would touch what a protected environment names: a write from an unprotected environment, or
 /// anything but reading of `access: read` resources by a drill in a protected one.
 ///
-/// Looks at the file system of this machine to resolve symbolic links; call it again before each destructive step.
+/// Blocks: looks at the file system of this machine and asks for addresses of hosts. What it finds can change; the
+/// executor compares again before each attempt that writes.
 pub fn fence<'e>(
     plan: &Plan,
+    registry: &Registry,
     environments: impl IntoIterator<Item = &'e EnvironmentSpec>,
 ) -> Vec<Diagnostic> {
-    let environments: Vec<_> = environments.into_iter().collect();
     if plan.protected {
         return if plan.mode == Mode::Drill { drill_in_protected(plan) } else { Vec::new() };
     }
-    let writes = plan.everything().flat_map(|step| step.writes.iter().cloned());
-    match environments.iter().find(|environment| environment.name.value == plan.environment) {
-        Some(own) => fence_writes(own, writes, environments.iter().copied()),
+    let mut environments = environments.into_iter();
+    let writes = plan.everything().flat_map(|step| written(step, registry));
+    match environments.find(|environment| environment.name.value == plan.environment) {
+        Some(own) => refused(own, writes, &plan.fence, &Machine::new()),
         None => {
             let message = format!("the project has no environment `{}`", plan.environment);
             vec![Diagnostic::error(codes::LB0207, message)]
@@ -30,8 +35,41 @@ pub fn fence<'e>(
     }
 }
 
+/// Returns what the protected environments name, as the plan keeps it.
+pub(super) fn protected_systems<'e>(
+    environments: impl IntoIterator<Item = &'e EnvironmentSpec>,
+) -> Vec<Protected> {
+    let protected = environments.into_iter().filter(|environment| environment.protected);
+    let named = protected.flat_map(|environment| {
+        environment
+            .resources
+            .iter()
+            .filter_map(|(name, spec)| Protected::new(&environment.name.value, name, &spec.resource))
+    });
+    named.collect()
+}
+
+/// Returns the systems that a step writes: those that its kind declares, and those that a script which changes
+/// something is connected to.
+pub(crate) fn written(step: &PlannedStep, registry: &Registry) -> Vec<String> {
+    let mut all = step.writes.clone();
+    if step.effect != Effect::Read
+        && let Some(spec) = registry.spec(&step.uses)
+    {
+        all.extend(connections(&spec.params, &step.with));
+    }
+    all
+}
+
+/// Returns the systems that variables of a program connect it to.
+pub(super) fn connections(params: &[Field], with: &Value) -> Vec<String> {
+    let maps = params.iter().filter(|field| field.ty == Type::EnvMap);
+    let variables = maps.filter_map(|field| with.get(&field.name)?.as_object()).flat_map(|map| map.values());
+    variables.filter_map(|variable| Some(variable.get("connection")?.as_str()?.to_owned())).collect()
+}
+
 fn drill_in_protected(plan: &Plan) -> Vec<Diagnostic> {
-    let refuse = |step: &crate::plan::PlannedStep, why: String| {
+    let refuse = |step: &PlannedStep, why: String| {
         Diagnostic::error(
             codes::LB0140,
             format!("a drill in the protected environment `{}` would {why}", plan.environment),
@@ -40,11 +78,12 @@ fn drill_in_protected(plan: &Plan) -> Vec<Diagnostic> {
     };
     let mut found = Vec::new();
     for step in plan.everything() {
-        let is_message = |name: &String| {
+        // Messages harm nothing, and what the drill itself makes belongs to no environment.
+        let is_free = |name: &String| {
             let kind = plan.resources.get(name).map(Resource::kind);
-            matches!(kind, Some(ResourceKind::Slack | ResourceKind::Webhook))
+            maker(name).is_some() || matches!(kind, Some(ResourceKind::Slack | ResourceKind::Webhook))
         };
-        if let Some(name) = step.writes.iter().find(|name| !is_message(name)) {
+        if let Some(name) = step.writes.iter().find(|name| !is_free(name)) {
             found.push(refuse(step, format!("write `{name}`")));
         }
         let open = |name: &&String| {
@@ -60,185 +99,46 @@ fn drill_in_protected(plan: &Plan) -> Vec<Diagnostic> {
     found
 }
 
-/// Compares the resources that are written with everything that protected environments name.
+/// Compares the resources that are written with everything that protected environments name, as far as that can be
+/// known without asking the network.
 pub(super) fn fence_writes<'e>(
     own: &EnvironmentSpec,
     writes: impl IntoIterator<Item = String>,
     environments: impl IntoIterator<Item = &'e EnvironmentSpec>,
 ) -> Vec<Diagnostic> {
+    refused(own, writes, &protected_systems(environments), &Spelled)
+}
+
+fn refused(
+    own: &EnvironmentSpec,
+    writes: impl IntoIterator<Item = String>,
+    protected: &[Protected],
+    network: &dyn Network,
+) -> Vec<Diagnostic> {
     let writes: BTreeSet<_> = writes.into_iter().collect();
-    let protected: Vec<_> = environments.into_iter().filter(|environment| environment.protected).collect();
     let mut found = Vec::new();
     for name in &writes {
         // Writing what may only be read is an error of its own.
         let Some(spec) = own.resources.get(name).filter(|spec| spec.resource.access == Access::Write) else {
             continue;
         };
-        let mine = identities(&spec.resource);
-        for environment in &protected {
-            let same = environment.resources.iter().find_map(|(other, resource)| {
-                let theirs = identities(&resource.resource);
-                let shared = mine.iter().find(|mine| theirs.iter().any(|theirs| mine.overlaps(theirs)))?;
-                Some((other, shared.to_string()))
-            });
-            if let Some((other, shared)) = same {
-                let message = format!(
-                    "`{name}` of `{}` would be written, and is `{other}` of the protected environment `{}`: {shared}",
-                    own.name.value, environment.name.value
-                );
-                found
-                    .push(Diagnostic::error(codes::LB0141, message).at(&own.source, spec.span.clone()).help(
-                    "give this environment a system of its own; declare `access: read` if it is only read",
-                ));
-            }
+        let mine = claims(&spec.resource, Origin::Environment);
+        if let Some(breach) = breach(&mine, protected, network) {
+            let message = format!(
+                "`{name}` of `{}` would be written, and is `{}` of the protected environment `{}`: {}",
+                own.name.value, breach.name, breach.environment, breach.place
+            );
+            found.push(Diagnostic::error(codes::LB0141, message).at(&own.source, spec.span.clone()).help(
+                "give this environment a system of its own; declare `access: read` if it is only read",
+            ));
         }
     }
     found
 }
 
-/// Returns what a run of the plan must have for itself: the identity of everything that it writes.
+/// Returns what a run of the plan must have for itself: the places of everything that it writes.
 pub fn written_identities(plan: &Plan) -> BTreeSet<String> {
     let written: BTreeSet<_> = plan.everything().flat_map(|step| &step.writes).collect();
     let resources = written.into_iter().filter_map(|name| plan.resources.get(name));
-    resources.flat_map(identities).map(|identity| identity.to_string()).collect()
-}
-
-/// What a system can be recognised by.
-#[derive(Clone, Debug, PartialEq, Eq)]
-enum Identity {
-    /// A directory, links resolved: overlaps with everything above and below it.
-    Path(PathBuf),
-    /// An address, unit or bucket, spelled in one way.
-    Name(String),
-}
-
-impl Identity {
-    fn overlaps(&self, other: &Self) -> bool {
-        match (self, other) {
-            (Self::Path(a), Self::Path(b)) => a.starts_with(b) || b.starts_with(a),
-            (Self::Name(a), Self::Name(b)) => a == b || is_below(a, b) || is_below(b, a),
-            _ => false,
-        }
-    }
-}
-
-impl std::fmt::Display for Identity {
-    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        match self {
-            Self::Path(path) => write!(f, "{}", path.display()),
-            Self::Name(name) => f.write_str(name),
-        }
-    }
-}
-
-/// `s3://bucket/a/b` is below `s3://bucket/a`.
-fn is_below(inner: &str, outer: &str) -> bool {
-    outer.starts_with("s3://") && inner.strip_prefix(outer).is_some_and(|rest| rest.starts_with('/'))
-}
-
-fn identities(resource: &Resource) -> Vec<Identity> {
-    match &resource.system {
-        System::Postgres(postgres) => {
-            let mut all = path(postgres.data_dir.as_deref());
-            let host = postgres.host.as_deref().unwrap_or("localhost");
-            all.push(Identity::Name(format!("tcp://{}:{}", host_name(host), postgres.port)));
-            all
-        }
-        System::Redis(redis) => {
-            let mut all = path(redis.data_dir.as_deref());
-            all.push(Identity::Name(authority(&redis.url, 6379)));
-            all
-        }
-        System::Store(store) => match store.url.strip_prefix("dir://") {
-            Some(dir) => path(Some(Path::new(dir))),
-            None => vec![Identity::Name(store.url.trim_end_matches('/').to_owned())],
-        },
-        System::Files(files) => path(Some(&files.path)),
-        System::Service(service) => manager(&service.manager),
-        System::Http(http) => {
-            let default = if http.url.starts_with("https") { 443 } else { 80 };
-            vec![Identity::Name(authority(&http.url, default))]
-        }
-        // Messages harm nothing, and the machine itself is shared by all environments on it.
-        System::Host(_) | System::Slack(_) | System::Webhook(_) => Vec::new(),
-    }
-}
-
-fn path(path: Option<&Path>) -> Vec<Identity> {
-    path.map(|path| Identity::Path(resolved(path))).into_iter().collect()
-}
-
-fn manager(manager: &Manager) -> Vec<Identity> {
-    match manager {
-        Manager::Systemd { unit } => {
-            vec![Identity::Name(format!("systemd:{}", unit.trim_end_matches(".service")))]
-        }
-        Manager::Docker { container } => vec![Identity::Name(format!("docker:{container}"))],
-        Manager::Compose { service, project_dir } => {
-            let dir = project_dir.as_deref().map(resolved).unwrap_or_default();
-            vec![Identity::Name(format!("compose:{}:{service}", dir.display()))]
-        }
-        Manager::Process { pid_file, .. } => path(pid_file.as_deref()),
-    }
-}
-
-/// Resolves symbolic links as far as the path exists.
-fn resolved(path: &Path) -> PathBuf {
-    let mut missing = Vec::new();
-    let mut existing = path;
-    loop {
-        if let Ok(real) = existing.canonicalize() {
-            return missing.into_iter().rev().fold(real, |path, part| path.join(part));
-        }
-        match (existing.parent(), existing.file_name()) {
-            (Some(parent), Some(name)) => {
-                missing.push(name);
-                existing = parent;
-            }
-            _ => return path.to_owned(),
-        }
-    }
-}
-
-fn authority(url: &str, default_port: u16) -> String {
-    let rest = url.split_once("://").map_or(url, |(_, rest)| rest);
-    let authority = rest.split(['/', '?']).next().unwrap_or(rest);
-    let (host, port) = match authority.rsplit_once(':') {
-        Some((host, port)) if port.parse::<u16>().is_ok() => (host, port.to_owned()),
-        _ => (authority, default_port.to_string()),
-    };
-    format!("tcp://{}:{port}", host_name(host))
-}
-
-fn host_name(host: &str) -> String {
-    let host = host.trim_matches(['[', ']']).to_ascii_lowercase();
-    let local = host == "localhost" || host == "::1" || host.starts_with("127.") || host.starts_with('/');
-    if local { "localhost".to_owned() } else { host }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn addresses_are_spelled_in_one_way() {
-        assert_eq!(authority("redis://127.0.0.1:6380/0", 6379), "tcp://localhost:6380");
-        assert_eq!(authority("redis://Cache", 6379), "tcp://cache:6379");
-        assert_eq!(authority("https://[::1]/x", 443), "tcp://localhost:443");
-    }
-
-    #[test]
-    fn paths_overlap_above_and_below_and_through_links() {
-        let dir = tempfile::tempdir().unwrap();
-        let data = dir.path().join("data");
-        std::fs::create_dir(&data).unwrap();
-        std::os::unix::fs::symlink(&data, dir.path().join("link")).unwrap();
-        let at = |path: &Path| Identity::Path(resolved(path));
-        assert!(at(&dir.path().join("link/inner")).overlaps(&at(&data)));
-        assert!(at(&data).overlaps(&at(&dir.path().join("data/deeper/still"))));
-        assert!(!at(&dir.path().join("data2")).overlaps(&at(&data)));
-        let name = |text: &str| Identity::Name(text.to_owned());
-        assert!(name("s3://b/a/c").overlaps(&name("s3://b/a")));
-        assert!(!name("s3://b/ab").overlaps(&name("s3://b/a")));
-    }
+    resources.flat_map(lock_names).collect()
 }

@@ -7,6 +7,7 @@ use sha2::{Digest, Sha256};
 
 use super::analysis::analyse;
 use super::bodies::{StepBody, continues};
+use super::fence::protected_systems;
 use super::inline::Inlined;
 use super::made::name_made;
 use super::resources::named;
@@ -16,7 +17,8 @@ use crate::expr::{self, ProblemKind, bind_inputs, resource_names};
 use crate::model::StepId;
 use crate::model::outcome::Mode;
 use crate::plan::{
-    Backoff, Condition, Milestone, OnError, Plan, PlannedGroup, PlannedStep, PlannedUndo, Retry, hex,
+    Backoff, Condition, ForEach, Milestone, OnError, Plan, PlannedGroup, PlannedStep, PlannedUndo, Retry,
+    Until, hex,
 };
 use crate::project::Project;
 use crate::resource::{Resource, ResourceKind, System, in_words, made_by, maker};
@@ -127,7 +129,9 @@ fn bind(request: &CompileRequest<'_>, out: &mut Diagnostics) -> Map<String, Valu
                 if let Some(input) = runbook.inputs.iter().find(|input| input.decl.name == problem.input) {
                     diagnostic = diagnostic.at(&runbook.source, input.span.clone());
                     if let Type::Resource { kinds, .. } = &input.decl.ty {
-                        diagnostic = diagnostic.help(candidates(request.environment, kinds));
+                        let how = diagnostic.help.take().map_or(String::new(), |how| format!("{how}; "));
+                        let which = candidates(request.environment, kinds);
+                        diagnostic = diagnostic.help(format!("{how}{which}"));
                     }
                 }
                 out.push(diagnostic);
@@ -248,8 +252,11 @@ fn planned_step(
         reads,
         writes,
         restores: body.kind.restores,
-        for_each: None,
-        until: None,
+        for_each: body.each.as_ref().map(|each| ForEach {
+            list: each.list.clone(),
+            max_parallel: spec.repeat.max_parallel.unwrap_or(1),
+        }),
+        until: until(spec),
     })
 }
 
@@ -372,6 +379,11 @@ pub(super) fn title(common: &Common) -> String {
     common.title.clone().unwrap_or_else(|| common.id.value.replace('_', " "))
 }
 
+fn until(spec: &StepSpec) -> Option<Until> {
+    let until = spec.repeat.until.as_ref()?;
+    Some(Until { condition: trimmed(until.condition.text())?, every: until.every })
+}
+
 fn group_id(inlined: &Inlined<'_, '_>, at: usize) -> Option<StepId> {
     let group = &inlined.groups[at];
     StepId::new(inlined.id(group.file, group.place)).ok()
@@ -481,6 +493,11 @@ fn assemble(
         groups: planned_groups(inlined),
         undos,
         scopes: called,
+        fence: if environment.protected && request.mode == Mode::Recovery {
+            Vec::new()
+        } else {
+            protected_systems(project.environments.values())
+        },
         sources: sources.map(|source| (source.name.clone(), hash(&source.text))).collect(),
     }
 }

@@ -48,6 +48,11 @@ crate::define_codes! {
     LB0147 "too many edges";
     LB0148 "runbook that cannot be called";
     LB0149 "runbooks that call each other";
+    LB0150 "repetition that is not complete";
+    LB0151 "element outside of what is repeated";
+    LB0152 "outputs of a repeated step";
+    LB0153 "for_each that cannot be carried out";
+    LB0154 "step that may not be repeated until something holds";
     LB0155 "undo where nothing is undone";
     LB0156 "undo that must not be repeated";
     LB0157 "condition that can never hold";

@@ -24,7 +24,7 @@ pub use evaluate::{ExprError, check_all, evaluate, holds};
 pub use fit::fit;
 pub use inputs::{InputDecl, InputProblem, ProblemKind, bind_inputs};
 pub use names::{INCIDENT_FIELDS, NAMESPACES, RUN_FIELDS, public_attributes, resource_names};
-pub use references::{Guard, Reference, references, shown_by_success};
+pub use references::{Guard, Part, Reference, references, shown_by_success};
 pub use render::render;
 pub use script::{Hole, Refused, holes, quote, render_script};
 pub use template::{Shape, has_template, input_name, parse, render_text};

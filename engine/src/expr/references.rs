@@ -15,9 +15,21 @@ use super::template::Shape;
 pub struct Reference {
     /// The names as far as they are written out: `steps.x["y"].z[0]` is `steps`, `x`, `y`, `z`.
     pub path: Vec<String>,
+    /// What follows the first subscript that is no name: of `steps.x[0].y` this is an index and `y`.
+    pub then: Vec<Part>,
     /// The bytes of the text that it stands on.
     pub range: Range<usize>,
     pub guard: Guard,
+}
+
+/// One part of a chain behind its first index.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Part {
+    /// `[0]`, `[index]`.
+    Index,
+    /// Every element, as for `map(attribute='x')`.
+    Each,
+    Name(String),
 }
 
 /// Whether the text provides for the absence of what it reads.
@@ -212,7 +224,9 @@ impl<'t> Walker<'t> {
                 format!("there is no filter `{}`", filter.name),
             );
         }
-        if let Some(expr) = &filter.expr {
+        if let (Some(expr), "map", Some(then)) = (&filter.expr, filter.name, attribute(&filter.args)) {
+            self.access_all(expr, then);
+        } else if let Some(expr) = &filter.expr {
             if matches!(filter.name, "default" | "d") { self.access_or_expr(expr) } else { self.expr(expr) }
         }
         self.args(&filter.args);
@@ -261,9 +275,25 @@ impl<'t> Walker<'t> {
         }
     }
 
+    /// Notes a chain of which an attribute of every element is read.
+    fn access_all(&mut self, expr: &ast::Expr<'t>, then: Vec<Part>) {
+        let before = self.found.len();
+        let default = match expr {
+            ast::Expr::Filter(filter) if matches!(filter.name, "default" | "d") => filter.expr.as_ref(),
+            _ => None,
+        };
+        let chain = default.unwrap_or(expr);
+        self.expr(expr);
+        // What subscripts read is noted behind the chain itself.
+        let own = static_path(chain).is_some().then(|| self.found.get_mut(before)).flatten();
+        if let Some(reference) = own.filter(|reference| reference.then.is_empty()) {
+            reference.then = then;
+        }
+    }
+
     /// Notes one chain of names.
     fn access(&mut self, expr: &ast::Expr<'t>, guarded: bool) {
-        let Some(path) = static_path(expr) else {
+        let Some((path, then)) = chain(expr) else {
             return self.through(expr);
         };
         if self.locals.contains(&path[0]) || FUNCTIONS.contains(path[0].as_str()) {
@@ -280,7 +310,7 @@ impl<'t> Walker<'t> {
             (false, true) => Guard::Around,
             (false, false) => Guard::None,
         };
-        self.found.push(Reference { path, range, guard });
+        self.found.push(Reference { path, then, range, guard });
         self.through(expr);
     }
 
@@ -335,39 +365,48 @@ fn base<'e, 't>(expr: &'e ast::Expr<'t>) -> &'e ast::Expr<'t> {
 
 /// Returns the leading names of a chain such as `a.b["c"][0].d`: as far as nothing is computed.
 fn static_path(expr: &ast::Expr<'_>) -> Option<Vec<String>> {
-    fn walk(expr: &ast::Expr<'_>, path: &mut Vec<String>) -> Option<bool> {
+    chain(expr).map(|(path, _)| path)
+}
+
+/// Returns the leading names of a chain, and what follows its first index.
+fn chain(expr: &ast::Expr<'_>) -> Option<(Vec<String>, Vec<Part>)> {
+    fn walk(expr: &ast::Expr<'_>, parts: &mut Vec<Part>) -> Option<()> {
         match expr {
-            ast::Expr::Var(var) => {
-                path.push(var.id.to_owned());
-                Some(true)
-            }
+            ast::Expr::Var(var) => parts.push(Part::Name(var.id.to_owned())),
             ast::Expr::GetAttr(attr) => {
-                let open = walk(&attr.expr, path)?;
-                if open {
-                    path.push(attr.name.to_owned());
-                }
-                Some(open)
+                walk(&attr.expr, parts)?;
+                parts.push(Part::Name(attr.name.to_owned()));
             }
             ast::Expr::GetItem(item) => {
-                let open = walk(&item.expr, path)?;
+                walk(&item.expr, parts)?;
                 let name = match &item.subscript_expr {
                     ast::Expr::Const(key) => key.value.as_str().map(ToOwned::to_owned),
                     _ => None,
                 };
-                match name {
-                    Some(name) if open => {
-                        path.push(name);
-                        Some(true)
-                    }
-                    _ => Some(false),
-                }
+                parts.push(name.map_or(Part::Index, Part::Name));
             }
-            _ => None,
+            _ => return None,
         }
+        Some(())
     }
-    let mut path = Vec::new();
-    walk(expr, &mut path)?;
-    Some(path)
+    let mut parts = Vec::new();
+    walk(expr, &mut parts)?;
+    let index = parts.iter().position(|part| *part == Part::Index).unwrap_or(parts.len());
+    let then = parts.split_off(index);
+    let names =
+        parts.into_iter().filter_map(|part| if let Part::Name(name) = part { Some(name) } else { None });
+    Some((names.collect(), then))
+}
+
+/// Returns what `map(attribute='x.y')` reads of every element.
+fn attribute(args: &[ast::CallArg<'_>]) -> Option<Vec<Part>> {
+    args.iter().find_map(|arg| match arg {
+        ast::CallArg::Kwarg("attribute", ast::Expr::Const(name)) => {
+            let names = name.value.as_str()?.split('.').map(|name| Part::Name(name.to_owned()));
+            Some(std::iter::once(Part::Each).chain(names).collect())
+        }
+        _ => None,
+    })
 }
 
 /// Collects the paths that must exist if `test` came out as said.
@@ -420,6 +459,22 @@ mod tests {
         let text = "é {{ steps.a.b }}";
         let all = references(text, Shape::Template).unwrap();
         assert_eq!(&text[all[0].range.clone()], "steps.a.b");
+    }
+
+    #[test]
+    fn what_follows_an_index_is_known_too() {
+        let name = |name: &str| Part::Name(name.to_owned());
+        for (text, then) in [
+            ("steps.a[0].b.c", vec![Part::Index, name("b"), name("c")]),
+            ("steps.a[inputs.i]['b']", vec![Part::Index, name("b")]),
+            ("steps.a | map(attribute='b.c') | list", vec![Part::Each, name("b"), name("c")]),
+            ("steps.a | default([]) | map(attribute='b') | list", vec![Part::Each, name("b")]),
+            ("steps.a | map('upper')", vec![]),
+            ("steps.a", vec![]),
+        ] {
+            let found = references(text, Shape::Expression).unwrap();
+            assert_eq!((found[0].path.join("."), &found[0].then), ("steps.a".into(), &then), "{text}");
+        }
     }
 
     #[test]

@@ -12,18 +12,18 @@ use super::timeline::checks_of;
 use super::undo;
 use crate::model::event::AttemptResult;
 use crate::model::evidence::Confidence;
+use crate::model::ids::StepId;
 use crate::model::outcome::{Mode, Outcome};
-use crate::plan::PlannedStep;
 
 /// Lists every check: failed ones first, those that a later attempt replaced last.
 pub(super) fn checks(view: &View<'_>) -> Vec<CheckReport> {
     let mut all = Vec::new();
-    for step in &view.plan.steps {
-        let attempts = view.state(step).map_or(&[][..], |state| &state.attempts);
+    for (id, state) in view.plan.steps.iter().flat_map(|step| view.units(step)) {
+        let attempts = &state.attempts;
         let last = attempts.iter().rposition(|attempt| !checks_of(attempt).is_empty());
         for (at, attempt) in attempts.iter().enumerate() {
             all.extend(checks_of(attempt).iter().map(|check| CheckReport {
-                step: step.id.clone(),
+                step: id.clone(),
                 attempt: attempt.number,
                 name: check.name.clone(),
                 expected: check.expected.clone(),
@@ -82,24 +82,23 @@ pub(super) fn notes(view: &View<'_>) -> Vec<NoteReport> {
 /// Lists what went wrong, in the order of time.
 pub(super) fn troubles(view: &View<'_>) -> Vec<Trouble> {
     let mut all: Vec<Trouble> = Vec::new();
-    for step in view.plan.steps.iter().chain(&undo::steps(view)) {
-        if let Some(state) = view.state(step) {
-            all.extend(failed_attempts(step, state));
-            all.extend(state.held.iter().map(|(from, end, failure)| Trouble {
-                at: Moment(*from),
-                step: step.id.clone(),
-                kind: TroubleKind::StepHeld,
-                attempt: None,
-                failure: Some((*failure).clone()),
-                cost_ms: end.unwrap_or(view.fold.end) - from,
-            }));
-        }
+    let undos = undo::steps(view);
+    for (id, state) in view.plan.steps.iter().chain(&undos).flat_map(|step| view.units(step)) {
+        all.extend(failed_attempts(id, state));
+        all.extend(state.held.iter().map(|(from, end, failure)| Trouble {
+            at: Moment(*from),
+            step: id.clone(),
+            kind: TroubleKind::StepHeld,
+            attempt: None,
+            failure: Some((*failure).clone()),
+            cost_ms: end.unwrap_or(view.fold.end) - from,
+        }));
     }
     all.sort_by_key(|trouble| trouble.at);
     all
 }
 
-fn failed_attempts(step: &PlannedStep, state: &StepFold<'_>) -> Vec<Trouble> {
+fn failed_attempts(step: &StepId, state: &StepFold<'_>) -> Vec<Trouble> {
     let mut all = Vec::new();
     for attempt in &state.attempts {
         let Some((at, result)) = attempt.end else { continue };
@@ -111,7 +110,7 @@ fn failed_attempts(step: &PlannedStep, state: &StepFold<'_>) -> Vec<Trouble> {
         };
         let cost_ms = at - attempt.from;
         let attempt = Some(attempt.number);
-        all.push(Trouble { at: Moment(at), step: step.id.clone(), kind, attempt, failure, cost_ms });
+        all.push(Trouble { at: Moment(at), step: step.clone(), kind, attempt, failure, cost_ms });
     }
     all
 }
@@ -132,14 +131,15 @@ pub(super) fn created(view: &View<'_>) -> Vec<CreatedReport> {
 
 pub(super) fn facts(view: &View<'_>) -> Vec<StepFacts> {
     let mut all = Vec::new();
-    for step in view.plan.steps.iter().chain(&undo::steps(view)) {
-        let attempts = view.state(step).map_or(&[][..], |state| &state.attempts);
+    let undos = undo::steps(view);
+    for (id, state) in view.plan.steps.iter().chain(&undos).flat_map(|step| view.units(step)) {
+        let attempts = &state.attempts;
         let done = attempts.iter().rev().find_map(|attempt| match attempt.end {
             Some((_, AttemptResult::Succeeded { done })) => Some(done),
             _ => None,
         });
         if let Some(done) = done.filter(|done| !done.facts.is_empty()) {
-            all.push(StepFacts { step: step.id.clone(), facts: done.facts.clone() });
+            all.push(StepFacts { step: id.clone(), facts: done.facts.clone() });
         }
     }
     all
@@ -161,10 +161,15 @@ pub(super) fn not_checked(view: &View<'_>, rpo: &Rpo, checks: &[CheckReport]) ->
         });
     }
     for step in &view.plan.steps {
-        all.extend(why_unproven(view, step).map(|why| NotChecked {
+        all.extend(why_unproven(view, view.state(step)).map(|why| NotChecked {
             step: Some(step.id.clone()),
-            what: step.title.clone(),
+            what: step.whole_title(),
             why,
+        }));
+        let elements = view.elements(step).filter(|(_, state)| state.outcome.is_some());
+        all.extend(elements.filter_map(|(id, state)| {
+            let why = why_unproven(view, Some(state))?;
+            Some(NotChecked { step: Some(id.clone()), what: view.title_of(step, id), why })
         }));
     }
     for gap in &rpo.unmeasured {
@@ -184,8 +189,8 @@ pub(super) fn not_checked(view: &View<'_>, rpo: &Rpo, checks: &[CheckReport]) ->
     all
 }
 
-fn why_unproven(view: &View<'_>, step: &PlannedStep) -> Option<String> {
-    match view.state(step).and_then(|state| state.outcome).map(|(_, outcome)| outcome) {
+fn why_unproven(view: &View<'_>, state: Option<&StepFold<'_>>) -> Option<String> {
+    match state.and_then(|state| state.outcome).map(|(_, outcome)| outcome) {
         Some(Outcome::Succeeded | Outcome::Failed { .. }) => None,
         Some(Outcome::Skipped { reason }) => Some(standing::skipped(reason)),
         Some(Outcome::MarkedDone { by, reason }) => Some(format!("marked as done by {by}: {reason}")),
@@ -228,21 +233,19 @@ pub(super) fn warnings(view: &View<'_>, rpo: &Rpo, created: &[CreatedReport]) ->
 
 fn step_warnings(view: &View<'_>) -> Vec<Warning> {
     let mut all = Vec::new();
-    for step in view.plan.steps.iter().chain(&undo::steps(view)) {
-        let Some(state) = view.state(step) else { continue };
+    let undos = undo::steps(view);
+    for (id, state) in view.plan.steps.iter().chain(&undos).flat_map(|step| view.units(step)) {
         for attempt in &state.attempts {
             if let Some((_, AttemptResult::Succeeded { done })) = attempt.end {
                 all.extend(
-                    done.warnings
-                        .iter()
-                        .map(|text| Warning { step: Some(step.id.clone()), text: text.clone() }),
+                    done.warnings.iter().map(|text| Warning { step: Some(id.clone()), text: text.clone() }),
                 );
             }
         }
-        if let Some((_, Outcome::Failed { failure })) = state.outcome {
+        if let (None, Some((_, Outcome::Failed { failure }))) = (id.element(), state.outcome) {
             let text = format!("failed, and the run went on: {}", failure.message);
             if view.fold.finished == Some(crate::model::RunOutcome::Succeeded) {
-                all.push(Warning { step: Some(step.id.clone()), text });
+                all.push(Warning { step: Some(id.clone()), text });
             }
         }
     }

@@ -72,6 +72,10 @@ pub(super) struct StepFold<'a> {
     pub(super) doing: Option<(i64, Doing)>,
     /// What it is repeated for, and since when that is known.
     pub(super) elements: Option<(i64, &'a [Value])>,
+    /// The ids of the elements that have begun.
+    pub(super) begun: Vec<&'a StepId>,
+    /// How many of them do what.
+    doings: BTreeMap<Doing, usize>,
     open_questions: usize,
 }
 
@@ -178,6 +182,7 @@ impl<'a> Fold<'a> {
         let lost: Vec<&StepId> = self
             .steps
             .iter()
+            .filter(|(_, step)| step.elements.is_none())
             .filter(|(_, step)| matches!(step.doing, Some((_, Doing::Working | Doing::WaitingForRetry))))
             .map(|(id, _)| *id)
             .collect();
@@ -217,7 +222,32 @@ impl<'a> Fold<'a> {
         }
     }
 
+    /// Takes note of what a step does from now on. A repeated step does what the busiest of its elements does.
     fn set_doing(&mut self, id: &'a StepId, at: i64, doing: Option<Doing>) {
+        let before = self.steps.get(id).and_then(|step| step.doing).map(|(_, doing)| doing);
+        self.set_own_doing(id, at, doing);
+        if id.element().is_none() || before == doing {
+            return;
+        }
+        let Some((&whole, step)) = self.steps.get_key_value(&id.whole()) else { return };
+        let mut doings = step.doings.clone();
+        if let Some(before) = before {
+            *doings.entry(before).or_default() -= 1;
+        }
+        if let Some(doing) = doing {
+            *doings.entry(doing).or_default() += 1;
+        }
+        let busiest =
+            [Doing::Working, Doing::EngineDown, Doing::WaitingForPerson, Doing::Held, Doing::WaitingForRetry]
+                .into_iter()
+                .find(|doing| doings.get(doing).is_some_and(|count| *count > 0));
+        if let Some(step) = self.steps.get_mut(whole) {
+            step.doings = doings;
+        }
+        self.set_own_doing(whole, at, busiest);
+    }
+
+    fn set_own_doing(&mut self, id: &'a StepId, at: i64, doing: Option<Doing>) {
         let step = self.steps.entry(id).or_default();
         if step.doing.map(|(_, now)| now) == doing {
             return;
@@ -313,6 +343,7 @@ impl<'a> Fold<'a> {
         let down: Vec<(&StepId, bool)> = self
             .steps
             .iter()
+            .filter(|(_, step)| step.elements.is_none())
             .filter(|(_, step)| matches!(step.doing, Some((_, Doing::EngineDown))))
             .map(|(id, step)| (*id, step.retry_at.is_some()))
             .collect();
@@ -326,6 +357,12 @@ impl<'a> Fold<'a> {
     }
 
     fn attempt_started(&mut self, at: i64, id: &'a StepId, number: Attempt) {
+        if number == 1
+            && id.element().is_some()
+            && let Some(whole) = self.steps.get_mut(&id.whole())
+        {
+            whole.begun.push(id);
+        }
         let step = self.steps.entry(id).or_default();
         end_hold(step, at);
         step.retry_at = None;
@@ -356,9 +393,9 @@ impl<'a> Fold<'a> {
         step.outcome = Some((at, outcome));
         step.ended_with_run = ending;
         step.retry_at = None;
-        step.open_questions = 0;
+        let asks = std::mem::take(&mut step.open_questions) > 0;
         end_hold(step, at);
-        for question in self.questions.iter_mut().filter(|question| question.step == id) {
+        for question in self.questions.iter_mut().filter(|question| asks && question.step == id) {
             if question.answer.is_none() && question.dropped.is_none() {
                 question.dropped = Some(at);
             }

@@ -42,9 +42,11 @@ fn target(view: &View<'_>) -> Option<i64> {
 fn points<'a>(view: &View<'a>) -> BTreeMap<&'a str, (&'a StepId, &'a RecoveryPoint)> {
     let mut found: Vec<(i64, usize, &StepId, &RecoveryPoint)> = Vec::new();
     for (index, step) in view.plan.steps.iter().enumerate() {
-        for attempt in view.state(step).map_or(&[][..], |state| &state.attempts) {
-            if let Some((at, AttemptResult::Succeeded { done })) = attempt.end {
-                found.extend(done.recovery_points.iter().map(|point| (at, index, &step.id, point)));
+        for (id, state) in view.units(step) {
+            for attempt in &state.attempts {
+                if let Some((at, AttemptResult::Succeeded { done })) = attempt.end {
+                    found.extend(done.recovery_points.iter().map(|point| (at, index, id, point)));
+                }
             }
         }
     }
@@ -79,6 +81,11 @@ fn unmeasured(view: &View<'_>, points: &BTreeMap<&str, (&StepId, &RecoveryPoint)
         if state.is_some_and(reported) {
             continue;
         }
+        let silent = view.elements(step).find(|(_, element)| !reported(element));
+        let every = state.and_then(|state| Some((state.elements?.1.len(), state.begun.len())));
+        if silent.is_none() && every.is_some_and(|(chosen, begun)| chosen > 0 && chosen == begun) {
+            continue;
+        }
         let succeeded = matches!(state.and_then(|state| state.outcome), Some((_, Outcome::Succeeded)));
         // A step that did not restore leaves no gap where another one restored the same stores, or where this
         // environment does not have them.
@@ -88,9 +95,9 @@ fn unmeasured(view: &View<'_>, points: &BTreeMap<&str, (&StepId, &RecoveryPoint)
             continue;
         }
         found.push(Unmeasured {
-            step: step.id.clone(),
+            step: silent.map_or(&step.id, |(id, _)| id).clone(),
             resources: step.writes.clone(),
-            why: why(view, state),
+            why: why(view, silent.map(|(_, element)| element).or(state)),
         });
     }
     found

@@ -5,6 +5,7 @@
 //! `path`, `timeline`, `evidence` and `standing` each answer one question of the report. `sections` lays it out
 //! as a [`page::Page`], which a terminal, Markdown and HTML render alike, so that all tell the same story.
 
+mod elements;
 mod evidence;
 mod fold;
 mod gantt;
@@ -26,6 +27,7 @@ mod undo;
 #[cfg(test)]
 mod tests;
 
+pub use elements::typed;
 pub use html::html;
 pub use markdown::markdown;
 pub use model::{Owner, RunReport, State, Verdict};

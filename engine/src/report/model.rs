@@ -359,6 +359,24 @@ pub struct StepReport {
     pub destroys: Vec<String>,
     pub checks_passed: usize,
     pub checks_failed: usize,
+    /// Of a step that is repeated for each element of a list.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub elements: Option<ElementsReport>,
+}
+
+/// What became of the elements of a step.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+pub struct ElementsReport {
+    pub total: usize,
+    pub succeeded: usize,
+    pub failed: usize,
+    /// Skipped, or marked as done, by a person.
+    pub decided: usize,
+    /// Begun and not ended.
+    pub open: usize,
+    pub not_begun: usize,
+    /// All of them if they are few, else those that did not succeed at once; at most 100.
+    pub listed: Vec<StepReport>,
 }
 
 /// What was taken back when the run was ended.

@@ -2,16 +2,22 @@
 
 mod record;
 
+use std::collections::BTreeMap;
+
 use super::human::{self, DayClock, Moment, duration, percent};
 use super::model::{
-    AttemptEnd, BudgetReport, CheckReport, DecisionReport, Doing, Owner, QuestionReport, RunReport,
-    RunStanding, State, StepReport, StoreLoss, TimeSpent, UndoReport, Verdict,
+    AttemptEnd, BudgetReport, CheckReport, DecisionReport, Doing, ElementsReport, Owner, QuestionReport,
+    RunReport, RunStanding, State, StepReport, StoreLoss, TimeSpent, UndoReport, Verdict,
 };
 use super::page::{Block, Cell, Page, Piece, Section, Table, Tone, clean};
 use super::standing::{self, verdict_words};
 use crate::model::event::{Decision, Person};
 use crate::model::evidence::Confidence;
+use crate::model::ids::StepId;
 use crate::model::outcome::{Mode, Outcome};
+
+/// How many passed checks or facts of the elements of one step are shown; the data have all.
+const MAX_PASSED: usize = 20;
 
 /// The title of the section that HTML shows as cards.
 pub(super) const OBJECTIVES: &str = "Objectives";
@@ -304,6 +310,15 @@ fn time_line(report: &RunReport, clock: &DayClock) -> Option<Section> {
             code(step.id.as_str()),
             step_words(step),
         ]);
+        for element in step.elements.iter().flat_map(|elements| &elements.listed) {
+            rows.row(vec![
+                element.started_at.map_or_else(|| dim("–"), |at| plain(clock.time(at))),
+                plain(element.took_ms.map(duration).unwrap_or_default()),
+                plain(""),
+                code(element.id.as_str()),
+                step_words(element),
+            ]);
+        }
     }
     let mut blocks = table(rows);
     blocks.extend(groups(report));
@@ -364,6 +379,7 @@ fn groups(report: &RunReport) -> Vec<Block> {
 /// Says how a step ended, or what it does, and what cost it time.
 fn step_words(step: &StepReport) -> Cell {
     let mut cell = vec![step_piece(step)];
+    cell.extend(step.elements.iter().map(elements_piece));
     let mut add = |name: &str, ms: i64| {
         if ms > 0 {
             cell.push(Piece::dim(format!(", {name} {}", duration(ms))));
@@ -383,6 +399,23 @@ fn step_words(step: &StepReport) -> Cell {
     }
     cell.extend(budget_pieces(step.budget.filter(|_| step.started_at.is_some())));
     cell
+}
+
+/// Counts the elements of a repeated step: `, 12 elements, 1 failed, 3 not begun`.
+fn elements_piece(elements: &ElementsReport) -> Piece {
+    let mut text = format!(", {}", human::count(elements.total, "element"));
+    for (count, what) in [
+        (elements.failed, "failed"),
+        (elements.open, "open"),
+        (elements.decided, "decided by a person"),
+        (elements.not_begun, "not begun"),
+    ] {
+        if count > 0 {
+            text.push_str(&format!(", {count} {what}"));
+        }
+    }
+    let tone = if elements.failed > 0 { Tone::Bad } else { Tone::Dim };
+    Piece::new(text, tone)
 }
 
 fn step_piece(step: &StepReport) -> Piece {
@@ -459,7 +492,15 @@ fn checks(report: &RunReport) -> Option<Section> {
     let passed = current.iter().filter(|check| check.passed).count();
     let failed = current.len() - passed;
     let mut rows = Table::new(&["", "step", "check", "expected and found"]);
+    let mut folded: BTreeMap<StepId, usize> = BTreeMap::new();
     for check in &report.checks {
+        if check.passed && check.step.element().is_some() {
+            let shown = folded.entry(check.step.whole()).or_default();
+            *shown += 1;
+            if *shown > MAX_PASSED {
+                continue;
+            }
+        }
         let result = match (check.passed, check.superseded) {
             (true, false) => Piece::new("ok", Tone::Good),
             (false, false) => Piece::new("FAILED", Tone::Bad),
@@ -467,6 +508,10 @@ fn checks(report: &RunReport) -> Option<Section> {
             (false, true) => Piece::dim(format!("failed, attempt {}", check.attempt)),
         };
         rows.row(vec![vec![result], code(check.step.as_str()), plain(&check.name), found(check)]);
+    }
+    for (step, count) in folded.iter().filter(|(_, count)| **count > MAX_PASSED) {
+        let more = format!("{} more of its elements passed", count - MAX_PASSED);
+        rows.row(vec![vec![Piece::new("ok", Tone::Good)], code(step.as_str()), dim(more), plain("")]);
     }
     let title = match failed {
         0 => format!("Checks: {passed} passed"),

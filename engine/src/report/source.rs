@@ -91,10 +91,6 @@ impl<'a> View<'a> {
         self.fold.steps.get(&step.id)
     }
 
-    pub(super) fn title(&self, id: &StepId) -> &'a str {
-        self.index.get(id).map_or("", |&at| self.plan.steps[at].title.as_str())
-    }
-
     /// Returns milliseconds from the incident, never negative.
     pub(super) fn since_incident(&self, at: i64) -> i64 {
         at.saturating_sub(self.fold.incident).max(0)

@@ -2,6 +2,7 @@
 
 use serde_json::Value;
 
+use super::elements::typed;
 use super::human::{self, Moment};
 use super::model::{
     Doing, EngineReport, Identity, Owner, Rpo, Rto, RunStanding, State, StepFailure, Verdict,
@@ -148,8 +149,13 @@ pub(super) fn held_steps<'a>(view: &View<'a>) -> Vec<(i64, &'a StepId, &'a Failu
     let mut held: Vec<(i64, usize, &StepId, &Failure)> = Vec::new();
     for (index, step) in view.plan.steps.iter().enumerate() {
         let Some(state) = view.state(step) else { continue };
-        if let (Some((from, None, failure)), None) = (state.held.last(), state.outcome) {
-            held.push((*from, index, &step.id, failure));
+        if state.outcome.is_some() {
+            continue;
+        }
+        for (id, state) in view.units(step) {
+            if let (Some((from, None, failure)), None) = (state.held.last(), state.outcome) {
+                held.push((*from, index, id, failure));
+            }
         }
     }
     held.sort_by_key(|(from, index, ..)| (*from, *index));
@@ -178,11 +184,17 @@ fn failed_step<'a>(view: &View<'a>) -> Option<(&'a StepId, &'a Failure)> {
 }
 
 fn step_failure(view: &View<'_>, id: &StepId, failure: &Failure) -> StepFailure {
-    let attempts = view.fold.steps.get(id).map_or(0, |state| state.attempts.len());
+    let whole = id.whole();
+    let planned = view.index.get(&whole).map(|&at| &view.plan.steps[at]);
+    let failed = planned.and_then(|step| {
+        view.elements(step).find(|(_, state)| matches!(state.outcome, Some((_, Outcome::Failed { .. }))))
+    });
+    let own = view.fold.steps.get(id).filter(|state| !state.attempts.is_empty());
+    let attempts = own.or(failed.map(|(_, state)| state)).map_or(0, |state| state.attempts.len());
     StepFailure {
         step: id.clone(),
-        title: view.title(id).to_owned(),
-        place: view.index.get(id).map_or_else(String::new, |&at| view.plan.steps[at].place.clone()),
+        title: planned.map(|step| view.title_of(step, id)).unwrap_or_default(),
+        place: planned.map(|step| step.place.clone()).unwrap_or_default(),
         attempts: u32::try_from(attempts).unwrap_or(u32::MAX),
         failure: failure.clone(),
     }
@@ -370,14 +382,14 @@ pub(super) fn next_command(view: &View<'_>, state: State) -> Option<String> {
         // Resuming alone would only find it held again.
         State::Held => {
             let (_, step, _) = held_steps(view).into_iter().next()?;
-            Some(format!("lifeboat retry {short} {step}"))
+            Some(format!("lifeboat retry {short} {}", typed(step)))
         }
     }
 }
 
 /// Writes the command that answers a question so that the step goes on.
 pub(super) fn answer_command(view: &View<'_>, step: &StepId, question: &Question) -> String {
-    let short = view.source.run.short();
+    let (short, step) = (view.source.run.short(), typed(step));
     match question.choices.first().map(String::as_str) {
         Some("approve") => format!("lifeboat approve {short} {step}"),
         Some(choice) if choice.chars().all(|c| c.is_ascii_alphanumeric() || c == '_' || c == '-') => {

@@ -2,9 +2,12 @@
 
 use serde::{Deserialize, Serialize};
 
+use super::elements::{self, typed};
 use super::fold::StepFold;
 use super::human::{self, DayClock, Moment, duration};
-use super::model::{BudgetReport, Doing, Forecast, Owner, Rpo, Rto, RunStanding, State, UndoReport, Verdict};
+use super::model::{
+    BudgetReport, Doing, ElementsReport, Forecast, Owner, Rpo, Rto, RunStanding, State, UndoReport, Verdict,
+};
 use super::page::{Block, Page, Piece, Section, Table, Tone, clean};
 use super::source::{Source, View};
 use super::{loss, objectives, sections, standing, timeline, undo};
@@ -12,6 +15,12 @@ use crate::model::evidence::{Progress, Unit};
 use crate::model::ids::{Attempt, StepId};
 use crate::model::outcome::{Failure, Mode};
 use crate::plan::PlannedStep;
+
+/// How many of the running elements of a step are named.
+const MAX_ELEMENTS: usize = 16;
+
+/// How many of those that wait for a person are shown; the others need the same thing first.
+const MAX_NEEDS: usize = 20;
 
 /// How many of the steps that come next are named.
 const NEXT_STEPS: usize = 3;
@@ -175,7 +184,7 @@ impl LiveStatus {
 
     fn people(&self, clock: &DayClock) -> Option<Section> {
         let mut blocks = Vec::new();
-        for need in &self.needs_person {
+        for need in self.needs_person.iter().take(MAX_NEEDS) {
             let whom = match (&need.failure, &need.role) {
                 (Some(_), _) => "is held".to_owned(),
                 (None, role) => format!("waits for {}", role.as_deref().unwrap_or("anyone")),
@@ -193,6 +202,9 @@ impl LiveStatus {
                 line.push(Piece::dim(format!(" (choices: {})", need.choices.join(", "))));
             }
             blocks.push(Block::Line(line));
+        }
+        if let Some(more) = self.needs_person.len().checked_sub(MAX_NEEDS).filter(|more| *more > 0) {
+            blocks.push(Block::Line(vec![Piece::dim(format!("and {more} more"))]));
         }
         (!blocks.is_empty()).then(|| Section { title: "Needs a person".to_owned(), blocks })
     }
@@ -312,24 +324,72 @@ fn current(view: &View<'_>) -> Vec<Current> {
         return Vec::new();
     }
     let undos = undo::steps(view);
-    let steps = view.plan.steps.iter().chain(&undos);
-    steps.filter_map(|step| current_step(view, step, view.state(step)?)).collect()
+    view.plan.steps.iter().chain(&undos).flat_map(|step| current_units(view, step)).collect()
 }
 
-fn current_step(view: &View<'_>, step: &PlannedStep, state: &StepFold<'_>) -> Option<Current> {
+/// Returns a step that is under way, and the elements of it that are.
+fn current_units(view: &View<'_>, step: &PlannedStep) -> Vec<Current> {
+    let Some(state) = view.state(step).filter(|state| state.outcome.is_none()) else { return Vec::new() };
+    let whole = match elements::count(view, step) {
+        Some(counts) => current_loop(view, step, state, &counts),
+        None => current_step(view, step, (&step.id, state)),
+    };
+    let active = view.elements(step).filter(|(_, state)| elements::is_active(state)).take(MAX_ELEMENTS);
+    whole.into_iter().chain(active.filter_map(|unit| current_step(view, step, unit))).collect()
+}
+
+/// Says of a repeated step how many of its elements have ended.
+fn current_loop(
+    view: &View<'_>,
+    step: &PlannedStep,
+    state: &StepFold<'_>,
+    counts: &ElementsReport,
+) -> Option<Current> {
+    let started = state.started()?;
+    let elapsed_ms = view.fold.end - started;
+    let ended = counts.succeeded + counts.failed + counts.decided;
+    let failed = if counts.failed > 0 { format!("{} failed, ", counts.failed) } else { String::new() };
+    Some(Current {
+        step: step.id.clone(),
+        title: step.whole_title(),
+        doing: state.doing.map(|(_, doing)| doing),
+        attempt: 1,
+        attempts_allowed: 1,
+        since: Moment(started),
+        elapsed_ms,
+        budget: step.budget.map(|budget| timeline::judge(timeline::millis(budget), Some(elapsed_ms), false)),
+        progress: Some(Progress {
+            done: ended as u64,
+            total: Some(counts.total as u64),
+            unit: Unit::Items,
+            note: format!("{failed}elements"),
+        }),
+        line: None,
+        retry_at: None,
+    })
+}
+
+fn current_step(
+    view: &View<'_>,
+    step: &PlannedStep,
+    (id, state): (&StepId, &StepFold<'_>),
+) -> Option<Current> {
     let started = state.started().filter(|_| state.outcome.is_none())?;
     let attempt = state.attempts.last()?;
     let running = attempt.end.is_none();
     let elapsed_ms = view.fold.end - started;
     Some(Current {
-        step: step.id.clone(),
-        title: step.title.clone(),
+        step: id.clone(),
+        title: view.title_of(step, id),
         doing: state.doing.map(|(_, doing)| doing),
         attempt: state.retry_at.map_or(attempt.number, |(_, next)| next),
         attempts_allowed: step.retry.attempts,
         since: Moment(started),
         elapsed_ms,
-        budget: step.budget.map(|budget| timeline::judge(timeline::millis(budget), Some(elapsed_ms), false)),
+        budget: step
+            .budget
+            .filter(|_| id.element().is_none())
+            .map(|budget| timeline::judge(timeline::millis(budget), Some(elapsed_ms), false)),
         progress: attempt.progress.filter(|_| running).cloned(),
         line: attempt.line.filter(|_| running).map(str::to_owned),
         retry_at: state.retry_at.map(|(at, _)| Moment(at)),
@@ -350,7 +410,7 @@ fn next(view: &View<'_>) -> Vec<Next> {
         .take(NEXT_STEPS)
         .map(|step| Next {
             step: step.id.clone(),
-            title: step.title.clone(),
+            title: step.whole_title(),
             waits_for: step.needs.iter().map(|need| need.step.clone()).filter(|id| !ended(id)).collect(),
             budget_ms: step.budget.map(timeline::millis),
         })
@@ -381,7 +441,7 @@ fn needs_person(view: &View<'_>) -> Vec<NeedsPerson> {
         message: format!("{} {}", failure.code, failure.message),
         choices: ["retry", "skip", "skip --done", "abort"].map(str::to_owned).to_vec(),
         failure: Some(failure.clone()),
-        command: format!("lifeboat retry {short} {step}"),
+        command: format!("lifeboat retry {short} {}", typed(step)),
     }));
     needs.sort_by_key(|need| need.since);
     needs

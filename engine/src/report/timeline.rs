@@ -2,6 +2,7 @@
 
 use std::collections::HashSet;
 
+use super::elements;
 use super::fold::{AttemptFold, StepFold};
 use super::human::Moment;
 use super::model::{
@@ -25,7 +26,8 @@ pub(super) fn steps(view: &View<'_>, critical: &[PathStep]) -> Vec<StepReport> {
     let empty = StepFold::default();
     let report = |step: &PlannedStep| {
         let state = view.state(step).unwrap_or(&empty);
-        StepReport { critical: critical.contains(&step.id), ..step_report(view, step, state) }
+        let elements = elements::report(view, step);
+        StepReport { critical: critical.contains(&step.id), elements, ..step_report(view, step, state) }
     };
     view.plan.steps.iter().map(report).collect()
 }
@@ -40,7 +42,7 @@ pub(super) fn step_report(view: &View<'_>, step: &PlannedStep, state: &StepFold<
     let (checks_passed, checks_failed) = count_checks(state);
     StepReport {
         id: step.id.clone(),
-        title: step.title.clone(),
+        title: step.whole_title(),
         uses: step.uses.clone(),
         place: step.place.clone(),
         group: step.group.clone(),
@@ -64,6 +66,7 @@ pub(super) fn step_report(view: &View<'_>, step: &PlannedStep, state: &StepFold<
         destroys: step.destroys.clone(),
         checks_passed,
         checks_failed,
+        elements: None,
     }
 }
 

@@ -11,11 +11,13 @@ use tokio::sync::mpsc;
 use tokio_util::sync::CancellationToken;
 
 use crate::code;
+use crate::compile::written;
+use crate::fence::{Fence, Origin};
 use crate::model::event::{AttemptResult, Done};
 use crate::model::ids::{Attempt, RunId, StepId};
 use crate::model::outcome::{Failure, FailureKind, Mode};
 use crate::plan::{Plan, PlannedStep};
-use crate::resource::Resource;
+use crate::resource::{Resource, maker};
 use crate::secret::{SecretRef, Secrets};
 use crate::step::{Probe, Registry, StepContext, StepError, StepInfo, StepKind, StepParts};
 
@@ -38,6 +40,7 @@ pub(super) struct Executor {
     /// The directory of the run's state.
     dir: PathBuf,
     resources: Arc<BTreeMap<String, Resource>>,
+    fence: Arc<Fence>,
     named_secrets: Arc<BTreeMap<String, SecretRef>>,
     secrets: Arc<Secrets>,
     output: Arc<dyn OutputSink>,
@@ -75,6 +78,7 @@ impl Executor {
         let ExecutorParts { plan, registry, run, incident_at, dir, secrets, output, messages } = parts;
         Self {
             resources: Arc::new(plan.resources.clone()),
+            fence: Arc::new(Fence::of(&plan)),
             named_secrets: Arc::new(plan.secrets.clone()),
             plan,
             registry,
@@ -183,7 +187,9 @@ impl Executor {
             (false, true) => Task::ProbeAndRun,
             (false, false) => Task::Run,
         };
-        Ok(Work { kind, context, task, poll })
+        let context = Arc::new(context.fenced(Arc::clone(&self.fence)));
+        let writes = if self.fence.is_open() { Vec::new() } else { written(step, &self.registry) };
+        Ok(Work { kind, context, task, poll, writes })
     }
 
     fn info(&self, step: &PlannedStep, id: &StepId, attempt: Attempt) -> Result<StepInfo, StepError> {
@@ -213,9 +219,11 @@ impl Executor {
 /// One attempt, ready to run.
 struct Work {
     kind: Arc<dyn StepKind>,
-    context: StepContext,
+    context: Arc<StepContext>,
     task: Task,
     poll: Option<Poll>,
+    /// The systems that it writes and that must be compared with those of protected environments first.
+    writes: Vec<String>,
 }
 
 /// What an attempt asks of the kind.
@@ -260,6 +268,7 @@ impl Work {
     }
 
     async fn perform(self) -> Result<Done, StepError> {
+        self.keep_away().await?;
         if self.task == Task::Undo {
             return self.kind.undo(&self.context).await;
         }
@@ -272,6 +281,21 @@ impl Work {
             Some(poll) => poll.repeat(&*self.kind, &self.context).await,
             None => self.kind.run(&self.context).await,
         }
+    }
+
+    /// Compares everything that is written with what protected environments name, as it is found at this moment.
+    async fn keep_away(&self) -> Result<(), StepError> {
+        if self.writes.is_empty() {
+            return Ok(());
+        }
+        let (context, writes) = (Arc::clone(&self.context), self.writes.clone());
+        let compared = tokio::task::spawn_blocking(move || {
+            writes.iter().try_for_each(|name| {
+                let origin = if maker(name).is_some() { Origin::Run } else { Origin::Environment };
+                context.keep_away(name, context.resource(name)?, origin)
+            })
+        });
+        compared.await.map_err(|error| panicked(&error))?
     }
 }
 

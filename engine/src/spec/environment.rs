@@ -77,13 +77,19 @@ impl EnvironmentSpec {
     pub fn secret_refs(&self) -> BTreeMap<String, SecretRef> {
         let mut all = self.secrets.clone();
         for (name, spec) in &self.resources {
-            let (key, secret) = match &spec.resource.system {
-                System::Postgres(postgres) => ("password", postgres.password.clone()),
-                System::Redis(redis) => ("password", redis.password.clone()),
-                System::Slack(hook) | System::Webhook(hook) => ("webhook", Some(hook.webhook.clone())),
+            let secrets: &[(&str, Option<&SecretRef>)] = match &spec.resource.system {
+                System::Postgres(postgres) => &[("password", postgres.password.as_ref())],
+                System::Redis(redis) => &[("password", redis.password.as_ref())],
+                System::Store(store) => &[
+                    ("access_key", store.access_key.as_ref()),
+                    ("secret_key", store.secret_key.as_ref()),
+                    ("session_token", store.session_token.as_ref()),
+                ],
+                System::Slack(hook) | System::Webhook(hook) => &[("webhook", Some(&hook.webhook))],
                 _ => continue,
             };
-            all.extend(secret.map(|secret| (format!("{name}.{key}"), secret)));
+            let given = secrets.iter().filter_map(|(key, secret)| Some((*key, (*secret)?.clone())));
+            all.extend(given.map(|(key, secret)| (format!("{name}.{key}"), secret)));
         }
         all
     }
@@ -272,6 +278,7 @@ fn check_shape(reader: &mut Reader<'_>, kind: &str, node: &Node) {
             }
             check_port(reader, node);
         }
+        "store" => check_store(reader, node),
         _ => {}
     }
     if kind == "postgres"
@@ -289,6 +296,28 @@ fn check_shape(reader: &mut Reader<'_>, kind: &str, node: &Node) {
     }
     if kind == "host" && node.get("local").is_none() && node.get("address").is_none() {
         reader.error(codes::LB0105, "a host is `local: true` or has an `address`", &node.span);
+    }
+}
+
+/// Keys that only a bucket has, and those that come together.
+fn check_store(reader: &mut Reader<'_>, node: &Node) {
+    let is_dir = node.get("url").and_then(Node::text).is_some_and(|url| url.starts_with("dir://"));
+    for key in ["region", "endpoint", "access_key", "secret_key", "session_token", "scratch"] {
+        if let Some(entry) = node.entry(key).filter(|_| is_dir) {
+            let message = format!("`{key}` belongs to a store at `s3://`, not to a directory");
+            reader.push(
+                Diagnostic::error(codes::LB0210, message)
+                    .at(reader.source, entry.key.span.clone())
+                    .help("remove it, or give the store an address that begins with `s3://`"),
+            );
+        }
+    }
+    let pairs = [("access_key", "secret_key"), ("secret_key", "access_key"), ("session_token", "access_key")];
+    for (key, other) in pairs {
+        if let Some(entry) = node.entry(key).filter(|_| !is_dir && node.get(other).is_none()) {
+            let message = format!("`{key}` is of no use without `{other}`");
+            reader.error(codes::LB0105, message, &entry.key.span);
+        }
     }
 }
 

@@ -19,4 +19,6 @@ pub use project::{ProjectSpec, find_project};
 pub use reader::{Reader, Site, SiteKind};
 pub use resources::{RESOURCE_KINDS, resource_fields};
 pub use runbook::{InputSpec, OutputSpec, RunbookSpec};
-pub use step::{Body, CallSpec, Common, GroupSpec, ItemSpec, NeedSpec, StepSpec, UndoSpec};
+pub use step::{
+    Body, CallSpec, Common, GroupSpec, ItemSpec, NeedSpec, Repetition, StepSpec, UndoSpec, UntilSpec,
+};

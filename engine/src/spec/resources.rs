@@ -86,6 +86,18 @@ fn store() -> Vec<Field> {
         Field::required("url", Type::String, "`dir:///path` or `s3://bucket/prefix`"),
         Field::optional("region", Type::String, "the region of the bucket"),
         Field::optional("endpoint", Type::String, "the address of an S3-compatible server"),
+        Field::optional(
+            "access_key",
+            Type::Secret,
+            "the id of the access key; absent means the machine's own",
+        ),
+        Field::optional("secret_key", Type::Secret, "the secret of the access key"),
+        Field::optional("session_token", Type::Secret, "the token of temporary credentials"),
+        Field::optional(
+            "scratch",
+            Type::Path,
+            "where a backup is put together before it is sent, `/var/tmp` if absent",
+        ),
     ]
 }
 

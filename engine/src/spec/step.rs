@@ -52,20 +52,18 @@ pub(super) const GROUP_KEYS: &[&str] = &[
     "steps",
 ];
 /// Keys of the language that this version cannot carry out, with what to do instead.
-pub(super) const REFUSED_STEP_KEYS: &[(&str, &str)] = &[
-    ("for_each", "write one step for each element"),
-    ("until", "use a step kind that waits, such as `http.wait` or `postgres.wait_ready`"),
-    ("every", "use a step kind that waits, such as `http.wait` or `postgres.wait_ready`"),
-];
+pub(super) const REFUSED_STEP_KEYS: &[(&str, &str)] = &[];
+pub(super) const BODIES: &[&str] = &["uses", "run", "runbook", "manual"];
 /// What `undo` can do.
 const UNDO_BODIES: &[&str] = &["uses", "run", "manual"];
-pub(super) const BODIES: &[&str] = &["uses", "run", "runbook", "manual"];
-/// What belongs to steps that do something themselves.
-pub(super) const NOT_OF_CALLS: &[&str] =
-    &["env", "dir", "host", "effect", "probe", "expect", "retry", "timeout", "on_error", "undo"];
 /// What may stand under `undo`.
 pub(super) const UNDO_KEYS: &[&str] =
     &["title", "env", "dir", "retry", "timeout", "uses", "with", "run", "manual"];
+/// What belongs to steps that do something themselves.
+pub(super) const NOT_OF_CALLS: &[&str] = &[
+    "env", "dir", "host", "effect", "probe", "expect", "retry", "timeout", "on_error", "undo", "until",
+    "every",
+];
 
 /// One place in the order.
 #[derive(Clone, Debug)]
@@ -122,6 +120,28 @@ pub struct StepSpec {
     pub timeout: Option<Span>,
     pub on_error: Option<OnError>,
     pub undo: Option<UndoSpec>,
+    pub repeat: Repetition,
+    /// May hold templates over the element if there is a `for_each`.
+    pub title: Option<Node>,
+}
+
+/// How a step is repeated.
+#[derive(Clone, Debug, Default)]
+pub struct Repetition {
+    pub for_each: Option<Entry>,
+    /// How many elements run at once.
+    pub max_parallel: Option<usize>,
+    pub until: Option<UntilSpec>,
+}
+
+/// What an attempt of a step waits for.
+#[derive(Clone, Debug)]
+pub struct UntilSpec {
+    /// The key, for complaints about the whole.
+    pub key: Range<usize>,
+    /// A bare expression over `output`.
+    pub condition: Node,
+    pub every: Span,
 }
 
 /// What takes the work of a step back.
@@ -225,9 +245,6 @@ fn read_step(reader: &mut Reader<'_>, node: &Node) -> Option<StepSpec> {
     keys.refuse(reader, REFUSED_STEP_KEYS);
     if keys.get("runbook").is_some() {
         refuse_with_call(reader, &keys);
-    } else {
-        let help = "it belongs to `for_each` here; on a `group` or with `runbook` it is supported";
-        keys.refuse(reader, &[("max_parallel", help)]);
     }
     let common = read_common(reader, &keys, "id", "a step")?;
     let (retry, retry_when) = match keys.entry("retry") {
@@ -248,6 +265,12 @@ fn read_step(reader: &mut Reader<'_>, node: &Node) -> Option<StepSpec> {
         retry_when,
         timeout: keys.span(reader, "timeout"),
         on_error: read_on_error(reader, &keys),
+        repeat: if keys.get("runbook").is_some() {
+            Repetition::default()
+        } else {
+            read_repetition(reader, &keys)
+        },
+        title: keys.get("title").cloned(),
         common,
     })
 }
@@ -277,6 +300,8 @@ fn read_undo(reader: &mut Reader<'_>, entry: &Entry, id: &Spanned<String>) -> Op
         timeout: None,
         on_error: None,
         undo: None,
+        repeat: Repetition::default(),
+        title: None,
     };
     if node.scalar().is_some_and(|scalar| scalar.resolve() == Resolved::String) {
         step.body = Body::Key { key: Spanned::new("run".to_owned(), span.clone()), value: node.clone() };
@@ -318,6 +343,76 @@ fn refuse_with_call(reader: &mut Reader<'_>, keys: &Keys<'_>) {
                 .help(format!("say `{key}` on the steps of the runbook that is called")),
         );
     }
+    if let Some(entry) = keys.entry("for_each") {
+        reader.push(
+            Diagnostic::error(
+                codes::LB0153,
+                "a step that calls a runbook cannot be repeated with `for_each`",
+            )
+            .at(reader.source, entry.key.span.clone())
+            .help("give the runbook the list as an input, and say `for_each` on its steps"),
+        );
+    }
+}
+
+fn read_repetition(reader: &mut Reader<'_>, keys: &Keys<'_>) -> Repetition {
+    let for_each = keys.entry("for_each");
+    if let Some(entry) = keys.entry("max_parallel").filter(|_| for_each.is_none()) {
+        reader.push(
+            Diagnostic::error(
+                codes::LB0150,
+                "`max_parallel` without `for_each`: there is nothing to run at once",
+            )
+            .at(reader.source, entry.key.span.clone())
+            .help("remove it, or say for what the step is repeated: `for_each: [a, b]`"),
+        );
+    }
+    Repetition {
+        for_each: for_each.cloned(),
+        max_parallel: keys.get("max_parallel").and_then(|node| read_count(reader, node)),
+        until: read_until(reader, keys),
+    }
+}
+
+fn read_until(reader: &mut Reader<'_>, keys: &Keys<'_>) -> Option<UntilSpec> {
+    let incomplete = |reader: &mut Reader<'_>, entry: &Entry, message: &str, help: &str| {
+        reader.push(
+            Diagnostic::error(codes::LB0150, message).at(reader.source, entry.key.span.clone()).help(help),
+        );
+    };
+    let every = keys.entry("every");
+    let Some(until) = keys.entry("until") else {
+        if let Some(every) = every {
+            let help = "say what is waited for, `until: output.stdout == 'ready'`, or remove `every`";
+            incomplete(reader, every, "`every` without `until`: the step runs once", help);
+        }
+        return None;
+    };
+    if keys.get("timeout").is_none() {
+        let help = "add `timeout: 5m`: after that the attempt fails and says what it saw last";
+        incomplete(reader, until, "`until` without `timeout` could wait for ever", help);
+    }
+    if every.is_none() {
+        let help = "add `every: 10s`, the wait before the step is repeated";
+        incomplete(reader, until, "`until` does not say how often: there is no `every`", help);
+    }
+    let condition = checked_condition(reader, &until.value);
+    let every = every?;
+    let wait = reader.duration(&every.value)?;
+    let timeout = keys.get("timeout").and_then(|node| Span::parse(node.text()?).ok());
+    if wait.0.is_zero() {
+        let help = "wait between two polls, for example `1s`";
+        incomplete(reader, every, "`every: 0s` would not wait at all", help);
+    } else if timeout.is_some_and(|timeout| timeout.0 <= wait.0) {
+        let help = "make `every` shorter or `timeout` longer";
+        incomplete(
+            reader,
+            every,
+            "`every` is not shorter than `timeout`: the step would look only once",
+            help,
+        );
+    }
+    Some(UntilSpec { key: until.key.span.clone(), condition: condition?, every: wait })
 }
 
 fn read_call(reader: &mut Reader<'_>, keys: &Keys<'_>, node: &Node) -> Option<CallSpec> {

@@ -11,6 +11,7 @@ use tokio_util::sync::CancellationToken;
 
 use super::StepError;
 use crate::code;
+use crate::fence::{Fence, Origin};
 use crate::model::event::{Answer, Question};
 use crate::model::evidence::{Created, Progress, Stream};
 use crate::model::ids::{Attempt, RunId, StepId};
@@ -74,6 +75,7 @@ pub struct StepContext {
     secrets: Arc<Secrets>,
     recorded: Map<String, Value>,
     link: Arc<dyn StepLink>,
+    fence: Option<Arc<Fence>>,
 }
 
 /// The parts of a [`StepContext`].
@@ -94,7 +96,32 @@ impl StepContext {
     /// Puts a context together.
     pub fn new(parts: StepParts) -> Self {
         let StepParts { info, cancel, with, resources, named_secrets, secrets, recorded, link } = parts;
-        Self { info, cancel, with, resources, named_secrets, secrets, recorded, link }
+        Self { info, cancel, with, resources, named_secrets, secrets, recorded, link, fence: None }
+    }
+
+    /// Adds what the run must keep away from.
+    #[must_use]
+    pub fn fenced(self, fence: Arc<Fence>) -> Self {
+        Self { fence: Some(fence), ..self }
+    }
+
+    /// Refuses a system that a step is about to make or write where a protected environment has one.
+    ///
+    /// Blocks: looks at the file system and asks for addresses. The engine does this for every system that a step
+    /// declares to write; a step that makes one calls it itself, before its first write.
+    pub fn keep_away(&self, name: &str, system: &Resource, origin: Origin) -> Result<(), StepError> {
+        let Some(fence) = &self.fence else { return Ok(()) };
+        let Err(breach) = fence.check(system, origin) else { return Ok(()) };
+        let place = format!("`{}` of the protected environment `{}`", breach.name, breach.environment);
+        let what = match maker(name) {
+            Some(step) => format!("what `{step}` makes"),
+            None => format!("`{name}` of `{}`", self.info.environment),
+        };
+        let message = format!("{what} would be written, and is {place}: {}", breach.place);
+        Err(StepError::permanent(code::LB0341, message).help(format!(
+            "nothing was written by this step; give environments/{}.yaml a system of its own and begin a new run",
+            self.info.environment
+        )))
     }
 
     /// Returns a context for a part of the work: with parameters of its own, and with a system that is being made.
@@ -114,6 +141,7 @@ impl StepContext {
             secrets: Arc::clone(&self.secrets),
             recorded: self.recorded.clone(),
             link: Arc::clone(&self.link),
+            fence: self.fence.clone(),
         }
     }
 

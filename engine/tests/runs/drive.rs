@@ -7,13 +7,15 @@ use std::time::Duration;
 use crate::plans::{declared, id, person, plan, step};
 use async_trait::async_trait;
 use lifeboat_engine::clock::SystemClock;
+use lifeboat_engine::fence::Protected;
 use lifeboat_engine::journal::{self, Header, Journal};
 use lifeboat_engine::model::event::{Answer, Done, EventKind, Question};
 use lifeboat_engine::model::{
-    Attempt, Created, CreatedKind, Mode, Outcome, Request, RunId, RunOutcome, StepId, Stream,
+    Attempt, Created, CreatedKind, FailureKind, Mode, Outcome, Request, RunId, RunOutcome, StepId, Stream,
 };
 use lifeboat_engine::plan::{Plan, PlannedStep};
 use lifeboat_engine::redact::Redactor;
+use lifeboat_engine::resource::{Resource, ResourceKind};
 use lifeboat_engine::run::driver::{Control, OutputSink, Patience, RequestSource, Setup, drive};
 use lifeboat_engine::run::{RunState, Situation};
 use lifeboat_engine::secret::Secrets;
@@ -45,6 +47,23 @@ impl StepKind for Act {
                 Err(StepError::uncertain(lifeboat_engine::code::LB0303, "ended"))
             }
             Some("panic") => panic!("a defect"),
+            Some("make") => {
+                let path = ctx.info.work_dir.clone();
+                let made = json!({ "kind": "files", "path": path, "access": "write", "optional": false });
+                Ok(Done { resource: Some(made), ..Done::default() })
+            }
+            Some("use") => {
+                let system = ctx.resource("from:a")?;
+                assert_eq!(system.kind(), ResourceKind::Files);
+                Ok(Done::default())
+            }
+            Some(link) if link.starts_with("link ") => {
+                let mut words = link.split(' ').skip(1);
+                let (Some(place), Some(to)) = (words.next(), words.next()) else { panic!("two paths") };
+                std::fs::remove_dir(place).expect("an empty directory");
+                std::os::unix::fs::symlink(to, place).expect("nothing is in the way");
+                Ok(Done::default())
+            }
             Some(path) if path.starts_with('/') => {
                 let kind = CreatedKind::Directory { path: path.into() };
                 ctx.created(Created { id: "dir".into(), what: "a directory".into(), kind }).await?;
@@ -200,4 +219,91 @@ async fn a_signal_ends_attempts_and_leaves_the_run_open() {
     let situation = run(dir.path(), plan(vec![act("a", &[], "hang"), act("b", &["a"], "")]), receiver).await;
     assert_eq!(situation, Situation::Stopped);
     assert_eq!(outcomes(dir.path()), []);
+}
+
+fn files(path: &Path) -> Resource {
+    serde_json::from_value(json!({ "kind": "files", "path": path })).unwrap()
+}
+
+#[tokio::test]
+async fn a_write_is_compared_with_protected_systems_when_it_begins() {
+    let dir = tempfile::tempdir().unwrap();
+    let at = |name: &str| dir.path().join(name);
+    for name in ["target", "protected", "state"] {
+        std::fs::create_dir(at(name)).unwrap();
+    }
+    let made = |name: &str| at(name).display().to_string();
+    let write = |name: &str, needs: &[&str], what: &str| PlannedStep {
+        writes: vec!["target".into()],
+        ..act(name, needs, &made(what))
+    };
+    let link = format!("link {} {}", made("target"), made("protected"));
+    // The plan is in order; the directory becomes a link while the run goes on.
+    let steps = vec![write("a", &[], "first"), act("b", &["a"], &link), write("c", &["b"], "second")];
+    let mut plan = plan(steps);
+    plan.resources.insert("target".into(), files(&at("target")));
+    plan.fence = Protected::new("production", "data", &files(&at("protected"))).into_iter().collect();
+    let (_controls, receiver) = mpsc::channel(1);
+    let situation = run(&at("state"), plan, receiver).await;
+    assert_eq!(situation, Situation::Finished(RunOutcome::Failed));
+    let ended = outcomes(&at("state"));
+    let Outcome::Failed { failure } = &ended[2].1 else { panic!("{ended:?}") };
+    assert_eq!((failure.code.as_str(), failure.kind), ("LB0341", FailureKind::Permanent));
+    assert!(failure.message.contains("`data` of the protected environment `production`"), "{failure:?}");
+    assert!(at("first").exists() && !at("second").exists(), "nothing is written by the step that is refused");
+}
+
+#[tokio::test]
+async fn what_is_only_read_and_what_is_protected_itself_is_not_fenced() {
+    let dir = tempfile::tempdir().unwrap();
+    let target = dir.path().join("target");
+    let protected: Vec<_> = Protected::new("production", "data", &files(&target)).into_iter().collect();
+    let write = PlannedStep { writes: vec!["target".into()], ..act("a", &[], "") };
+    let with = |name: &str, change: fn(&mut Plan, &mut Resource)| {
+        let mut plan = plan(vec![write.clone()]);
+        let mut resource = files(&target);
+        plan.fence.clone_from(&protected);
+        change(&mut plan, &mut resource);
+        plan.resources.insert("target".into(), resource);
+        let state = dir.path().join(name);
+        std::fs::create_dir(&state).unwrap();
+        async move {
+            let (_controls, receiver) = mpsc::channel(1);
+            run(&state, plan, receiver).await
+        }
+    };
+    let refused = with("refused", |_, _| {}).await;
+    assert_eq!(refused, Situation::Finished(RunOutcome::Failed));
+    let read = with("read", |_, resource| resource.access = lifeboat_engine::resource::Access::Read).await;
+    assert_eq!(read, Situation::Finished(RunOutcome::Succeeded));
+    let recovery = with("recovery", |plan, _| plan.protected = true).await;
+    assert_eq!(recovery, Situation::Finished(RunOutcome::Succeeded));
+    let drill = with("drill", |plan, _| {
+        plan.protected = true;
+        plan.mode = Mode::Drill;
+    });
+    assert_eq!(drill.await, Situation::Finished(RunOutcome::Failed));
+}
+
+#[tokio::test]
+async fn later_steps_use_what_a_step_has_made_and_so_does_a_resumed_run() {
+    let dir = tempfile::tempdir().unwrap();
+    let use_it = PlannedStep { writes: vec!["from:a".into()], ..act("b", &["a"], "use") };
+    let plan = plan(vec![act("a", &[], "make"), use_it]);
+    let (_controls, receiver) = mpsc::channel(1);
+    let situation = run(dir.path(), plan.clone(), receiver).await;
+    assert_eq!(situation, Situation::Finished(RunOutcome::Succeeded), "{:?}", outcomes(dir.path()));
+    let (_, events) = journal::read(dir.path()).unwrap();
+    let mut state = RunState::new(&plan);
+    events.iter().for_each(|event| state.apply(&event.kind).unwrap());
+    assert_eq!(state.made["from:a"].kind(), ResourceKind::Files);
+}
+
+#[tokio::test]
+async fn a_system_that_was_not_made_is_missed_by_name() {
+    let dir = tempfile::tempdir().unwrap();
+    let (_controls, receiver) = mpsc::channel(1);
+    let use_it = PlannedStep { reads: vec!["from:a".into()], ..act("b", &["a"], "use") };
+    run(dir.path(), plan(vec![act("a", &[], ""), use_it]), receiver).await;
+    assert_eq!(code_of(&outcomes(dir.path())[1].1), "LB0340");
 }

@@ -109,6 +109,7 @@ pub(crate) fn plan(steps: Vec<PlannedStep>) -> Plan {
         groups: Vec::new(),
         undos: Vec::new(),
         scopes: Vec::new(),
+        fence: Vec::new(),
         sources: BTreeMap::new(),
     }
 }

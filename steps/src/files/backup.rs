@@ -72,11 +72,12 @@ impl StepKind for Backup {
     async fn run(&self, ctx: &StepContext) -> Result<Done, StepError> {
         let params: Params = ctx.params()?;
         let root = files_of(ctx, &params.files)?.path.clone();
-        let store = Store::open_or_create(store_of(ctx, &params.store)?)?;
+        let store = Store::of_for_writing(ctx, &params.store).await?;
         match backup::begin(ctx, &store, BackupKind::Files).await? {
             Begun::Published(marker) => done(&marker, Vec::new()),
             Begun::New(partial) => {
                 let meter = Meter::bytes(ctx, None, "reading");
+                let partial = partial.counting(Meter::bytes(ctx, None, "sending"));
                 let (marker, warnings) = blocking(move || take(&root, &params, partial, &meter)).await?;
                 done(&marker, warnings)
             }
@@ -87,13 +88,6 @@ impl StepKind for Backup {
 pub(super) fn files_of<'a>(ctx: &'a StepContext, name: &str) -> Result<&'a resource::Files, StepError> {
     ctx.system(name, |system| match system {
         System::Files(files) => Some(files),
-        _ => None,
-    })
-}
-
-pub(super) fn store_of<'a>(ctx: &'a StepContext, name: &str) -> Result<&'a resource::Store, StepError> {
-    ctx.system(name, |system| match system {
-        System::Store(store) => Some(store),
         _ => None,
     })
 }

@@ -253,7 +253,7 @@ fn different(problem: &str) -> StepError {
 }
 
 fn damaged(problem: &str, error: &io::Error) -> StepError {
-    if let Some(inner) = error.get_ref().and_then(|inner| inner.downcast_ref::<StepError>()) {
+    if let Some(inner) = crate::store::of_store(error) {
         return inner.clone();
     }
     different(problem).caused_by(error)

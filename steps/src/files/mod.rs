@@ -15,6 +15,8 @@ mod restore;
 mod verify;
 
 use lifeboat_engine::step::Registry;
+#[cfg(feature = "s3")]
+pub(crate) use publish::Place;
 
 /// Adds the kinds of this family.
 pub fn register(registry: &mut Registry) {

@@ -18,15 +18,15 @@ const PUBLISHING: &str = "publishing";
 
 /// The place that is restored, and the directory beside it in which that happens.
 #[derive(Clone, Debug)]
-pub(super) struct Place {
-    pub(super) target: PathBuf,
-    pub(super) staging: PathBuf,
+pub(crate) struct Place {
+    pub(crate) target: PathBuf,
+    pub(crate) staging: PathBuf,
     parent: PathBuf,
 }
 
 impl Place {
     /// Finds the real directory, and refuses one that cannot be renamed.
-    pub(super) fn of(path: &Path, run: &str) -> Result<Self, StepError> {
+    pub(crate) fn of(path: &Path, run: &str) -> Result<Self, StepError> {
         let target = real(path).map_err(|error| failed("found", path, &error))?;
         let (Some(parent), Some(name)) = (target.parent(), target.file_name()) else {
             return Err(refused(&target, "is the root of the file system"));
@@ -46,7 +46,7 @@ impl Place {
     }
 
     /// Refuses to begin without the space for all of it beside what is there.
-    pub(super) fn check_space(&self, bytes: u64, entries: u64) -> Result<(), StepError> {
+    pub(crate) fn check_space(&self, bytes: u64, entries: u64) -> Result<(), StepError> {
         let space = rustix::fs::statvfs(&self.parent)
             .map_err(|error| failed("measured", &self.parent, &error.into()))?;
         let free = space.f_bavail.saturating_mul(space.f_frsize);
@@ -71,13 +71,13 @@ impl Place {
     }
 
     /// Records the directory beside the target before it is made. It never holds anything but restored files.
-    pub(super) async fn announce_staging(&self, ctx: &StepContext, name: &str) -> Result<(), StepError> {
+    pub(crate) async fn announce_staging(&self, ctx: &StepContext, name: &str) -> Result<(), StepError> {
         let kind = CreatedKind::Directory { path: self.staging.clone() };
         self.announce(ctx, (name, "staging"), kind, format!("unpacked files of {name}")).await
     }
 
     /// Says whether an earlier attempt has put its directory in place, or does so now if only that was left.
-    pub(super) async fn is_published(
+    pub(crate) async fn is_published(
         &self,
         ctx: &StepContext,
         name: &str,
@@ -101,7 +101,7 @@ impl Place {
     ///
     /// Whatever moment a crash picks, the target is the old or the new directory, and what the journal says was made
     /// never names a directory with old files in it.
-    pub(super) async fn publish(&self, ctx: &StepContext, name: &str) -> Result<Option<PathBuf>, StepError> {
+    pub(crate) async fn publish(&self, ctx: &StepContext, name: &str) -> Result<Option<PathBuf>, StepError> {
         let inode =
             fs::metadata(&self.staging).map_err(|error| failed("found", &self.staging, &error))?.ino();
         let aside = self.target.exists().then(|| self.free_name("pre", &ctx.info.run.short()));

@@ -11,7 +11,7 @@ use lifeboat_engine::value::{Field, Type};
 use serde::Deserialize;
 use serde_json::{Value, json};
 
-use super::backup::{Details, files_of, store_of};
+use super::backup::{Details, files_of};
 use super::codes;
 use super::extract::{self, Differences, Ownership};
 use super::manifest::{ARCHIVE, MANIFEST, Manifest, OutsideLinks};
@@ -102,10 +102,10 @@ impl StepKind for Restore {
     async fn run(&self, ctx: &StepContext) -> Result<Done, StepError> {
         let params: Params = ctx.params()?;
         let files = files_of(ctx, &params.files)?;
-        let store = Store::open(store_of(ctx, &params.store)?)?;
+        let store = Store::of(ctx, &params.store).await?;
         let marker = choose(ctx, &store, &params).await?;
         let place = Place::of(&files.path, &ctx.info.run.short())?;
-        let manifest = read_manifest(&store, &marker, params.outside_links)?;
+        let manifest = manifest_of(&store, &marker, params.outside_links).await?;
         let previous = match place.is_published(ctx, &params.files).await? {
             Some(previous) => previous,
             None => {
@@ -134,28 +134,34 @@ impl StepKind for Restore {
 
 async fn choose(ctx: &StepContext, store: &Store, params: &Params) -> Result<Marker, StepError> {
     if let Some(label) = ctx.recorded(BACKUP).and_then(Value::as_str) {
-        return read_marker(store, BackupKind::Files, label);
+        let (store, label) = (store.clone(), label.to_owned());
+        return blocking(move || read_marker(&store, BackupKind::Files, &label)).await;
     }
     let wanted = Wanted {
         kind: BackupKind::Files,
-        store: &params.store,
-        label: params.backup.as_deref(),
+        store: params.store.clone(),
+        label: params.backup.clone(),
         before: params.target_time,
-        source: params.source.as_deref(),
-        target: &params.files,
+        source: params.source.clone(),
+        target: params.files.clone(),
         none: codes::LB1404,
     };
-    let marker = backup::choose(store, &wanted)?;
+    let marker = backup::choose(store, wanted).await?;
     ctx.record(BACKUP, marker.label.clone()).await?;
     Ok(marker)
 }
 
 /// Reads the manifest of a backup, compared with its marker.
-pub(super) fn read_manifest(
+pub(super) async fn manifest_of(
     store: &Store,
     marker: &Marker,
     links: OutsideLinks,
 ) -> Result<Manifest, StepError> {
+    let (store, marker) = (store.clone(), marker.clone());
+    blocking(move || read_manifest(&store, &marker, links)).await
+}
+
+fn read_manifest(store: &Store, marker: &Marker, links: OutsideLinks) -> Result<Manifest, StepError> {
     let mut reader = HashingReader::new(store.read(&marker.key(MANIFEST)?)?);
     let mut bytes = Vec::new();
     reader.read_to_end(&mut bytes).map_err(|error| damaged(marker, MANIFEST).caused_by(&error))?;
@@ -178,14 +184,14 @@ async fn unpack(
         (None, true) => Ownership::Recorded,
         (_, false) => Ownership::Ours,
     };
-    let (archive, manifest, staging) =
-        (store.read(&marker.key(ARCHIVE)?)?, manifest.clone(), place.staging.clone());
+    let (store, key) = (store.clone(), marker.key(ARCHIVE)?);
+    let (manifest, staging) = (manifest.clone(), place.staging.clone());
     let total = manifest.bytes();
     let meter = Meter::bytes(ctx, Some(total), "unpacking");
     let reading = Meter::bytes(ctx, Some(total), "comparing");
     let label = marker.label.clone();
     let differences = blocking(move || {
-        let unpacked = zstd::Decoder::new(archive).map_err(|error| not_zstd(&label, &error))?;
+        let unpacked = zstd::Decoder::new(store.read(&key)?).map_err(|error| not_zstd(&label, &error))?;
         extract::extract(&manifest, unpacked, &staging, (&ownership, &meter))?;
         extract::compare(&manifest, &staging, &reading)
     })

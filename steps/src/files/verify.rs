@@ -8,11 +8,11 @@ use lifeboat_engine::value::{Field, Type};
 use serde::Deserialize;
 use serde_json::{Value, json};
 
-use super::backup::{files_of, store_of};
+use super::backup::files_of;
 use super::codes;
 use super::extract::compare;
 use super::manifest::OutsideLinks;
-use super::restore::{describe, read_manifest};
+use super::restore::{describe, manifest_of};
 use crate::backup::{self, Wanted};
 use crate::store::{BackupKind, Meter, Store, blocking};
 
@@ -62,18 +62,18 @@ impl StepKind for Verify {
     async fn run(&self, ctx: &StepContext) -> Result<Done, StepError> {
         let params: Params = ctx.params()?;
         let root = files_of(ctx, &params.files)?.path.clone();
-        let store = Store::open(store_of(ctx, &params.store)?)?;
+        let store = Store::of(ctx, &params.store).await?;
         let wanted = Wanted {
             kind: BackupKind::Files,
-            store: &params.store,
-            label: params.backup.as_deref(),
+            store: params.store.clone(),
+            label: params.backup.clone(),
             before: params.target_time,
-            source: params.source.as_deref(),
-            target: &params.files,
+            source: params.source.clone(),
+            target: params.files.clone(),
             none: codes::LB1404,
         };
-        let marker = backup::choose(&store, &wanted)?;
-        let manifest = read_manifest(&store, &marker, OutsideLinks::Keep)?;
+        let marker = backup::choose(&store, wanted).await?;
+        let manifest = manifest_of(&store, &marker, OutsideLinks::Keep).await?;
         let (files, bytes) = (manifest.files().len(), manifest.bytes());
         let meter = Meter::bytes(ctx, Some(bytes), "comparing");
         let differences = blocking(move || compare(&manifest, &root, &meter)).await?;

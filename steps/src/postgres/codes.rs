@@ -56,4 +56,6 @@ lifeboat_engine::define_codes! {
     LB1273 "statement cannot be used";
     LB1274 "query result not as expected";
     LB1275 "verification failed";
+    LB1276 "no place for a Postgres clone";
+    LB1277 "note of an earlier attempt cannot be read";
 }

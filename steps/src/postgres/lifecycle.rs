@@ -12,10 +12,11 @@ use serde::Deserialize;
 use serde_json::json;
 
 use super::connect::{Login, PgError};
+use super::isolation::Isolation;
 use super::pidfile::PidFile;
 use super::server::{self, Ended, Expected, Launch, POLL, ServerLog};
 use super::tools::Tools;
-use super::{account, codes, local};
+use super::{account, codes, local, promote};
 
 #[derive(Deserialize)]
 struct Params {
@@ -41,7 +42,8 @@ impl StepKind for Start {
         KindSpec::new("postgres.start", "Starts the server of a cluster with its own configuration.", Effect::Idempotent)
             .doc(
                 "Succeeds at once if a server runs on the data directory. The server is started in a session of its \
-                 own and outlives Lifeboat. Ready means that it takes connections and is the one on `data_dir`. A \
+                 own and outlives Lifeboat. Ready means that it takes connections and is the one on `data_dir`. What this run has recovered and \
+                 not put into service, and what a `postgres.clone` has made, is started cut off as before. A \
                  cluster that a service manager runs is refused: use `service.start`.",
             )
             .param(cluster(Type::writes(ResourceKind::Postgres)))
@@ -65,13 +67,22 @@ impl StepKind for Start {
         let (postgres, data_dir) = local::data_dir(ctx, &params.cluster)?;
         let started = PidFile::live(data_dir).is_none();
         if started {
-            start_own(ctx, &params.cluster, params.within.0).await?;
+            match left_isolated(ctx, data_dir) {
+                Some(isolation) => drop(promote::revive(ctx, &params.cluster, isolation).await?),
+                None => start_own(ctx, &params.cluster, params.within.0).await?,
+            }
         }
         let login = Login::of(ctx, postgres)?;
         wait(&login, data_dir, params.within.0).await?;
         let pid = PidFile::live(data_dir).map(|(file, _)| file.pid);
         Ok(local::done(json!({"pid": pid, "port": postgres.port, "started": started})))
     }
+}
+
+/// Finds the description of a server that this run has recovered and not put into service: it is started as it was,
+/// for its own configuration would connect it to the world that its data comes from.
+fn left_isolated(ctx: &StepContext, data_dir: &Path) -> Option<Isolation> {
+    Isolation::read(data_dir).filter(|left| left.run == ctx.info.run.to_string())
 }
 
 /// Starts a server with its own configuration and waits until it takes connections.

@@ -3,6 +3,7 @@
 pub mod account;
 pub mod backup;
 mod backup_manifest;
+mod clone;
 pub mod codes;
 pub mod connect;
 pub mod controldata;
@@ -28,6 +29,7 @@ use lifeboat_engine::step::Registry;
 pub fn register(registry: &mut Registry) {
     registry.register(backup::BaseBackup);
     registry.register(backup::SelectBackup);
+    registry.register(clone::Clone);
     registry.register(lifecycle::Start);
     registry.register(lifecycle::Stop);
     registry.register(lifecycle::WaitReady);

@@ -23,7 +23,7 @@ use super::tools::Tools;
 use super::wal::{WalServer, WalSource};
 use super::{account, codes, lifecycle, local, recover};
 use crate::process::Identity;
-use crate::store::Store;
+use crate::store::{Store, blocking};
 
 /// How long ending recovery may take: it writes a checkpoint's worth of data in the worst case.
 const PROMOTION_LIMIT: Duration = Duration::from_mins(10);
@@ -39,13 +39,21 @@ pub(super) struct Promote;
 #[derive(Deserialize)]
 struct Params {
     cluster: String,
+    isolated: bool,
+}
+
+impl Params {
+    /// Says whether the server stays cut off: in a drill always.
+    fn stays_isolated(&self, ctx: &StepContext) -> bool {
+        self.isolated || ctx.info.mode == Mode::Drill
+    }
 }
 
 const DOC: &str = "\
 Ends the recovery of a server that `postgres.recover` left waiting: it goes on a timeline of its own and takes writing \
 statements, which is proven with one. Then a checkpoint makes the end of recovery durable.
 
-In a drill the server stays isolated. In a recovery it is started again with its own configuration; if that archives, \
+In a drill the server stays isolated, and with `isolated: true` in a recovery too. Otherwise it is started again with its own configuration; if that archives, \
 the step waits for the first segment to be archived, or says that this was not proven.";
 
 #[async_trait]
@@ -55,6 +63,12 @@ impl StepKind for Promote {
             .doc(DOC)
             .undoes("the server is stopped")
             .param(Field::required("cluster", Type::writes(ResourceKind::Postgres), "The recovered cluster."))
+            .param(Field::defaulted(
+                "isolated",
+                Type::Boolean,
+                false,
+                "Whether it stays cut off in a recovery too.",
+            ))
             .output("timeline", Type::Integer, "The timeline that the server writes now.")
             .output("lsn", Type::String, "Where it writes.")
             .output("isolated", Type::Boolean, "True if it runs cut off, as in a drill.")
@@ -77,7 +91,7 @@ impl StepKind for Promote {
     async fn run(&self, ctx: &StepContext) -> Result<Done, StepError> {
         let params: Params = ctx.params()?;
         let (postgres, data_dir) = local::data_dir(ctx, &params.cluster)?;
-        if ctx.info.mode == Mode::Recovery {
+        if !params.stays_isolated(ctx) {
             lifecycle::refuse_managed(&params.cluster, postgres)?;
         }
         let isolation = own_isolation(ctx, data_dir)?;
@@ -91,7 +105,7 @@ impl StepKind for Promote {
                 promote(ctx, postgres, &isolation, &client).await?;
             }
             settle(&client).await?;
-            if ctx.info.mode == Mode::Recovery {
+            if !params.stays_isolated(ctx) {
                 drop(client);
                 into_service(ctx, &params.cluster).await?;
             }
@@ -109,7 +123,7 @@ impl StepKind for Promote {
             return Ok(Probe::NotDone);
         }
         let isolated = Isolation::serving(data_dir).is_some();
-        if isolated && ctx.info.mode == Mode::Recovery {
+        if isolated && !params.stays_isolated(ctx) {
             return Ok(Probe::NotDone);
         }
         let client = Login::of(ctx, postgres)?.connect().await?;
@@ -165,7 +179,11 @@ fn not_recovered(data_dir: &Path, why: &str) -> StepError {
 /// Starts the isolated server again, if it ended since it was recovered: with the power, or because the server asked
 /// for WAL when Lifeboat had just been killed. It replays to where it was and waits there; one that was promoted
 /// already simply starts.
-async fn revive(ctx: &StepContext, name: &str, mut isolation: Isolation) -> Result<Isolation, StepError> {
+pub(super) async fn revive(
+    ctx: &StepContext,
+    name: &str,
+    mut isolation: Isolation,
+) -> Result<Isolation, StepError> {
     let (postgres, data_dir) = local::data_dir(ctx, name)?;
     let tools = Tools::find_major(postgres, lifecycle::major_of(data_dir)?)?;
     let owner = account::owner(postgres)?;
@@ -173,7 +191,7 @@ async fn revive(ctx: &StepContext, name: &str, mut isolation: Isolation) -> Resu
     let log = ServerLog::next(&ctx.info.work_dir.join("postgres.log"));
     (isolation.log_file, isolation.log_start) = (log.path.clone(), log.start);
     isolation.save(owner.as_ref())?;
-    let helper = serve_wal(ctx, postgres, &isolation)?;
+    let helper = serve_wal(ctx, postgres, &isolation).await?;
     let mut settings = isolation.settings(postgres, tools.version.major, &control);
     settings.extend(isolation.recovery_settings(helper.restore_command(&isolation.client())));
     let launch = Launch {
@@ -226,7 +244,7 @@ async fn promote(
     if isolation.goal == Goal::Farthest {
         return Err(not_recovered(&isolation.data_dir, "its recovery has not come to its end"));
     }
-    let helper = serve_wal(ctx, postgres, isolation)?;
+    let helper = serve_wal(ctx, postgres, isolation).await?;
     client.query("select pg_promote(false)", &[], QUICK).await?;
     let server = PidFile::live(&isolation.data_dir).map(|(_, server)| server);
     let promoted = until_writable(ctx, client, server.as_ref()).await;
@@ -234,17 +252,21 @@ async fn promote(
     promoted.map_err(|error| with_log(error, isolation))
 }
 
-fn serve_wal(ctx: &StepContext, postgres: &Postgres, isolation: &Isolation) -> Result<WalServer, StepError> {
-    let store = recover::store(ctx, &isolation.store)?;
-    WalServer::start(WalSource {
-        store: Store::open(store)?,
+async fn serve_wal(
+    ctx: &StepContext,
+    postgres: &Postgres,
+    isolation: &Isolation,
+) -> Result<WalServer, StepError> {
+    let source = WalSource {
+        store: Store::of(ctx, &isolation.store).await?,
         system_id: isolation.system_id,
         segment_size: isolation.segment_size,
         backup: isolation.backup.clone(),
         proven: None,
         socket: isolation.wal_socket(),
         owner: account::owner(postgres)?.map(|owner| (owner.uid, owner.gid)),
-    })
+    };
+    blocking(move || WalServer::start(source)).await
 }
 
 async fn until_writable(

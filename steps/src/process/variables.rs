@@ -32,7 +32,7 @@ impl Command {
 /// Returns the address of a resource with its credentials, as client libraries take it.
 ///
 /// `postgresql://user:password@host:port/database` and `redis://:password@host:port/number`; for a web service its
-/// URL, for files their path.
+/// URL, for files their path. A Redis that a step has made is `unix://PATH?db=number`.
 pub fn connection_url(
     ctx: &StepContext,
     resource: &str,
@@ -104,6 +104,10 @@ fn postgres_url(
 }
 
 fn redis_url(ctx: &StepContext, redis: &Redis, database: Option<&str>) -> Result<SecretString, StepError> {
+    if redis.url.starts_with("unix://") {
+        let number = database.map_or(String::new(), |number| format!("?db={}", encode(number)));
+        return Ok(format!("{}{number}", redis.url).into());
+    }
     let (scheme, rest) = redis.url.split_once("://").unwrap_or(("redis", &redis.url));
     let (address, number) = rest.split_once('/').unwrap_or((rest, ""));
     let number = database.unwrap_or(number);

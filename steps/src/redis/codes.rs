@@ -12,4 +12,6 @@ lifeboat_engine::define_codes! {
     LB1309 "Redis did not come up with the snapshot";
     LB1310 "Redis does not hold what was expected";
     LB1311 "Redis files cannot be placed";
+    LB1312 "no place for a Redis clone";
+    LB1313 "no room for a Redis clone";
 }

@@ -1,10 +1,11 @@
-//! Redis kinds: snapshot, restore, verify.
+//! Redis kinds: snapshot, restore, clone, verify.
 //!
 //! A snapshot is an RDB file with its marker. It is loaded into a throw-away server before a restore touches its
 //! target, and the target's own count of loaded keys is compared with it afterwards.
 
 mod check;
 mod client;
+mod clone;
 pub mod codes;
 mod config;
 mod info;
@@ -19,6 +20,7 @@ use lifeboat_engine::step::Registry;
 
 /// Adds the kinds of this family.
 pub fn register(registry: &mut Registry) {
+    registry.register(clone::Clone);
     registry.register(snapshot::Snapshot);
     registry.register(restore::Restore);
     registry.register(verify::Verify);

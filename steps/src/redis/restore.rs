@@ -13,7 +13,7 @@ use serde_json::{Value, json};
 use super::client::{Client, server};
 use super::config::{Persistence, check_dir, check_role, required};
 use super::info::Info;
-use super::snapshot::{DUMP, Details, store_of};
+use super::snapshot::{DUMP, Details};
 use super::{check, codes, place, start, undo};
 use crate::backup::{self, Wanted};
 use crate::store::{BackupKind, HashingWriter, Marker, Meter, Store, blocking, copy};
@@ -121,10 +121,11 @@ impl StepKind for Restore {
     async fn run(&self, ctx: &StepContext) -> Result<Done, StepError> {
         let params: Params = ctx.params()?;
         let redis = server(ctx, &params.server)?;
-        let store = Store::open(store_of(ctx, &params.store)?)?;
-        let marker = choose(&store, &params)?;
+        let store = Store::of(ctx, &params.store).await?;
+        let marker = choose(&store, &params).await?;
         let (persistence, client) = examine(ctx, &params, redis).await?;
-        let snapshot = fetch(ctx, store, &marker).await?;
+        let snapshot = check::scratch(ctx, "snapshot")?.join(DUMP);
+        fetch(ctx, store, &marker, snapshot.clone()).await?;
         prove(ctx, &params, redis, (&marker, &snapshot)).await?;
         replace(ctx, &params, (&persistence, client), (&marker, &snapshot)).await
     }
@@ -135,17 +136,17 @@ impl StepKind for Restore {
     }
 }
 
-fn choose(store: &Store, params: &Params) -> Result<Marker, StepError> {
+async fn choose(store: &Store, params: &Params) -> Result<Marker, StepError> {
     let wanted = Wanted {
         kind: BackupKind::RedisRdb,
-        store: &params.store,
-        label: params.backup.as_deref(),
+        store: params.store.clone(),
+        label: params.backup.clone(),
         before: params.target_time,
-        source: params.source.as_deref(),
-        target: &params.server,
+        source: params.source.clone(),
+        target: params.server.clone(),
         none: codes::LB1304,
     };
-    backup::choose(store, &wanted)
+    backup::choose(store, wanted).await
 }
 
 /// Finds out what the server will load, and refuses whatever cannot end well. Changes nothing.
@@ -182,9 +183,13 @@ async fn examine(
     Ok((persistence, client))
 }
 
-/// Copies the snapshot into the work directory and compares its checksum.
-async fn fetch(ctx: &StepContext, store: Store, marker: &Marker) -> Result<PathBuf, StepError> {
-    let target = check::scratch(ctx, "snapshot")?.join(DUMP);
+/// Copies the snapshot into a file and compares its checksum.
+pub(super) async fn fetch(
+    ctx: &StepContext,
+    store: Store,
+    marker: &Marker,
+    path: PathBuf,
+) -> Result<(), StepError> {
     let Some(expected) = marker.objects.iter().find(|object| object.name == DUMP).cloned() else {
         let message = format!("the backup `{}` has no `{DUMP}`", marker.label);
         return Err(
@@ -193,7 +198,6 @@ async fn fetch(ctx: &StepContext, store: Store, marker: &Marker) -> Result<PathB
     };
     let (key, label) = (marker.key(DUMP)?, marker.label.clone());
     let meter = Meter::bytes(ctx, Some(expected.size), "fetching the snapshot");
-    let path = target.clone();
     let digest = blocking(move || {
         let file = std::fs::File::create(&path).map_err(|error| {
             StepError::transient(codes::LB1311, format!("{} cannot be written", path.display()))
@@ -205,7 +209,7 @@ async fn fetch(ctx: &StepContext, store: Store, marker: &Marker) -> Result<PathB
     })
     .await?;
     if (digest.size, &digest.sha256) == (expected.size, &expected.sha256) {
-        return Ok(target);
+        return Ok(());
     }
     let message = format!(
         "the snapshot `{label}` is damaged: {} bytes with SHA-256 {}, not {} bytes with {}",
@@ -220,22 +224,31 @@ async fn prove(
     redis: &resource::Redis,
     (marker, snapshot): (&Marker, &Path),
 ) -> Result<(), StepError> {
-    let details: Details = marker.details()?;
-    let checked = check::with_tool(ctx, redis, snapshot).await?;
-    if checked.keys != details.keys {
-        let message = format!(
-            "the snapshot `{}` holds {} keys, not {} as its marker says",
-            marker.label, checked.keys, details.keys
-        );
-        return Err(
-            StepError::permanent(codes::LB1305, message).help("choose another snapshot with `backup`")
-        );
-    }
+    let details = holds(ctx, redis, marker, snapshot).await?;
     if params.load_check {
         let dir = check::scratch(ctx, "load-check")?;
         check::with_server(ctx, redis, (snapshot, &dir), details.keys).await?;
     }
     Ok(())
+}
+
+/// Reads a snapshot whole, and compares its keys with what the marker says.
+pub(super) async fn holds(
+    ctx: &StepContext,
+    redis: &resource::Redis,
+    marker: &Marker,
+    snapshot: &Path,
+) -> Result<Details, StepError> {
+    let details: Details = marker.details()?;
+    let checked = check::with_tool(ctx, redis, snapshot).await?;
+    if checked.keys == details.keys {
+        return Ok(details);
+    }
+    let message = format!(
+        "the snapshot `{}` holds {} keys, not {} as its marker says",
+        marker.label, checked.keys, details.keys
+    );
+    Err(StepError::permanent(codes::LB1305, message).help("choose another snapshot with `backup`"))
 }
 
 /// Stops, moves aside, places, starts, verifies.

@@ -7,7 +7,7 @@ use async_trait::async_trait;
 use jiff::Timestamp;
 use lifeboat_engine::model::event::Done;
 use lifeboat_engine::model::evidence::{Progress, Unit};
-use lifeboat_engine::resource::{self, ResourceKind, System};
+use lifeboat_engine::resource::{self, ResourceKind};
 use lifeboat_engine::step::{Effect, KindSpec, Preview, StepContext, StepError, StepKind};
 use lifeboat_engine::value::{Field, Span, Type};
 use secrecy::ExposeSecret;
@@ -88,19 +88,12 @@ impl StepKind for Snapshot {
 
     async fn run(&self, ctx: &StepContext) -> Result<Done, StepError> {
         let params: Params = ctx.params()?;
-        let store = Store::open_or_create(store_of(ctx, &params.store)?)?;
+        let store = Store::of_for_writing(ctx, &params.store).await?;
         match backup::begin(ctx, &store, BackupKind::RedisRdb).await? {
             Begun::Published(marker) => done(&marker, Vec::new()),
             Begun::New(partial) => take(ctx, &params, partial).await,
         }
     }
-}
-
-pub(super) fn store_of<'a>(ctx: &'a StepContext, name: &str) -> Result<&'a resource::Store, StepError> {
-    ctx.system(name, |system| match system {
-        System::Store(store) => Some(store),
-        _ => None,
-    })
 }
 
 async fn take(ctx: &StepContext, params: &Params, partial: Partial) -> Result<Done, StepError> {

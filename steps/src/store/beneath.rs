@@ -13,21 +13,21 @@ const DIRECTORY: OFlags = OFlags::DIRECTORY.union(OFlags::CLOEXEC).union(OFlags:
 
 /// Group members may read what Lifeboat writes. Others may pass through directories and read nothing: the user of
 /// the Postgres server writes its backup below them when Lifeboat runs as root.
-pub(super) const DIRECTORY_MODE: Mode = Mode::from_raw_mode(0o751);
-pub(super) const FILE_MODE: Mode = Mode::from_raw_mode(0o640);
+pub(crate) const DIRECTORY_MODE: Mode = Mode::from_raw_mode(0o751);
+pub(crate) const FILE_MODE: Mode = Mode::from_raw_mode(0o640);
 
 /// Opens the root itself, which may be a symbolic link.
-pub(super) fn open_root(root: &Path) -> io::Result<OwnedFd> {
+pub(crate) fn open_root(root: &Path) -> io::Result<OwnedFd> {
     Ok(rustix::fs::open(root, DIRECTORY, Mode::empty())?)
 }
 
 /// Opens a directory below `root`.
-pub(super) fn open_dir(root: OwnedFd, segments: &[&str]) -> io::Result<OwnedFd> {
+pub(crate) fn open_dir(root: OwnedFd, segments: &[&str]) -> io::Result<OwnedFd> {
     segments.iter().try_fold(root, |dir, &name| open_child(&dir, name))
 }
 
 /// Opens a directory below `root` and makes what is missing of it, durably.
-pub(super) fn make_dir(root: OwnedFd, segments: &[&str]) -> io::Result<OwnedFd> {
+pub(crate) fn make_dir(root: OwnedFd, segments: &[&str]) -> io::Result<OwnedFd> {
     segments.iter().try_fold(root, |dir, &name| {
         match rustix::fs::mkdirat(&dir, name, DIRECTORY_MODE) {
             Ok(()) => rustix::fs::fsync(&dir)?,
@@ -43,7 +43,7 @@ fn open_child(dir: &OwnedFd, name: &str) -> io::Result<OwnedFd> {
 }
 
 /// Opens a regular file for reading; anything else is an error.
-pub(super) fn open_file(dir: impl AsFd, name: &str) -> io::Result<std::fs::File> {
+pub(crate) fn open_file(dir: impl AsFd, name: &str) -> io::Result<std::fs::File> {
     // A fifo would otherwise block for ever.
     let flags = OFlags::RDONLY | OFlags::NOFOLLOW | OFlags::CLOEXEC | OFlags::NONBLOCK;
     let file = std::fs::File::from(rustix::fs::openat(dir, name, flags, Mode::empty())?);
@@ -55,15 +55,15 @@ pub(super) fn open_file(dir: impl AsFd, name: &str) -> io::Result<std::fs::File>
 }
 
 /// One entry of a directory.
-pub(super) struct Entry {
-    pub(super) name: String,
-    pub(super) size: u64,
-    pub(super) is_dir: bool,
+pub(crate) struct Entry {
+    pub(crate) name: String,
+    pub(crate) size: u64,
+    pub(crate) is_dir: bool,
 }
 
 /// Returns the files and directories in a directory, by name. Links, devices and names that are not UTF-8 are
 /// nothing that Lifeboat wrote and are left out.
-pub(super) fn entries(dir: &OwnedFd) -> io::Result<Vec<Entry>> {
+pub(crate) fn entries(dir: &OwnedFd) -> io::Result<Vec<Entry>> {
     let mut found = Vec::new();
     for entry in Dir::read_from(dir)? {
         let entry = entry?;
@@ -91,7 +91,7 @@ pub(super) fn entries(dir: &OwnedFd) -> io::Result<Vec<Entry>> {
 }
 
 /// Renames within one file system, never onto something that exists.
-pub(super) fn rename_new(from: (&OwnedFd, &str), to: (&OwnedFd, &str)) -> io::Result<()> {
+pub(crate) fn rename_new(from: (&OwnedFd, &str), to: (&OwnedFd, &str)) -> io::Result<()> {
     let flags = rustix::fs::RenameFlags::NOREPLACE;
     match rustix::fs::renameat_with(from.0, from.1, to.0, to.1, flags) {
         // Some network file systems know no such flag.

@@ -2,7 +2,7 @@ use std::io::Read;
 
 use lifeboat_engine::step::StepError;
 
-use super::dir::Store;
+use super::backend::Store;
 use super::marker::{BackupKind, MARKER, Marker};
 use super::partial::PARTIAL;
 use super::transfer::{Meter, digest_of};

@@ -13,4 +13,14 @@ lifeboat_engine::define_codes! {
     LB1110 "marker of a backup is invalid";
     LB1111 "store cannot be written";
     LB1112 "label already taken";
+    LB1113 "access to a bucket refused";
+    LB1114 "no such bucket there";
+    LB1115 "no credentials for a bucket";
+    LB1116 "object is in an archive";
+    LB1117 "store keeps no versions";
+    LB1118 "moment beyond the versions that are kept";
+    LB1119 "object's name cannot be that of a file";
+    LB1120 "target of a restore is not free";
+    LB1121 "nothing was there at that moment";
+    LB1122 "result differs from what was to be restored";
 }

@@ -1,93 +1,64 @@
+use std::fs::File;
 use std::io;
 use std::os::fd::OwnedFd;
 use std::path::{Path, PathBuf};
 
-use lifeboat_engine::resource;
 use lifeboat_engine::step::StepError;
 
+use super::backend::{Listed, Metadata};
 use super::beneath;
+use super::failure;
+use super::file::{FileReader, NewFile};
 use super::key::{Key, TEMPORARY};
-use super::object::{NewObject, ObjectReader, Put};
-use super::{codes, failure};
 
-/// A place where backups are kept.
+/// A store in a directory.
 ///
-/// Cheap to clone; holds no open file. Every call reaches the root anew, so that a mount that went away shows as
-/// an error and never as an empty store.
+/// Holds no open file. Every call reaches the root anew, so that a mount that went away shows as an error and never
+/// as an empty store.
 #[derive(Clone, Debug)]
-pub struct Store {
+pub(super) struct Dir {
     root: PathBuf,
 }
 
-/// What is known of an object without reading it.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Metadata {
-    pub size: u64,
-}
-
-/// One object of a listing.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Listed {
-    pub key: Key,
-    pub size: u64,
-}
-
-impl Store {
-    /// Opens the store of an environment. Its root must exist.
-    pub fn open(resource: &resource::Store) -> Result<Self, StepError> {
-        Self::open_url(&resource.url)
-    }
-
-    /// Opens a store by its address, `dir:///path`. Its root must exist.
-    pub fn open_url(url: &str) -> Result<Self, StepError> {
-        let store = Self { root: root_of(url)? };
+impl Dir {
+    /// Opens a store whose root must exist.
+    pub(super) fn open(root: PathBuf) -> Result<Self, StepError> {
+        let store = Self { root };
         store.check_reachable()?;
         Ok(store)
     }
 
-    /// Opens the store of an environment for writing, and makes its root if there is none.
-    pub fn open_or_create(resource: &resource::Store) -> Result<Self, StepError> {
-        let root = root_of(&resource.url)?;
-        std::fs::create_dir_all(&root)
-            .map_err(|error| failure::write(format_args!("the store {}", root.display()), &error))?;
-        Self::open(resource)
+    /// Makes the root if there is none.
+    pub(super) fn create_root(root: &Path) -> Result<(), StepError> {
+        std::fs::create_dir_all(root)
+            .map_err(|error| failure::write(format_args!("the store {}", root.display()), &error))
     }
 
-    /// Returns the directory of the store.
-    pub fn root(&self) -> &Path {
+    pub(super) fn root(&self) -> &Path {
         &self.root
     }
 
-    /// Returns the path of an object, for programs that read files. Says nothing of its existence.
-    pub fn path_of(&self, key: &Key) -> PathBuf {
+    pub(super) fn path_of(&self, key: &Key) -> PathBuf {
         self.root.join(key.as_str())
     }
 
     /// Finds out whether the store answers at all.
-    pub fn check_reachable(&self) -> Result<(), StepError> {
+    pub(super) fn check_reachable(&self) -> Result<(), StepError> {
         let root = self.open_root()?;
         beneath::entries(&root).map(|_| ()).map_err(|error| failure::read(self, &error))
     }
 
     /// Returns what is known of an object, or `None` if the store answers that there is none.
-    pub fn metadata(&self, key: &Key) -> Result<Option<Metadata>, StepError> {
+    pub(super) fn metadata(&self, key: &Key) -> Result<Option<Metadata>, StepError> {
         Ok(self.find(key)?.map(|object| Metadata { size: object.size() }))
     }
 
-    /// Opens an object for reading; one that is not there is an error.
-    pub fn read(&self, key: &Key) -> Result<ObjectReader, StepError> {
-        self.find(key)?.ok_or_else(|| {
-            StepError::permanent(codes::LB1104, format!("there is no object `{key}` in {self}"))
-                .help(format!("list what is there: `ls -l {}`", self.parent_path(key).display()))
-        })
-    }
-
     /// Opens an object for reading, or returns `None` if the store answers that there is none.
-    pub fn find(&self, key: &Key) -> Result<Option<ObjectReader>, StepError> {
+    pub(super) fn find(&self, key: &Key) -> Result<Option<FileReader>, StepError> {
         let root = self.open_root()?;
         let opened =
             beneath::open_dir(root, &key.parents()).and_then(|dir| beneath::open_file(dir, key.name()));
-        match opened.and_then(ObjectReader::new) {
+        match opened.and_then(FileReader::new) {
             Ok(object) => Ok(Some(object)),
             Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(None),
             Err(error) => Err(failure::read(format_args!("`{key}` in {self}"), &error)),
@@ -98,11 +69,11 @@ impl Store {
     ///
     /// An unmounted disk shows an empty directory; the witness, an object known to exist, tells it from a store
     /// that lacks the object.
-    pub fn find_beside(&self, key: &Key, witness: &Key) -> Result<Option<ObjectReader>, StepError> {
+    pub(super) fn find_beside(&self, key: &Key, witness: &Key) -> Result<Option<FileReader>, StepError> {
         let root = self.open_root()?;
         let open = |key: &Key| {
             let dir = beneath::open_dir(root.try_clone()?, &key.parents())?;
-            beneath::open_file(dir, key.name()).and_then(ObjectReader::new)
+            beneath::open_file(dir, key.name()).and_then(FileReader::new)
         };
         match open(key) {
             Ok(object) => Ok(Some(object)),
@@ -115,7 +86,7 @@ impl Store {
     }
 
     /// Lists every object below a prefix, sorted by key. A prefix that is not there has no objects.
-    pub fn list(&self, prefix: &Key) -> Result<Vec<Listed>, StepError> {
+    pub(super) fn list(&self, prefix: &Key) -> Result<Vec<Listed>, StepError> {
         let mut found = Vec::new();
         if let Some(dir) = self.open_prefix(prefix)? {
             self.list_into(&dir, prefix, &mut found)?;
@@ -123,26 +94,47 @@ impl Store {
         Ok(found)
     }
 
+    /// Lists everything in the store.
+    #[cfg(feature = "s3")]
+    pub(super) fn everything(&self) -> Result<Vec<super::versions::Current>, StepError> {
+        let root = self.open_root()?;
+        let entries = beneath::entries(&root).map_err(|error| failure::read(self, &error))?;
+        let mut found = Vec::new();
+        for entry in entries.into_iter().filter(|entry| !entry.name.starts_with(TEMPORARY)) {
+            let Ok(key) = Key::new(&entry.name) else { continue };
+            match entry.is_dir {
+                true => found.extend(self.list(&key)?),
+                false => found.push(Listed { key, size: entry.size }),
+            }
+        }
+        let current = |listed: Listed| {
+            let path = self.path_of(&listed.key);
+            let modified = std::fs::symlink_metadata(path).and_then(|found| found.modified()).ok();
+            let modified = modified.and_then(|time| jiff::Timestamp::try_from(time).ok());
+            super::versions::Current { name: listed.key.as_str().to_owned(), size: listed.size, modified }
+        };
+        Ok(found.into_iter().map(current).collect())
+    }
+
     /// Lists the names of the directories right below a prefix, sorted.
-    pub fn list_groups(&self, prefix: &Key) -> Result<Vec<String>, StepError> {
+    pub(super) fn list_groups(&self, prefix: &Key) -> Result<Vec<String>, StepError> {
         let Some(dir) = self.open_prefix(prefix)? else { return Ok(Vec::new()) };
         let entries = self.entries(&dir, prefix)?;
         Ok(entries.into_iter().filter(|entry| entry.is_dir).map(|entry| entry.name).collect())
     }
 
     /// Begins a new object. Nothing is visible under its name until it is committed.
-    pub fn create(&self, key: &Key) -> Result<NewObject, StepError> {
+    pub(super) fn create(&self, key: &Key) -> Result<NewFile, StepError> {
         let dir = beneath::make_dir(self.open_root()?, &key.parents())
             .map_err(|error| failure::write(format_args!("`{key}` in {self}"), &error))?;
-        NewObject::create(dir, key.clone())
+        NewFile::create(dir, key.clone())
     }
 
-    /// Writes an object durably. Identical content that is there already is success; other content an error.
-    pub fn put(&self, key: &Key, content: &[u8]) -> Result<Put, StepError> {
-        let mut object = self.create(key)?;
-        io::Write::write_all(&mut object, content)
-            .map_err(|error| failure::write(format_args!("`{key}` in {self}"), &error))?;
-        object.commit()
+    /// Makes sure that an object survives a power cut, whose writer may have died before it did.
+    pub(super) fn sync(&self, key: &Key) -> io::Result<()> {
+        let path = self.path_of(key);
+        File::open(&path)?.sync_all()?;
+        path.parent().map_or(Ok(()), |dir| File::open(dir)?.sync_all())
     }
 
     fn list_into(&self, dir: &OwnedFd, prefix: &Key, found: &mut Vec<Listed>) -> Result<(), StepError> {
@@ -191,29 +183,15 @@ impl Store {
         })
     }
 
-    fn parent_path(&self, key: &Key) -> PathBuf {
-        key.parents().iter().fold(self.root.clone(), |path, segment| path.join(segment))
+    /// Returns the command that shows what is there.
+    pub(super) fn look(&self, key: &Key) -> String {
+        let parent = key.parents().iter().fold(self.root.clone(), |path, segment| path.join(segment));
+        format!("ls -l {}", parent.display())
     }
 }
 
-impl std::fmt::Display for Store {
+impl std::fmt::Display for Dir {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         write!(f, "the store {}", self.root.display())
-    }
-}
-
-fn root_of(url: &str) -> Result<PathBuf, StepError> {
-    if url.starts_with("s3://") {
-        return Err(StepError::permanent(
-            codes::LB1102,
-            format!("the store `{url}` is in S3, which this build of Lifeboat cannot reach yet"),
-        )
-        .help("use a `dir:///path` store, for instance on a mount of the bucket"));
-    }
-    let path = url.strip_prefix("dir://").map(Path::new);
-    match path {
-        Some(path) if path.is_absolute() && !url.contains('\0') => Ok(path.to_owned()),
-        _ => Err(StepError::permanent(codes::LB1101, format!("`{url}` is no address of a store"))
-            .help("write `dir:///absolute/path` with three slashes")),
     }
 }

@@ -26,8 +26,37 @@ fn passes(error: &io::Error) -> bool {
     !refused && error.raw_os_error() != Some(rustix::io::Errno::LOOP.raw_os_error())
 }
 
+/// Wraps an error of a store for an interface that knows those of the operating system only.
+#[cfg(feature = "s3")]
+pub(super) fn as_io(error: StepError) -> io::Error {
+    use lifeboat_engine::model::outcome::FailureKind;
+    let kind = match error.kind {
+        FailureKind::Permanent => io::ErrorKind::Other,
+        FailureKind::Transient | FailureKind::Uncertain => io::ErrorKind::ConnectionReset,
+    };
+    io::Error::new(kind, error)
+}
+
+/// Returns the error of a store behind one of an interface that knows those of the operating system only.
+pub fn of_store(error: &io::Error) -> Option<&StepError> {
+    let mut next: Option<&(dyn std::error::Error + 'static)> = Some(error);
+    while let Some(error) = next {
+        if let Some(found) = error.downcast_ref() {
+            return Some(found);
+        }
+        // An error of the system hides the one in it behind the source of that.
+        let inner = error.downcast_ref::<io::Error>().and_then(io::Error::get_ref);
+        next =
+            inner.map_or_else(|| error.source(), |inner| Some(inner as &(dyn std::error::Error + 'static)));
+    }
+    None
+}
+
 /// Reports that something could not be read.
 pub(super) fn read(what: impl Display, error: &io::Error) -> StepError {
+    if let Some(error) = of_store(error) {
+        return error.clone();
+    }
     let message = format!("{what} cannot be read: {error}");
     let failure = if passes(error) {
         StepError::transient(codes::LB1103, message)
@@ -39,6 +68,9 @@ pub(super) fn read(what: impl Display, error: &io::Error) -> StepError {
 
 /// Reports that something could not be written.
 pub(super) fn write(what: impl Display, error: &io::Error) -> StepError {
+    if let Some(error) = of_store(error) {
+        return error.clone();
+    }
     let message = format!("{what} cannot be written: {error}");
     let full = matches!(error.kind(), io::ErrorKind::StorageFull | io::ErrorKind::QuotaExceeded);
     let failure = if passes(error) || full {

@@ -37,6 +37,12 @@ impl Key {
         Self::new(format!("{}/{below}", self.0))
     }
 
+    /// Returns the key of one of our own objects below this one, which no other key can name.
+    #[cfg(feature = "s3")]
+    pub(super) fn own(below: &Self, name: &str) -> Self {
+        Self(format!("{below}/{name}"))
+    }
+
     /// Returns the whole name.
     pub fn as_str(&self) -> &str {
         &self.0

@@ -95,6 +95,13 @@ impl Marker {
         self.kind.backup(&self.label)?.join(object)
     }
 
+    /// Returns the text of the object.
+    pub(super) fn to_text(&self) -> Vec<u8> {
+        let mut text = serde_json::to_vec_pretty(self).expect("plain data can be written");
+        text.push(b'\n');
+        text
+    }
+
     /// Reads a marker and checks that it is one of `kind` for `label`.
     pub(super) fn parse(text: &[u8], kind: BackupKind, label: &str) -> Result<Self, StepError> {
         /// Read first, so that a newer form is named as such.

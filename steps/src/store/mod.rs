@@ -1,4 +1,4 @@
-//! Stores of backups: a directory, on this machine or mounted, with the same layout that object stores get.
+//! Stores of backups: a directory, on this machine or mounted, or a bucket of an object store, with the same layout.
 //!
 //! ```text
 //! base/<label>/       base.tar.zst, pg_wal.tar.zst, <oid>.tar.zst, backup_manifest, lifeboat.json
@@ -9,29 +9,36 @@
 //!
 //! Two rules make a store trustworthy. An object appears under its name whole and durable, or not at all, and is
 //! never replaced by different content. A backup exists once its marker `lifeboat.json` does, which is written
-//! last; until then its directory is called `<label>.partial`.
+//! last; until then its directory is called `<label>.partial`, or, in a bucket, its objects are without a marker.
 //!
 //! All calls here block. Steps make them within [`blocking`], with a [`Meter`] that carries progress out and
 //! cancellation in.
 
-mod beneath;
+mod address;
+mod backend;
+pub(crate) mod beneath;
 mod catalogue;
 pub mod codes;
 mod dir;
 mod failure;
+mod file;
 mod key;
 mod marker;
-mod object;
 mod partial;
+#[cfg(feature = "s3")]
+mod s3;
 mod transfer;
+#[cfg(feature = "s3")]
+pub(crate) mod versions;
 
 #[cfg(test)]
 mod tests;
 
+pub use address::Address;
+pub use backend::{Listed, Metadata, NewObject, ObjectReader, Put, Store};
 pub use catalogue::{Catalogue, Rejected, Rejection, catalogue, read_marker, verify, verify_sizes};
-pub use dir::{Listed, Metadata, Store};
+pub use failure::of_store;
 pub use key::Key;
 pub use marker::{BackupKind, MARKER, Marker, ObjectEntry, new_label};
-pub use object::{NewObject, ObjectReader, Put};
 pub use partial::{Owner, Partial};
 pub use transfer::{Digest, HashingReader, HashingWriter, Meter, blocking, copy, digest_of};

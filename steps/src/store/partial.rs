@@ -9,16 +9,18 @@ use rustix::fs::{FlockOperation, OFlags};
 use rustix::io::Errno;
 use serde::{Deserialize, Serialize};
 
-use super::dir::Store;
+use super::backend::{Backend, Store};
+use super::dir::Dir;
 use super::key::Key;
 use super::marker::{BackupKind, FORMAT, MARKER, Marker, ObjectEntry};
+use super::transfer::Meter;
 use super::{beneath, codes, failure};
 
 /// What the name of a backup in the making ends with.
 pub(super) const PARTIAL: &str = ".partial";
 
 /// Names the maker within a backup in the making; locked while the maker lives.
-const OWNER_FILE: &str = ".lifeboat-owner";
+pub(super) const OWNER_FILE: &str = ".lifeboat-owner";
 
 /// The step that makes a backup.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -36,8 +38,10 @@ impl Owner {
 
 /// A backup in the making: a directory that becomes the backup when it is published.
 ///
-/// Dropped without [`Partial::publish`] it stays, is no backup, and is thrown away by the next attempt of the same
-/// step. The lock on it ends with the value or the process.
+/// In a directory store it is there already, under the name `<label>.partial`: dropped without
+/// [`Partial::publish`] it stays, is no backup, and is thrown away by the next attempt of the same step. The lock on
+/// it ends with the value or the process. For a bucket it is a scratch directory of this machine that is removed with
+/// the value; what was sent of it is no backup before its marker is.
 #[derive(Debug)]
 #[must_use = "a backup that is not published does not exist"]
 pub struct Partial {
@@ -46,35 +50,73 @@ pub struct Partial {
     label: String,
     owner: Owner,
     path: PathBuf,
-    _lock: File,
+    sent: Meter,
+    _hold: Hold,
+}
+
+/// What ends with a backup in the making.
+#[derive(Debug)]
+enum Hold {
+    Lock {
+        _file: File,
+    },
+    #[cfg(feature = "s3")]
+    Scratch {
+        _dir: tempfile::TempDir,
+    },
 }
 
 impl Store {
     /// Begins a backup in an empty directory of its own.
     ///
-    /// What an earlier attempt of the same step left is removed. A directory of another step, or one that a living
-    /// process holds, is left alone and an error; so is a label that is published already.
+    /// What an earlier attempt of the same step left is removed. A backup in the making of another step, or one that
+    /// a living process holds, is left alone and an error; so is a label that is published already.
     pub fn begin(&self, kind: BackupKind, label: &str, owner: &Owner) -> Result<Partial, StepError> {
-        let prefix = kind.prefix();
-        check_free(self, kind, label)?;
-        let name = format!("{label}{PARTIAL}");
-        let key = prefix.join(&name)?;
-        let path = self.path_of(&key);
-        let made = beneath::make_dir(self.open_root()?, &key.segments())
-            .map_err(|error| failure::write(format_args!("`{key}` in {self}"), &error))?;
-        drop(made);
-        let lock = take_over(&path, owner)?;
-        let partial = Partial {
-            store: self.clone(),
-            kind,
-            label: label.to_owned(),
-            owner: owner.clone(),
-            path,
-            _lock: lock,
+        check_label(label)?;
+        let (path, hold) = match &self.backend {
+            Backend::Dir(dir) => {
+                check_free(dir, kind, label)?;
+                let (path, file) = claim(dir, kind, (label, owner))?;
+                (path, Hold::Lock { _file: file })
+            }
+            #[cfg(feature = "s3")]
+            Backend::S3(bucket) => {
+                bucket.claim(kind, label, owner)?;
+                let dir = scratch(bucket.scratch(), label)?;
+                (dir.path().to_owned(), Hold::Scratch { _dir: dir })
+            }
         };
+        let (store, label, owner) = (self.clone(), label.to_owned(), owner.clone());
+        let partial = Partial { store, kind, label, owner, path, sent: Meter::silent(), _hold: hold };
         partial.clear().map_err(|error| failure::write(partial.path.display(), &error))?;
         Ok(partial)
     }
+}
+
+/// Makes and locks the directory `<label>.partial`.
+fn claim(dir: &Dir, kind: BackupKind, (label, owner): (&str, &Owner)) -> Result<(PathBuf, File), StepError> {
+    let key = kind.prefix().join(&format!("{label}{PARTIAL}"))?;
+    let path = dir.path_of(&key);
+    let made = beneath::make_dir(dir.open_root()?, &key.segments())
+        .map_err(|error| failure::write(format_args!("`{key}` in {dir}"), &error))?;
+    drop(made);
+    let lock = take_over(&path, owner)?;
+    Ok((path, lock))
+}
+
+/// Makes a directory on this machine that goes away with its value. As in a store, others may pass through it.
+#[cfg(feature = "s3")]
+fn scratch(parent: &Path, label: &str) -> Result<tempfile::TempDir, StepError> {
+    use std::os::unix::fs::PermissionsExt;
+    let made = tempfile::Builder::new().prefix(&format!("lifeboat-{label}-")).tempdir_in(parent);
+    made.and_then(|dir| {
+        fs::set_permissions(dir.path(), fs::Permissions::from_mode(0o751))?;
+        Ok(dir)
+    })
+    .map_err(|error| {
+        failure::write(format_args!("the scratch directory {}", parent.display()), &error)
+            .help("a backup is put together there before it is sent; give the store `scratch: /a/directory/with/room`")
+    })
 }
 
 impl Partial {
@@ -88,7 +130,14 @@ impl Partial {
         &self.label
     }
 
-    /// Makes the backup exist: syncs its objects, writes the marker, renames the directory.
+    /// Counts bytes that are sent to a bucket, and ends the sending when the attempt must end.
+    pub fn counting(mut self, sent: Meter) -> Self {
+        self.sent = sent;
+        self
+    }
+
+    /// Makes the backup exist: syncs its objects, writes the marker, renames the directory; or, in a bucket, sends the
+    /// objects and then the marker.
     ///
     /// `objects` must name every file in it with its size and checksum. When this returns, the backup survives a
     /// power cut; if it fails, there is no backup of this label, or, if only the last sync failed, a whole one.
@@ -103,8 +152,14 @@ impl Partial {
         let (kind, label) = (self.kind, self.label.clone());
         let marker =
             Marker { format: FORMAT, kind, label, run, step, started_at, finished_at, objects, details };
-        check_free(&self.store, self.kind, &self.label)?;
-        self.write(&marker).map_err(|error| failure::write(self.path.display(), &error))?;
+        match &self.store.backend {
+            Backend::Dir(dir) => {
+                check_free(dir, self.kind, &self.label)?;
+                self.write(dir, &marker).map_err(|error| failure::write(self.path.display(), &error))?;
+            }
+            #[cfg(feature = "s3")]
+            Backend::S3(bucket) => bucket.publish(&self.path, &marker, &self.sent)?,
+        }
         Ok(marker)
     }
 
@@ -113,19 +168,16 @@ impl Partial {
         fs::remove_dir_all(&self.path).map_err(|error| failure::write(self.path.display(), &error))
     }
 
-    fn write(&self, marker: &Marker) -> io::Result<()> {
+    fn write(&self, store: &Dir, marker: &Marker) -> io::Result<()> {
         for object in &marker.objects {
             File::open(self.path.join(&object.name))?.sync_all()?;
         }
         sync_tree(&self.path)?;
-        let text = serde_json::to_vec_pretty(marker).map_err(io::Error::other)?;
         let mut file = new_file(&self.path.join(MARKER))?;
-        file.write_all(&text)?;
-        file.write_all(b"\n")?;
+        file.write_all(&marker.to_text())?;
         file.sync_all()?;
         File::open(&self.path)?.sync_all()?;
-        let parent =
-            beneath::open_dir(beneath::open_root(self.store.root())?, &self.kind.prefix().segments())?;
+        let parent = beneath::open_dir(beneath::open_root(store.root())?, &self.kind.prefix().segments())?;
         let name = format!("{}{PARTIAL}", self.label);
         beneath::rename_new((&parent, &name), (&parent, &self.label))?;
         rustix::fs::fsync(&parent)?;
@@ -183,30 +235,39 @@ fn unlike(label: &str, object: &str, found: Option<u64>, expected: Option<u64>) 
     .help("something else writes into the store; nothing was published")
 }
 
-fn check_free(store: &Store, kind: BackupKind, label: &str) -> Result<(), StepError> {
-    let key = kind.prefix().join(label)?;
-    if label.contains('/') || label.ends_with(PARTIAL) {
-        return Err(StepError::permanent(
-            codes::LB1106,
-            format!("`{label}` cannot be the label of a backup"),
-        )
-        .help("use letters, digits, `.`, `-` and `_`"));
+fn check_label(label: &str) -> Result<(), StepError> {
+    if !label.contains('/') && !label.ends_with(PARTIAL) && Key::new(label).is_ok() {
+        return Ok(());
     }
+    Err(StepError::permanent(codes::LB1106, format!("`{label}` cannot be the label of a backup"))
+        .help("use letters, digits, `.`, `-` and `_`"))
+}
+
+/// The error of a label that has a backup.
+pub(super) fn label_taken(key: &Key, store: impl std::fmt::Display) -> StepError {
+    StepError::permanent(codes::LB1112, format!("`{key}` is in {store} already"))
+        .help("give the backup another label, or leave the label out")
+}
+
+/// The error of a backup in the making that is somebody else's.
+pub(super) fn not_ours(what: impl std::fmt::Display, problem: &str) -> StepError {
+    StepError::permanent(codes::LB1107, format!("the unfinished backup {what} {problem}"))
+        .help("if no run is writing it, remove it; it is no backup")
+}
+
+fn check_free(store: &Dir, kind: BackupKind, label: &str) -> Result<(), StepError> {
+    let key = kind.prefix().join(label)?;
     // Whatever stands there, even without a marker, is not ours to replace.
     match fs::symlink_metadata(store.path_of(&key)) {
         Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(()),
         Err(error) => Err(failure::read(format_args!("`{key}` in {store}"), &error)),
-        Ok(_) => Err(StepError::permanent(codes::LB1112, format!("`{key}` is in {store} already"))
-            .help("give the backup another label, or leave the label out")),
+        Ok(_) => Err(label_taken(&key, store)),
     }
 }
 
 /// Locks a directory for its owner, and refuses one of somebody else.
 fn take_over(path: &Path, owner: &Owner) -> Result<File, StepError> {
-    let refuse = |problem: String| {
-        StepError::permanent(codes::LB1107, format!("the unfinished backup {} {problem}", path.display()))
-            .help("if no run is writing it, remove that directory; it is no backup")
-    };
+    let refuse = |problem: String| not_ours(path.display(), &problem);
     let file = path.join(OWNER_FILE);
     let failed = |error: io::Error| failure::write(file.display(), &error);
     let mut lock = open_owner_file(&file).map_err(failed)?;

@@ -5,6 +5,7 @@ use std::process::Command;
 use std::sync::OnceLock;
 
 use lifeboat_engine::resource::{self, System};
+use lifeboat_engine::secret::SecretRef;
 use lifeboat_steps::store::Store;
 
 use super::postgres::{Cluster, Options, Place};
@@ -32,6 +33,8 @@ pub fn wal_program() -> &'static Path {
 pub struct Archive {
     pub place: Place,
     pub root: PathBuf,
+    /// Where it is if it is not the directory `root`.
+    bucket: Option<resource::Store>,
 }
 
 impl Archive {
@@ -39,11 +42,34 @@ impl Archive {
         let place = Place::make();
         let root = place.subdir("store");
         place.subdir("store/wal");
-        let archive = Self { place, root };
+        Self::in_place(place, root, None)
+    }
+
+    /// Makes one in a bucket, whose credentials the server's user reads from files.
+    pub fn in_bucket(mut bucket: resource::Store) -> Self {
+        let place = Place::make();
+        let root = place.subdir("store");
+        for (key, name) in [(&mut bucket.access_key, "s3_id"), (&mut bucket.secret_key, "s3_key")] {
+            let path = place.path().join(name);
+            std::fs::write(&path, "testing\n").expect("writes");
+            place.own(&path);
+            *key = Some(SecretRef::File(path));
+        }
+        Self::in_place(place, root, Some(bucket))
+    }
+
+    fn in_place(place: Place, root: PathBuf, bucket: Option<resource::Store>) -> Self {
+        let archive = Self { place, root, bucket };
         // Its own directory may be closed to the server's user.
         std::fs::copy(wal_program(), archive.program()).expect("a copy of the program");
         archive.place.own(&archive.program());
-        let config = serde_json::json!({ "store": archive.url() });
+        let config = match &archive.bucket {
+            None => serde_json::json!({ "store": archive.url() }),
+            Some(bucket) => serde_json::json!({
+                "store": bucket.url, "endpoint": bucket.endpoint,
+                "access_key": bucket.access_key, "secret_key": bucket.secret_key,
+            }),
+        };
         std::fs::write(archive.config(), config.to_string()).expect("a configuration");
         archive.place.own(&archive.config());
         archive
@@ -70,7 +96,14 @@ impl Archive {
     }
 
     pub fn system(&self) -> System {
-        System::Store(resource::Store { url: self.url(), region: None, endpoint: None })
+        let dir = || resource::Store { url: self.url(), ..Default::default() };
+        System::Store(self.bucket.clone().unwrap_or_else(dir))
+    }
+
+    /// Returns the references to the credentials of a bucket.
+    pub fn secrets(&self) -> Vec<SecretRef> {
+        let bucket = self.bucket.iter();
+        bucket.flat_map(|bucket| [&bucket.access_key, &bucket.secret_key]).flatten().cloned().collect()
     }
 
     /// Starts a cluster that archives here.

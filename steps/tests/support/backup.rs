@@ -33,7 +33,7 @@ impl TestStore {
     }
 
     pub fn system(&self) -> System {
-        System::Store(Store { url: format!("dir://{}", self.path().display()), region: None, endpoint: None })
+        System::Store(Store { url: format!("dir://{}", self.path().display()), ..Default::default() })
     }
 
     /// The directory of a backup.

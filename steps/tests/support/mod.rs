@@ -3,6 +3,8 @@
 
 pub mod archive;
 pub mod backup;
+pub mod bucket;
+pub mod flaky;
 pub mod postgres;
 pub mod redis;
 pub mod rig;

@@ -1,13 +1,25 @@
 //! What a run leaves on record: troubles, created things, facts, and the run itself.
 
 use super::{code, dim, person, plain, section, table};
+use crate::model::ids::StepId;
 use crate::report::human::{DayClock, duration};
 use crate::report::model::{Fate, RunReport, TroubleKind};
 use crate::report::page::{Piece, Section, Table, Tone};
 
+/// How many troubles of the elements of one step are shown; the data have all.
+const MAX_TROUBLES: usize = 100;
+
 pub(super) fn troubles(report: &RunReport, clock: &DayClock) -> Option<Section> {
     let mut rows = Table::new(&["at", "step", "what", ">cost", ""]);
+    let mut hidden = 0;
+    let mut shown = std::collections::BTreeMap::<StepId, usize>::new();
     for trouble in &report.troubles {
+        let count = shown.entry(trouble.step.whole()).or_default();
+        *count += 1;
+        if trouble.step.element().is_some() && *count > MAX_TROUBLES {
+            hidden += 1;
+            continue;
+        }
         let attempt = trouble.attempt.map(|number| format!("attempt {number} ")).unwrap_or_default();
         let what = match trouble.kind {
             TroubleKind::AttemptFailed => "failed",
@@ -23,6 +35,10 @@ pub(super) fn troubles(report: &RunReport, clock: &DayClock) -> Option<Section> 
             plain(duration(trouble.cost_ms)),
             plain(why.unwrap_or_default()),
         ]);
+    }
+    if hidden > 0 {
+        let more = format!("{hidden} more, of further elements");
+        rows.row(vec![plain(""), plain(""), dim(more), plain(""), plain("")]);
     }
     section("Retries and blockers", table(rows))
 }
@@ -45,10 +61,22 @@ pub(super) fn created(report: &RunReport) -> Option<Section> {
 
 pub(super) fn facts(report: &RunReport) -> Option<Section> {
     let mut rows = Table::new(&["step", "", ""]);
+    let mut shown = std::collections::BTreeMap::<StepId, usize>::new();
     for step in &report.facts {
+        if step.step.element().is_some() {
+            let count = shown.entry(step.step.whole()).or_default();
+            *count += 1;
+            if *count > super::MAX_PASSED {
+                continue;
+            }
+        }
         for (name, value) in &step.facts {
             rows.row(vec![code(step.step.as_str()), dim(name), plain(value)]);
         }
+    }
+    for (step, count) in shown.iter().filter(|(_, count)| **count > super::MAX_PASSED) {
+        let more = format!("and those of {} more elements", count - super::MAX_PASSED);
+        rows.row(vec![code(step.as_str()), dim(more), plain("")]);
     }
     section("Versions and facts", table(rows))
 }

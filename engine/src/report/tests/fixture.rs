@@ -57,6 +57,7 @@ pub(crate) fn plan(mode: Mode) -> Plan {
         groups: Vec::new(),
         undos: Vec::new(),
         scopes: Vec::new(),
+        fence: Vec::new(),
         sources: BTreeMap::new(),
     }
 }

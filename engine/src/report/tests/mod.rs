@@ -1,5 +1,6 @@
 //! What the report says of runs that people will have.
 
+mod elements;
 mod fixture;
 mod properties;
 mod runs;

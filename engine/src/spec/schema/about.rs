@@ -41,16 +41,22 @@ pub(super) fn of_step(key: &str) -> Option<&'static str> {
         "recovered" => "The recovery clock stops when the last step with this has succeeded",
         "on_error" => "When attempts are used up: hold for a person, abort the run, or continue",
         "undo" => "What takes the step's work back when the run is aborted",
-        "for_each" => "A list; the step runs once for each element",
-        "until" => "A bare expression; the step is repeated until it holds",
-        "every" => "The pause between two repetitions of `until`",
+        "for_each" => {
+            "A list, or a template that gives one; the step runs once for each element, named `item`, number `index`"
+        }
+        "until" => {
+            "A bare expression over `output`; one attempt repeats the step until it holds or `timeout` has passed"
+        }
+        "every" => "The wait before `until` repeats the step",
         "uses" => "The kind of step; `lifeboat steps` lists all",
         "with" => "The parameters of `uses`, or the inputs of `runbook`",
         "run" => "A bash script; needs an `effect`",
         "runbook" => "Another runbook of the project, run in the same environment",
         "manual" => "Instructions for a person, who answers that it is done",
         "parallel" => "Whether the children start together; they run in order otherwise",
-        "max_parallel" => "How many run at a time at most",
+        "max_parallel" => {
+            "How many run at a time at most; elements of `for_each` run one after the other without it"
+        }
         "steps" => "The children",
         _ => return None,
     })

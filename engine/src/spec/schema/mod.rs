@@ -155,6 +155,10 @@ fn step(registry: &Registry) -> Value {
         set(&mut step, key, text());
     }
     set(&mut step, "max_parallel", json!({ "type": "integer", "minimum": 1 }));
+    let mut elements = of_type(&Type::list(Type::Any), Templates::Allowed);
+    bound_elements(&mut elements);
+    set(&mut step, "for_each", elements);
+    set(&mut step, "until", types::condition());
     set_common(&mut step);
     set(&mut step, "uses", kinds(registry.specs()));
     let has = |key: &str| match key {
@@ -165,6 +169,7 @@ fn step(registry: &Registry) -> Value {
         BODIES.iter().filter(|key| has(key)).map(|key| json!({ "required": [key] })).collect();
     let mut schema = closed(step, &["id"]);
     schema["oneOf"] = bodies;
+    schema["dependentRequired"] = json!({ "until": ["every", "timeout"], "every": ["until"] });
     schema["allOf"] = registry.specs().flat_map(kind_branches).chain([call_branch()]).collect();
     schema
 }
@@ -208,12 +213,27 @@ fn undo(registry: &Registry) -> Value {
 
 /// Says what belongs to a step that calls a runbook, and what only to one.
 fn call_branch() -> Value {
-    let refused: Map<_, _> = NOT_OF_CALLS.iter().map(|key| ((*key).to_owned(), json!(false))).collect();
+    let refused = NOT_OF_CALLS.iter().chain(&["for_each"]);
+    let refused: Map<_, _> = refused.map(|key| ((*key).to_owned(), json!(false))).collect();
     json!({
         "if": { "required": ["runbook"] },
         "then": { "properties": refused },
-        "else": { "properties": { "max_parallel": false } },
+        "else": { "dependentRequired": { "max_parallel": ["for_each"] } },
     })
+}
+
+/// Says in every branch that takes a list how long it may be.
+fn bound_elements(schema: &mut Value) {
+    match schema {
+        Value::Object(map) => {
+            if map.get("type") == Some(&json!("array")) {
+                map.insert("maxItems".to_owned(), json!(crate::plan::ForEach::MAX_ELEMENTS));
+            }
+            map.values_mut().for_each(bound_elements);
+        }
+        Value::Array(items) => items.iter_mut().for_each(bound_elements),
+        _ => {}
+    }
 }
 
 fn group() -> Value {

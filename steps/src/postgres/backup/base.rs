@@ -148,8 +148,7 @@ impl StepKind for BaseBackup {
             System::Postgres(postgres) => Some(postgres),
             _ => None,
         })?;
-        let resource = store_resource(ctx, &params.store)?.clone();
-        let store = blocking(move || Store::open_or_create(&resource)).await?;
+        let store = Store::of_for_writing(ctx, &params.store).await?;
         let label = label(ctx, &params).await?;
         if let Some(marker) = published(ctx, &store, &label).await? {
             return done(&marker, Vec::new());
@@ -248,6 +247,7 @@ impl Run<'_> {
             Ok((verified, stop_time)) => {
                 let details = details(source, &verified, (stop_time, begun.elapsed()));
                 let times = (source.now, stop_time);
+                let partial = partial.counting(Meter::bytes(self.ctx, Some(sent(&verified)), "sending"));
                 blocking(move || {
                     let details = serde_json::to_value(&details).expect("details are plain data");
                     partial.publish(times, verified.objects, details)
@@ -325,6 +325,10 @@ impl Run<'_> {
             }
         }
     }
+}
+
+fn sent(verified: &Verified) -> u64 {
+    verified.objects.iter().map(|object| object.size).sum()
 }
 
 fn still_missing(

@@ -157,9 +157,11 @@ async fn refuse_failing_archiver(client: &Client) -> Result<(), StepError> {
 ///
 /// A quarter is what well compressible data takes; a backup that runs out of space publishes nothing.
 pub(super) fn space(store: &Store, bytes: u64, compressed: bool) -> Result<Option<String>, StepError> {
-    let stat = rustix::fs::statvfs(store.root()).map_err(|error| {
-        StepError::permanent(codes::LB1213, format!("the free space of {store} cannot be found: {error}"))
+    let stat = rustix::fs::statvfs(store.work_dir()).map_err(|error| {
+        let place = store.work_dir().display();
+        StepError::permanent(codes::LB1213, format!("the free space of {place} cannot be found: {error}"))
     })?;
+    let place = store.work_dir().display();
     let free = stat.f_bavail.saturating_mul(stat.f_frsize);
     let least = if compressed { bytes / 4 } else { bytes };
     let mib = |bytes: u64| bytes.div_ceil(1 << 20);
@@ -167,7 +169,7 @@ pub(super) fn space(store: &Store, bytes: u64, compressed: bool) -> Result<Optio
         return Err(StepError::permanent(
             codes::LB1213,
             format!(
-                "{store} has {} MiB free, and a backup of {} MiB of data needs at least {} MiB",
+                "{place} has {} MiB free, and a backup of {} MiB of data needs at least {} MiB",
                 mib(free),
                 mib(bytes),
                 mib(least)
@@ -175,7 +177,7 @@ pub(super) fn space(store: &Store, bytes: u64, compressed: bool) -> Result<Optio
         )
         .help("make room (`df -h`), or use a larger store"));
     }
-    let warning = || format!("{store} has {} MiB free for a backup of {} MiB of data", mib(free), mib(bytes));
+    let warning = || format!("{place} has {} MiB free for a backup of {} MiB of data", mib(free), mib(bytes));
     Ok((free < bytes).then(warning))
 }
 

@@ -3,7 +3,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use async_trait::async_trait;
 use jiff::Timestamp;
 use lifeboat_engine::model::event::Done;
-use lifeboat_engine::resource::{ResourceKind, System};
+use lifeboat_engine::resource::ResourceKind;
 use lifeboat_engine::step::{Effect, KindSpec, Preview, StepContext, StepError, StepKind};
 use lifeboat_engine::value::{Field, Type, parse_timestamp};
 use serde::Deserialize;
@@ -88,12 +88,8 @@ impl StepKind for SelectBackup {
             .map(parse_timestamp)
             .transpose()
             .map_err(|problem| StepError::permanent(lifeboat_engine::code::LB0304, problem))?;
-        let resource = ctx.system(&params.store, |system| match system {
-            System::Store(store) => Some(store),
-            _ => None,
-        })?;
-        let resource = resource.clone();
-        blocking(move || select(&Store::open(&resource)?, &params, target)).await
+        let store = Store::of(ctx, &params.store).await?;
+        blocking(move || select(&store, &params, target)).await
     }
 }
 

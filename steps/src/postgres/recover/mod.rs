@@ -15,4 +15,3 @@ mod source;
 
 pub(super) use kind::Recover;
 pub(super) use pass::replay_state;
-pub(super) use source::store;

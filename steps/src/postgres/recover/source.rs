@@ -4,7 +4,7 @@ use std::collections::BTreeSet;
 use std::path::{Path, PathBuf};
 
 use jiff::Timestamp;
-use lifeboat_engine::resource::{self, Postgres, System};
+use lifeboat_engine::resource::Postgres;
 use lifeboat_engine::step::{StepContext, StepError};
 use serde::Deserialize;
 
@@ -70,10 +70,10 @@ impl<'a> Source<'a> {
         let (postgres, data_dir) = local::data_dir(ctx, &params.cluster)?;
         let owner = account::owner(postgres)?;
         let label = label_of(ctx, data_dir)?;
-        let store = store(ctx, &params.store)?.clone();
+        let store = Store::of(ctx, &params.store).await?;
         let timeline = timeline(&params.timeline)?;
         let dir = data_dir.to_path_buf();
-        let wal = blocking(move || read_wal(&store, &label, timeline, &dir)).await?;
+        let wal = blocking(move || read_wal(store, &label, timeline, &dir)).await?;
         let tools = Tools::find_major(postgres, wal.details.major)?;
         let control = ControlData::read(&tools, data_dir)?;
         if control.system_id != wal.details.system_id {
@@ -83,17 +83,6 @@ impl<'a> Source<'a> {
         let data_dir = data_dir.to_path_buf();
         Ok(Self { params, postgres, data_dir, tools, owner, control, wal })
     }
-}
-
-/// Returns a store resource.
-pub(in super::super) fn store<'a>(
-    ctx: &'a StepContext,
-    name: &str,
-) -> Result<&'a resource::Store, StepError> {
-    ctx.system(name, |system| match system {
-        System::Store(store) => Some(store),
-        _ => None,
-    })
 }
 
 /// Finds the backup that the directory was restored from. Only such a directory may be recovered: replaying WAL
@@ -130,13 +119,7 @@ fn timeline(text: &str) -> Result<Option<u32>, StepError> {
     }
 }
 
-fn read_wal(
-    store: &resource::Store,
-    label: &str,
-    timeline: Option<u32>,
-    data_dir: &Path,
-) -> Result<Wal, StepError> {
-    let store = Store::open(store)?;
+fn read_wal(store: Store, label: &str, timeline: Option<u32>, data_dir: &Path) -> Result<Wal, StepError> {
     let marker = read_marker(&store, BackupKind::PostgresBase, label)?;
     let details: BaseDetails = marker.details()?;
     let odd = |what: &str| {

@@ -6,7 +6,7 @@ use std::time::{Duration, Instant};
 use async_trait::async_trait;
 use lifeboat_engine::model::event::Done;
 use lifeboat_engine::model::evidence::Check;
-use lifeboat_engine::resource::{ResourceKind, System};
+use lifeboat_engine::resource::ResourceKind;
 use lifeboat_engine::step::{Effect, KindSpec, Preview, StepContext, StepError, StepKind};
 use lifeboat_engine::value::{Field, Type};
 use serde::{Deserialize, Serialize};
@@ -180,13 +180,8 @@ fn finished_before(ctx: &StepContext, params: &Params, target: &Target) -> Optio
 }
 
 async fn open_source(ctx: &StepContext, params: &Params) -> Result<Source, StepError> {
-    let resource = ctx.system(&params.store, |system| match system {
-        System::Store(store) => Some(store),
-        _ => None,
-    })?;
-    let (resource, label) = (resource.clone(), params.backup.clone());
+    let (store, label) = (Store::of(ctx, &params.store).await?, params.backup.clone());
     blocking(move || {
-        let store = Store::open(&resource)?;
         let marker = read_marker(&store, BackupKind::PostgresBase, &label)?;
         let details: BaseDetails = marker.details()?;
         check_objects(&marker)?;

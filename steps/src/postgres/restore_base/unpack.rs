@@ -179,7 +179,10 @@ struct Counted<'a, R> {
 
 impl<R: Read> Read for Counted<'_, R> {
     fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
-        let count = self.inner.read(buffer)?;
+        let count = self.inner.read(buffer).inspect_err(|error| {
+            // A bucket that fails is not an object that is damaged.
+            self.stopped = crate::store::of_store(error).cloned();
+        })?;
         if let Err(error) = self.meter.advance(count as u64) {
             self.stopped = Some(error);
             return Err(io::Error::other("interrupted"));

@@ -8,7 +8,7 @@ use super::archive::wal_key;
 use super::header::{LongHeader, SystemId, bad_segment};
 use super::names::{Segment, SegmentSize, WalName};
 use crate::postgres::codes;
-use crate::store::{Key, ObjectReader, Store};
+use crate::store::{self, Key, ObjectReader, Store};
 
 /// How a file of the archive is stored.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -134,6 +134,9 @@ fn read_small(name: &str, reader: impl Read) -> Result<Vec<u8>, StepError> {
 
 /// A file system's own fault may pass; a stream that cannot be decoded stays as it is.
 pub(super) fn undecodable(name: &str, error: &io::Error) -> StepError {
+    if let Some(error) = store::of_store(error) {
+        return error.clone();
+    }
     let message = format!("{name} in the archive cannot be read to its end: {error}");
     if error.raw_os_error().is_some() {
         StepError::transient(codes::LB1207, message)

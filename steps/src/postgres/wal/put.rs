@@ -2,31 +2,46 @@
 
 use std::fs::File;
 use std::io::{self, Read, Write};
-use std::path::{Path, PathBuf};
+use std::path::Path;
 
+use lifeboat_engine::resource;
+use lifeboat_engine::secret::{SecretRef, Secrets};
 use lifeboat_engine::step::StepError;
 use serde::{Deserialize, Serialize};
 
 use super::WalExit;
 use super::archive::wal_key;
-use super::fetch::{Form, open_form};
+use super::fetch::{FORMS, Form, open_form};
 use super::header::{LongHeader, SystemId, bad_segment};
 use super::names::WalName;
 use crate::postgres::codes;
-use crate::store::{self, Key, Store};
+use crate::store::{self, Address, Key, Store};
 
 /// The file that `lifeboat wal put --config` reads: JSON, readable by the user of the Postgres server.
 ///
 /// ```json
 /// { "store": "dir:///var/backups/lifeboat", "compression": "zstd" }
 /// ```
+///
+/// For a bucket, `region`, `endpoint` and the credentials are given as in an environment; files are relative to this
+/// one, and readable by the server's user.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct PutConfig {
-    /// The address of the store; its directory must exist.
+    /// The address of the store; its directory or bucket must exist.
     pub store: String,
     #[serde(default)]
     pub compression: Compression,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub region: Option<String>,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub endpoint: Option<String>,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub access_key: Option<SecretRef>,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub secret_key: Option<SecretRef>,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub session_token: Option<SecretRef>,
 }
 
 /// How segments are stored.
@@ -63,8 +78,8 @@ pub(super) fn line(error: &StepError) -> String {
 
 fn put(config: &Path, path: &Path, name: &str) -> Result<(), StepError> {
     let kind = WalName::parse(name)?;
-    let config = PutConfig::load(config)?;
-    let store = Store::open_url(&config.store)?;
+    let (file, config) = (config, PutConfig::load(config)?);
+    let store = Store::open(&config.address(file)?)?;
     let content = std::fs::read(path).map_err(|error| {
         StepError::permanent(
             codes::LB1203,
@@ -148,14 +163,13 @@ fn accept_identical(
 /// The process that wrote it may have died between the rename and the sync.
 fn sync_existing(store: &Store, system: SystemId, name: &str) -> Result<(), StepError> {
     let key = wal_key(system, name)?;
-    let path = store.path_of(&key);
-    let sync = |path: &Path| File::open(path).and_then(|file| file.sync_all());
-    let dir = path.parent().map_or(Ok(()), sync);
-    let files =
-        [Form::Zstd, Form::Plain].map(|form| PathBuf::from(format!("{}{}", path.display(), form.suffix())));
-    files.iter().filter(|path| path.exists()).try_for_each(|path| sync(path)).and(dir).map_err(|error| {
-        StepError::transient(store::codes::LB1111, format!("{name} cannot be made durable: {error}"))
-    })
+    for form in FORMS {
+        let key = Key::new(format!("{key}{}", form.suffix()))?;
+        if store.metadata(&key)?.is_some() {
+            store.sync(&key)?;
+        }
+    }
+    Ok(())
 }
 
 /// Checks a file that is no segment, and finds out which cluster it belongs to.
@@ -194,6 +208,28 @@ impl PutConfig {
     pub fn load(path: &Path) -> Result<Self, StepError> {
         let text = std::fs::read(path).map_err(|error| Self::invalid(path, &error))?;
         serde_json::from_slice(&text).map_err(|error| Self::invalid(path, &error))
+    }
+
+    /// Returns where the store is, with its credentials read from where they are kept.
+    fn address(&self, path: &Path) -> Result<Address, StepError> {
+        let address = Address::new(resource::Store {
+            url: self.store.clone(),
+            region: self.region.clone(),
+            endpoint: self.endpoint.clone(),
+            ..resource::Store::default()
+        });
+        let references = [&self.access_key, &self.secret_key, &self.session_token].into_iter().flatten();
+        let base = path.parent().unwrap_or(Path::new(""));
+        let secrets = Secrets::resolve(references, base).map_err(|unread| {
+            let problems: Vec<_> = unread.iter().map(ToString::to_string).collect();
+            Self::invalid(path, &problems.join("; "))
+        })?;
+        let value = |reference: &Option<SecretRef>| secrets.get(reference.as_ref()?).cloned();
+        match (value(&self.access_key), value(&self.secret_key)) {
+            (Some(id), Some(secret)) => Ok(address.with_keys(id, secret, value(&self.session_token))),
+            (None, None) => Ok(address),
+            _ => Err(Self::invalid(path, &"`access_key` and `secret_key` come together")),
+        }
     }
 
     fn invalid(path: &Path, problem: &dyn std::fmt::Display) -> StepError {

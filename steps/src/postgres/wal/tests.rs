@@ -61,7 +61,7 @@ impl Bench {
     }
 
     fn configure(&self, compression: &str) {
-        let config = serde_json::json!({"store": format!("dir://{}", self.store.root().display()), "compression": compression});
+        let config = serde_json::json!({"store": format!("dir://{}", self.store.work_dir().display()), "compression": compression});
         std::fs::write(self.path("wal.json"), config.to_string()).expect("writes");
     }
 

@@ -7,46 +7,39 @@ use std::time::{Duration, SystemTime};
 use lifeboat_engine::step::StepError;
 use rustix::fs::{AtFlags, FlockOperation, OFlags};
 
+use super::backend::{Put, taken};
 use super::key::{Key, TEMPORARY};
-use super::{beneath, codes, failure};
+use super::{beneath, failure};
 
 /// An object open for reading, from its beginning.
 #[derive(Debug)]
-pub struct ObjectReader {
+pub(super) struct FileReader {
     file: File,
     size: u64,
 }
 
-impl ObjectReader {
+impl FileReader {
     pub(super) fn new(file: File) -> io::Result<Self> {
         let size = file.metadata()?.len();
         Ok(Self { file, size })
     }
 
     /// Returns the size in bytes when it was opened.
-    pub fn size(&self) -> u64 {
+    pub(super) fn size(&self) -> u64 {
         self.size
     }
 }
 
-impl Read for ObjectReader {
+impl Read for FileReader {
     fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
         self.file.read(buffer)
     }
 }
 
-/// What writing an object came to.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Put {
-    Written,
-    /// The same content was there already.
-    Identical,
-}
-
-/// An object being written. Dropped without [`NewObject::commit`] it leaves nothing behind.
+/// An object being written. Dropped without [`NewFile::commit`] it leaves nothing behind.
 #[derive(Debug)]
 #[must_use = "an object that is not committed is thrown away"]
-pub struct NewObject {
+pub(super) struct NewFile {
     dir: OwnedFd,
     key: Key,
     /// Its name until it is published; from then on another writer may use that name.
@@ -57,7 +50,7 @@ pub struct NewObject {
 /// How long an unlocked temporary file is left alone: its writer may be about to lock it.
 const STALE_AFTER: Duration = Duration::from_mins(10);
 
-impl NewObject {
+impl NewFile {
     pub(super) fn create(dir: OwnedFd, key: Key) -> Result<Self, StepError> {
         let (temporary, file) =
             create_temporary(&dir, &key).map_err(|error| failure::write(format_args!("`{key}`"), &error))?;
@@ -71,20 +64,11 @@ impl NewObject {
     ///
     /// When this returns, the object survives a power cut. If an object of that name appeared in the meantime, it
     /// stays: with the same content this is success, with other content an error.
-    pub fn commit(mut self) -> Result<Put, StepError> {
+    pub(super) fn commit(mut self) -> Result<Put, StepError> {
         let file = self.file.take().expect("only commit takes the file, and it takes the object");
         let put =
             self.publish(file).map_err(|error| failure::write(format_args!("`{}`", self.key), &error))?;
-        put.ok_or_else(|| {
-            StepError::permanent(
-                codes::LB1105,
-                format!(
-                    "`{}` is in the store already, with different content; it was left as it is",
-                    self.key
-                ),
-            )
-            .help("find out who wrote it before anything is removed; `lifeboat explain LB1105` says how")
-        })
+        put.ok_or_else(|| taken(&self.key))
     }
 
     /// Returns `None` if a different object has the name.
@@ -113,7 +97,7 @@ impl NewObject {
     }
 }
 
-impl Write for NewObject {
+impl Write for NewFile {
     fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
         match &mut self.file {
             Some(file) => file.write(bytes),
@@ -126,7 +110,7 @@ impl Write for NewObject {
     }
 }
 
-impl Drop for NewObject {
+impl Drop for NewFile {
     fn drop(&mut self) {
         if let Some(temporary) = &self.temporary {
             rustix::fs::unlinkat(&self.dir, temporary, AtFlags::empty()).ok();

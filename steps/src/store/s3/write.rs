@@ -1,0 +1,259 @@
+use std::collections::VecDeque;
+use std::io::{self, Write};
+
+use aws_sdk_s3::primitives::ByteStream;
+use aws_sdk_s3::types::{CompletedMultipartUpload, CompletedPart};
+use bytes::Bytes;
+use lifeboat_engine::plan::hex;
+use lifeboat_engine::step::StepError;
+use sha2::{Digest as _, Sha256};
+
+use super::bucket::Bucket;
+use super::copy::Attributes;
+use super::fault::{Doing, Fault};
+use super::runtime::{Pending, pause, start, wait};
+use crate::store::backend::{Put, taken};
+use crate::store::failure;
+use crate::store::key::Key;
+use crate::store::transfer::{Meter, digest_of};
+
+/// Up to here one request does it.
+const PART: usize = 16 << 20;
+/// How many parts are sent at once.
+const AT_ONCE: usize = 3;
+/// Parts grow by their first size every so many, so that 10,000 of them reach half a terabyte.
+const GROW_EVERY: i32 = 2000;
+const MOST_PARTS: i32 = 10_000;
+/// How often a write is tried anew that the server calls in conflict with another one.
+const CONFLICT_TRIES: u32 = 5;
+
+/// What is done where something has the name.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Existing {
+    /// It stays; the same content is success.
+    Keep,
+    /// It is replaced: the name is known to be ours.
+    Replace,
+}
+
+/// An object on its way. Dropped before it is committed, what was sent is thrown away.
+#[derive(Debug)]
+pub(in crate::store) struct Upload {
+    bucket: Bucket,
+    key: Key,
+    existing: Existing,
+    attributes: Attributes,
+    buffer: Vec<u8>,
+    digest: Sha256,
+    size: u64,
+    parts: Option<Parts>,
+}
+
+#[derive(Debug)]
+struct Parts {
+    id: String,
+    number: i32,
+    sending: VecDeque<Pending<Result<CompletedPart, Fault>>>,
+    sent: Vec<CompletedPart>,
+}
+
+impl Bucket {
+    pub(in crate::store) fn create(&self, key: &Key) -> Upload {
+        self.upload(key, Existing::Keep, Attributes::default())
+    }
+
+    pub(super) fn upload(&self, key: &Key, existing: Existing, attributes: Attributes) -> Upload {
+        Upload {
+            bucket: self.clone(),
+            key: key.clone(),
+            existing,
+            attributes,
+            buffer: Vec::new(),
+            digest: Sha256::new(),
+            size: 0,
+            parts: None,
+        }
+    }
+}
+
+impl Upload {
+    /// Makes the object visible under its name, if nothing else is.
+    pub(in crate::store) fn commit(mut self) -> Result<Put, StepError> {
+        // Servers that ignore conditions are told apart from those that know them by nobody; looking first leaves
+        // them a small gap instead of none.
+        if self.existing == Existing::Keep
+            && !self.bucket.is_s3()
+            && self.bucket.metadata(&self.key)?.is_some()
+        {
+            self.abort();
+            return self.compare();
+        }
+        let result = match self.parts.is_some() {
+            true => self.complete()?,
+            false => self.put_whole()?,
+        };
+        match result {
+            Ok(()) => Ok(Put::Written),
+            Err(fault) if fault.is_taken() => {
+                self.abort();
+                self.compare()
+            }
+            Err(fault) => Err(self.explain(&fault)),
+        }
+    }
+
+    fn put_whole(&mut self) -> Result<Result<(), Fault>, StepError> {
+        let (bucket, key) = (self.bucket.clone(), self.bucket.full(&self.key));
+        let content = Bytes::from(std::mem::take(&mut self.buffer));
+        let (attributes, mut only_new) = (self.attributes.clone(), self.existing == Existing::Keep);
+        wait(async move {
+            for number in 0.. {
+                let request = bucket.client().put_object().bucket(bucket.name()).key(&key);
+                let request = attributes.on_put(request).body(ByteStream::from(content.clone()));
+                let request = request.set_if_none_match(only_new.then(|| "*".to_owned()));
+                let Err(error) = request.send().await else { return Ok(()) };
+                match Fault::of(&error) {
+                    fault if fault.is_unknown() && only_new => only_new = false,
+                    fault if fault.status == Some(409) && number < CONFLICT_TRIES => pause(number).await,
+                    fault => return Err(fault),
+                }
+            }
+            unreachable!("the loop is left by returning")
+        })
+    }
+
+    /// Sends the rest and puts the parts together.
+    fn complete(&mut self) -> Result<Result<(), Fault>, StepError> {
+        if !self.buffer.is_empty() {
+            self.send_part()?;
+        }
+        self.settle(0)?;
+        let Some(parts) = &self.parts else { return Ok(Ok(())) };
+        let (bucket, key) = (self.bucket.clone(), self.bucket.full(&self.key));
+        let (id, sent) = (parts.id.clone(), parts.sent.clone());
+        let mut only_new = self.existing == Existing::Keep;
+        let outcome = wait(async move {
+            let parts = CompletedMultipartUpload::builder().set_parts(Some(sent)).build();
+            loop {
+                let request = bucket.client().complete_multipart_upload().bucket(bucket.name()).key(&key);
+                let request = request.upload_id(&id).multipart_upload(parts.clone());
+                let request = request.set_if_none_match(only_new.then(|| "*".to_owned()));
+                let Err(error) = request.send().await else { return Ok(()) };
+                match Fault::of(&error) {
+                    fault if fault.is_unknown() && only_new => only_new = false,
+                    fault => return Err(fault),
+                }
+            }
+        })?;
+        if outcome.is_ok() {
+            self.parts = None;
+        }
+        Ok(outcome)
+    }
+
+    /// Sends what is in the buffer as the next part, and waits if too many are on their way.
+    fn send_part(&mut self) -> Result<(), StepError> {
+        if self.parts.is_none() {
+            let id = self.begin_parts()?;
+            self.parts = Some(Parts { id, number: 0, sending: VecDeque::new(), sent: Vec::new() });
+        }
+        self.settle(AT_ONCE - 1)?;
+        let content = Bytes::from(std::mem::take(&mut self.buffer));
+        let (bucket, key) = (self.bucket.clone(), self.bucket.full(&self.key));
+        let Some(parts) = &mut self.parts else { return Ok(()) };
+        parts.number += 1;
+        let (id, number) = (parts.id.clone(), parts.number);
+        parts.sending.push_back(start(async move {
+            let request = bucket.client().upload_part().bucket(bucket.name()).key(&key).upload_id(id);
+            let request = request.part_number(number).body(ByteStream::from(content));
+            let answer = request.send().await.map_err(|error| Fault::of(&error))?;
+            Ok(CompletedPart::builder().part_number(number).set_e_tag(answer.e_tag).build())
+        })?);
+        Ok(())
+    }
+
+    fn begin_parts(&self) -> Result<String, StepError> {
+        let request = self.bucket.client().create_multipart_upload();
+        let request = request.bucket(self.bucket.name()).key(self.bucket.full(&self.key));
+        let request = self.attributes.on_parts(request);
+        let answer = wait(async move { request.send().await.map_err(|error| Fault::of(&error)) })?;
+        let answer = answer.map_err(|fault| self.explain(&fault))?;
+        answer.upload_id.ok_or_else(|| self.explain(&Fault::odd("the answer has no upload id")))
+    }
+
+    /// Waits until no more than `left` parts are on their way.
+    fn settle(&mut self, left: usize) -> Result<(), StepError> {
+        loop {
+            let Some(parts) = &mut self.parts else { return Ok(()) };
+            if parts.sending.len() <= left {
+                return Ok(());
+            }
+            let Some(pending) = parts.sending.pop_front() else { return Ok(()) };
+            match pending.wait()? {
+                Ok(part) => parts.sent.push(part),
+                Err(fault) => return Err(self.explain(&fault)),
+            }
+        }
+    }
+
+    /// Compares with what has the name.
+    fn compare(&mut self) -> Result<Put, StepError> {
+        let existing = self.bucket.find(&self.key)?.ok_or_else(|| {
+            self.explain(&Fault::broken("something of that name came and went while it was written"))
+        })?;
+        if existing.size() != self.size {
+            return Err(taken(&self.key));
+        }
+        let found = digest_of(existing, &Meter::silent())?;
+        let ours = hex(&std::mem::take(&mut self.digest).finalize());
+        if found.sha256 == ours { Ok(Put::Identical) } else { Err(taken(&self.key)) }
+    }
+
+    /// Throws away what was sent in parts. Where that fails, the bucket's lifecycle removes it.
+    fn abort(&mut self) {
+        let Some(parts) = self.parts.take() else { return };
+        // A part that arrives after the end of its upload would stay.
+        parts.sending.into_iter().for_each(|pending| drop(pending.wait()));
+        let request = self.bucket.client().abort_multipart_upload().bucket(self.bucket.name());
+        let request = request.key(self.bucket.full(&self.key)).upload_id(parts.id);
+        let key = self.key.clone();
+        drop(wait(async move {
+            if let Err(error) = request.send().await {
+                tracing::warn!("what was sent of `{key}` cannot be removed: {:?}", Fault::of(&error));
+            }
+        }));
+    }
+
+    fn explain(&self, fault: &Fault) -> StepError {
+        self.bucket.explain(Doing::Writing, format_args!("`{}`", self.key), fault)
+    }
+
+    fn part_size(&self) -> usize {
+        let number = self.parts.as_ref().map_or(0, |parts| parts.number.min(MOST_PARTS));
+        PART * usize::try_from(1 + number / GROW_EVERY).unwrap_or(1)
+    }
+}
+
+impl Write for Upload {
+    fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
+        let room = self.part_size() - self.buffer.len();
+        let count = bytes.len().min(room);
+        self.digest.update(&bytes[..count]);
+        self.buffer.extend_from_slice(&bytes[..count]);
+        self.size += count as u64;
+        if self.buffer.len() == self.part_size() {
+            self.send_part().map_err(failure::as_io)?;
+        }
+        Ok(count)
+    }
+
+    fn flush(&mut self) -> io::Result<()> {
+        Ok(())
+    }
+}
+
+impl Drop for Upload {
+    fn drop(&mut self) {
+        self.abort();
+    }
+}
