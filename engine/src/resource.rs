@@ -274,6 +274,11 @@ pub fn maker(name: &str) -> Option<&str> {
     name.strip_prefix(MADE)
 }
 
+/// Returns the name under which people know a system: its own, or that of the step that makes it.
+pub fn shown(name: &str) -> &str {
+    maker(name).unwrap_or(name)
+}
+
 /// Names a system for people: `` `db` ``, or "what `clone` made".
 pub fn in_words(name: &str) -> String {
     match maker(name) {

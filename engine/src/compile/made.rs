@@ -51,6 +51,12 @@ pub(super) fn find(
         });
     }
     let Some(body) = &analysis.bodies[target] else { return Ok(None) };
+    if body.kind.creates.is_some() && analysis.order.steps[target].spec.repeat.for_each.is_some() {
+        return Err(Unfit::None {
+            message: format!("`{name}` makes one system for each element, and this names them all"),
+            help: Some("let a step without `for_each` make the system that is used here".into()),
+        });
+    }
     match body.kind.creates {
         None => Err(none(format!("`{name}` (`{}`) makes no system", body.kind.name))),
         Some(made) if !kinds.is_empty() && !kinds.contains(&made) => {

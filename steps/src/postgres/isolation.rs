@@ -13,7 +13,7 @@ use std::path::{Path, PathBuf};
 use jiff::Timestamp;
 use lifeboat_engine::model::evidence::{Created, CreatedKind};
 use lifeboat_engine::plan::hex;
-use lifeboat_engine::resource::Postgres;
+use lifeboat_engine::resource::{Postgres, shown};
 use lifeboat_engine::step::{StepContext, StepError};
 use serde::{Deserialize, Serialize};
 use sha2::{Digest, Sha256};
@@ -118,7 +118,7 @@ impl Isolation {
         let dir = self.dir();
         ctx.created(Created {
             id: format!("work:{}", self.resource),
-            what: format!("work directory of {}", self.resource),
+            what: format!("work directory of {}", shown(&self.resource)),
             kind: CreatedKind::Directory { path: dir.clone() },
         })
         .await?;

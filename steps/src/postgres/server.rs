@@ -5,6 +5,7 @@ use std::io::{BufRead, BufReader, Seek, SeekFrom};
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
+use lifeboat_engine::resource::shown;
 use lifeboat_engine::step::{StepContext, StepError};
 
 use super::codes;
@@ -46,7 +47,7 @@ pub(super) async fn launch(ctx: &StepContext, launch: &Launch<'_>) -> Result<Ser
     }
     let spec = ServerSpec {
         id: format!("server:{}", launch.resource),
-        what: format!("Postgres server of {} (port {port})", launch.resource),
+        what: format!("Postgres server of {} (port {port})", shown(launch.resource)),
         log_file: launch.log_file.to_path_buf(),
         stop_signal: FAST,
     };

@@ -17,7 +17,7 @@ use serde_json::{Value, json};
 use super::client::Client;
 use super::info::Info;
 use super::restore::{fetch, holds};
-use super::snapshot::{DUMP, Details, store_of};
+use super::snapshot::{DUMP, Details};
 use super::{check, codes};
 use crate::backup::{self, Wanted};
 use crate::home::{Home, keep_away};
@@ -101,7 +101,7 @@ impl StepKind for Clone {
         }
         keep_away(ctx, &work.name, &work.resource).await?;
         work.stop_leftover().await?;
-        let store = Store::open(store_of(ctx, &work.params.store)?)?;
+        let store = Store::of(ctx, &work.params.store).await?;
         let marker = work.choose(&store).await?;
         work.check_room(&marker)?;
         work.home.make(ctx, work.user.as_ref()).await?;
@@ -205,18 +205,16 @@ impl<'a> Work<'a> {
     /// Chooses the snapshot once: a later attempt goes on with the same one.
     async fn choose(&self, store: &Store) -> Result<Marker, StepError> {
         let recorded = self.ctx.recorded(CHOSEN).and_then(Value::as_str);
-        let marker = backup::choose(
-            store,
-            &Wanted {
-                kind: BackupKind::RedisRdb,
-                store: &self.params.store,
-                label: recorded.or(self.params.backup.as_deref()),
-                before: self.params.target_time,
-                source: self.params.source.as_deref(),
-                target: self.ctx.info.step.as_str(),
-                none: codes::LB1304,
-            },
-        )?;
+        let wanted = Wanted {
+            kind: BackupKind::RedisRdb,
+            store: self.params.store.clone(),
+            label: recorded.map(ToOwned::to_owned).or_else(|| self.params.backup.clone()),
+            before: self.params.target_time,
+            source: self.params.source.clone(),
+            target: self.ctx.info.step.to_string(),
+            none: codes::LB1304,
+        };
+        let marker = backup::choose(store, wanted).await?;
         self.ctx.record(CHOSEN, marker.label.clone()).await?;
         Ok(marker)
     }

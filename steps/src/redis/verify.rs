@@ -2,7 +2,7 @@ use async_trait::async_trait;
 use lifeboat_engine::expr;
 use lifeboat_engine::model::event::Done;
 use lifeboat_engine::model::evidence::Check;
-use lifeboat_engine::resource::ResourceKind;
+use lifeboat_engine::resource::{ResourceKind, shown};
 use lifeboat_engine::step::{Effect, KindSpec, ParamProblem, StepContext, StepError, StepKind};
 use lifeboat_engine::value::{Field, Type};
 use serde::Deserialize;
@@ -110,7 +110,7 @@ impl StepKind for Verify {
         let info = client.info().await?;
         let names = numbers(&info);
         let mut checks = basic(&info);
-        checks.extend(expr::check_all(&params.server, &params.expect, &names));
+        checks.extend(expr::check_all(shown(&params.server), &params.expect, &names));
         for query in &params.queries {
             let words: Vec<&str> = query.command.iter().map(String::as_str).collect();
             let answer: redis::Value = client.command(&words).await?;
@@ -124,7 +124,7 @@ impl StepKind for Verify {
                 "{} of {} checks of `{}` failed, the first: {first}",
                 failed.len(),
                 checks.len(),
-                params.server
+                shown(&params.server)
             );
             return Err(StepError::permanent(codes::LB1310, message).checks(checks));
         }

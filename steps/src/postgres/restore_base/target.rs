@@ -9,7 +9,7 @@ use std::os::unix::fs::{DirBuilderExt, MetadataExt};
 use std::path::{Path, PathBuf};
 
 use lifeboat_engine::model::evidence::{Created, CreatedKind};
-use lifeboat_engine::resource::Postgres;
+use lifeboat_engine::resource::{Postgres, shown};
 use lifeboat_engine::step::{StepContext, StepError};
 use serde::Deserialize;
 
@@ -184,7 +184,7 @@ impl Target {
         }
         ctx.created(Created {
             id: self.aside_id(),
-            what: format!("earlier data directory of {}", self.resource),
+            what: format!("earlier data directory of {}", shown(&self.resource)),
             kind: CreatedKind::MovedAside { from: self.data_dir.clone(), to: self.aside.clone() },
         })
         .await?;
@@ -206,13 +206,13 @@ impl Target {
     pub(super) async fn take(&self, ctx: &StepContext, backup: &str) -> Result<(), StepError> {
         ctx.created(Created {
             id: self.data_id(),
-            what: format!("restored data directory of {}", self.resource),
+            what: format!("restored data directory of {}", shown(&self.resource)),
             kind: CreatedKind::Directory { path: self.data_dir.clone() },
         })
         .await?;
         ctx.created(Created {
             id: self.note_id(),
-            what: format!("restore note of {}", self.resource),
+            what: format!("restore note of {}", shown(&self.resource)),
             kind: CreatedKind::File { path: RestoreNote::path(&self.data_dir) },
         })
         .await?;
