@@ -20,3 +20,4 @@ mod restore;
 mod runs;
 mod shipped;
 mod terminal;
+mod undo;
