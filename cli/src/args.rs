@@ -106,9 +106,9 @@ pub(crate) enum Command {
     Note { run: String, text: String },
     /// Start nothing further until `resume`
     Pause { run: String },
-    /// End a run: attempts end, `always` steps run
+    /// End a run: attempts end, what has begun is undone, newest first, and `always` steps run
     Abort(EndArgs),
-    /// End a run without undoing anything
+    /// End a run without undoing anything: attempts end, `always` steps run
     Cancel(EndArgs),
     /// Archive and fetch write-ahead log; Postgres calls this
     #[command(subcommand)]
@@ -241,6 +241,9 @@ pub(crate) struct ResumeArgs {
     /// The run: its id, part of it, or `latest`
     #[arg(default_value = "latest")]
     pub(crate) run: String,
+    /// Confirm systems that are others than when the run began: the token that the refusal prints
+    #[arg(long, value_name = "TOKEN")]
+    pub(crate) confirm: Option<String>,
     /// Also write report.html and report.json into this directory
     #[arg(long, value_name = "DIR")]
     pub(crate) report: Option<PathBuf>,

@@ -112,7 +112,7 @@ fn on_runs(cli: &Cli, project: &Project, site: &Site) -> Outcome {
         }
         Command::Resume(args) => {
             let manner = Manner { report: args.report.clone(), no_wait: args.no_wait };
-            session::resume(site, &args.run, &manner)
+            session::resume(site, &args.run, &manner, args.confirm.as_deref())
         }
         Command::Status { run } => look::status(state, run.as_deref(), cli.format),
         Command::Watch { run } => look::watch(state, run.as_deref()),

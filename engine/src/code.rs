@@ -64,6 +64,7 @@ define_codes! {
     LB0332 "for_each without a list";
     LB0333 "for_each with too many elements";
     LB0334 "what a step waits for did not happen";
+    LB0336 "a kind that undoes nothing itself";
     LB0340 "a system that no step has made";
     LB0341 "would write a protected system";
     LB0350 "defect in a step";

@@ -51,6 +51,9 @@ pub struct Plan {
     /// In the order of the file, `always` steps last.
     pub steps: Vec<PlannedStep>,
     pub groups: Vec<PlannedGroup>,
+    /// What takes the work of steps back when the run is aborted, in the order of `steps`.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub undos: Vec<PlannedUndo>,
     /// The runbooks that this one calls, at any depth; a caller stands before those that it calls.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub scopes: Vec<Scope>,
@@ -183,6 +186,18 @@ pub struct Until {
     pub every: Span,
 }
 
+/// How the work of one step is taken back if the run is aborted.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct PlannedUndo {
+    /// The step whose work it takes back.
+    pub of: StepId,
+    /// Set if the kind of the step does it: what that is, in words.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub built_in: Option<String>,
+    /// What runs, as a step named `STEP/undo`. One that is built in has the kind and the parameters of the step.
+    pub step: PlannedStep,
+}
+
 /// A group, for display, budgets and limits; order is already in the steps' `needs`.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct PlannedGroup {
@@ -211,6 +226,8 @@ pub enum NeedOn {
     #[default]
     Success,
     Failure,
+    /// A failure after which the run does not simply go on: of a step in the group or the runbook that is needed.
+    FailureWithin,
     Any,
 }
 
@@ -324,9 +341,35 @@ impl Plan {
         hex(&Sha256::digest(text))
     }
 
+    /// Returns the SHA-256 of the plan and of further words, in hexadecimal.
+    pub fn digest_with(&self, words: &[String]) -> String {
+        hex(&Sha256::digest(format!("{}\0{}", self.digest(), words.join("\0"))))
+    }
+
     /// Returns a step by its id.
     pub fn step(&self, id: &StepId) -> Option<&PlannedStep> {
         self.steps.iter().find(|step| &step.id == id)
+    }
+
+    /// Returns what stands at a position: a step, or beyond the last one an undo.
+    ///
+    /// # Panics
+    /// If there is no such position; positions come from the state of a run of this very plan.
+    pub fn at(&self, position: usize) -> &PlannedStep {
+        match position.checked_sub(self.steps.len()) {
+            Some(undo) => &self.undos[undo].step,
+            None => &self.steps[position],
+        }
+    }
+
+    /// Returns the undo at a position, if one stands there.
+    pub fn undo_at(&self, position: usize) -> Option<&PlannedUndo> {
+        self.undos.get(position.checked_sub(self.steps.len())?)
+    }
+
+    /// Returns everything that may run, by position: all steps, then all undos.
+    pub fn everything(&self) -> impl Iterator<Item = &PlannedStep> {
+        self.steps.iter().chain(self.undos.iter().map(|undo| &undo.step))
     }
 
     /// Returns a scope and those it is called from, innermost first.

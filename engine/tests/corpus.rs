@@ -413,7 +413,10 @@ fn groups_start_and_end_as_one_place() {
     assert_eq!(needs("left_one"), [on("one", NeedOn::Success)]);
     assert_eq!(needs("left_two"), [on("left_one", NeedOn::Success)]);
     assert_eq!(needs("free"), [on("one", NeedOn::Success)]);
-    assert_eq!(needs("late"), [on("right", NeedOn::Success), on("left_two", NeedOn::Any)]);
+    assert_eq!(
+        needs("late"),
+        [on("right", NeedOn::Success), on("left_one", NeedOn::Any), on("left_two", NeedOn::Any)]
+    );
     assert_eq!(needs("after"), [on("free", NeedOn::Success), on("late", NeedOn::Success)]);
     assert_eq!(needs("rescue"), [on("after", NeedOn::Failure)]);
     assert_eq!(needs("at_once"), []);

@@ -321,3 +321,74 @@ async fn restored_files_belong_to_the_owner_of_the_resource() {
     let found = fs::metadata(target(&rig).join("a/note.txt")).unwrap();
     assert_eq!((found.uid(), found.gid()), (nobody.uid, nobody.gid));
 }
+
+/// Makes a target with something in it and restores over it.
+async fn restored_over_something() -> Rig {
+    let rig = rig();
+    rig.run("files.backup", backup()).await.unwrap();
+    fs::create_dir(target(&rig)).unwrap();
+    fs::write(target(&rig).join("earlier"), "x").unwrap();
+    rig.run("files.restore", restore()).await.unwrap();
+    rig
+}
+
+fn undone(rig: &Rig) -> PathBuf {
+    rig.dir().join(format!("www/uploads.undone-{}", rig.run_id.short()))
+}
+
+#[tokio::test]
+async fn undo_brings_the_earlier_directory_back_and_keeps_what_was_restored() {
+    let rig = restored_over_something().await;
+    rig.undo("files.restore", restore()).await.unwrap();
+    assert_eq!(fs::read_to_string(target(&rig).join("earlier")).unwrap(), "x");
+    assert_eq!(tree(&undone(&rig)), tree(&source(&rig)));
+    assert_eq!(rig.made_at(), [undone(&rig)], "a drill removes what was restored and nothing else");
+    rig.undo("files.restore", restore()).await.unwrap();
+    assert_eq!(fs::read_to_string(target(&rig).join("earlier")).unwrap(), "x", "again is no harm");
+    assert_eq!(fs::read_dir(rig.dir().join("www")).unwrap().count(), 2);
+}
+
+#[tokio::test]
+async fn undo_where_nothing_was_leaves_nothing() {
+    let rig = rig();
+    rig.run("files.backup", backup()).await.unwrap();
+    rig.run("files.restore", restore()).await.unwrap();
+    rig.undo("files.restore", restore()).await.unwrap();
+    assert!(!target(&rig).exists() && undone(&rig).exists());
+    rig.undo("files.restore", restore()).await.unwrap();
+    assert!(!target(&rig).exists() && undone(&rig).exists());
+}
+
+#[tokio::test]
+async fn undo_goes_on_from_every_place_in_which_a_crash_can_leave_it() {
+    // After the exchange of an undo that was killed: the earlier directory is back, the restored one beside it.
+    let rig = restored_over_something().await;
+    let aside = rig.dir().join(format!("www/uploads.pre-{}", rig.run_id.short()));
+    let third = rig.dir().join("www/third");
+    fs::rename(target(&rig), &third).unwrap();
+    fs::rename(&aside, target(&rig)).unwrap();
+    fs::rename(&third, &aside).unwrap();
+    rig.undo("files.restore", restore()).await.unwrap();
+    assert_eq!(fs::read_to_string(target(&rig).join("earlier")).unwrap(), "x");
+    assert!(undone(&rig).exists() && !aside.exists());
+
+    // Between two renames on a file system that cannot exchange: nothing stands at the target.
+    let rig = restored_over_something().await;
+    let aside = rig.dir().join(format!("www/uploads.pre-{}", rig.run_id.short()));
+    fs::rename(target(&rig), undone(&rig)).unwrap();
+    rig.undo("files.restore", restore()).await.unwrap();
+    assert_eq!(fs::read_to_string(target(&rig).join("earlier")).unwrap(), "x");
+    assert!(!aside.exists());
+}
+
+#[tokio::test]
+async fn undo_leaves_files_that_somebody_else_has_put_there() {
+    let rig = restored_over_something().await;
+    fs::rename(target(&rig), rig.dir().join("www/elsewhere")).unwrap();
+    fs::create_dir(target(&rig)).unwrap();
+    fs::write(target(&rig).join("theirs"), "x").unwrap();
+    let error = rig.undo("files.restore", restore()).await.unwrap_err();
+    assert_eq!(error.code.id, "LB1406");
+    assert!(error.message.contains("stays aside"), "{}", error.message);
+    assert!(target(&rig).join("theirs").exists());
+}

@@ -137,6 +137,98 @@ async fn a_failed_restore_puts_back_what_was_moved_aside() {
     scene.restore("move_aside").await.expect_err("is cut off");
     assert_eq!(fs::read_to_string(scene.data_dir().join("precious")).expect("back"), "do not lose");
     assert!(!scene.is_startable());
+    // The end of a drill removes what stands in the journal as made.
+    assert!(!scene.rig.made_at().contains(&scene.data_dir()), "{:?}", scene.rig.reported().created);
+    scene.rig.undo("postgres.restore_base", with("move_aside")).await.expect("nothing is left to undo");
+    assert_eq!(fs::read_to_string(scene.data_dir().join("precious")).expect("still back"), "do not lose");
+}
+
+fn with(existing: &str) -> Value {
+    json!({"store": "backups", "backup": LABEL, "cluster": "db", "existing": existing})
+}
+
+/// A cluster with data of its own, stopped, in the place of which the backup is restored.
+fn earlier(scene: &mut Scene) -> Cluster {
+    let earlier = Cluster::start(&Options::default());
+    earlier.sql("create table earlier as select 42 as answer");
+    earlier.stop("fast");
+    scene.rig = Rig::drill().resource("backups", scene.store.system()).resource("db", earlier.system());
+    earlier
+}
+
+#[tokio::test]
+async fn undo_brings_the_earlier_cluster_back_and_it_starts() {
+    let mut scene = Scene::set();
+    let earlier = earlier(&mut scene);
+    scene.restore("move_aside").await.expect("restores");
+    let done = scene.rig.undo("postgres.restore_base", with("move_aside")).await.expect("undoes");
+    let kept = earlier.place().path().join(format!("data.undone-{}", scene.rig.run_id.short()));
+    assert!(kept.join("global/pg_control").exists(), "what was restored is kept");
+    assert!(done.warnings[0].contains(&kept.display().to_string()), "{:?}", done.warnings);
+    assert_eq!(scene.rig.made_at(), [kept], "a drill removes what was restored and nothing else");
+    scene.rig.undo("postgres.restore_base", with("move_aside")).await.expect("again is no harm");
+    earlier.start_server();
+    assert_eq!(earlier.sql("select answer from earlier"), "42");
+    let left: Vec<_> = fs::read_dir(earlier.place().path()).expect("the place").flatten().collect();
+    let names: Vec<_> = left.iter().map(|entry| entry.file_name().to_string_lossy().into_owned()).collect();
+    assert!(
+        !names.iter().any(|name| name.contains(".pre-") || name.contains("lifeboat-restore")),
+        "{names:?}"
+    );
+}
+
+#[tokio::test]
+async fn undo_touches_nothing_while_a_server_runs_on_the_directory() {
+    let mut scene = Scene::set();
+    let earlier = earlier(&mut scene);
+    scene.restore("move_aside").await.expect("restores");
+    // What tells a server is the file with its number, and a process that works in the directory.
+    let mut server = std::process::Command::new("sleep")
+        .arg("600")
+        .current_dir(&earlier.data_dir)
+        .spawn()
+        .expect("a process in the directory");
+    let file = earlier.data_dir.join("postmaster.pid");
+    let lines = format!("{}\n{}\n1795241511\n5440\n\n", server.id(), earlier.data_dir.display());
+    fs::write(&file, lines).expect("write");
+    let error = scene.rig.undo("postgres.restore_base", with("move_aside")).await.expect_err("a server runs");
+    server.kill().and_then(|()| server.wait()).expect("it ends");
+    assert_eq!(error.code, codes::LB1250);
+    let help = error.help.expect("help");
+    assert!(help.starts_with("stop the server; then: mv ") && help.contains(".pre-"), "{help}");
+    assert!(earlier.data_dir.join("global/pg_control").exists(), "the restored one still stands there");
+    fs::remove_file(&file).expect("remove");
+    scene.rig.undo("postgres.restore_base", with("move_aside")).await.expect("undoes");
+    earlier.start_server();
+    assert_eq!(earlier.sql("select answer from earlier"), "42");
+}
+
+#[tokio::test]
+async fn undo_of_half_a_restore_deletes_it_and_brings_the_earlier_directory_back() {
+    let scene = Scene::set();
+    fs::create_dir(scene.data_dir()).expect("mkdir");
+    fs::write(scene.data_dir().join("precious"), "do not lose").expect("write");
+    scene.rig.cancel.cancel();
+    scene.restore("move_aside").await.expect_err("is interrupted");
+    assert!(!scene.data_dir().join("precious").exists(), "it is aside");
+    scene.rig.undo("postgres.restore_base", with("move_aside")).await.expect("undoes");
+    assert_eq!(fs::read_to_string(scene.data_dir().join("precious")).expect("back"), "do not lose");
+    assert_eq!(scene.rig.made_at(), Vec::<PathBuf>::new());
+}
+
+#[tokio::test]
+async fn undo_leaves_what_somebody_else_has_put_there() {
+    let scene = Scene::set();
+    fs::create_dir(scene.data_dir()).expect("mkdir");
+    fs::write(scene.data_dir().join("precious"), "do not lose").expect("write");
+    scene.restore("move_aside").await.expect("restores");
+    fs::remove_dir_all(scene.data_dir()).expect("removed by hand");
+    fs::create_dir(scene.data_dir()).expect("mkdir");
+    fs::write(scene.data_dir().join("theirs"), "work of the night").expect("write");
+    let error = scene.rig.undo("postgres.restore_base", with("move_aside")).await.expect_err("not ours");
+    assert_eq!(error.code, codes::LB1252);
+    assert!(error.message.contains("this run has not put it there"), "{}", error.message);
+    assert!(scene.data_dir().join("theirs").exists());
 }
 
 #[tokio::test]

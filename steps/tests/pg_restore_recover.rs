@@ -402,3 +402,21 @@ async fn a_resource_with_a_host_is_reached_there_with_the_passwords_of_the_backu
     assert!(as_app("of the backup").status.success());
     assert!(!as_app("another").status.success());
 }
+
+#[tokio::test(flavor = "multi_thread")]
+async fn undo_stops_the_isolated_server_and_removes_its_directory() {
+    let scene = Scene::set();
+    let target = scene.commit(2);
+    scene.commit(3);
+    scene.source.archive_wal();
+    scene.restore_base().await;
+    scene.recover(Some(target)).await.expect("recovers");
+    let isolation = Isolation::serving(&scene.data_dir()).expect("it serves");
+    scene.rig.undo("postgres.recover", recover_params(Some(target))).await.expect("undoes");
+    assert!(PidFile::live(&scene.data_dir()).is_none(), "the server is gone");
+    assert!(!isolation.dir().exists());
+    scene.rig.undo("postgres.recover", recover_params(Some(target))).await.expect("again is no harm");
+    let with = json!({"store": "backups", "backup": LABEL, "cluster": "db"});
+    scene.rig.undo("postgres.restore_base", with).await.expect("and so the directory is free");
+    assert!(!scene.data_dir().exists());
+}

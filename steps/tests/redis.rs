@@ -52,6 +52,9 @@ impl World {
                 "pid_file": self.rig.dir().join("target.pid"), "log_file": self.rig.dir().join("target.log"),
             },
         });
+        let mut service = written["service"].clone();
+        service["kind"] = json!("service");
+        self.rig.set_resource("target_service", service);
         self.rig.set_resource("target", written);
     }
 
@@ -323,4 +326,51 @@ async fn a_target_that_cannot_start_says_why() {
     let error = world.restore(json!({})).await.unwrap_err();
     assert_eq!(error.code.id, "LB1309");
     assert!(error.causes.join(" ").contains("no-such-setting"), "{:?}", error.causes);
+}
+
+fn with() -> Value {
+    json!({ "server": "target", "store": "backups" })
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn undo_of_a_restore_brings_the_earlier_data_back_and_the_server_runs_as_before() {
+    let world = World::new(&["--save", "3600 1"]);
+    world.snapshot("snapshot").await;
+    // What runs before the restore, with data of its own.
+    world.rig.run("service.start", json!({ "service": "target_service" })).await.unwrap();
+    support::postgres::wait_until("it listens", || {
+        std::net::TcpStream::connect(("127.0.0.1", world.target_port)).is_ok()
+    });
+    let _: () = world.target().set("mine", "earlier").unwrap();
+    let _: () = redis::cmd("SAVE").query(&mut world.target()).unwrap();
+    world.restore(json!({})).await.unwrap();
+    assert_eq!(size(&mut world.target(), 0), 501);
+    world.rig.undo("redis.restore", with()).await.unwrap();
+    let mine: Option<String> = world.target().get("mine").unwrap();
+    assert_eq!((mine.as_deref(), size(&mut world.target(), 0)), (Some("earlier"), 1));
+    let kept = world.target_dir().join(format!("dump.rdb.undone-{}", world.rig.run_id.short()));
+    assert!(kept.exists(), "{:?}", names(&world.target_dir()));
+    assert!(!world.rig.made_at().contains(&world.target_dir().join("dump.rdb")));
+    world.rig.undo("redis.restore", with()).await.unwrap();
+    let mine: Option<String> = world.target().get("mine").unwrap();
+    assert_eq!(mine.as_deref(), Some("earlier"), "again is no harm");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn undo_leaves_a_server_stopped_that_did_not_run() {
+    let world = World::new(&["--save", ""]);
+    world.snapshot("snapshot").await;
+    std::fs::write(world.target_dir().join("dump.rdb"), "old").unwrap();
+    world.restore(json!({})).await.unwrap();
+    world.rig.undo("redis.restore", with()).await.unwrap();
+    assert_eq!(std::fs::read_to_string(world.target_dir().join("dump.rdb")).unwrap(), "old");
+    assert!(std::net::TcpStream::connect(("127.0.0.1", world.target_port)).is_err(), "nothing listens");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn undo_of_a_restore_that_touched_nothing_does_nothing() {
+    let world = World::new(&[]);
+    world.restore(json!({})).await.unwrap_err();
+    world.rig.undo("redis.restore", with()).await.unwrap();
+    assert_eq!(names(&world.target_dir()), Vec::<String>::new());
 }

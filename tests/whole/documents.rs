@@ -114,20 +114,3 @@ fn every_example_of_the_guide_is_right() {
     }
     project.run(&["check", "--deny-warnings"]).expect(0);
 }
-
-#[test]
-fn the_guide_names_what_is_refused() {
-    let guide = fs::read_to_string(repository().join("docs/runbooks.md")).expect("the guide");
-    let (_, section) = guide.split_once("## Not in this version").expect("the section");
-    let project = Project::new();
-    let runbook = project.run(&["schema", "runbook"]).expect(0).json();
-    let offered = [("step", runbook["$defs"]["step"]["properties"].clone())];
-    for (place, offered) in offered {
-        let row = section.lines().find(|line| line.starts_with(&format!("| {place} |"))).expect("a row");
-        let keys: Vec<_> = row.split('`').skip(1).step_by(2).collect();
-        assert!(!keys.is_empty(), "{row}");
-        for key in keys {
-            assert!(offered.get(key).is_none(), "`{key}` of a {place} is offered, and said to be refused");
-        }
-    }
-}

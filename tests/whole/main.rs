@@ -22,3 +22,4 @@ mod restore;
 mod runs;
 mod shipped;
 mod terminal;
+mod undo;

@@ -6,7 +6,7 @@ use lifeboat_engine::journal;
 use lifeboat_engine::model::event::{Answer, Decision, EventKind, Person, Question};
 use lifeboat_engine::model::{Request, StepId};
 use lifeboat_engine::report::typed;
-use lifeboat_engine::run::{Unit, check_answer, wanted};
+use lifeboat_engine::run::{Phase, Unit, check_answer, wanted};
 use lifeboat_engine::runs::{RunDir, StateDir};
 
 use crate::args::AnswerArgs;
@@ -96,7 +96,39 @@ pub(crate) fn decide(state: &StateDir, by: Person, text: &str, decision: Decisio
         Decision::Unpause => "continue".to_owned(),
         Decision::Note { .. } => "note".to_owned(),
     };
+    foretell(&run, &decision)?;
     hand_over(&run, &Request::Decide { by, decision }, &what)
+}
+
+/// Says what the end of a run brings with it, before it is asked for.
+fn foretell(run: &RunDir, decision: &Decision) -> Result<(), Failure> {
+    let undoes = match decision {
+        Decision::Abort { .. } => true,
+        Decision::Cancel { .. } => false,
+        _ => return Ok(()),
+    };
+    let (header, events) = journal::read(run.path()).map_err(|error| render::journal(&error))?;
+    let (plan, state) = (&header.plan, fold(&header.plan, &events)?);
+    if state.phase != Phase::Main {
+        return Ok(());
+    }
+    let undos = state.undos_of_begun(plan);
+    if !undoes {
+        let kept = if undos.is_empty() { "" } else { "; `lifeboat abort` would undo what has begun" };
+        anstream::eprintln!("nothing is undone{kept}");
+        return Ok(());
+    }
+    if undos.is_empty() {
+        anstream::eprintln!("nothing that has begun can be undone");
+        return Ok(());
+    }
+    anstream::eprintln!("what is undone, newest first (`lifeboat cancel` undoes nothing):");
+    for unit in undos {
+        let Some(undo) = plan.undo_at(unit.position) else { continue };
+        let of = unit.element.map_or_else(|| undo.of.clone(), |at| undo.of.of_element(at));
+        anstream::eprintln!("  {of}: {}", undo.built_in.as_ref().unwrap_or(&undo.step.title));
+    }
+    Ok(())
 }
 
 /// Says whether another process drives the run and a person has paused it.

@@ -9,6 +9,7 @@ use lifeboat_engine::diagnostic::codes;
 use lifeboat_engine::model::Mode;
 use lifeboat_engine::plan::{Commit, Plan};
 use lifeboat_engine::project::{Project, RunRequest};
+use lifeboat_engine::run::{StepPreview, preview};
 use lifeboat_engine::step::Registry;
 use lifeboat_engine::value::parse_timestamp;
 
@@ -19,14 +20,28 @@ use crate::commands::inputs::Wanted;
 use crate::exit::{Failure, Outcome};
 use crate::session::{Declaration, Manner, Site, start};
 
+/// Asks every kind what it would do.
+fn previews(
+    plan: &Plan,
+    registry: &Registry,
+    incident_at: Option<Timestamp>,
+) -> Result<Vec<StepPreview>, Failure> {
+    let runtime = tokio::runtime::Builder::new_current_thread()
+        .enable_all()
+        .build()
+        .map_err(|error| Failure::internal("the runtime cannot start").caused_by(&error))?;
+    Ok(runtime.block_on(preview(plan, registry, incident_at)))
+}
+
 /// Runs a runbook as a recovery or as a drill.
 pub(crate) fn run(project: &Project, site: &Site, args: &RunArgs, mode: Mode) -> Outcome {
     let (mut plan, incident_at) = compile(project, &site.registry, &args.target, mode)?;
     plan.keep = args.keep;
-    confirm::confirm(&plan, args.confirm.as_deref())?;
+    let targets =
+        confirm::confirm(&plan, args.confirm.as_deref(), || previews(&plan, &site.registry, incident_at))?;
     let incident_at = incident_at.unwrap_or_else(Timestamp::now);
     let manner = Manner { report: args.report.clone(), no_wait: args.no_wait };
-    start(site, Declaration { plan, incident_at }, &manner)
+    start(site, Declaration { plan, incident_at, targets }, &manner)
 }
 
 /// Makes the plan of what was typed.

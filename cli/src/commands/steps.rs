@@ -62,6 +62,9 @@ fn facts(spec: &KindSpec) -> String {
     if let Some(what) = &spec.destroys {
         let _ = write!(text, " Destroys: {what}.");
     }
+    if let Some(what) = &spec.undoes {
+        let _ = write!(text, " Undo: {what}.");
+    }
     if spec.restores {
         text.push_str(" Reports a recovery point.");
     }

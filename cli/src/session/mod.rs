@@ -13,7 +13,7 @@ use std::time::Duration;
 
 use lifeboat_engine::clock::{Clock, SystemClock};
 use lifeboat_engine::journal::{self, Journal};
-use lifeboat_engine::model::event::{Decision, Person};
+use lifeboat_engine::model::event::{Decision, EventKind, Person};
 use lifeboat_engine::model::{Event, Request};
 use lifeboat_engine::plan::Plan;
 use lifeboat_engine::redact::Redactor;
@@ -24,6 +24,7 @@ use lifeboat_engine::secret::Secrets;
 use lifeboat_engine::step::Registry;
 use tokio::sync::mpsc;
 
+use crate::commands::confirm::confirm_again;
 use crate::exit::{Exit, Failure, Outcome};
 use crate::render;
 use crate::view::{Place, View};
@@ -52,7 +53,9 @@ const CONTROL_LIMIT: usize = 64;
 
 /// Continues a run from its journal: ends what a killed process left behind, then goes on with the first step that
 /// has not completed.
-pub(crate) fn resume(site: &Site, text: &str, manner: &Manner) -> Outcome {
+///
+/// `confirm` is the token for systems that are others than when the run began.
+pub(crate) fn resume(site: &Site, text: &str, manner: &Manner, confirm: Option<&str>) -> Outcome {
     let run = site.state.find(text).map_err(|error| render::runs(&error))?;
     let clock: Arc<dyn Clock> = Arc::new(SystemClock);
     let lock = run.lock(&*clock).map_err(|error| render::runs(&error))?;
@@ -60,8 +63,8 @@ pub(crate) fn resume(site: &Site, text: &str, manner: &Manner) -> Outcome {
         anstream::eprintln!("ended a process that the earlier one had left: {ended}");
     }
     let journal = Journal::open(run.path(), Arc::clone(&clock)).map_err(|error| render::journal(&error))?;
-    let (header, events) = journal::read(run.path()).map_err(|error| render::journal(&error))?;
-    let state = fold(&header.plan, &events)?;
+    let (header, mut events) = journal::read(run.path()).map_err(|error| render::journal(&error))?;
+    let mut state = fold(&header.plan, &events)?;
     if let lifeboat_engine::run::Phase::Finished(_) = state.phase {
         return Err(Failure::new(Exit::Refused, format!("the run {} has ended", run.id().short())).help(
             format!(
@@ -72,6 +75,14 @@ pub(crate) fn resume(site: &Site, text: &str, manner: &Manner) -> Outcome {
     }
     let locks = start::lock_resources(site, run.id(), &header.plan, &*clock)?;
     let secrets = start::resolve_secrets(&header.plan)?;
+    let command = format!("lifeboat resume {}", run.id().short());
+    if let Some(targets) = confirm_again(&header.plan, &state.targets, confirm, &command)? {
+        events.extend(start::append(
+            &journal,
+            vec![EventKind::TargetsConfirmed { by: site.by.clone(), targets }],
+        )?);
+        state = fold(&header.plan, &events)?;
+    }
     let held = Held { run, _lock: lock, locks };
     let begun = Begun { plan: Arc::new(header.plan), journal, state, events, secrets };
     serve(site, held, begun, manner)
@@ -180,7 +191,9 @@ fn reporters(
     let mut view = View::new(run.id(), Arc::clone(&begun.plan), place);
     // The declaration of a new run is shown; what an earlier process has shown is not.
     match begun.events.as_slice() {
-        [declared] => view.on_event(declared.at_ms, &declared.kind),
+        [declared] | [declared, Event { kind: EventKind::TargetsConfirmed { .. }, .. }] => {
+            view.on_event(declared.at_ms, &declared.kind);
+        }
         events => view.catch_up(events),
     }
     let mut reporters: Vec<Box<dyn Reporter>> = vec![Box::new(view)];

@@ -22,13 +22,15 @@ use super::{Begun, Held, Manner, Site, fold, serve};
 pub(crate) struct Declaration {
     pub(crate) plan: Plan,
     pub(crate) incident_at: Timestamp,
+    /// What was confirmed to be destroyed: the systems as they were found.
+    pub(crate) targets: Vec<String>,
 }
 
 /// Declares a run and drives it.
 ///
 /// Locks and secrets come first: if one is refused, no run exists and nothing has happened.
 pub(crate) fn start(site: &Site, declaration: Declaration, manner: &Manner) -> Outcome {
-    let Declaration { plan, incident_at } = declaration;
+    let Declaration { plan, incident_at, targets } = declaration;
     let clock: Arc<dyn Clock> = Arc::new(SystemClock);
     let secrets = resolve_secrets(&plan)?;
     let id = RunId::generate();
@@ -42,7 +44,9 @@ pub(crate) fn start(site: &Site, declaration: Declaration, manner: &Manner) -> O
         inputs: plan.inputs.clone(),
         engine: env!("CARGO_PKG_VERSION").to_owned(),
     };
-    let (journal, events) = declare(&run, &plan, declared, clock)?;
+    let confirmed = EventKind::TargetsConfirmed { by: site.by.clone(), targets };
+    let said = if confirms(&confirmed) { vec![declared, confirmed] } else { vec![declared] };
+    let (journal, events) = declare(&run, &plan, said, clock)?;
     let state = fold(&plan, &events)?;
     let begun = Begun { plan: Arc::new(plan), journal, state, events, secrets };
     serve(site, Held { run, _lock: lock, locks }, begun, manner)
@@ -51,7 +55,7 @@ pub(crate) fn start(site: &Site, declaration: Declaration, manner: &Manner) -> O
 fn declare(
     run: &RunDir,
     plan: &Plan,
-    declared: EventKind,
+    said: Vec<EventKind>,
     clock: Arc<dyn Clock>,
 ) -> Result<(Journal, Vec<lifeboat_engine::model::Event>), Failure> {
     let header = Header {
@@ -61,11 +65,23 @@ fn declare(
         plan: plan.clone(),
     };
     let journal = Journal::create(run.path(), header, clock).map_err(|error| render::journal(&error))?;
+    let events = append(&journal, said)?;
+    Ok((journal, events))
+}
+
+fn confirms(event: &EventKind) -> bool {
+    matches!(event, EventKind::TargetsConfirmed { targets, .. } if !targets.is_empty())
+}
+
+/// Makes events durable that precede everything a process does.
+pub(super) fn append(
+    journal: &Journal,
+    said: Vec<EventKind>,
+) -> Result<Vec<lifeboat_engine::model::Event>, Failure> {
     let runtime = tokio::runtime::Builder::new_current_thread()
         .build()
         .map_err(|error| Failure::internal("the runtime cannot start").caused_by(&error))?;
-    let events = runtime.block_on(journal.append(vec![declared])).map_err(|error| render::journal(&error))?;
-    Ok((journal, events))
+    runtime.block_on(journal.append(said)).map_err(|error| render::journal(&error))
 }
 
 /// Takes what the run writes to, so that no other run touches it meanwhile.

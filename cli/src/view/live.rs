@@ -56,7 +56,7 @@ impl Live {
             EventKind::StepFinished { step, .. } if step.element().is_some() => self.element_ended(step),
             EventKind::StepFinished { step, .. } => {
                 self.stop(step);
-                self.ended += 1;
+                self.ended += usize::from(self.counts(step));
                 self.show_rto();
             }
             EventKind::RunFinished { .. } => self.clear(),
@@ -78,10 +78,15 @@ impl Live {
             EventKind::StepFinished { step, .. } if step.element().is_some() => self.element_ended(step),
             EventKind::StepFinished { step, .. } => {
                 self.stop(step);
-                self.ended += 1;
+                self.ended += usize::from(self.counts(step));
             }
             _ => {}
         }
+    }
+
+    /// Says whether it is one of the steps of the plan: no element of one, and no undo.
+    fn counts(&self, step: &StepId) -> bool {
+        self.plan.step(step).is_some()
     }
 
     fn begin(&mut self, elapsed_ms: i64) {

@@ -57,7 +57,7 @@ pub(super) struct Story {
 
 impl Story {
     pub(super) fn new(run: RunId, plan: Arc<Plan>) -> Self {
-        let width = plan.steps.iter().map(|step| step.id.as_str().len()).max().unwrap_or(0).clamp(8, 28);
+        let width = plan.everything().map(|step| step.id.as_str().len()).max().unwrap_or(0).clamp(8, 28);
         let index = plan.steps.iter().enumerate().map(|(at, step)| (step.id.clone(), at)).collect();
         Self {
             run,
@@ -98,8 +98,13 @@ impl Story {
             EventKind::Decided { by, decision } => {
                 self.line(at_ms, (BOLD, "●"), &by.name, &describe(decision))
             }
-            EventKind::EndingBegan { outcome, reason } if *outcome != RunOutcome::Succeeded => {
-                self.line(at_ms, (RED, "■"), "run", &format!("ends: {reason}"))
+            EventKind::EndingBegan { outcome, reason, undo } if *outcome != RunOutcome::Succeeded => {
+                let mut lines = self.line(at_ms, (RED, "■"), "run", &format!("ends: {reason}"));
+                if *undo {
+                    let text = "what has begun is undone, newest first";
+                    lines.extend(self.line(at_ms, (BOLD, "↶"), "undo", text));
+                }
+                lines
             }
             EventKind::ThingCreated { thing, .. } => {
                 self.made.insert(thing.id.clone(), thing.what.clone());
@@ -154,6 +159,11 @@ impl Story {
     fn attempt_started(&mut self, at_ms: i64, step: &StepId, attempt: u32) -> Vec<String> {
         self.started.entry(step.clone()).or_insert(at_ms);
         self.output.remove(step);
+        if let Some(undo) = self.plan.undos.iter().find(|undo| undo.step.id == step.whole()) {
+            let what = undo.built_in.as_ref().unwrap_or(&undo.step.title);
+            let again = if attempt > 1 { format!(" (attempt {attempt})") } else { String::new() };
+            return self.line(at_ms, (BOLD, "↶"), step.as_str(), &format!("{what}{again}"));
+        }
         if attempt == 1 && self.is_folded(step) {
             return Vec::new();
         }

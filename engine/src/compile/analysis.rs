@@ -8,9 +8,11 @@ use super::cycle::report_cycles;
 use super::expressions::check_expressions;
 use super::fence::connections;
 use super::graph::{Graph, GroupNode, Node};
+use super::needs::check_needs;
 use super::order::Order;
 use super::resources::{check_resources, named};
 use super::time::check_time;
+use super::undo::read_undo;
 use crate::diagnostic::{Diagnostic, Diagnostics, codes};
 use crate::project::Project;
 use crate::spec::{EnvironmentSpec, ProjectSpec, RunbookSpec, Site};
@@ -26,6 +28,8 @@ pub(super) struct Analysis<'s> {
     pub(super) order: Order<'s>,
     /// For every step; `None` if its kind is not known.
     pub(super) bodies: Vec<Option<StepBody<'s>>>,
+    /// What takes the work of steps back, where they say so.
+    pub(super) undos: Vec<Option<StepBody<'s>>>,
     /// The runbooks that its steps call, by the position of the step.
     pub(super) calls: BTreeMap<usize, Call<'s>>,
     /// Empty if steps wait for each other in a circle.
@@ -74,8 +78,9 @@ impl<'s> Analysis<'s> {
     /// Returns the names of all resources that are written, in called runbooks too. What an input names is written
     /// under the name that the caller gives.
     pub(super) fn writes(&self) -> Vec<String> {
-        let own = (0..self.order.steps.len()).flat_map(|at| named(self.sites(at)).1);
-        let scripts = self.bodies.iter().flatten().filter(|body| body.effect != Effect::Read);
+        let own = (0..self.order.steps.len()).flat_map(|at| named(self.all_sites(at)).1);
+        let scripts =
+            self.bodies.iter().chain(&self.undos).flatten().filter(|body| body.effect != Effect::Read);
         let connected = scripts
             .flat_map(|body| connections(&body.kind.params, &serde_json::Value::Object(body.with.clone())));
         own.chain(connected).chain(self.calls.values().flat_map(|call| call.analysis.writes())).collect()
@@ -83,7 +88,7 @@ impl<'s> Analysis<'s> {
 
     /// Says whether the resource that an input names is written.
     pub(super) fn writes_input(&self, name: &str) -> bool {
-        let mut written = (0..self.order.steps.len()).flat_map(|at| named(self.sites(at)).1);
+        let mut written = (0..self.order.steps.len()).flat_map(|at| named(self.all_sites(at)).1);
         written.any(|text| crate::expr::input_name(&text) == Some(name))
     }
 
@@ -94,6 +99,16 @@ impl<'s> Analysis<'s> {
             (None, Some(call)) => &call.sites,
             (None, None) => &[],
         }
+    }
+
+    /// Returns the same of what takes its work back.
+    pub(super) fn undo_sites(&self, at: usize) -> &[Site] {
+        self.undos[at].as_ref().map_or(&[], |undo| &undo.sites)
+    }
+
+    /// Returns what must be looked at in a step and in its undo.
+    pub(super) fn all_sites(&self, at: usize) -> impl Iterator<Item = &Site> {
+        self.sites(at).iter().chain(self.undo_sites(at))
     }
 }
 
@@ -120,6 +135,7 @@ pub(super) fn analyse_one<'s>(
     let order = Order::build(spec, out);
     let around = calls.around(&spec.source);
     let bodies: Vec<_> = order.steps.iter().map(|step| read_body(&around, step.spec, out)).collect();
+    let undos: Vec<_> = order.steps.iter().map(|step| read_undo(&around, step, out)).collect();
     let called = calls.follow(spec, &order, &environments, out);
     let graph = graph_of(&order);
     let cyclic = report_cycles(&order, &graph, &spec.source, out);
@@ -131,10 +147,12 @@ pub(super) fn analyse_one<'s>(
         environments,
         order,
         bodies,
+        undos,
         calls: called,
         topological,
         cyclic,
     };
+    check_needs(&analysis, out);
     check_expressions(&analysis, out);
     check_resources(&analysis, out);
     check_backups(&analysis, calls.registry, out);
@@ -185,13 +203,16 @@ fn check_holders(project: &ProjectSpec, spec: &RunbookSpec, out: &mut Diagnostic
 
 /// Checks that steps ask only roles that the runbook declares.
 fn check_roles(analysis: &Analysis<'_>, out: &mut Diagnostics) {
-    for (step, body) in analysis.order.steps.iter().zip(&analysis.bodies) {
+    let steps = analysis.order.steps.iter().zip(&analysis.bodies).map(|(step, body)| (step.spec, body));
+    let undos = analysis.order.steps.iter().zip(&analysis.undos);
+    let undos = undos.filter_map(|(step, undo)| Some((&*step.spec.undo.as_ref()?.step, undo)));
+    for (step, body) in steps.chain(undos) {
         let Some(body) = body.as_ref().filter(|body| body.kind.waits_for_people) else { continue };
         let Some(role) = body.with.get("role").and_then(|role| role.as_str()) else { continue };
         if crate::expr::has_template(role) || analysis.spec.roles.contains_key(role) {
             continue;
         }
-        let span = match &step.spec.body {
+        let span = match &step.body {
             crate::spec::Body::Uses { with: Some(node), .. } | crate::spec::Body::Key { value: node, .. } => {
                 node.get("role").map(|node| node.span.clone())
             }
@@ -200,7 +221,7 @@ fn check_roles(analysis: &Analysis<'_>, out: &mut Diagnostics) {
         let known = analysis.spec.roles.keys().map(String::as_str);
         out.push(
             Diagnostic::error(codes::LB0137, format!("the runbook has no role `{role}`"))
-                .at(&analysis.spec.source, span.unwrap_or_else(|| step.spec.common.id.span.clone()))
+                .at(&analysis.spec.source, span.unwrap_or_else(|| step.common.id.span.clone()))
                 .help(format!("declare it: `roles: {{ {role}: What this role decides }}`"))
                 .suggest(role, "its roles", known),
         );

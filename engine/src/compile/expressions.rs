@@ -29,6 +29,8 @@ pub(super) enum Reader<'a> {
     Step { at: usize, extra: &'a [String] },
     /// In the name of a lock, which is taken before any step.
     Lock,
+    /// In what takes the work of a step back, with names that only this place has.
+    Undo { at: usize, extra: &'a [String] },
     /// In an output of the runbook, which is read when all its steps have ended.
     Output,
 }
@@ -88,6 +90,12 @@ impl Checker<'_, '_> {
             self.check_list(at);
         }
         self.check_title(at);
+        if let Some(node) = step.spec.undo.as_ref().and_then(|undo| undo.step.retry_when.as_ref()) {
+            self.expression(node, Reader::Undo { at, extra: &failure });
+        }
+        for site in self.analysis.undo_sites(at) {
+            self.site(site, Reader::Undo { at, extra: &plain });
+        }
     }
 
     fn site(&mut self, site: &Site, reader: Reader<'_>) {
@@ -96,7 +104,7 @@ impl Checker<'_, '_> {
             SiteKind::Script => self.script(&site.node, reader),
             SiteKind::Condition(names) => self.condition(&site.node, names),
             SiteKind::Made { kinds, .. } => {
-                if let Reader::Step { at, .. } = reader {
+                if let Reader::Step { at, .. } | Reader::Undo { at, .. } = reader {
                     self.made(&site.node, kinds, at);
                 }
             }
@@ -193,7 +201,10 @@ impl Checker<'_, '_> {
     }
 
     fn reference(&mut self, reference: &Reference, span: Range<usize>, reader: Reader<'_>) {
-        let extra = if let Reader::Step { extra, .. } = reader { extra } else { &[] };
+        let extra = match reader {
+            Reader::Step { extra, .. } | Reader::Undo { extra, .. } => extra,
+            Reader::Input(_) | Reader::Lock | Reader::Output => &[],
+        };
         if extra.contains(&reference.path[0]) {
             return self.own_output(reference, span, reader);
         }
@@ -203,7 +214,10 @@ impl Checker<'_, '_> {
             "run" => self.field_of("run", RUN_FIELDS, reference, span),
             "incident" => self.field_of("incident", INCIDENT_FIELDS, reference, span),
             "resources" => {
-                let at = if let Reader::Step { at, .. } = reader { Some(at) } else { None };
+                let at = match reader {
+                    Reader::Step { at, .. } | Reader::Undo { at, .. } => Some(at),
+                    _ => None,
+                };
                 super::resources::check_reference(self.analysis, reference, (at, &span), self.out);
             }
             "steps" => self.step_output(reference, span, reader),
@@ -358,9 +372,23 @@ impl Checker<'_, '_> {
             self.output_path(&of, &outputs, &reference.path[2..], span.clone());
         }
         match reader {
-            Reader::Step { at, .. } => self.order_of(target, at, reference, span),
+            Reader::Undo { at, .. } if target == at => self.undone_output(reference, span),
+            Reader::Step { at, .. } | Reader::Undo { at, .. } => {
+                self.order_of(target, at, reference, span);
+            }
             _ => self.presence_of(target, None, reference, span),
         }
+    }
+
+    /// Checks that an undo provides for a step that has no outputs because it did not succeed.
+    fn undone_output(&mut self, reference: &Reference, span: Range<usize>) {
+        if reference.guard != Guard::None || reference.path.len() < 3 {
+            return;
+        }
+        let text = reference.path.join(".");
+        let message = format!("`{text}` may not exist: `{}` is also undone if it failed", reference.path[1]);
+        let help = format!("provide for its absence: `{text} | default(…)`");
+        self.report(codes::LB0123, message, span, Some(help));
     }
 
     fn unknown_step(&mut self, name: &str, span: Range<usize>) {
@@ -466,7 +494,7 @@ impl Checker<'_, '_> {
         if let Some((_, of)) = open {
             return Some(format!("`{of}` has an `if`"));
         }
-        if step.needs.iter().any(|(_, on)| *on == NeedOn::Failure) {
+        if step.needs.iter().any(|(_, on)| matches!(on, NeedOn::Failure | NeedOn::FailureWithin)) {
             return Some(format!("`{name}` is skipped if nothing failed"));
         }
         let continues = match (&self.analysis.bodies[target], step.spec.on_error) {
@@ -477,7 +505,9 @@ impl Checker<'_, '_> {
         if continues {
             return Some(format!("`{name}` may fail while the run goes on"));
         }
-        self.steps.handled.contains(&target).then(|| format!("the failure of `{name}` is handled"))
+        let sure = at.is_some_and(|at| self.steps.succeeded(target, at));
+        let handled = self.steps.handled.contains(&target) && !sure;
+        handled.then(|| format!("the failure of `{name}` is handled"))
     }
 }
 
@@ -492,9 +522,17 @@ struct StepNames<'a> {
     /// For every step its chain and its place in it: each step of a chain needs the one before it.
     chains: Vec<(usize, usize)>,
     /// For some of the steps, which steps come after them: for each block of 64 one word for every step.
-    after: RefCell<HashMap<usize, Vec<u64>>>,
+    after: RefCell<HashMap<(usize, Along), Vec<u64>>>,
     /// Steps whose failure another step waits for.
     handled: HashSet<usize>,
+}
+
+/// Which needs lead from one step to another.
+#[derive(Clone, Copy, PartialEq, Eq, Hash)]
+enum Along {
+    Every,
+    /// Those without whose success a step does not start.
+    Success,
 }
 
 /// How many bytes may be kept for questions to come.
@@ -511,28 +549,40 @@ impl<'a> StepNames<'a> {
 
     fn ended(&self, target: usize, at: usize) -> bool {
         let ((chain, place), (own, here)) = (self.chains[target], self.chains[at]);
+        if chain == own && !self.topological.is_empty() {
+            return place < here;
+        }
+        self.comes_after(target, at, Along::Every)
+    }
+
+    /// Says whether a step can start only if another one has succeeded.
+    fn succeeded(&self, target: usize, at: usize) -> bool {
+        self.comes_after(target, at, Along::Success)
+    }
+
+    fn comes_after(&self, target: usize, at: usize, along: Along) -> bool {
         if self.topological.is_empty() {
             return false;
         }
-        if chain == own {
-            return place < here;
-        }
         let (block, bit) = (target / 64, target % 64);
         let mut after = self.after.borrow_mut();
-        if !after.contains_key(&block) {
+        if !after.contains_key(&(block, along)) {
             if (after.len() + 1) * self.chains.len() * size_of::<u64>() > KEPT {
                 after.clear();
             }
-            after.insert(block, self.pass(block));
+            after.insert((block, along), self.pass(block, along));
         }
-        after[&block][at] & (1 << bit) != 0
+        after[&(block, along)][at] & (1 << bit) != 0
     }
 
     /// Returns for every step which of the 64 steps of a block it comes after.
-    fn pass(&self, block: usize) -> Vec<u64> {
+    fn pass(&self, block: usize, along: Along) -> Vec<u64> {
         let mut after = vec![0_u64; self.order.steps.len()];
         for at in self.topological.iter().copied() {
-            after[at] = self.order.steps[at].needs.iter().fold(0, |all, (need, _)| {
+            let step = &self.order.steps[at];
+            // Steps of `always` run whatever became of what they need.
+            let counts = |on: NeedOn| along == Along::Every || (on == NeedOn::Success && !step.always);
+            after[at] = step.needs.iter().filter(|(_, on)| counts(*on)).fold(0, |all, (need, _)| {
                 let itself = if need / 64 == block { 1 << (need % 64) } else { 0 };
                 all | after[*need] | itself
             });

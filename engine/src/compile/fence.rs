@@ -25,7 +25,7 @@ pub fn fence<'e>(
         return if plan.mode == Mode::Drill { drill_in_protected(plan) } else { Vec::new() };
     }
     let mut environments = environments.into_iter();
-    let writes = plan.steps.iter().flat_map(|step| written(step, registry));
+    let writes = plan.everything().flat_map(|step| written(step, registry));
     match environments.find(|environment| environment.name.value == plan.environment) {
         Some(own) => refused(own, writes, &plan.fence, &Machine::new()),
         None => {
@@ -77,7 +77,7 @@ fn drill_in_protected(plan: &Plan) -> Vec<Diagnostic> {
         .help(format!("`{}` ({}); drill in an unprotected environment with `--env`", step.id, step.place))
     };
     let mut found = Vec::new();
-    for step in &plan.steps {
+    for step in plan.everything() {
         // Messages harm nothing, and what the drill itself makes belongs to no environment.
         let is_free = |name: &String| {
             let kind = plan.resources.get(name).map(Resource::kind);
@@ -138,7 +138,7 @@ fn refused(
 
 /// Returns what a run of the plan must have for itself: the places of everything that it writes, and its locks.
 pub fn written_identities(plan: &Plan) -> BTreeSet<String> {
-    let written: BTreeSet<_> = plan.steps.iter().flat_map(|step| &step.writes).collect();
+    let written: BTreeSet<_> = plan.everything().flat_map(|step| &step.writes).collect();
     let resources = written.into_iter().filter_map(|name| plan.resources.get(name));
     let named = plan.locks.iter().map(|name| format!("the lock `{name}`"));
     resources.flat_map(lock_names).chain(named).collect()

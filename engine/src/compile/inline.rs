@@ -140,7 +140,7 @@ impl<'a, 's> Inlined<'a, 's> {
         let mut own: Vec<_> = step
             .needs
             .iter()
-            .flat_map(|(at, on)| self.needed(file, *at).map(move |end| (end, *on)))
+            .flat_map(|(at, on)| self.needed(file, *at, *on).map(move |end| (end, *on)))
             .collect();
         if own.is_empty() && file > 0 && step.always {
             return self.ends(file, Half::Main).into_iter().map(|end| (end, NeedOn::Any)).collect();
@@ -151,10 +151,14 @@ impl<'a, 's> Inlined<'a, 's> {
         own
     }
 
-    /// Returns the steps that must have ended for a step or call to have ended.
-    fn needed(&self, file: usize, at: usize) -> impl Iterator<Item = usize> + use<> {
+    /// Returns the steps that must have ended for a step or call to have ended; all steps of a call for those who wait
+    /// for failures in it.
+    fn needed(&self, file: usize, at: usize, on: NeedOn) -> impl Iterator<Item = usize> + use<> {
         let found = match self.files[file].parts[at] {
             Part::Step(position) => vec![position],
+            Part::Call(called) if on != NeedOn::Success => {
+                (0..self.files[called].parts.len()).flat_map(|at| self.needed(called, at, on)).collect()
+            }
             Part::Call(called) => {
                 let mut ends = self.ends(called, Half::Main);
                 ends.extend(self.ends(called, Half::Always));
@@ -172,7 +176,7 @@ impl<'a, 's> Inlined<'a, 's> {
             awaited[*needed] = true;
         }
         let ends = (0..steps.len()).filter(|at| !awaited[*at] && steps[*at].always == (half == Half::Always));
-        ends.flat_map(|at| self.needed(file, at)).collect()
+        ends.flat_map(|at| self.needed(file, at, NeedOn::Success)).collect()
     }
 
     pub(super) fn ordered(&self, file: usize, at: usize) -> &'a OrderedStep<'s> {

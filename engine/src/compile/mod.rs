@@ -15,6 +15,7 @@ pub mod graph;
 mod inline;
 mod locks;
 mod made;
+mod needs;
 mod order;
 mod plan;
 mod promises;
@@ -23,6 +24,7 @@ mod resources;
 mod scopes;
 mod shape;
 mod time;
+mod undo;
 
 pub use analysis::{check, check_all};
 pub(crate) use fence::written;

@@ -37,7 +37,9 @@ pub(super) struct OrderedGroup<'s> {
     pub(super) parent: Option<usize>,
     always: bool,
     /// All steps in it, at any depth.
-    steps: Vec<usize>,
+    pub(super) steps: Vec<usize>,
+    /// Those of them that no other one waits for.
+    pub(super) ends: Vec<usize>,
 }
 
 /// All steps of a runbook with the edges between them.
@@ -100,7 +102,13 @@ impl<'s> Order<'s> {
                 }
                 ItemSpec::Group(spec) => {
                     let at = self.groups.len();
-                    self.groups.push(OrderedGroup { spec, parent: group, always, steps: Vec::new() });
+                    self.groups.push(OrderedGroup {
+                        spec,
+                        parent: group,
+                        always,
+                        steps: Vec::new(),
+                        ends: Vec::new(),
+                    });
                     let first = self.steps.len();
                     self.place_all(&spec.steps, Some(at), always, conditions);
                     self.groups[at].steps = (first..self.steps.len()).collect();
@@ -254,12 +262,11 @@ impl<'s> Order<'s> {
             );
             return None;
         }
-        if let Some((what, help)) = self.compound(found).filter(|_| need.on == NeedOn::Failure) {
-            let message = format!("the failure of {what} cannot be handled by this version");
-            self.problems.push(Diagnostic::error(codes::LB0116, message).at(self.source, span).help(help));
-            return None;
-        }
-        Some((found, need.on))
+        let whole = match found {
+            Place::Group(_) => true,
+            Place::Step(at) => self.steps[at].spec.call().is_some(),
+        };
+        Some((found, if whole && need.on == NeedOn::Failure { NeedOn::FailureWithin } else { need.on }))
     }
 
     fn unknown_need(&self, name: &str, span: Range<usize>) -> Diagnostic {
@@ -274,17 +281,6 @@ impl<'s> Order<'s> {
         diagnostic.suggest(name, "steps and groups", known)
     }
 
-    /// Says what it is, and what to do about its failure, if it stands for several steps.
-    fn compound(&self, place: Place) -> Option<(&'static str, &'static str)> {
-        match place {
-            Place::Group(_) => Some(("a group", "name the step whose failure is meant")),
-            Place::Step(at) if self.steps[at].spec.call().is_some() => {
-                Some(("a runbook that is called", "handle it in that runbook, or in its `always`"))
-            }
-            Place::Step(_) => None,
-        }
-    }
-
     /// Replaces groups by the steps that end them.
     fn expand(&mut self) {
         let ends = self.ends();
@@ -294,6 +290,10 @@ impl<'s> Order<'s> {
             for (place, on) in needs {
                 match place {
                     Place::Step(at) => expanded.push((at, on)),
+                    // Whoever waits for failures waits for those of all steps, not only of the last ones.
+                    Place::Group(at) if on != NeedOn::Success => {
+                        expanded.extend(self.groups[at].steps.iter().map(|step| (*step, on)));
+                    }
                     Place::Group(at) => expanded.extend(ends[at].iter().map(|end| (*end, on))),
                 }
             }
@@ -314,6 +314,7 @@ impl<'s> Order<'s> {
             }
             self.steps[step].needs = expanded;
         }
+        self.groups.iter_mut().zip(ends).for_each(|(group, ends)| group.ends = ends);
     }
 
     /// Returns for every group the steps that no other step of the group waits for.

@@ -1,4 +1,4 @@
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, HashMap};
 use std::sync::Arc;
 
 use jiff::Timestamp;
@@ -20,12 +20,13 @@ use crate::expr::{self, ProblemKind, bind_inputs, resource_names};
 use crate::model::StepId;
 use crate::model::outcome::Mode;
 use crate::plan::{
-    Condition, ForEach, Milestone, OnError, Plan, PlannedGroup, PlannedStep, Retry, Until, hex,
+    Backoff, Condition, ForEach, Milestone, OnError, Plan, PlannedGroup, PlannedStep, PlannedUndo, Retry,
+    Until, hex,
 };
 use crate::project::Project;
 use crate::resource::{Resource, ResourceKind, System, in_words, made_by, maker};
 use crate::spec::{Common, EnvironmentSpec, RunbookSpec, SiteKind, StepSpec};
-use crate::step::{Registry, Setting};
+use crate::step::{Effect, Registry, Setting};
 use crate::value::Type;
 
 /// What is to be run, where and how.
@@ -67,11 +68,12 @@ pub fn compile(request: &CompileRequest<'_>) -> Result<Compiled, Diagnostics> {
     let locks = locks(request, &inlined, &scopes, &mut out);
     let notices = notices(request.project, request.environment, &mut out);
     refuse_steps(request, &inlined, &steps, &mut out);
+    let undos = planned_undos(&inlined, &scopes, &steps);
     out.sort();
     if out.has_errors() {
         return Err(out);
     }
-    let mut plan = Plan { locks, notices, ..assemble(request, &inlined, steps, scopes) };
+    let mut plan = Plan { locks, notices, ..assemble(request, &inlined, (steps, undos), scopes) };
     plan.contacts = contacts(request.project, &plan);
     Ok(Compiled { plan, warnings: out })
 }
@@ -98,7 +100,7 @@ fn check_hosts(
 ) {
     for step in &inlined.steps {
         let analysis = inlined.files[step.file].analysis;
-        for site in analysis.sites(step.at) {
+        for site in analysis.all_sites(step.at) {
             let SiteKind::Resource { kinds, .. } = &site.kind else { continue };
             let Some(text) = site.node.text().filter(|_| kinds.as_slice() == [ResourceKind::Host]) else {
                 continue;
@@ -262,20 +264,7 @@ fn planned_step(
     let planned = &inlined.steps[position];
     let (file, spec) = (planned.file, inlined.ordered(planned.file, planned.at).spec);
     let (common, runbook) = (&spec.common, inlined.files[file].analysis.spec);
-    let mut with = Value::Object(body.with.clone());
-    name_resources(&mut with, runbook, &scopes.inputs[file]);
-    name_made(&mut with, &body.kind.params, inlined, file);
-    let in_run = |name: String| {
-        if let Some(step) = maker(&name) {
-            return made_by(&inlined.written_on(file, step));
-        }
-        let input = expr::input_name(&name).and_then(|input| scopes.inputs[file].get(input));
-        input.and_then(Value::as_str).map_or(name.clone(), ToOwned::to_owned)
-    };
-    let (reads, writes) = named(&body.sites);
-    let writes: Vec<_> = writes.into_iter().map(in_run).collect();
-    let mut retry = spec.retry.as_ref().map_or_else(Retry::default, |retry| retry.value.clone());
-    retry.when = spec.retry_when.as_ref().and_then(|node| trimmed(node.text()));
+    let Bound { with, reads, writes } = bound(body, inlined, scopes, file);
     Some(PlannedStep {
         id: StepId::new(inlined.step_id(position)).ok()?,
         title: title(common),
@@ -290,14 +279,14 @@ fn planned_step(
         with,
         effect: body.effect,
         expect: spec.expect.iter().filter_map(|node| trimmed(node.text())).collect(),
-        retry,
+        retry: planned_retry(spec),
         timeout: spec.timeout,
         budget: common.budget.as_ref().map(|budget| budget.value),
         milestone: milestone(file, common),
         recovered: common.recovered,
         on_error: on_error(request, spec, body, planned.always),
         destroys: destroys(body, &writes),
-        reads: reads.into_iter().map(in_run).collect(),
+        reads,
         writes,
         restores: body.kind.restores,
         for_each: body.each.as_ref().map(|each| ForEach {
@@ -305,6 +294,121 @@ fn planned_step(
             max_parallel: spec.repeat.max_parallel.unwrap_or(1),
         }),
         until: until(spec),
+    })
+}
+
+/// The parameters of a body, with the names that inputs give to resources.
+struct Bound {
+    with: Value,
+    reads: Vec<String>,
+    writes: Vec<String>,
+}
+
+fn bound(body: &StepBody<'_>, inlined: &Inlined<'_, '_>, scopes: &Scopes, file: usize) -> Bound {
+    let mut with = Value::Object(body.with.clone());
+    name_resources(&mut with, inlined.files[file].analysis.spec, &scopes.inputs[file]);
+    name_made(&mut with, &body.kind.params, inlined, file);
+    let in_run = |name: String| {
+        if let Some(step) = maker(&name) {
+            return made_by(&inlined.written_on(file, step));
+        }
+        let input = expr::input_name(&name).and_then(|input| scopes.inputs[file].get(input));
+        input.and_then(Value::as_str).map_or(name.clone(), ToOwned::to_owned)
+    };
+    let (reads, writes) = named(&body.sites);
+    let (reads, writes) = (reads.into_iter().map(in_run).collect(), writes.into_iter().map(in_run).collect());
+    Bound { with, reads, writes }
+}
+
+fn planned_retry(spec: &StepSpec) -> Retry {
+    let retry = spec.retry.as_ref().map_or_else(Retry::default, |retry| retry.value.clone());
+    Retry { when: spec.retry_when.as_ref().and_then(|node| trimmed(node.text())), ..retry }
+}
+
+/// Returns what takes the work of steps back: what they say themselves, or else what their kinds do.
+fn planned_undos(inlined: &Inlined<'_, '_>, scopes: &Scopes, steps: &[PlannedStep]) -> Vec<PlannedUndo> {
+    let by_id: HashMap<_, _> = steps.iter().map(|step| (step.id.as_str(), step)).collect();
+    let positions = 0..inlined.steps.len();
+    positions
+        .filter_map(|position| {
+            let step = by_id.get(inlined.step_id(position).as_str()).filter(|step| !step.always)?;
+            let planned = &inlined.steps[position];
+            let analysis = inlined.files[planned.file].analysis;
+            match (&analysis.undos[planned.at], &analysis.bodies[planned.at]) {
+                (Some(body), _) => {
+                    let spec = &inlined.ordered(planned.file, planned.at).spec.undo.as_ref()?.step;
+                    let bound = bound(body, inlined, scopes, planned.file);
+                    written_undo(step, &analysis.spec.source, (spec, body), bound)
+                }
+                (None, Some(body)) => built_in_undo(step, body.kind.undoes.as_ref()?),
+                (None, None) => None,
+            }
+        })
+        .collect()
+}
+
+/// The undo that a step writes itself.
+fn written_undo(
+    step: &PlannedStep,
+    source: &Arc<Source>,
+    (spec, body): (&StepSpec, &StepBody<'_>),
+    bound: Bound,
+) -> Option<PlannedUndo> {
+    let planned = PlannedStep {
+        title: spec.common.title.clone().unwrap_or_else(|| untitled(body)),
+        place: place(source, spec.common.id.span.start),
+        uses: body.kind.name.clone(),
+        effect: body.effect,
+        retry: planned_retry(spec),
+        timeout: spec.timeout,
+        destroys: destroys(body, &bound.writes),
+        with: bound.with,
+        reads: bound.reads,
+        writes: bound.writes,
+        ..undo_step(step)?
+    };
+    Some(PlannedUndo { of: step.id.clone(), built_in: None, step: planned })
+}
+
+/// What people read of an undo that has no title: the beginning of its script, or its kind.
+fn untitled(body: &StepBody<'_>) -> String {
+    const MOST: usize = 60;
+    let param = body.kind.body_key.as_ref().and_then(|(_, param)| body.with.get(param));
+    let first = param.and_then(Value::as_str).and_then(|text| text.trim().lines().next()).unwrap_or_default();
+    match first.chars().count() {
+        0 => body.kind.name.clone(),
+        1..=MOST => first.to_owned(),
+        _ => format!("{}…", first.chars().take(MOST).collect::<String>()),
+    }
+}
+
+/// The undo that the kind of a step brings with it. What it needs to take back it has recorded itself.
+fn built_in_undo(step: &PlannedStep, what: &str) -> Option<PlannedUndo> {
+    let retry = Retry { attempts: 3, backoff: Backoff::Exponential, ..Retry::default() };
+    let planned = PlannedStep { effect: Effect::Idempotent, retry, destroys: Vec::new(), ..undo_step(step)? };
+    Some(PlannedUndo { of: step.id.clone(), built_in: Some(what.to_owned()), step: planned })
+}
+
+/// What every undo has in common: it takes place alone, and whatever becomes of it, the rest goes on.
+fn undo_step(step: &PlannedStep) -> Option<PlannedStep> {
+    Some(PlannedStep {
+        id: StepId::new(format!("{}/undo", step.id)).ok()?,
+        title: format!("Undo: {}", step.title),
+        group: None,
+        always: true,
+        concludes: None,
+        needs: Vec::new(),
+        conditions: Vec::new(),
+        expect: Vec::new(),
+        timeout: None,
+        budget: None,
+        milestone: None,
+        recovered: false,
+        on_error: OnError::Continue,
+        restores: false,
+        for_each: None,
+        until: None,
+        ..step.clone()
     })
 }
 
@@ -387,7 +491,7 @@ fn destroys(body: &StepBody<'_>, writes: &[String]) -> Vec<String> {
 fn assemble(
     request: &CompileRequest<'_>,
     inlined: &Inlined<'_, '_>,
-    steps: Vec<PlannedStep>,
+    (steps, undos): (Vec<PlannedStep>, Vec<PlannedUndo>),
     scopes: Scopes,
 ) -> Plan {
     let CompileRequest { project, runbook, environment, .. } = request;
@@ -424,6 +528,7 @@ fn assemble(
         keep: false,
         steps,
         groups: planned_groups(inlined),
+        undos,
         scopes: called,
         locks: Vec::new(),
         notices: BTreeMap::new(),

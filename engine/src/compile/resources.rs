@@ -11,7 +11,7 @@ use crate::yaml::Node;
 /// Checks every resource and secret that a step names against every environment.
 pub(super) fn check_resources(analysis: &Analysis<'_>, out: &mut Diagnostics) {
     for at in 0..analysis.order.steps.len() {
-        for site in analysis.sites(at) {
+        for site in analysis.all_sites(at) {
             match &site.kind {
                 SiteKind::Resource { kinds, access } => {
                     check_one(analysis, at, (&site.node, kinds, *access), out);
@@ -263,7 +263,7 @@ fn unknown_everywhere(analysis: &Analysis<'_>, name: &str, span: &Range<usize>) 
 }
 
 /// Returns the resources that a step reads and those that it writes, by name, each once.
-pub(super) fn named(sites: &[Site]) -> (Vec<String>, Vec<String>) {
+pub(super) fn named<'a>(sites: impl IntoIterator<Item = &'a Site>) -> (Vec<String>, Vec<String>) {
     let (mut reads, mut writes): (Vec<String>, Vec<String>) = (Vec::new(), Vec::new());
     for site in sites {
         let (name, access) = match (&site.kind, site.node.text()) {

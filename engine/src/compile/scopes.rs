@@ -58,7 +58,7 @@ impl Scopes {
         let environment = request.environment;
         for step in &inlined.steps {
             let analysis = inlined.files[step.file].analysis;
-            for site in analysis.sites(step.at) {
+            for site in analysis.all_sites(step.at) {
                 let SiteKind::Resource { access: Access::Write, .. } = &site.kind else { continue };
                 let input = site.node.text().and_then(expr::input_name);
                 let name = input.and_then(|input| self.inputs[step.file].get(input)).and_then(Value::as_str);

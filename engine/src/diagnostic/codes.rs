@@ -53,6 +53,9 @@ crate::define_codes! {
     LB0152 "outputs of a repeated step";
     LB0153 "for_each that cannot be carried out";
     LB0154 "step that may not be repeated until something holds";
+    LB0155 "undo where nothing is undone";
+    LB0156 "undo that must not be repeated";
+    LB0157 "condition that can never hold";
     LB0160 "no step that makes a system";
     LB0161 "system that may not have been made";
     LB0165 "lock that cannot be taken";

@@ -81,12 +81,14 @@ impl Writer<'_> {
                 let text = match (edge.on, step.conditions.is_empty()) {
                     (NeedOn::Success, true) => format!("s{from} --> s{at}"),
                     (NeedOn::Success, false) => format!("s{from} -.-> s{at}"),
-                    (NeedOn::Failure, _) => format!("s{from} -. \"on failure\" .-> s{at}"),
+                    (NeedOn::Failure | NeedOn::FailureWithin, _) => {
+                        format!("s{from} -. \"on failure\" .-> s{at}")
+                    }
                     (NeedOn::Any, _) => format!("s{from} -- \"in any case\" --> s{at}"),
                 };
                 match edge.on {
                     NeedOn::Success => {}
-                    NeedOn::Failure => failure.push(number),
+                    NeedOn::Failure | NeedOn::FailureWithin => failure.push(number),
                     NeedOn::Any => any.push(number),
                 }
                 number += 1;

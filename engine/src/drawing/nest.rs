@@ -91,7 +91,7 @@ impl Nesting {
                 let link = links.entry((place, from, to)).or_default();
                 let ends = surroundings.is_last(edge.step, from) && surroundings.is_first(at, to);
                 link.ends += usize::from(ends);
-                link.failure |= edge.on == NeedOn::Failure;
+                link.failure |= matches!(edge.on, NeedOn::Failure | NeedOn::FailureWithin);
                 link.any |= edge.on == NeedOn::Any;
             }
         }

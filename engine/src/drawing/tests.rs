@@ -193,7 +193,7 @@ proptest! {
             for edge in &step.needs {
                 let link = match edge.on {
                     NeedOn::Success => format!("  s{} --> s{at}\n", edge.step),
-                    NeedOn::Failure => format!("  s{} -. \"on failure\" .-> s{at}\n", edge.step),
+                    NeedOn::Failure | NeedOn::FailureWithin => format!("  s{} -. \"on failure\" .-> s{at}\n", edge.step),
                     NeedOn::Any => format!("  s{} -- \"in any case\" --> s{at}\n", edge.step),
                 };
                 prop_assert!(chart.contains(&link), "{link}{chart}");

@@ -233,8 +233,10 @@ pub(crate) fn event_kind() -> impl Strategy<Value = EventKind> {
         (any::<u32>(), any::<String>(), any::<String>())
             .prop_map(|(pid, host, boot_id)| EventKind::EngineStarted { pid, host, boot_id }),
         (someone(), decision()).prop_map(|(by, decision)| EventKind::Decided { by, decision }),
-        (run_outcome(), any::<String>())
-            .prop_map(|(outcome, reason)| EventKind::EndingBegan { outcome, reason }),
+        (run_outcome(), any::<String>(), any::<bool>())
+            .prop_map(|(outcome, reason, undo)| EventKind::EndingBegan { outcome, reason, undo }),
+        (someone(), proptest::collection::vec(any::<String>(), 0..3))
+            .prop_map(|(by, targets)| EventKind::TargetsConfirmed { by, targets }),
         run_outcome().prop_map(|outcome| EventKind::RunFinished { outcome }),
     ];
     prop_oneof![run, attempt_kind(), thing_kind(), advisory_kind()]
@@ -319,5 +321,6 @@ pub(crate) fn number_of(kind: &EventKind) -> usize {
         EventKind::Noted { .. } => 17,
         EventKind::ElementsChosen { .. } => 18,
         EventKind::Notified { .. } => 19,
+        EventKind::TargetsConfirmed { .. } => 20,
     }
 }

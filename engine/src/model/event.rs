@@ -48,6 +48,12 @@ pub enum EventKind {
         host: String,
         boot_id: String,
     },
+    /// What the systems that are written turned out to be, where destroying them was confirmed: again on resume if
+    /// they have changed since.
+    TargetsConfirmed {
+        by: Person,
+        targets: Vec<String>,
+    },
     /// What a step is repeated for has been evaluated. What follows names its elements: `step[0]`, `step[1]`, …
     ElementsChosen {
         step: StepId,
@@ -112,10 +118,13 @@ pub enum EventKind {
         by: Person,
         decision: Decision,
     },
-    /// Nothing further of the main steps starts; `always` steps follow.
+    /// Nothing further of the main steps starts; undo follows if it is to, then `always` steps.
     EndingBegan {
         outcome: RunOutcome,
         reason: String,
+        /// Steps that have begun are undone, newest first.
+        #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+        undo: bool,
     },
     RunFinished {
         outcome: RunOutcome,

@@ -1,10 +1,12 @@
+use std::collections::HashMap;
+
 use jiff::Timestamp;
 use serde::Serialize;
 use serde_json::{Map, Value};
 
 use super::forecast::{Expected, Forecast, Known, forecast};
 use super::history::History;
-use super::notes::notes;
+use super::notes::{notes, undone_by};
 use crate::model::{Mode, StepId};
 use crate::plan::{Commit, Need, Objective, OnError, Plan, PlannedStep, Retry};
 use crate::run::{Fate, StepPreview};
@@ -60,6 +62,8 @@ pub struct StepOutlook {
     pub destroys: Vec<String>,
     /// Repetition, and systems that earlier steps make, in sentences.
     pub notes: Vec<String>,
+    /// What takes its work back when the run is aborted: commands or sentences; empty if nothing does.
+    pub undo: Vec<Action>,
     /// Why the kind could not say what it would do.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub problem: Option<String>,
@@ -111,17 +115,22 @@ impl Outlook {
     /// Puts together what is known.
     pub fn of(basis: Basis<'_>) -> Self {
         let Basis { plan, registry, previews, history, incident_at, now } = basis;
-        let fates: Vec<Fate> = previews.iter().map(|preview| preview.fate.clone()).collect();
+        let fates: Vec<Fate> =
+            previews.iter().take(plan.steps.len()).map(|preview| preview.fate.clone()).collect();
         let used_ms = incident_at.map_or(0, |at| (now.as_millisecond() - at.as_millisecond()).max(0));
         let made = forecast(&Known { plan, registry, history, fates: &fates, used_ms });
         let critical: std::collections::HashSet<&StepId> =
             made.forecast.critical_path.iter().map(|part| &part.step).collect();
+        let undos = plan.undos.iter().zip(previews.iter().skip(plan.steps.len()));
+        let undos: HashMap<_, _> = undos.map(|(undo, preview)| (&undo.of, (undo, preview))).collect();
         let steps = plan.steps.iter().zip(previews).enumerate();
         let steps: Vec<StepOutlook> = steps
             .map(|(at, (step, preview))| {
                 let times = Times { start_ms: made.schedule.start[at], finish_ms: made.schedule.finish[at] };
                 let critical = critical.contains(&step.id);
-                StepOutlook { critical, ..StepOutlook::of(step, preview, made.expected[at].clone(), times) }
+                let undo = undos.get(&step.id).map(|(undo, preview)| undone_by(undo, preview));
+                let known = StepOutlook::of(step, preview, made.expected[at].clone(), times);
+                StepOutlook { critical, undo: undo.unwrap_or_default(), ..known }
             })
             .collect();
         let destroyed = steps.iter().flat_map(|step| {
@@ -166,6 +175,7 @@ impl StepOutlook {
             actions: preview.preview.actions.clone(),
             destroys: destroys(step, preview),
             notes: notes(step),
+            undo: Vec::new(),
             problem: preview.problem.clone(),
             reads: step.reads.clone(),
             writes: step.writes.clone(),

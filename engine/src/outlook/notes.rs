@@ -4,9 +4,10 @@ use std::collections::BTreeSet;
 
 use serde_json::Value;
 
-use crate::plan::{ForEach, PlannedStep};
+use crate::plan::{ForEach, PlannedStep, PlannedUndo};
 use crate::report::human::count;
 use crate::resource::maker;
+use crate::run::StepPreview;
 
 /// More elements of a list than this say little.
 const SHOWN: usize = 5;
@@ -38,4 +39,17 @@ fn for_each(each: &ForEach) -> String {
         Value::String(template) => format!("for each of {template}, {how}"),
         other => format!("for each of {other}, {how}"),
     }
+}
+
+/// Says how the work of a step is taken back: in the words of its kind, or as what would run.
+pub(super) fn undone_by(undo: &PlannedUndo, preview: &StepPreview) -> Vec<String> {
+    if let Some(what) = &undo.built_in {
+        return vec![what.clone()];
+    }
+    if !preview.preview.actions.is_empty() {
+        return preview.preview.actions.clone();
+    }
+    let with = undo.step.with.as_object().into_iter().flatten();
+    let params: Vec<_> = with.map(|(name, value)| format!("{name}: {value}")).collect();
+    vec![format!("{} with {}", undo.step.uses, params.join(", "))]
 }

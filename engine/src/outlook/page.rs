@@ -280,6 +280,9 @@ impl Writer<'_> {
         for what in &step.destroys {
             self.put(5, vec![Piece::new("destroys: ", Tone::Bad), Piece::plain(what)]);
         }
+        for undo in &step.undo {
+            self.put(5, vec![Piece::dim("undo: "), Piece::plain(undo)]);
+        }
         let mut time = vec![Piece::dim("takes "), Piece::plain(words(&step.expected, self.outlook.mode))];
         if step.critical {
             time.push(Piece::new(", on the critical path", Tone::Caution));
@@ -337,7 +340,7 @@ fn after(step: &StepOutlook) -> String {
         .take(MOST_NEEDS)
         .map(|need| match need.on {
             NeedOn::Success => need.step.to_string(),
-            NeedOn::Failure => format!("the failure of {}", need.step),
+            NeedOn::Failure | NeedOn::FailureWithin => format!("the failure of {}", need.step),
             NeedOn::Any => format!("{} whatever becomes of it", need.step),
         })
         .collect();

@@ -40,7 +40,7 @@ pub fn plan() -> Value {
             "fate": { "enum": ["runs", "skipped", "depends", "after_failure"] },
             "why": text(), "conditions": list(text()), "step": text(),
             "with": { "type": "object" }, "actions": list(text()), "destroys": list(text()),
-            "notes": list(text()), "problem": text(),
+            "notes": list(text()), "undo": list(text()), "problem": text(),
             "reads": list(text()), "writes": list(text()),
             "expected": { "$ref": "#/$defs/expected" },
             "times": closed(json!({ "start_ms": ms(), "finish_ms": ms() }), &[]),

@@ -9,6 +9,7 @@ use super::model::{
 use super::source::View;
 use super::standing;
 use super::timeline::checks_of;
+use super::undo;
 use crate::model::event::AttemptResult;
 use crate::model::evidence::Confidence;
 use crate::model::ids::StepId;
@@ -81,7 +82,8 @@ pub(super) fn notes(view: &View<'_>) -> Vec<NoteReport> {
 /// Lists what went wrong, in the order of time.
 pub(super) fn troubles(view: &View<'_>) -> Vec<Trouble> {
     let mut all: Vec<Trouble> = Vec::new();
-    for (id, state) in view.plan.steps.iter().flat_map(|step| view.units(step)) {
+    let undos = undo::steps(view);
+    for (id, state) in view.plan.steps.iter().chain(&undos).flat_map(|step| view.units(step)) {
         all.extend(failed_attempts(id, state));
         all.extend(state.held.iter().map(|(from, end, failure)| Trouble {
             at: Moment(*from),
@@ -129,7 +131,8 @@ pub(super) fn created(view: &View<'_>) -> Vec<CreatedReport> {
 
 pub(super) fn facts(view: &View<'_>) -> Vec<StepFacts> {
     let mut all = Vec::new();
-    for (id, state) in view.plan.steps.iter().flat_map(|step| view.units(step)) {
+    let undos = undo::steps(view);
+    for (id, state) in view.plan.steps.iter().chain(&undos).flat_map(|step| view.units(step)) {
         let attempts = &state.attempts;
         let done = attempts.iter().rev().find_map(|attempt| match attempt.end {
             Some((_, AttemptResult::Succeeded { done })) => Some(done),
@@ -230,7 +233,8 @@ pub(super) fn warnings(view: &View<'_>, rpo: &Rpo, created: &[CreatedReport]) ->
 
 fn step_warnings(view: &View<'_>) -> Vec<Warning> {
     let mut all = Vec::new();
-    for (id, state) in view.plan.steps.iter().flat_map(|step| view.units(step)) {
+    let undos = undo::steps(view);
+    for (id, state) in view.plan.steps.iter().chain(&undos).flat_map(|step| view.units(step)) {
         for attempt in &state.attempts {
             if let Some((_, AttemptResult::Succeeded { done })) = attempt.end {
                 all.extend(

@@ -34,6 +34,8 @@ pub(super) struct Fold<'a> {
     pub(super) notes: Vec<(i64, Option<&'a StepId>, Cow<'a, str>)>,
     pub(super) created: Vec<CreatedFold<'a>>,
     pub(super) ending: Option<(i64, RunOutcome, &'a str)>,
+    /// The run ends with undo.
+    pub(super) undoing: bool,
     pub(super) finished: Option<RunOutcome>,
     pub(super) paused: bool,
     /// The largest step back of the wall clock.
@@ -308,8 +310,10 @@ impl<'a> Fold<'a> {
                 self.answered(at, step, question, answer);
             }
             EventKind::Decided { by, decision } => self.decided(at, by, decision),
-            EventKind::EndingBegan { outcome, reason } => {
+            EventKind::EndingBegan { outcome, reason, undo } => {
                 self.ending = Some((at, *outcome, reason));
+                self.undoing = *undo;
+                self.paused = false;
                 self.release_held(at);
             }
             EventKind::RunFinished { outcome } => self.finished = Some(*outcome),
@@ -332,7 +336,7 @@ impl<'a> Fold<'a> {
             EventKind::Recorded { step, key, value: Value::String(text) } if key == NOTE => {
                 self.notes.push((at, Some(step), Cow::Borrowed(text)));
             }
-            EventKind::Recorded { .. } => {}
+            EventKind::TargetsConfirmed { .. } | EventKind::Recorded { .. } => {}
         }
     }
 

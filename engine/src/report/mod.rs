@@ -22,6 +22,7 @@ mod source;
 mod standing;
 mod status;
 mod timeline;
+mod undo;
 
 #[cfg(test)]
 pub(crate) mod tests;

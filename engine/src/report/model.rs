@@ -28,6 +28,9 @@ pub struct RunReport {
     /// In the order of the plan.
     pub steps: Vec<StepReport>,
     pub groups: Vec<GroupReport>,
+    /// What was taken back when the run was ended; absent where nothing was to be.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub undo: Option<UndoReport>,
     pub critical_path: CriticalPath,
     /// Failed ones first.
     pub checks: Vec<CheckReport>,
@@ -374,6 +377,25 @@ pub struct ElementsReport {
     pub not_begun: usize,
     /// All of them if they are few, else those that did not succeed at once; at most 100.
     pub listed: Vec<StepReport>,
+}
+
+/// What was taken back when the run was ended.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct UndoReport {
+    pub began_at: Moment,
+    /// Newest first, as they are undone.
+    pub steps: Vec<UndoneStep>,
+}
+
+/// How the work of one step, or of one element, was taken back.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct UndoneStep {
+    /// Whose work it was.
+    pub of: StepId,
+    /// What the kind of the step undoes; absent where the runbook says how.
+    pub what: Option<String>,
+    /// Without an outcome it is still to be undone, or under way.
+    pub step: StepReport,
 }
 
 /// How one attempt went.

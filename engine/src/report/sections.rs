@@ -7,7 +7,7 @@ use std::collections::BTreeMap;
 use super::human::{self, DayClock, Moment, duration, percent};
 use super::model::{
     AttemptEnd, BudgetReport, CheckReport, DecisionReport, Doing, ElementsReport, Owner, QuestionReport,
-    RunReport, RunStanding, State, StepReport, StoreLoss, TimeSpent, Verdict,
+    RunReport, RunStanding, State, StepReport, StoreLoss, TimeSpent, UndoReport, Verdict,
 };
 use super::page::{Block, Cell, Page, Piece, Section, Table, Tone, clean};
 use super::standing::{self, verdict_words};
@@ -27,6 +27,7 @@ pub fn page(report: &RunReport) -> Page {
     let clock = DayClock::new(report.identity.incident_at);
     let parts = [
         failure(report),
+        undo(report, &clock),
         warnings(report),
         objectives(report, &clock),
         milestones(report, &clock),
@@ -49,6 +50,7 @@ pub fn summary(report: &RunReport) -> Page {
     let clock = DayClock::new(report.identity.incident_at);
     let parts = [
         failure(report),
+        undo(report, &clock),
         warnings(report),
         objectives(report, &clock),
         data_loss(report, &clock),
@@ -324,6 +326,40 @@ fn time_line(report: &RunReport, clock: &DayClock) -> Option<Section> {
         blocks.push(Block::Line(dim("* on the critical path: what decided how long it took")));
     }
     section("Time line", blocks)
+}
+
+/// What was taken back, newest first, with what a person must do where that failed.
+fn undo(report: &RunReport, clock: &DayClock) -> Option<Section> {
+    undo_section(report.undo.as_ref()?, clock)
+}
+
+pub(super) fn undo_section(undo: &UndoReport, clock: &DayClock) -> Option<Section> {
+    let mut rows = Table::new(&["start", ">took", "step", ""]);
+    let mut lines = Vec::new();
+    for undone in &undo.steps {
+        let step = &undone.step;
+        let mut words = match (&step.outcome, step.started_at) {
+            (None, None) => dim("still to be undone"),
+            _ => step_words(step),
+        };
+        let what = undone.what.as_ref().unwrap_or(&step.title);
+        words.push(Piece::dim(format!(": {what}")));
+        rows.row(vec![
+            step.started_at.map_or_else(|| dim("–"), |at| plain(clock.time(at))),
+            plain(step.took_ms.map(duration).unwrap_or_default()),
+            code(undone.of.as_str()),
+            words,
+        ]);
+        if let Some(Outcome::Failed { failure }) = &step.outcome {
+            let text = format!(" is not undone: {} {}", failure.code, failure.message);
+            lines.push(Block::Line(vec![Piece::code(undone.of.as_str()), Piece::new(text, Tone::Bad)]));
+            let help = failure.help.as_ref();
+            lines.extend(help.map(|help| Block::Line(plain(format!("help: {help}")))));
+        }
+    }
+    let mut blocks = table(rows);
+    blocks.extend(lines);
+    section("Undo", blocks)
 }
 
 fn groups(report: &RunReport) -> Vec<Block> {

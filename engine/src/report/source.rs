@@ -3,7 +3,7 @@ use std::collections::{HashMap, HashSet};
 use super::fold::{Fold, StepFold};
 use super::human::Moment;
 use super::model::{Owner, RunReport, Verdict};
-use super::{evidence, loss, objectives, path, standing, timeline};
+use super::{evidence, loss, objectives, path, standing, timeline, undo};
 use crate::model::event::Event;
 use crate::model::ids::{RunId, StepId};
 use crate::plan::{Plan, PlannedStep};
@@ -36,6 +36,7 @@ impl RunReport {
             format: Self::FORMAT,
             identity: standing::identity(&view),
             outcome: standing::standing(&view, &rto, &rpo, warnings.len()),
+            undo: undo::report(&view),
             time: objectives::time_spent(&view),
             milestones: objectives::milestones(&view),
             groups: timeline::groups(&view),

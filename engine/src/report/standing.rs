@@ -9,6 +9,7 @@ use super::model::{
 };
 use super::objectives::{self, Recovery};
 use super::source::View;
+use super::undo;
 use crate::expr::quote;
 use crate::model::event::{Decision, Person, Question};
 use crate::model::ids::StepId;
@@ -216,19 +217,25 @@ fn headline(
     match state {
         State::Succeeded => succeeded(view, objectives),
         State::Failed if objectives.rto.recovered_at.is_some() => {
-            format!("FAILED{at}, after recovery in {used}")
+            format!("FAILED{at}, after recovery in {used}{}", not_undone(view))
         }
-        State::Failed => format!("FAILED{at} after {}{}", spent(objectives.rto), not_restored(view)),
+        State::Failed => {
+            format!("FAILED{at} after {}{}{}", spent(objectives.rto), not_restored(view), not_undone(view))
+        }
         State::Aborted if objectives.rto.recovered_at.is_some() => {
-            format!("ABORTED{}, after recovery in {used}", by_whom(view))
+            format!("ABORTED{}, after recovery in {used}{}", by_whom(view), not_undone(view))
         }
         State::Aborted => {
-            format!("ABORTED{} after {}{}", by_whom(view), spent(objectives.rto), not_restored(view))
+            let rest = format!("{}{}", not_restored(view), not_undone(view));
+            format!("ABORTED{} after {}{rest}", by_whom(view), spent(objectives.rto))
         }
         _ if owner(view) == Owner::Gone => {
             format!("STOPPED{} · no process works on this run · {used} used", stopped_at(view, state))
         }
-        State::Running => format!("RUNNING · {used} used"),
+        State::Running => match undo::report(view).filter(|undo| undo.ended() < undo.steps.len()) {
+            Some(undo) => format!("UNDOING · {} of {} undone · {used} used", undo.ended(), undo.steps.len()),
+            None => format!("RUNNING · {used} used"),
+        },
         State::Waiting => format!("WAITING for {} · {used} used", awaited(view)),
         State::Paused => format!("PAUSED{} · {used} used", paused_by(view)),
         State::Held => format!("HELD{at} · {used} used"),
@@ -276,6 +283,12 @@ fn spent(rto: &Rto) -> String {
         }
         _ => used(rto),
     }
+}
+
+/// Names what could not be taken back: somebody must do it by hand.
+fn not_undone(view: &View<'_>) -> String {
+    let failed = undo::report(view).and_then(|undo| undo.failed_words());
+    failed.map(|words| format!(" · {words}")).unwrap_or_default()
 }
 
 fn not_restored(view: &View<'_>) -> &'static str {
@@ -352,6 +365,10 @@ pub(super) fn next_command(view: &View<'_>, state: State) -> Option<String> {
     let short = view.source.run.short();
     match state {
         State::Succeeded => None,
+        // What was not undone stands in the way of another run; the report says what to do about it.
+        State::Failed | State::Aborted if !not_undone(view).is_empty() => {
+            Some(format!("lifeboat report {short}"))
+        }
         State::Failed | State::Aborted => Some(again(view)),
         State::Running | State::Paused if owner(view) == Owner::Gone => {
             Some(format!("lifeboat resume {short}"))

@@ -6,11 +6,11 @@ use super::elements::{self, typed};
 use super::fold::StepFold;
 use super::human::{self, DayClock, Moment, duration};
 use super::model::{
-    BudgetReport, Doing, ElementsReport, Forecast, Owner, Rpo, Rto, RunStanding, State, Verdict,
+    BudgetReport, Doing, ElementsReport, Forecast, Owner, Rpo, Rto, RunStanding, State, UndoReport, Verdict,
 };
 use super::page::{Block, Page, Piece, Section, Table, Tone, clean};
 use super::source::{Source, View};
-use super::{loss, objectives, sections, standing, timeline};
+use super::{loss, objectives, sections, standing, timeline, undo};
 use crate::model::evidence::{Progress, Unit};
 use crate::model::ids::{Attempt, StepId};
 use crate::model::outcome::{Failure, Mode};
@@ -41,6 +41,9 @@ pub struct LiveStatus {
     /// The next steps in the order of the plan that have not begun.
     pub next: Vec<Next>,
     pub needs_person: Vec<NeedsPerson>,
+    /// What is taken back, newest first, if the run ends with undo.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub undo: Option<UndoReport>,
     pub rto: Rto,
     /// Known as far as stores are restored already.
     pub rpo: Rpo,
@@ -115,6 +118,7 @@ impl LiveStatus {
             current: current(&view),
             next: next(&view),
             needs_person: needs_person(&view),
+            undo: undo::report(&view),
             ended: view.plan.steps.iter().filter(has_ended).count(),
             total: view.plan.steps.len(),
             rto,
@@ -125,8 +129,15 @@ impl LiveStatus {
     /// Lays the status out for a terminal; it ends with the command to type next.
     pub fn page(&self) -> Page {
         let clock = DayClock::new(self.incident_at);
-        let parts =
-            [self.objectives(&clock), self.people(&clock), self.now(&clock), self.upcoming(), self.loss()];
+        let undo = self.undo.as_ref().and_then(|undo| sections::undo_section(undo, &clock));
+        let parts = [
+            self.objectives(&clock),
+            self.people(&clock),
+            undo,
+            self.now(&clock),
+            self.upcoming(),
+            self.loss(),
+        ];
         Page {
             headline: Piece::new(&self.standing.headline, self.tone()),
             subtitle: clean(&format!(
@@ -318,7 +329,8 @@ fn current(view: &View<'_>) -> Vec<Current> {
     if view.is_ended() {
         return Vec::new();
     }
-    view.plan.steps.iter().flat_map(|step| current_units(view, step)).collect()
+    let undos = undo::steps(view);
+    view.plan.steps.iter().chain(&undos).flat_map(|step| current_units(view, step)).collect()
 }
 
 /// Returns a step that is under way, and the elements of it that are.

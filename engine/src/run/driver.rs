@@ -6,6 +6,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use jiff::Timestamp;
+use serde_json::{Map, Value};
 use tokio::sync::{mpsc, oneshot};
 use tokio::task::JoinSet;
 use uuid::Uuid;
@@ -28,6 +29,7 @@ use super::executor::{Executor, ExecutorParts, Launch};
 use super::herald::{Herald, Watch};
 use super::link::Message;
 use super::state::{IllegalEvent, RunState};
+use super::unit::Unit;
 
 pub use super::link::OutputSink;
 
@@ -130,6 +132,7 @@ struct Inlets {
 }
 
 struct Driver {
+    plan: Arc<Plan>,
     dispatcher: Dispatcher,
     executor: Executor,
     journal: Journal,
@@ -178,9 +181,11 @@ impl Driver {
             output: setup.output,
             messages: sender.clone(),
         });
+        let plan = Arc::clone(&setup.plan);
         let dispatcher =
             Dispatcher::new(setup.run, setup.plan, setup.registry, setup.state, Box::new(random));
         let driver = Self {
+            plan,
             dispatcher,
             executor,
             journal: setup.journal,
@@ -261,6 +266,10 @@ impl Driver {
                 self.asking.insert((step.clone(), question.id.clone()), reply);
                 Input::Asked { step, question }
             }
+            Message::Gone { id, proof, reply } => {
+                turn.replies.push(reply);
+                Input::ThingRemoved { id, proof, removed: true }
+            }
             Message::Removed { id, proof, removed } => Input::ThingRemoved { id, proof, removed },
             Message::CleanedUp => Input::CleanedUp,
             Message::Notified { occasion, channel, problem } => {
@@ -333,8 +342,7 @@ impl Driver {
     fn perform(&mut self, action: Action) {
         match action {
             Action::Launch { unit, attempt, with, probe, names } => {
-                let state = self.dispatcher.state();
-                let (recorded, made) = (state.of(unit).recorded.clone(), state.made.clone());
+                let (recorded, made) = (self.recorded(unit), self.dispatcher.state().made.clone());
                 self.executor.launch(Launch { unit, attempt, with, probe, names, recorded, made });
             }
             Action::EndAttempt { unit } => self.executor.end(unit),
@@ -347,6 +355,16 @@ impl Driver {
             Action::Refuse { reason } => self.advise(EventKind::Noted { step: None, text: reason }),
             Action::Append(_) => unreachable!("events are taken out before actions are performed"),
         }
+    }
+
+    /// Returns what earlier attempts recorded. The kind of a step undoes its own work by what the step recorded.
+    fn recorded(&self, unit: Unit) -> Map<String, Value> {
+        let state = self.dispatcher.state();
+        let undo = self.plan.undo_at(unit.position).filter(|undo| undo.built_in.is_some());
+        let of = undo.and_then(|undo| state.position(&undo.of)).map(|position| Unit { position, ..unit });
+        let mut recorded = of.map(|of| state.of(of).recorded.clone()).unwrap_or_default();
+        recorded.extend(state.of(unit).recorded.clone());
+        recorded
     }
 
     fn clean_up(&self, things: Vec<Created>) {

@@ -95,7 +95,7 @@ impl Executor {
     /// Starts an attempt whose start is durable. Its end arrives as a message.
     pub(super) fn launch(&mut self, launch: Launch) {
         let plan = Arc::clone(&self.plan);
-        let step = &plan.steps[launch.unit.position];
+        let step = plan.at(launch.unit.position);
         let cancel = CancellationToken::new();
         let (id, attempt) = (launch.unit.id(&plan), launch.attempt);
         self.running.insert(id.clone(), cancel.clone());
@@ -151,7 +151,10 @@ impl Executor {
             .kind(&step.uses)
             .ok_or_else(|| StepError::permanent(code::LB0309, format!("no step kind `{}`", step.uses)))?;
         let id = launch.unit.id(&self.plan);
-        let info = self.info(step, &id, launch.attempt)?;
+        // A kind undoes its own work under the name of the step that did it.
+        let undo = self.plan.undo_at(launch.unit.position).filter(|undo| undo.built_in.is_some());
+        let of = undo.map(|undo| launch.unit.element.map_or(undo.of.clone(), |at| undo.of.of_element(at)));
+        let info = self.info(step, of.as_ref().unwrap_or(&id), launch.attempt)?;
         let link = Arc::new(AttemptLink {
             step: id,
             attempt: launch.attempt,
@@ -179,9 +182,14 @@ impl Executor {
             recorded: launch.recorded,
             link: if poll.is_some() { Arc::new(PollLink(link)) } else { link },
         });
+        let task = match (of.is_some(), launch.probe) {
+            (true, _) => Task::Undo,
+            (false, true) => Task::ProbeAndRun,
+            (false, false) => Task::Run,
+        };
         let context = Arc::new(context.fenced(Arc::clone(&self.fence)));
         let writes = if self.fence.is_open() { Vec::new() } else { written(step, &self.registry) };
-        Ok(Work { kind, context, probe: launch.probe, poll, writes })
+        Ok(Work { kind, context, task, poll, writes })
     }
 
     fn info(&self, step: &PlannedStep, id: &StepId, attempt: Attempt) -> Result<StepInfo, StepError> {
@@ -212,10 +220,20 @@ impl Executor {
 struct Work {
     kind: Arc<dyn StepKind>,
     context: Arc<StepContext>,
-    probe: bool,
+    task: Task,
     poll: Option<Poll>,
     /// The systems that it writes and that must be compared with those of protected environments first.
     writes: Vec<String>,
+}
+
+/// What an attempt asks of the kind.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Task {
+    Run,
+    /// An earlier attempt may have done the work.
+    ProbeAndRun,
+    /// Takes the work of the step back.
+    Undo,
 }
 
 impl Work {
@@ -251,7 +269,10 @@ impl Work {
 
     async fn perform(self) -> Result<Done, StepError> {
         self.keep_away().await?;
-        if self.probe
+        if self.task == Task::Undo {
+            return self.kind.undo(&self.context).await;
+        }
+        if self.task == Task::ProbeAndRun
             && let Probe::Done(done) = self.kind.probe(&self.context).await?
         {
             return Ok(done);

@@ -35,6 +35,11 @@ pub(super) enum Message {
         thing: Created,
         reply: oneshot::Sender<()>,
     },
+    Gone {
+        id: String,
+        proof: String,
+        reply: oneshot::Sender<()>,
+    },
     Asked {
         step: StepId,
         question: Question,
@@ -189,6 +194,11 @@ impl StepLink for AttemptLink {
     async fn created(&self, thing: Created) -> Result<(), StepError> {
         let step = self.step.clone();
         self.send(|reply| Message::Created { step, thing, reply }).await
+    }
+
+    async fn removed(&self, id: &str, proof: &str) -> Result<(), StepError> {
+        let (id, proof) = (id.to_owned(), proof.to_owned());
+        self.send(|reply| Message::Gone { id, proof, reply }).await
     }
 
     async fn ask(&self, question: Question) -> Result<Answer, StepError> {

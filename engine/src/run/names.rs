@@ -183,6 +183,14 @@ fn summary(plan: &Plan, state: &RunState) -> String {
     if !failed.is_empty() {
         text.push_str(&format!("; failed: {}", failed.join(", ")));
     }
+    let undos = plan.undos.iter().zip(state.steps.iter().skip(plan.steps.len()));
+    let not_undone: Vec<_> = undos
+        .filter(|(_, undo)| matches!(undo.outcome(), Some(Outcome::Failed { .. })))
+        .map(|(undo, _)| undo.of.as_str())
+        .collect();
+    if !not_undone.is_empty() {
+        text.push_str(&format!("; undo failed: {}", not_undone.join(", ")));
+    }
     text
 }
 

@@ -130,6 +130,10 @@ impl StepLink for PollLink {
         self.0.created(thing).await
     }
 
+    async fn removed(&self, id: &str, proof: &str) -> Result<(), StepError> {
+        self.0.removed(id, proof).await
+    }
+
     async fn ask(&self, question: Question) -> Result<Answer, StepError> {
         self.0.ask(question).await
     }

@@ -49,16 +49,19 @@ pub enum Fate {
     AfterFailure { step: StepId },
 }
 
-/// Previews every step of a plan. Reads no secret and touches no system beyond what kinds promise for a preview.
+/// Previews every step of a plan, then every undo, by position. Reads no secret and touches no system beyond what kinds
+/// promise for a preview.
 pub async fn preview(plan: &Plan, registry: &Registry, incident_at: Option<Timestamp>) -> Vec<StepPreview> {
     let looker = Looker::new(plan, registry, incident_at.unwrap_or_else(Timestamp::now));
     let mut previews = Vec::with_capacity(plan.steps.len());
-    for step in &plan.steps {
+    for (position, step) in plan.everything().enumerate() {
         let fate = looker.fate(step);
         let (mut problem, mut preview) = (None, Preview::default());
         let (with, known) = looker.with(step);
         let skipped = matches!(fate, Fate::Skipped { .. });
-        if let Some(kind) = registry.kind(&step.uses).filter(|_| !skipped) {
+        // What a kind undoes itself is told in its own words.
+        let told = plan.undo_at(position).is_some_and(|undo| undo.built_in.is_some());
+        if let Some(kind) = registry.kind(&step.uses).filter(|_| !skipped && !told) {
             match kind.preview(&looker.context(step, with.clone())).await {
                 Ok(found) => preview = found,
                 Err(error) if known => problem = Some(error.to_string()),
@@ -240,6 +243,10 @@ impl StepLink for Nowhere {
     }
 
     async fn created(&self, _: Created) -> Result<(), StepError> {
+        Err(refused())
+    }
+
+    async fn removed(&self, _: &str, _: &str) -> Result<(), StepError> {
         Err(refused())
     }
 

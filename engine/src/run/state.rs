@@ -4,6 +4,7 @@ use std::collections::{BTreeMap, HashMap};
 
 use serde_json::{Map, Value};
 
+use crate::code;
 use crate::model::event::{Answer, AttemptResult, Done, EventKind, Question};
 use crate::model::evidence::Created;
 use crate::model::ids::{Attempt, StepId};
@@ -20,12 +21,21 @@ pub struct RunState {
     pub phase: Phase,
     pub paused: bool,
     pub incident_at_ms: i64,
+    /// By position: all steps, then all undos.
     pub steps: Vec<StepState>,
+    /// What has begun, in the order of the first attempts.
+    pub begun: Vec<Unit>,
+    /// The run ends with undo: what has begun is taken back before `always`.
+    pub undoing: bool,
+    /// What the systems to be written were when destroying them was confirmed; empty where nothing had to be.
+    pub targets: Vec<String>,
     /// What was made and not yet removed, in the order in which it was made.
     pub things: Vec<(StepId, Created)>,
     /// The systems that steps have made, under the names that later steps use.
     pub made: BTreeMap<String, Resource>,
     index: HashMap<StepId, usize>,
+    /// The positions of the undos of steps, by the positions of the steps.
+    undos: HashMap<usize, usize>,
 }
 
 /// Where the run as a whole is.
@@ -34,7 +44,7 @@ pub enum Phase {
     /// Before the first event.
     New,
     Main,
-    /// Only `always` steps and clean-up are left.
+    /// Only undo, `always` steps and clean-up are left.
     Ending(RunOutcome),
     Finished(RunOutcome),
 }
@@ -102,14 +112,20 @@ impl Elements {
 impl RunState {
     /// Makes the state of a run that has no event yet.
     pub fn new(plan: &Plan) -> Self {
+        let index: HashMap<_, _> =
+            plan.everything().enumerate().map(|(at, step)| (step.id.clone(), at)).collect();
         Self {
             phase: Phase::New,
             paused: false,
             incident_at_ms: 0,
-            steps: vec![StepState::default(); plan.steps.len()],
+            steps: vec![StepState::default(); plan.steps.len() + plan.undos.len()],
+            begun: Vec::new(),
+            undoing: false,
+            targets: Vec::new(),
             things: Vec::new(),
             made: BTreeMap::new(),
-            index: plan.steps.iter().enumerate().map(|(at, step)| (step.id.clone(), at)).collect(),
+            undos: undos(plan, &index),
+            index,
         }
     }
 
@@ -139,6 +155,13 @@ impl RunState {
         }
     }
 
+    /// Returns the undos of all that has begun, newest first. An element has one of its own.
+    pub fn undos_of_begun(&self, plan: &Plan) -> Vec<Unit> {
+        let main = plan.steps.len();
+        let begun = self.begun.iter().rev().filter(|unit| unit.position < main);
+        begun.filter_map(|unit| Some(Unit { position: *self.undos.get(&unit.position)?, ..*unit })).collect()
+    }
+
     /// Takes one event in. Advisory events change nothing.
     pub fn apply(&mut self, event: &EventKind) -> Result<(), IllegalEvent> {
         match event {
@@ -147,8 +170,12 @@ impl RunState {
                 self.incident_at_ms = *incident_at_ms;
                 self.phase = Phase::Main;
             }
-            EventKind::EndingBegan { outcome, .. } => {
+            EventKind::TargetsConfirmed { targets, .. } => self.targets.clone_from(targets),
+            EventKind::EndingBegan { outcome, undo, .. } => {
                 self.expect_phase(event, &[Phase::Main])?;
+                self.undoing = *undo;
+                // Who ends a run wants its end, and not what is paused.
+                self.paused = false;
                 self.phase = Phase::Ending(*outcome);
             }
             EventKind::RunFinished { outcome } => {
@@ -191,20 +218,30 @@ impl RunState {
                         StepPhase::Waiting | StepPhase::WaitingRetry { .. } | StepPhase::Settling(_)
                     )
                 })?;
+                let first = state.attempt == 0;
                 state.attempt = *attempt;
                 state.used += 1;
                 state.phase = StepPhase::Running;
+                if first {
+                    let unit = self.unit(step);
+                    self.begun.extend(unit);
+                }
             }
             EventKind::ElementsChosen { step, elements } => {
                 let state = self.step_mut(event, step)?;
                 state.expect(event, "it is not waiting", |phase| *phase == StepPhase::Waiting)?;
                 state.elements = Some(Elements::new(elements));
                 state.phase = StepPhase::Repeating;
+                self.prepare_undos(step, elements);
             }
-            EventKind::AttemptFinished { step, result, .. } => {
+            EventKind::AttemptFinished { step, attempt, result } => {
                 let state = self.step_mut(event, step)?;
                 state.expect(event, "no attempt of it is running", |phase| *phase == StepPhase::Running)?;
                 state.attempt_finished(result);
+                if *attempt == 1 && never_ran(result) {
+                    let unit = self.unit(step);
+                    self.begun.retain(|begun| Some(*begun) != unit);
+                }
                 self.take_made(step, result);
             }
             EventKind::RetryScheduled { step, at_ms, .. } => {
@@ -237,6 +274,14 @@ impl RunState {
             _ => {}
         }
         Ok(())
+    }
+
+    /// Each element is undone by itself.
+    fn prepare_undos(&mut self, step: &StepId, elements: &[Value]) {
+        let undo = self.position(step).and_then(|at| self.undos.get(&at).copied());
+        if let Some(undo) = undo {
+            self.steps[undo].elements = Some(Elements::new(elements));
+        }
     }
 
     fn decided(
@@ -308,6 +353,18 @@ impl StepState {
             _ => None,
         }
     }
+}
+
+fn undos(plan: &Plan, index: &HashMap<StepId, usize>) -> HashMap<usize, usize> {
+    let undos =
+        plan.undos.iter().filter_map(|undo| Some((*index.get(&undo.of)?, *index.get(&undo.step.id)?)));
+    undos.collect()
+}
+
+/// Says whether an attempt failed before anything of the step ran: there is nothing to undo then.
+fn never_ran(result: &AttemptResult) -> bool {
+    let before_start = [code::LB0301.id, code::LB0309.id, code::LB0332.id, code::LB0333.id];
+    matches!(result, AttemptResult::Failed { failure, .. } if before_start.contains(&failure.code.as_str()))
 }
 
 fn illegal(event: &EventKind, reason: &str) -> IllegalEvent {

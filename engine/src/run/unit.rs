@@ -8,7 +8,7 @@ use crate::plan::Plan;
 /// Elements follow their step in the order.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct Unit {
-    /// The position of the step in the plan.
+    /// The position of the step in the plan, or of an undo, which stand behind the steps.
     pub position: usize,
     /// Which element, from 0; absent for the step as a whole.
     pub element: Option<usize>,
@@ -27,7 +27,7 @@ impl Unit {
 
     /// Returns the id under which the journal and people know it.
     pub fn id(self, plan: &Plan) -> StepId {
-        let step = &plan.steps[self.position].id;
+        let step = &plan.at(self.position).id;
         self.element.map_or_else(|| step.clone(), |element| step.of_element(element))
     }
 }

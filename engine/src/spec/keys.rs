@@ -94,19 +94,6 @@ impl<'n> Keys<'n> {
     pub(super) fn span(&self, reader: &mut Reader<'_>, key: &str) -> Option<Span> {
         self.get(key).and_then(|node| reader.duration(node))
     }
-
-    /// Refuses keys of the language that this version cannot carry out.
-    pub(super) fn refuse(&self, reader: &mut Reader<'_>, refused: &[(&str, &str)]) {
-        for (key, help) in refused {
-            if let Some(entry) = self.entry(key) {
-                reader.push(
-                    Diagnostic::error(codes::LB0116, format!("`{key}` is not supported by this version"))
-                        .at(reader.source, entry.key.span.clone())
-                        .help(*help),
-                );
-            }
-        }
-    }
 }
 
 /// Says whether a key that is missing stands there under a name that is nearly right, which is reported by itself.

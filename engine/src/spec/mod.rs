@@ -24,4 +24,6 @@ pub use project::{PersonSpec, ProjectSpec, find_project};
 pub use reader::{Reader, Site, SiteKind};
 pub use resources::{RESOURCE_KINDS, resource_fields};
 pub use runbook::{InputSpec, LockSpec, OutputSpec, RunbookSpec};
-pub use step::{Body, CallSpec, Common, GroupSpec, ItemSpec, NeedSpec, Repetition, StepSpec, UntilSpec};
+pub use step::{
+    Body, CallSpec, Common, GroupSpec, ItemSpec, NeedSpec, Repetition, StepSpec, UndoSpec, UntilSpec,
+};

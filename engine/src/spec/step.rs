@@ -9,7 +9,7 @@ use crate::model::ids::is_plain_id;
 use crate::plan::{Backoff, Milestone, MilestoneAt, NeedOn, OnError, Retry};
 use crate::step::Effect;
 use crate::value::{Field, Span, Type};
-use crate::yaml::{Entry, Node};
+use crate::yaml::{Entry, Node, Resolved};
 
 pub(super) const STEP_KEYS: &[&str] = &[
     "id",
@@ -51,13 +51,17 @@ pub(super) const GROUP_KEYS: &[&str] = &[
     "recovered",
     "steps",
 ];
-/// Keys of the language that this version cannot carry out, with what to do instead.
-pub(super) const REFUSED_STEP_KEYS: &[(&str, &str)] =
-    &[("undo", "write a runbook that undoes the step, and run it when needed")];
 pub(super) const BODIES: &[&str] = &["uses", "run", "runbook", "manual"];
+/// What `undo` can do.
+const UNDO_BODIES: &[&str] = &["uses", "run", "manual"];
+/// What may stand under `undo`.
+pub(super) const UNDO_KEYS: &[&str] =
+    &["title", "env", "dir", "retry", "timeout", "uses", "with", "run", "manual"];
 /// What belongs to steps that do something themselves.
-pub(super) const NOT_OF_CALLS: &[&str] =
-    &["env", "dir", "host", "effect", "probe", "expect", "retry", "timeout", "on_error", "until", "every"];
+pub(super) const NOT_OF_CALLS: &[&str] = &[
+    "env", "dir", "host", "effect", "probe", "expect", "retry", "timeout", "on_error", "undo", "until",
+    "every",
+];
 
 /// One place in the order.
 #[derive(Clone, Debug)]
@@ -113,6 +117,7 @@ pub struct StepSpec {
     pub retry_when: Option<Node>,
     pub timeout: Option<Span>,
     pub on_error: Option<OnError>,
+    pub undo: Option<UndoSpec>,
     pub repeat: Repetition,
     /// May hold templates over the element if there is a `for_each`.
     pub title: Option<Node>,
@@ -135,6 +140,15 @@ pub struct UntilSpec {
     /// A bare expression over `output`.
     pub condition: Node,
     pub every: Span,
+}
+
+/// What takes the work of a step back.
+#[derive(Clone, Debug)]
+pub struct UndoSpec {
+    /// The bytes of the key.
+    pub span: Range<usize>,
+    /// What is done, as a step with the id of the one that it undoes.
+    pub step: Box<StepSpec>,
 }
 
 /// What a step does.
@@ -234,7 +248,6 @@ fn read_count(reader: &mut Reader<'_>, node: &Node) -> Option<usize> {
 
 fn read_step(reader: &mut Reader<'_>, node: &Node) -> Option<StepSpec> {
     let keys = Keys::new(reader, node, "a step", STEP_KEYS)?;
-    keys.refuse(reader, REFUSED_STEP_KEYS);
     if keys.get("runbook").is_some() {
         refuse_with_call(reader, &keys);
     }
@@ -243,8 +256,10 @@ fn read_step(reader: &mut Reader<'_>, node: &Node) -> Option<StepSpec> {
         Some(entry) => read_retry(reader, entry),
         None => (None, None),
     };
+    let undo = keys.entry("undo").and_then(|entry| read_undo(reader, entry, &common.id));
     Some(StepSpec {
-        body: read_body(reader, &keys),
+        body: read_body(reader, &keys, ("this step", BODIES)),
+        undo,
         env: keys.entry("env").cloned(),
         dir: keys.entry("dir").cloned(),
         host: keys.entry("host").cloned(),
@@ -263,6 +278,64 @@ fn read_step(reader: &mut Reader<'_>, node: &Node) -> Option<StepSpec> {
         title: keys.get("title").cloned(),
         common,
     })
+}
+
+/// Reads what takes the work of a step back: a script, or a map with a body like a step's.
+fn read_undo(reader: &mut Reader<'_>, entry: &Entry, id: &Spanned<String>) -> Option<UndoSpec> {
+    let (span, node) = (entry.key.span.clone(), &entry.value);
+    let mut step = StepSpec {
+        common: Common {
+            id: Spanned::new(id.value.clone(), span.clone()),
+            title: None,
+            needs: None,
+            condition: None,
+            budget: None,
+            milestone: None,
+            recovered: false,
+        },
+        body: Body::Unclear,
+        env: None,
+        dir: None,
+        host: None,
+        probe: None,
+        effect: None,
+        expect: Vec::new(),
+        retry: None,
+        retry_when: None,
+        timeout: None,
+        on_error: None,
+        undo: None,
+        repeat: Repetition::default(),
+        title: None,
+    };
+    if node.scalar().is_some_and(|scalar| scalar.resolve() == Resolved::String) {
+        step.body = Body::Key { key: Spanned::new("run".to_owned(), span.clone()), value: node.clone() };
+    } else if let Some(call) = node.entry("runbook") {
+        reader.push(
+            Diagnostic::error(codes::LB0155, format!("the undo of `{}` cannot call a runbook", id.value))
+                .at(reader.source, call.key.span.clone())
+                .help("give it `uses`, `run` or `manual`"),
+        );
+        return None;
+    } else if node.mapping().is_some() {
+        let keys = Keys::new(reader, node, "`undo`", UNDO_KEYS)?;
+        (step.retry, step.retry_when) =
+            keys.entry("retry").map_or((None, None), |entry| read_retry(reader, entry));
+        step.common.title = keys.text(reader, "title");
+        step.env = keys.entry("env").cloned();
+        step.dir = keys.entry("dir").cloned();
+        step.timeout = keys.span(reader, "timeout");
+        step.body = read_body(reader, &keys, ("`undo`", UNDO_BODIES));
+    } else {
+        let message = format!("`undo` is a script or a map, not {}", node.describe());
+        reader.push(
+            Diagnostic::error(codes::LB0106, message)
+                .at(reader.source, node.span.clone())
+                .help("write `undo: { run: … }`, or `undo: { uses: KIND, with: … }`"),
+        );
+        return None;
+    }
+    Some(UndoSpec { span, step: Box::new(step) })
 }
 
 /// Refuses what a step that calls a runbook cannot have.
@@ -457,17 +530,20 @@ fn read_milestone(reader: &mut Reader<'_>, node: &Node) -> Option<Spanned<Milest
     Some(Spanned::new(Milestone { name, at }, name_node.span.clone()))
 }
 
-fn read_body(reader: &mut Reader<'_>, keys: &Keys<'_>) -> Body {
-    let bodies: Vec<_> = BODIES.iter().filter_map(|key| keys.entry(key)).collect();
+/// Reads what a step does: exactly one of the keys offered.
+fn read_body(reader: &mut Reader<'_>, keys: &Keys<'_>, (what, offered): (&str, &[&str])) -> Body {
+    let bodies: Vec<_> = offered.iter().filter_map(|key| keys.entry(key)).collect();
     let [entry] = bodies.as_slice() else {
         let span =
             bodies.get(1).map_or_else(|| first_line(reader, &keys.node.span), |entry| entry.key.span.clone());
-        let message =
-            if bodies.is_empty() { "this step does nothing" } else { "this step has several bodies" };
+        let wrong = if bodies.is_empty() { "does nothing" } else { "has several bodies" };
+        let quoted: Vec<_> = offered.iter().map(|key| format!("`{key}`")).collect();
+        let (last, others) =
+            quoted.split_last().map_or(("", &[][..]), |(last, others)| (last.as_str(), others));
         reader.push(
-            Diagnostic::error(codes::LB0115, message)
+            Diagnostic::error(codes::LB0115, format!("{what} {wrong}"))
                 .at(reader.source, span)
-                .help("give exactly one of `uses`, `run`, `runbook` and `manual`"),
+                .help(format!("give exactly one of {} and {last}", others.join(", "))),
         );
         return Body::Unclear;
     };

@@ -58,6 +58,8 @@ pub trait StepLink: Send + Sync {
     async fn record(&self, key: &str, value: Value) -> Result<(), StepError>;
     /// Records durably that a thing is about to be made.
     async fn created(&self, thing: Created) -> Result<(), StepError>;
+    /// Records durably that a thing recorded as made is gone, with how that is known.
+    async fn removed(&self, id: &str, proof: &str) -> Result<(), StepError>;
     /// Asks a person and waits; after a crash an answer already given is returned at once.
     async fn ask(&self, question: Question) -> Result<Answer, StepError>;
 }
@@ -213,6 +215,11 @@ impl StepContext {
     /// Records durably that a thing is about to be made, before it is.
     pub async fn created(&self, thing: Created) -> Result<(), StepError> {
         self.link.created(thing).await
+    }
+
+    /// Records durably that a thing of this run is gone, with how that is known; one that is not known does no harm.
+    pub async fn removed(&self, id: &str, proof: &str) -> Result<(), StepError> {
+        self.link.removed(id, proof).await
     }
 
     /// Asks a person and waits for the answer.

@@ -5,6 +5,7 @@ use serde::{Deserialize, Serialize};
 use serde_json::Value;
 
 use super::{Finding, PreflightFacts, Refusal, Setting, StepContext, StepError};
+use crate::code;
 use crate::model::event::Done;
 use crate::resource::ResourceKind;
 use crate::value::Field;
@@ -49,6 +50,8 @@ pub struct KindSpec {
     pub effect: Option<Effect>,
     /// What it destroys, if it is destructive.
     pub destroys: Option<String>,
+    /// What it undoes itself when a run is aborted, in words that follow "undo:"; `None` if nothing.
+    pub undoes: Option<String>,
     /// The key of a step that stands for this kind, with the parameter its value becomes: `run`, `script`.
     pub body_key: Option<(String, String)>,
     /// Whether it measures a recovery point.
@@ -77,6 +80,7 @@ impl KindSpec {
             outputs: Vec::new(),
             effect: Some(effect),
             destroys: None,
+            undoes: None,
             body_key: None,
             restores: false,
             selects_backup: name.ends_with(".select_backup") || name.ends_with(".verify_backup"),
@@ -111,6 +115,13 @@ impl KindSpec {
     #[must_use]
     pub fn destroys(mut self, what: &str) -> Self {
         self.destroys = Some(what.to_owned());
+        self
+    }
+
+    /// Says what it undoes when a run is aborted; [`StepKind::undo`] does it.
+    #[must_use]
+    pub fn undoes(mut self, what: &str) -> Self {
+        self.undoes = Some(what.to_owned());
         self
     }
 
@@ -161,6 +172,9 @@ pub trait StepKind: Send + Sync + 'static {
     }
 
     /// Says what a run would do, without doing it and without writing anything.
+    ///
+    /// Parameters that depend on earlier steps are absent. Where it cannot say anything without them it fails, which
+    /// is shown as nothing.
     async fn preview(&self, ctx: &StepContext) -> Result<Preview, StepError> {
         let _ = ctx;
         Ok(Preview::default())
@@ -182,6 +196,18 @@ pub trait StepKind: Send + Sync + 'static {
     /// Does the work. The future may be dropped only after [`StepContext::cancelled`] has resolved and a grace has
     /// passed; children must be ended before it returns.
     async fn run(&self, ctx: &StepContext) -> Result<Done, StepError>;
+
+    /// Takes back what attempts of a step have done, whether they succeeded or not. Only called for kinds that say in
+    /// [`KindSpec::undoes`] what that is, with the parameters of the step and what it recorded.
+    ///
+    /// Must be safe to repeat: it runs again if Lifeboat was killed meanwhile. What is not the step's own work stays.
+    async fn undo(&self, ctx: &StepContext) -> Result<Done, StepError> {
+        Err(StepError::permanent(
+            code::LB0336,
+            format!("the kind of `{}` undoes nothing itself", ctx.info.step),
+        )
+        .help("resume with the version of Lifeboat that began the run"))
+    }
 
     /// Finds out whether an attempt whose end is not known has done its work. Only called for [`Effect::Guarded`].
     async fn probe(&self, ctx: &StepContext) -> Result<Probe, StepError> {

@@ -27,8 +27,6 @@ const BEYOND: &[(&str, &[&str])] = &[
             "destroys_without_backup",
             "duplicate_id",
             "duplicate_id_of_a_group",
-            "failure_of_a_call_handled",
-            "failure_of_a_group_handled",
             "input_of_another_kind_of_resource",
             "input_that_names_no_resource",
             "milestone_not_declared",

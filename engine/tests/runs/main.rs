@@ -5,4 +5,5 @@ mod dispatch;
 mod drive;
 mod elements;
 mod plans;
+mod undo;
 mod world;

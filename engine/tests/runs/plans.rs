@@ -6,7 +6,7 @@ use std::sync::Arc;
 use async_trait::async_trait;
 use lifeboat_engine::model::event::{AttemptResult, Done, EventKind, Person};
 use lifeboat_engine::model::{Failure, FailureKind, Mode, StepId};
-use lifeboat_engine::plan::{Need, NeedOn, Objective, OnError, Plan, PlannedStep, Retry};
+use lifeboat_engine::plan::{Need, NeedOn, Objective, OnError, Plan, PlannedStep, PlannedUndo, Retry};
 use lifeboat_engine::step::{Effect, KindSpec, Registry, StepContext, StepError, StepKind};
 use lifeboat_engine::value::{Field, Type};
 use serde_json::{Map, Value, json};
@@ -74,6 +74,16 @@ pub(crate) fn always(name: &str, needs: &[&str]) -> PlannedStep {
     PlannedStep { always: true, on_error: OnError::Continue, ..step(name, needs) }
 }
 
+/// The plan with an undo for each of these steps.
+pub(crate) fn with_undo(plan: Plan, names: &[&str]) -> Plan {
+    let undo = |name: &&str| PlannedUndo {
+        of: id(name),
+        built_in: None,
+        step: always(&format!("{name}/undo"), &[]),
+    };
+    Plan { undos: names.iter().map(undo).collect(), ..plan }
+}
+
 pub(crate) fn plan(steps: Vec<PlannedStep>) -> Plan {
     Plan {
         format: Plan::FORMAT,
@@ -97,6 +107,7 @@ pub(crate) fn plan(steps: Vec<PlannedStep>) -> Plan {
         keep: false,
         steps,
         groups: Vec::new(),
+        undos: Vec::new(),
         scopes: Vec::new(),
         locks: Vec::new(),
         notices: BTreeMap::default(),

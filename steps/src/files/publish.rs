@@ -104,7 +104,7 @@ impl Place {
     pub(crate) async fn publish(&self, ctx: &StepContext, name: &str) -> Result<Option<PathBuf>, StepError> {
         let inode =
             fs::metadata(&self.staging).map_err(|error| failed("found", &self.staging, &error))?.ino();
-        let aside = self.target.exists().then(|| self.free_name(&ctx.info.run.short()));
+        let aside = self.target.exists().then(|| self.free_name("pre", &ctx.info.run.short()));
         ctx.record(PUBLISHING, json!({ "inode": inode, "aside": aside })).await?;
         match &aside {
             None => {
@@ -125,8 +125,82 @@ impl Place {
         Ok(aside)
     }
 
+    /// Puts back what stood there before [`Place::publish`]; what was restored is kept beside it. Returns where.
+    ///
+    /// Which directory is which is told by the inode that was recorded, so that it can be done again after a crash.
+    pub(super) async fn unpublish(
+        &self,
+        ctx: &StepContext,
+        name: &str,
+    ) -> Result<Option<PathBuf>, StepError> {
+        let Some(recorded) = ctx.recorded(PUBLISHING) else { return self.remove_staging(ctx, name).await };
+        let inode = recorded.get("inode").and_then(Value::as_u64).unwrap_or_default();
+        let aside = recorded.get("aside").and_then(Value::as_str).map(PathBuf::from);
+        let is_ours = |path: &Path| fs::symlink_metadata(path).is_ok_and(|found| found.ino() == inode);
+        let is_earlier = |path: &Path| path.symlink_metadata().is_ok() && !is_ours(path);
+        let kept = self.free_name("undone", &ctx.info.run.short());
+        let beside: Vec<&Path> = aside.as_deref().into_iter().chain([self.staging.as_path()]).collect();
+        let earlier_aside = aside.as_deref().filter(|aside| is_earlier(aside));
+        if let Some(aside) = earlier_aside.filter(|_| is_earlier(&self.target)) {
+            return Err(self.not_ours(aside));
+        }
+        let found = is_ours(&self.target) || beside.iter().any(|path| is_ours(path));
+        if found {
+            // From here on the end of a drill removes it there, and never what stands at the target.
+            self.announce_at(ctx, name, &kept).await?;
+        }
+        match earlier_aside.filter(|_| is_ours(&self.target)) {
+            Some(aside) => self.exchange(aside)?,
+            None if is_ours(&self.target) => self.rename(&self.target, &kept)?,
+            None => {}
+        }
+        if let Some(ours) = beside.iter().find(|path| is_ours(path)) {
+            self.rename(ours, &kept)?;
+        }
+        if let Some(earlier) = beside.iter().find(|path| is_earlier(path))
+            && self.target.symlink_metadata().is_err()
+        {
+            self.rename(earlier, &self.target)?;
+        }
+        self.sync()?;
+        let back = format!("`{}` is as it was", self.target.display());
+        ctx.removed(&thing_id(ctx, name, "aside"), &back).await?;
+        ctx.removed(&thing_id(ctx, name, "staging"), "it was put in place and taken back").await?;
+        Ok(found.then_some(kept))
+    }
+
+    /// Removes what was unpacked and never put in place.
+    async fn remove_staging(&self, ctx: &StepContext, name: &str) -> Result<Option<PathBuf>, StepError> {
+        match fs::remove_dir_all(&self.staging) {
+            Err(error) if error.kind() != io::ErrorKind::NotFound => {
+                return Err(failed("removed", &self.staging, &error));
+            }
+            _ => {}
+        }
+        let gone = format!("`{}` does not exist", self.staging.display());
+        ctx.removed(&thing_id(ctx, name, "staging"), &gone).await?;
+        Ok(None)
+    }
+
+    fn not_ours(&self, aside: &Path) -> StepError {
+        let message = format!(
+            "{} is not what this run has put there, so {} stays aside",
+            self.target.display(),
+            aside.display()
+        );
+        StepError::permanent(codes::LB1406, message).help("compare the two, then put the right one in place")
+    }
+
+    fn rename(&self, from: &Path, to: &Path) -> Result<(), StepError> {
+        fs::rename(from, to).map_err(|error| failed("renamed", from, &error))
+    }
+
     async fn announce_restored(&self, ctx: &StepContext, name: &str) -> Result<(), StepError> {
-        let kind = CreatedKind::Directory { path: self.target.clone() };
+        self.announce_at(ctx, name, &self.target).await
+    }
+
+    async fn announce_at(&self, ctx: &StepContext, name: &str, path: &Path) -> Result<(), StepError> {
+        let kind = CreatedKind::Directory { path: path.to_owned() };
         self.announce(ctx, (name, "restored"), kind, format!("restored files of {name}")).await
     }
 
@@ -137,7 +211,7 @@ impl Place {
         kind: CreatedKind,
         what: String,
     ) -> Result<(), StepError> {
-        ctx.created(Created { id: format!("files:{name}:{}:{part}", ctx.info.step), what, kind }).await
+        ctx.created(Created { id: thing_id(ctx, name, part), what, kind }).await
     }
 
     fn put_where_nothing_is(&self) -> Result<(), StepError> {
@@ -168,15 +242,19 @@ impl Place {
         synced.map_err(|error| failed("synced", &self.parent, &error))
     }
 
-    fn free_name(&self, run: &str) -> PathBuf {
+    fn free_name(&self, word: &str, run: &str) -> PathBuf {
         let name = |suffix: &str| {
             let mut path = self.target.clone().into_os_string();
-            path.push(format!(".pre-{run}{suffix}"));
+            path.push(format!(".{word}-{run}{suffix}"));
             PathBuf::from(path)
         };
         let later = (2..).map(|number: u32| name(&format!("-{number}")));
         std::iter::once(name("")).chain(later).find(|path| !path.exists()).expect("some name is free")
     }
+}
+
+fn thing_id(ctx: &StepContext, name: &str, part: &str) -> String {
+    format!("files:{name}:{}:{part}", ctx.info.step)
 }
 
 /// Follows links as far as there is something.

@@ -81,6 +81,7 @@ impl StepKind for Restore {
                 .output("files", Type::Integer, "How many files were restored.")
                 .output("bytes", Type::Integer, "Their size.")
                 .destroys("what is in the directory; it is kept beside it as `.pre-RUN`")
+                .undoes("the earlier directory is put back; what was restored is kept as `PATH.undone-RUN`")
                 .restores();
         spec.outputs.push(Field::optional("previous", Type::Path, "Where the old directory is kept."));
         spec
@@ -134,6 +135,19 @@ impl StepKind for Restore {
             }
         };
         done(&params, &marker, &manifest, previous)
+    }
+
+    async fn undo(&self, ctx: &StepContext) -> Result<Done, StepError> {
+        let params: Params = ctx.params()?;
+        let place = Place::of(&files_of(ctx, &params.files)?.path, &ctx.info.run.short())?;
+        let mut done = Done::default();
+        if let Some(kept) = place.unpublish(ctx, &params.files).await? {
+            done.facts.insert("restored files".into(), kept.display().to_string());
+            let note =
+                format!("what was restored is kept as {}: delete it when nobody needs it", kept.display());
+            done.warnings.push(note);
+        }
+        Ok(done)
     }
 }
 

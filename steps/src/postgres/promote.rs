@@ -63,6 +63,7 @@ impl StepKind for Promote {
     fn spec(&self) -> KindSpec {
         KindSpec::new("postgres.promote", "Opens a recovered server for writing.", Effect::Guarded)
             .doc(DOC)
+            .undoes("the server is stopped")
             .param(Field::required("cluster", Type::writes(ResourceKind::Postgres), "The recovered cluster."))
             .param(Field::defaulted(
                 "isolated",
@@ -141,6 +142,22 @@ impl StepKind for Promote {
             return Ok(Probe::NotDone);
         }
         finish(ctx, postgres, data_dir).await.map(Probe::Done)
+    }
+
+    /// Stops the server that this step has put into service. One that is still isolated is left to the step that
+    /// started it, and so is any that somebody else has started.
+    async fn undo(&self, ctx: &StepContext) -> Result<Done, StepError> {
+        let params: Params = ctx.params()?;
+        let (_, data_dir) = local::data_dir(ctx, &params.cluster)?;
+        let isolated = Isolation::serving(data_dir).is_some();
+        let Some((_, running)) = PidFile::live(data_dir).filter(|_| !isolated) else {
+            return Ok(Done::default());
+        };
+        if ctx.recorded(STOPPED).is_some() {
+            server::stop(&running, Duration::from_mins(1)).await?;
+            ctx.removed(&format!("server:{}", params.cluster), "the server was stopped").await?;
+        }
+        Ok(Done::default())
     }
 }
 

@@ -14,6 +14,7 @@ mod preflight;
 mod restore;
 mod snapshot;
 mod start;
+mod undo;
 mod verify;
 
 use lifeboat_engine::step::Registry;

@@ -15,7 +15,7 @@ use crate::process::OsUser;
 use crate::store::{Meter, blocking, copy};
 
 /// What an attempt records once everything old is aside, so that the next one does not move its own files.
-const ASIDE: &str = "old_files_aside";
+pub(super) const ASIDE: &str = "old_files_aside";
 
 /// Who owns placed files, and with what mode.
 #[derive(Clone, Copy, Debug)]
@@ -71,7 +71,7 @@ async fn announce(
     kind: CreatedKind,
 ) -> Result<(), StepError> {
     let what = format!("{what} of the Redis server {server}");
-    ctx.created(Created { id: format!("redis:{server}:{name}"), what, kind }).await
+    ctx.created(Created { id: thing_id(server, name), what, kind }).await
 }
 
 /// Makes the data directory of a server that has never run here.
@@ -94,15 +94,25 @@ async fn provide_dir(
     made.map_err(|error| failed("made", dir, &error))
 }
 
+/// Returns the name beside a path under which something of a run is kept.
+pub(super) fn aside_of(path: &Path, word: &str, run: &str) -> PathBuf {
+    let mut name = path.as_os_str().to_owned();
+    name.push(format!(".{word}-{run}"));
+    PathBuf::from(name)
+}
+
+/// Returns what a thing that belongs to a server is called in the journal.
+pub(super) fn thing_id(server: &str, name: &str) -> String {
+    format!("redis:{server}:{name}")
+}
+
 async fn move_aside(
     ctx: &StepContext,
     (server, name): (&str, &str),
     from: &Path,
 ) -> Result<Option<PathBuf>, StepError> {
-    let mut to = from.as_os_str().to_owned();
-    to.push(format!(".pre-{}", ctx.info.run.short()));
-    let to = PathBuf::from(to);
-    let id = format!("redis:{server}:{}", name.replace(' ', "-"));
+    let to = aside_of(from, "pre", &ctx.info.run.short());
+    let id = thing_id(server, &name.replace(' ', "-"));
     if !from.exists() {
         // Nothing to keep, unless an attempt was lost between the rename and its record.
         return Ok(to.exists().then_some(to));
@@ -175,11 +185,11 @@ fn remove_dir(path: &Path) -> Result<(), StepError> {
     }
 }
 
-fn sync_dir(path: &Path) -> Result<(), StepError> {
+pub(super) fn sync_dir(path: &Path) -> Result<(), StepError> {
     File::open(path).and_then(|dir| dir.sync_all()).map_err(|error| failed("synced", path, &error))
 }
 
-fn failed(what: &str, path: &Path, error: &std::io::Error) -> StepError {
+pub(super) fn failed(what: &str, path: &Path, error: &std::io::Error) -> StepError {
     StepError::transient(codes::LB1311, format!("{} cannot be {what}", path.display()))
         .help("check the permissions and the space of its directory")
         .caused_by(error)

@@ -16,7 +16,7 @@ use super::client::{Client, server};
 use super::config::{Persistence, check_dir, check_role, required};
 use super::info::Info;
 use super::snapshot::{DUMP, Details};
-use super::{check, codes, place, start};
+use super::{check, codes, place, start, undo};
 use crate::backup::{self, Wanted};
 use crate::probe::{backup_age, measure, program_found, space, writable};
 use crate::store::{BackupKind, HashingWriter, Marker, Meter, Store, blocking, copy};
@@ -94,6 +94,7 @@ impl StepKind for Restore {
             .output("expired", Type::Integer, "How many keys of the snapshot had expired when it was loaded.")
             .output("load_seconds", Type::Number, "From the start of the server until it had loaded.")
             .output("moved_aside", Type::list(Type::Path), "What stood there before.")
+            .undoes("the server is stopped, its earlier files are put back, and it is started again if it ran before")
             .destroys("what the Redis server holds; its files are kept as `.pre-RUN`")
             .restores()
     }
@@ -153,6 +154,11 @@ impl StepKind for Restore {
         fetch(ctx, store, &marker, snapshot.clone()).await?;
         prove(ctx, &params, redis, (&marker, &snapshot)).await?;
         replace(ctx, &params, (&persistence, client), (&marker, &snapshot)).await
+    }
+
+    async fn undo(&self, ctx: &StepContext) -> Result<Done, StepError> {
+        let params: Params = ctx.params()?;
+        undo::undo(ctx, &params.server, params.load_timeout.0).await
     }
 }
 
@@ -289,6 +295,7 @@ async fn replace(
 ) -> Result<Done, StepError> {
     let redis = server(ctx, &params.server)?;
     let (data_dir, manager) = required(ctx, redis, &params.server)?;
+    undo::note(ctx, persistence, client.is_some()).await?;
     start::stop(ctx, (&params.server, manager), client).await?;
     let os_user = redis.os_user.as_deref();
     let aside = place::place(ctx, &params.server, snapshot, (persistence, os_user)).await?;

@@ -74,6 +74,11 @@ impl StepLink for RigLink {
         Ok(())
     }
 
+    async fn removed(&self, id: &str, _: &str) -> Result<(), StepError> {
+        self.reported().created.retain(|known| known.id != id);
+        Ok(())
+    }
+
     async fn ask(&self, question: Question) -> Result<Answer, StepError> {
         let choice = question.choices.first().cloned().unwrap_or_default();
         let mut reported = self.reported();
@@ -181,6 +186,27 @@ impl Rig {
             assert!(spec.outputs.iter().any(|output| &output.name == name), "{kind} declares no `{name}`");
         }
         Ok(done)
+    }
+
+    /// Lets a kind take back what its step of that name has done, as an aborted run does.
+    pub async fn undo(&self, kind: &str, with: Value) -> Result<Done, StepError> {
+        let spec = self.registry.spec(kind).expect("a registered kind");
+        assert!(spec.undoes.is_some(), "{kind} does not say what it undoes");
+        let step = kind.replace('.', "_");
+        let ctx = self.context(&step, kind, with);
+        self.registry.kind(kind).expect("a registered kind").undo(&ctx).await
+    }
+
+    /// The places of all that was made and is not known to be gone, where a place is a path.
+    pub fn made_at(&self) -> Vec<PathBuf> {
+        use lifeboat_engine::model::evidence::CreatedKind;
+        let created = &self.reported().created;
+        let path = |kind: &CreatedKind| match kind {
+            CreatedKind::Directory { path } | CreatedKind::File { path } => Some(path.clone()),
+            CreatedKind::MovedAside { to, .. } => Some(to.clone()),
+            CreatedKind::Process { .. } => None,
+        };
+        created.iter().filter_map(|thing| path(&thing.kind)).collect()
     }
 
     /// Asks a guarded kind whether its work is done.

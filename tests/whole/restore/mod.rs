@@ -13,4 +13,5 @@ mod recovery;
 mod shipped;
 mod shown;
 mod source;
+mod undo;
 mod world;

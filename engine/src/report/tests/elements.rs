@@ -88,7 +88,11 @@ fn a_loop_that_a_person_helped_over_in_the_report() {
     );
     journal.outcome("shard", Outcome::Succeeded);
     journal.at(26_000).start("open", 1).at(27_000).ok("open");
-    journal.push(EventKind::EndingBegan { outcome: RunOutcome::Succeeded, reason: "all steps ended".into() });
+    journal.push(EventKind::EndingBegan {
+        outcome: RunOutcome::Succeeded,
+        reason: "all steps ended".into(),
+        undo: false,
+    });
     journal.end(RunOutcome::Succeeded);
     let report = journal.report();
     let loop_step = report.steps.iter().find(|step| step.id == id("shard")).unwrap();
@@ -114,7 +118,11 @@ fn a_run_that_an_element_ended_names_it() {
     journal.outcome("shard[0]", Outcome::Failed { failure: broken.clone() });
     let whole = Failure { message: "`shard[0]` of 3 elements failed: no such dump".into(), ..broken };
     journal.outcome("shard", Outcome::Failed { failure: whole });
-    journal.push(EventKind::EndingBegan { outcome: RunOutcome::Failed, reason: "`shard` failed".into() });
+    journal.push(EventKind::EndingBegan {
+        outcome: RunOutcome::Failed,
+        reason: "`shard` failed".into(),
+        undo: false,
+    });
     journal
         .outcome("open", Outcome::NotRun { reason: "the run ended before it".into() })
         .end(RunOutcome::Failed);

@@ -55,6 +55,7 @@ pub(crate) fn plan(mode: Mode) -> Plan {
         keep: false,
         steps: Vec::new(),
         groups: Vec::new(),
+        undos: Vec::new(),
         scopes: Vec::new(),
         locks: Vec::new(),
         notices: BTreeMap::default(),
@@ -368,6 +369,7 @@ impl Journal {
         self.push(EventKind::EndingBegan {
             outcome: RunOutcome::Succeeded,
             reason: "all steps ended".into(),
+            undo: false,
         });
         self.start("announce", 1).at(from + 31_500).ok("announce");
         for name in ["server:cache", "server:recover"] {

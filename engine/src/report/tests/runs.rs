@@ -58,7 +58,7 @@ pub(super) fn failed() -> Journal {
     let result = AttemptResult::Failed { failure: wrong.clone(), checks };
     journal.at(31_000).result("recover", 1, result).outcome("recover", Outcome::Failed { failure: wrong });
     let reason = "step `recover` failed".to_owned();
-    journal.push(EventKind::EndingBegan { outcome: RunOutcome::Failed, reason });
+    journal.push(EventKind::EndingBegan { outcome: RunOutcome::Failed, reason, undo: false });
     for step in ["start_app", "smoke", "reopen"] {
         journal.outcome(step, Outcome::NotRun { reason: "the run ended before it".into() });
     }

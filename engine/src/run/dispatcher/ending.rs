@@ -10,16 +10,32 @@ use crate::run::unit::Unit;
 
 use super::{Action, Dispatcher};
 
+/// Whether a run that ends takes back what its steps have done.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Undo {
+    /// Every step that has begun.
+    Begun,
+    Nothing,
+}
+
 impl Dispatcher {
     /// Says whether the run is ending and this step is not one of those that still run.
     pub(super) fn ending(&self, unit: Unit) -> bool {
         !self.step(unit).always && matches!(self.state.phase, Phase::Ending(_))
     }
 
-    pub(super) fn begin_ending(&mut self, outcome: RunOutcome, reason: String) -> Result<(), IllegalEvent> {
-        self.emit(EventKind::EndingBegan { outcome, reason })?;
-        self.timers.retain(|(_, unit)| self.plan.steps[unit.position].always);
-        let main = self.running.iter().filter(|unit| !self.plan.steps[unit.position].always);
+    pub(super) fn begin_ending(
+        &mut self,
+        outcome: RunOutcome,
+        reason: String,
+        undo: Undo,
+    ) -> Result<(), IllegalEvent> {
+        if undo == Undo::Begun {
+            self.undos = self.open_undos();
+        }
+        self.emit(EventKind::EndingBegan { outcome, reason, undo: !self.undos.is_empty() })?;
+        self.timers.retain(|(_, unit)| self.plan.at(unit.position).always);
+        let main = self.running.iter().filter(|unit| !self.plan.at(unit.position).always);
         self.actions.extend(main.map(|unit| Action::EndAttempt { unit: *unit }));
         self.close_main()
     }
@@ -54,7 +70,7 @@ impl Dispatcher {
     /// Cleans up and ends the run once every step has ended.
     pub(super) fn finish(&mut self) -> Result<(), IllegalEvent> {
         let Phase::Ending(outcome) = self.state.phase else { return Ok(()) };
-        if self.graph.open != [0, 0] || self.cleaning || self.stopping {
+        if self.graph.open != [0, 0] || !self.undos.is_empty() || self.cleaning || self.stopping {
             return Ok(());
         }
         let untried = self.untried_things();

@@ -38,14 +38,20 @@ impl Dispatcher {
             return None;
         }
         let mut slots = std::mem::take(&mut self.slots);
-        let next = slots.next(|unit| self.phase_allows(unit.position) && self.loop_allows(*unit));
+        let next = slots.next(|unit| self.phase_allows(*unit) && self.loop_allows(*unit));
         self.slots = slots;
         next
     }
 
-    fn phase_allows(&self, at: usize) -> bool {
+    fn phase_allows(&self, unit: Unit) -> bool {
         let ending = matches!(self.state.phase, Phase::Ending(_));
-        let step = &self.plan.steps[at];
+        if self.is_undo(unit) {
+            return ending;
+        }
+        if ending && !self.undos.is_empty() {
+            return false;
+        }
+        let step = self.step(unit);
         if step.concludes.is_some() {
             // It waits for its own scope only, and the end of the run does not keep it from running.
             true
@@ -66,7 +72,7 @@ impl Dispatcher {
 
     /// Launches a ready step, or ends it if its needs or conditions say that it must not run.
     fn start(&mut self, unit: Unit, now_ms: i64) -> Result<(), IllegalEvent> {
-        if self.of(unit).attempt > 0 || unit.element.is_some() {
+        if self.of(unit).attempt > 0 || unit.element.is_some() || self.is_undo(unit) {
             return self.launch(unit, now_ms);
         }
         let at = unit.position;
@@ -107,12 +113,18 @@ impl Dispatcher {
                     return Some(Outcome::NotRun { reason });
                 }
                 NeedOn::Failure if matches!(outcome, Outcome::Failed { .. }) => handles = true,
-                NeedOn::Failure => missed_failure = Some(&need.step),
+                NeedOn::FailureWithin if !success && matches!(outcome, Outcome::Failed { .. }) => {
+                    handles = true
+                }
+                NeedOn::Failure | NeedOn::FailureWithin => missed_failure = Some(need),
             }
         }
-        missed_failure
-            .filter(|_| !handles)
-            .map(|id| Outcome::Skipped { reason: format!("`{id}`, whose failure it handles, did not fail") })
+        missed_failure.filter(|_| !handles).map(|need| Outcome::Skipped {
+            reason: match need.on {
+                NeedOn::FailureWithin => "nothing failed of what it is there for".to_owned(),
+                _ => format!("`{}`, whose failure it handles, did not fail", need.step),
+            },
+        })
     }
 
     /// Says whether a failed step was told to let the others go on.

@@ -1,6 +1,6 @@
 //! Decides what happens next: inputs in, events and actions out, no I/O.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::sync::Arc;
 
 use serde_json::{Map, Value, json};
@@ -27,10 +27,12 @@ mod graph;
 mod launch;
 mod people;
 mod slots;
+mod undo;
 
 pub(crate) use slots::USUAL;
 
 use elements::Loop;
+use ending::Undo;
 use graph::{Graph, part};
 use slots::Slots;
 
@@ -136,6 +138,8 @@ pub struct Dispatcher {
     running: BTreeSet<Unit>,
     /// Steps that are being repeated, by their positions.
     loops: BTreeMap<usize, Loop>,
+    /// What is still to be undone, newest first. Filled when the run ends with undo.
+    undos: VecDeque<Unit>,
     stopping: bool,
     cleaning: bool,
     /// This process has tried to remove everything; what is left cannot be removed by it.
@@ -156,8 +160,8 @@ impl Dispatcher {
         let names = Names::new(&plan, run, state.incident_at_ms);
         let graph = Graph::new(&plan, &state);
         let waits = |step: &PlannedStep| registry.spec(&step.uses).is_some_and(|spec| spec.waits_for_people);
-        let people = plan.steps.iter().map(waits).collect();
-        Self {
+        let people = plan.everything().map(waits).collect();
+        let mut dispatcher = Self {
             slots: Slots::new(&plan, people),
             names,
             graph,
@@ -167,12 +171,17 @@ impl Dispatcher {
             timers: BTreeSet::new(),
             running: BTreeSet::new(),
             loops: BTreeMap::new(),
+            undos: VecDeque::new(),
             stopping: false,
             cleaning: false,
             cleaned: false,
             random,
             actions: Vec::new(),
+        };
+        if dispatcher.state.undoing {
+            dispatcher.undos = dispatcher.open_undos();
         }
+        dispatcher
     }
 
     /// Returns the state after every input so far.
@@ -249,6 +258,7 @@ impl Dispatcher {
         for at in 0..self.plan.steps.len() {
             self.take_over_unit(Unit::whole(at), now_ms)?;
         }
+        self.take_over_undos(now_ms)?;
         self.end_as_decided()
     }
 
@@ -264,7 +274,7 @@ impl Dispatcher {
             StepPhase::WaitingRetry { at_ms } => {
                 self.timers.insert((at_ms, unit));
             }
-            StepPhase::Waiting if self.graph.blockers[unit.position] == 0 => self.make_ready(unit),
+            StepPhase::Waiting if self.graph.blockers.get(unit.position) == Some(&0) => self.make_ready(unit),
             StepPhase::Repeating => self.take_over_loop(unit.position, now_ms)?,
             _ => {}
         }
@@ -282,12 +292,17 @@ impl Dispatcher {
         });
         let Some((at, message)) = fatal else { return Ok(()) };
         let reason = format!("`{}` failed: {message}", self.plan.steps[at].id);
-        self.begin_ending(RunOutcome::Failed, reason)
+        self.begin_ending(RunOutcome::Failed, reason, Undo::Begun)
     }
 
     /// Says whether the failure of a step ends the run.
     fn is_fatal(&self, at: usize) -> bool {
-        self.plan.steps[at].on_error == crate::plan::OnError::Abort && !self.graph.handled[at]
+        self.plan.at(at).on_error == crate::plan::OnError::Abort && !self.is_handled(at)
+    }
+
+    /// Says whether another step waits for the failure of this one.
+    fn is_handled(&self, at: usize) -> bool {
+        self.graph.handled.get(at).is_some_and(|handled| *handled)
     }
 
     fn attempt_ended(
@@ -342,13 +357,15 @@ impl Dispatcher {
         }
         let around = Circumstances {
             mode: self.plan.mode,
-            handled: self.graph.handled[unit.position],
+            handled: self.is_handled(unit.position),
             retry_allowed: self.retry_allowed(unit),
         };
         match consequence(self.step(unit), &self.id(unit), self.of(unit), result, around) {
             Consequence::Succeed => self.end_unit(unit, Outcome::Succeeded),
             Consequence::Again => self.launch(unit, now_ms),
             Consequence::Retry => self.schedule_retry(unit, now_ms),
+            // Nobody is asked while a run is undone: the failure is recorded and the rest goes on.
+            Consequence::Hold(failure) if self.is_undo(unit) => self.fail_unit(unit, failure),
             Consequence::Hold(failure) => {
                 self.element_held(unit);
                 self.emit(EventKind::StepHeld { step: self.id(unit), failure })
@@ -377,7 +394,7 @@ impl Dispatcher {
 
     /// Returns the step that an attempt belongs to.
     fn step(&self, unit: Unit) -> &PlannedStep {
-        &self.plan.steps[unit.position]
+        self.plan.at(unit.position)
     }
 
     fn of(&self, unit: Unit) -> &StepState {
@@ -416,7 +433,7 @@ impl Dispatcher {
         let reason = format!("`{}` failed: {}", self.id(unit), failure.message);
         self.end_unit(unit, Outcome::Failed { failure })?;
         if ends && self.state.phase == Phase::Main {
-            self.begin_ending(RunOutcome::Failed, reason)?;
+            self.begin_ending(RunOutcome::Failed, reason, Undo::Begun)?;
         }
         Ok(())
     }
@@ -428,6 +445,10 @@ impl Dispatcher {
         }
         self.emit(EventKind::StepFinished { step: self.id(unit), outcome })?;
         self.unready(unit);
+        if self.is_undo(unit) {
+            self.undos.retain(|undo| *undo != unit);
+            return Ok(());
+        }
         if unit.element.is_some() {
             return self.element_ended(unit, failed);
         }
@@ -455,7 +476,8 @@ impl Dispatcher {
         self.fire_timers(now_ms);
         self.launch_ready(now_ms)?;
         if self.state.phase == Phase::Main && self.graph.open[0] == 0 {
-            self.begin_ending(RunOutcome::Succeeded, "every step has ended".to_owned())?;
+            let reason = "every step has ended".to_owned();
+            self.begin_ending(RunOutcome::Succeeded, reason, Undo::Nothing)?;
         } else if matches!(self.state.phase, Phase::Ending(_))
             && self.graph.open[0] > 0
             && self.graph.open[0] > self.closing_main()
@@ -463,6 +485,7 @@ impl Dispatcher {
             // Only after a crash in the middle of an ending.
             self.close_main()?;
         }
+        self.go_on_undoing(now_ms)?;
         self.launch_ready(now_ms)?;
         self.finish()
     }

@@ -7,6 +7,7 @@ use crate::model::request::Request;
 use crate::run::answer::{automatic, check_answer};
 use crate::run::state::{IllegalEvent, Phase, StepPhase};
 
+use super::ending::Undo;
 use super::{Action, Dispatcher};
 
 impl Dispatcher {
@@ -65,7 +66,11 @@ impl Dispatcher {
         question: String,
         answer: Answer,
     ) -> Result<Option<String>, IllegalEvent> {
-        let asked = self.state.unit(&step).and_then(|unit| self.of(unit).questions.get(&question));
+        let unit = self.state.unit(&step);
+        if unit.is_some_and(|unit| self.of(unit).outcome().is_some()) {
+            return Ok(Some(format!("`{step}` has ended{}", self.why_ended())));
+        }
+        let asked = unit.and_then(|unit| self.of(unit).questions.get(&question));
         match asked {
             None => Ok(Some(format!("`{step}` asks no question `{question}`"))),
             Some((_, Some(given))) => {
@@ -85,8 +90,13 @@ impl Dispatcher {
             Some(unit) => {
                 format!("`{step}` is not held, but its element `{0}` is: name `{0}`", self.id(unit))
             }
-            None => format!("`{step}` is not held"),
+            None => format!("`{step}` is not held{}", self.why_ended()),
         }
+    }
+
+    /// Says, after a refusal, that the run is being undone and why nothing else is left to decide.
+    fn why_ended(&self) -> &'static str {
+        if self.undos.is_empty() { "" } else { ": the run is being undone, which goes on to its end" }
     }
 
     fn decide(
@@ -106,7 +116,7 @@ impl Dispatcher {
                 Some(unit)
             }
             Decision::Abort { .. } | Decision::Cancel { .. } if self.state.phase != Phase::Main => {
-                return Ok(Some("the run is ending already".to_owned()));
+                return Ok(Some(format!("the run is ending already{}", self.why_ended())));
             }
             _ => None,
         };
@@ -123,8 +133,11 @@ impl Dispatcher {
             (Decision::MarkDone { reason, .. }, Some(unit)) => {
                 self.end_unit(unit, Outcome::MarkedDone { by: name, reason })?;
             }
-            (Decision::Abort { reason } | Decision::Cancel { reason }, _) => {
-                self.begin_ending(RunOutcome::Aborted, format!("ended by {name}: {reason}"))?;
+            (Decision::Abort { reason }, _) => {
+                self.begin_ending(RunOutcome::Aborted, format!("ended by {name}: {reason}"), Undo::Begun)?;
+            }
+            (Decision::Cancel { reason }, _) => {
+                self.begin_ending(RunOutcome::Aborted, format!("ended by {name}: {reason}"), Undo::Nothing)?;
             }
             _ => {}
         }

@@ -15,7 +15,7 @@ use super::environment::ENVIRONMENT_KEYS;
 use super::project::PROJECT_KEYS;
 use super::resources::{RESOURCE_KINDS, resource_fields};
 use super::runbook::{INPUT_ELEMENTS, INPUT_KEYS, INPUT_TYPES, RUNBOOK_KEYS};
-use super::step::{BODIES, GROUP_KEYS, NOT_OF_CALLS, REFUSED_STEP_KEYS, STEP_KEYS, retry_fields};
+use super::step::{BODIES, GROUP_KEYS, NOT_OF_CALLS, STEP_KEYS, UNDO_KEYS, retry_fields};
 use crate::notice::Occasion;
 use crate::step::{Effect, KindSpec, Registry};
 use crate::value::Type;
@@ -65,8 +65,8 @@ pub fn check() -> Value {
 
 /// Returns the schema of runbooks, with the parameters of every kind.
 pub fn runbook(registry: &Registry) -> Value {
-    let mut root = keys(RUNBOOK_KEYS, &[], about::of_runbook);
-    let mut input = keys(INPUT_KEYS, &[], about::of_input);
+    let mut root = keys(RUNBOOK_KEYS, about::of_runbook);
+    let mut input = keys(INPUT_KEYS, about::of_input);
     set(&mut input, "type", json!({ "enum": INPUT_TYPES }));
     set(&mut input, "description", text());
     set(&mut input, "pattern", text());
@@ -96,6 +96,7 @@ pub fn runbook(registry: &Registry) -> Value {
     let mut schema = document("A Lifeboat runbook", root, &["runbook", "environments", "steps"]);
     schema["$defs"] = json!({
         "step": step(registry),
+        "undo": undo(registry),
         "group": group(),
         "steps": {
             "type": "array",
@@ -107,6 +108,11 @@ pub fn runbook(registry: &Registry) -> Value {
             },
         },
     });
+    for spec in registry.specs() {
+        let mut with = with_fields(&spec.params, Templates::Allowed);
+        with["description"] = json!(spec.summary);
+        schema["$defs"][name_of_parameters(spec)] = with;
+    }
     schema
 }
 
@@ -135,7 +141,7 @@ pub fn environment() -> Value {
             })
         })
         .collect();
-    let mut root = keys(ENVIRONMENT_KEYS, &[], about::of_environment);
+    let mut root = keys(ENVIRONMENT_KEYS, about::of_environment);
     let resources = json!({
         "type": "object",
         "propertyNames": { "pattern": PLAIN_ID },
@@ -164,7 +170,7 @@ pub fn project() -> Value {
     let words = of_type(&Type::list(Type::String), Templates::Refused);
     let person = closed(json!({ "name": text(), "roles": words, "contact": text() }), &[]);
     let person = json!({ "anyOf": [person, { "type": "null" }] });
-    let mut root = keys(PROJECT_KEYS, &[], about::of_project);
+    let mut root = keys(PROJECT_KEYS, about::of_project);
     set(&mut root, "project", text());
     set(&mut root, "title", text());
     set(
@@ -193,13 +199,13 @@ fn notices() -> Value {
 }
 
 fn drill_entry() -> Value {
-    let mut entry = keys(DRILL_KEYS, &[], about::of_calendar);
+    let mut entry = keys(DRILL_KEYS, about::of_calendar);
     set_calendar(&mut entry);
     closed(entry, &["runbook", "environment", "every"])
 }
 
 fn schedule() -> Value {
-    let mut entry = keys(SCHEDULE_KEYS, &[], about::of_calendar);
+    let mut entry = keys(SCHEDULE_KEYS, about::of_calendar);
     set_calendar(&mut entry);
     set(&mut entry, "drill", text());
     set(&mut entry, "at", json!({ "type": "string", "pattern": "^([01]\\d|2[0-3]):[0-5]\\d$" }));
@@ -226,16 +232,14 @@ fn document(title: &str, root: Value, required: &[&str]) -> Value {
 }
 
 fn step(registry: &Registry) -> Value {
-    let mut step = keys(STEP_KEYS, REFUSED_STEP_KEYS, about::of_step);
+    let mut step = keys(STEP_KEYS, about::of_step);
     set(&mut step, "id", json!({ "type": "string", "pattern": PLAIN_ID }));
     set(&mut step, "expect", of_type(&Type::conditions(&[]), Templates::Refused));
     set(&mut step, "env", of_type(&Type::EnvMap, Templates::Allowed));
     set(&mut step, "effect", json!({ "enum": ["read", "idempotent", "guarded", "once"] }));
     set(&mut step, "on_error", json!({ "enum": ["hold", "abort", "continue"] }));
-    let mut retry = with_fields(&retry_fields(), Templates::Refused);
-    retry["properties"]["attempts"]["minimum"] = json!(1);
-    retry["properties"]["attempts"]["maximum"] = json!(1000);
-    set(&mut step, "retry", retry);
+    set(&mut step, "retry", retry());
+    set(&mut step, "undo", json!({ "$ref": "#/$defs/undo" }));
     for key in ["timeout", "every"] {
         set(&mut step, key, duration());
     }
@@ -248,9 +252,7 @@ fn step(registry: &Registry) -> Value {
     set(&mut step, "for_each", elements);
     set(&mut step, "until", types::condition());
     set_common(&mut step);
-    let names: Vec<_> = registry.specs().map(|spec| spec.name.as_str()).collect();
-    let summaries: Vec<_> = registry.specs().map(|spec| spec.summary.as_str()).collect();
-    set(&mut step, "uses", json!({ "enum": names, "markdownEnumDescriptions": summaries }));
+    set(&mut step, "uses", kinds(registry.specs()));
     let has = |key: &str| match key {
         "uses" | "runbook" => step.get(key).is_some(),
         key => registry.by_body_key(key).is_some(),
@@ -262,6 +264,43 @@ fn step(registry: &Registry) -> Value {
     schema["dependentRequired"] = json!({ "until": ["every", "timeout"], "every": ["until"] });
     schema["allOf"] = registry.specs().flat_map(kind_branches).chain([call_branch()]).collect();
     schema
+}
+
+fn retry() -> Value {
+    let mut retry = with_fields(&retry_fields(), Templates::Refused);
+    retry["properties"]["attempts"]["minimum"] = json!(1);
+    retry["properties"]["attempts"]["maximum"] = json!(1000);
+    retry
+}
+
+/// The names of kinds, with what each does.
+fn kinds<'a>(specs: impl Iterator<Item = &'a KindSpec>) -> Value {
+    let (names, summaries): (Vec<_>, Vec<_>) =
+        specs.map(|spec| (spec.name.as_str(), spec.summary.as_str())).unzip();
+    json!({ "enum": names, "markdownEnumDescriptions": summaries })
+}
+
+/// What stands under `undo`: a script, or a body like a step's, whose effect must allow to repeat it.
+fn undo(registry: &Registry) -> Value {
+    let usable =
+        || registry.specs().filter(|spec| spec.effect != Some(Effect::Once) || spec.waits_for_people);
+    let mut undo = keys(UNDO_KEYS, about::of_step);
+    set(&mut undo, "title", text());
+    set(&mut undo, "dir", text());
+    set(&mut undo, "env", of_type(&Type::EnvMap, Templates::Allowed));
+    set(&mut undo, "retry", retry());
+    set(&mut undo, "timeout", duration());
+    set(&mut undo, "uses", kinds(usable()));
+    let mut bodies = vec![json!({ "required": ["uses"] })];
+    bodies.extend(
+        usable().filter_map(|spec| spec.body_key.as_ref()).map(|(key, _)| json!({ "required": [key] })),
+    );
+    let mut schema = closed(undo, &[]);
+    schema["oneOf"] = json!(bodies);
+    let without_effect =
+        |spec: &KindSpec| kind_branches(&KindSpec { effect: Some(Effect::Idempotent), ..spec.clone() });
+    schema["allOf"] = usable().flat_map(without_effect).collect();
+    json!({ "anyOf": [{ "type": "string" }, schema] })
 }
 
 /// Says what belongs to a step that calls a runbook, and what only to one.
@@ -290,7 +329,7 @@ fn bound_elements(schema: &mut Value) {
 }
 
 fn group() -> Value {
-    let mut group = keys(GROUP_KEYS, &[], about::of_step);
+    let mut group = keys(GROUP_KEYS, about::of_step);
     set(&mut group, "group", json!({ "type": "string", "pattern": PLAIN_ID }));
     set(&mut group, "parallel", json!({ "type": "boolean" }));
     set(&mut group, "max_parallel", json!({ "type": "integer", "minimum": 1 }));
@@ -344,7 +383,7 @@ fn kind_branches(spec: &KindSpec) -> Vec<Value> {
         }
     }
     let rules = Value::Array(rules);
-    let mut with = with_fields(&spec.params, Templates::Allowed);
+    let mut with = parameters(spec);
     with["description"] = json!(spec.summary);
     let mut needed = required.clone();
     if spec.params.iter().any(|field| field.required) {
@@ -374,21 +413,29 @@ fn with_rules(mut schema: Value, rules: &Value) -> Value {
     schema
 }
 
+/// The parameters of a kind, which steps and their undos share.
+fn parameters(spec: &KindSpec) -> Value {
+    json!({ "$ref": format!("#/$defs/{}", name_of_parameters(spec)) })
+}
+
+fn name_of_parameters(spec: &KindSpec) -> String {
+    format!("with-{}", spec.name)
+}
+
 /// What stands under a key such as `run`: the value of one parameter, or all parameters.
 fn body(spec: &KindSpec, param: &str) -> Value {
     let field = spec.params.iter().find(|field| field.name == param);
     match field.map(|field| &field.ty) {
         None | Some(Type::Any) => json!({}),
         Some(ty) => json!({
-            "anyOf": [of_type(ty, Templates::Allowed), with_fields(&spec.params, Templates::Allowed)]
+            "anyOf": [of_type(ty, Templates::Allowed), parameters(spec)]
         }),
     }
 }
 
-/// The keys of a map with what they are for, without those that this version refuses.
-fn keys(names: &[&str], refused: &[(&str, &str)], about: fn(&str) -> Option<&'static str>) -> Value {
-    let offered = names.iter().filter(|name| !refused.iter().any(|(refused, _)| refused == *name));
-    let described = offered.map(|name| {
+/// The keys of a map with what they are for.
+fn keys(names: &[&str], about: fn(&str) -> Option<&'static str>) -> Value {
+    let described = names.iter().map(|name| {
         let description = about(name).map_or_else(|| json!({}), |text| json!({ "description": text }));
         ((*name).to_owned(), description)
     });
@@ -421,26 +468,22 @@ fn drill() -> Value {
 mod tests {
     use super::*;
 
-    /// What is offered in one place, the keys known there, and those refused.
-    type Place<'a> = (&'a Value, &'a [&'a str], &'a [(&'a str, &'a str)]);
-
     #[test]
-    fn schemas_offer_every_key_that_is_not_refused_and_say_what_it_is_for() {
+    fn schemas_offer_every_key_and_say_what_it_is_for() {
         let runbook = runbook(&Registry::new());
         let (environment, project) = (environment(), project());
-        let places: [Place<'_>; 6] = [
-            (&runbook["properties"], RUNBOOK_KEYS, &[]),
-            (&runbook["$defs"]["step"]["properties"], STEP_KEYS, REFUSED_STEP_KEYS),
-            (&runbook["$defs"]["group"]["properties"], GROUP_KEYS, &[]),
-            (&runbook["properties"]["inputs"]["additionalProperties"]["properties"], INPUT_KEYS, &[]),
-            (&environment["properties"], ENVIRONMENT_KEYS, &[]),
-            (&project["properties"], PROJECT_KEYS, &[]),
+        let places: [(&Value, &[&str]); 6] = [
+            (&runbook["properties"], RUNBOOK_KEYS),
+            (&runbook["$defs"]["step"]["properties"], STEP_KEYS),
+            (&runbook["$defs"]["group"]["properties"], GROUP_KEYS),
+            (&runbook["properties"]["inputs"]["additionalProperties"]["properties"], INPUT_KEYS),
+            (&environment["properties"], ENVIRONMENT_KEYS),
+            (&project["properties"], PROJECT_KEYS),
         ];
-        for (properties, known, refused) in places {
+        for (properties, known) in places {
             for key in known {
-                let offered = properties.get(*key);
-                assert_eq!(offered.is_none(), refused.iter().any(|(refused, _)| refused == key), "{key}");
-                assert!(offered.is_none_or(|schema| schema["description"].is_string()), "{key}: {offered:?}");
+                let offered = properties.get(*key).expect("every key is offered");
+                assert!(offered["description"].is_string(), "{key}: {offered:?}");
             }
         }
         assert_eq!(environment["additionalProperties"], false);

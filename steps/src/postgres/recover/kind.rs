@@ -84,6 +84,7 @@ impl StepKind for Recover {
             "True if all WAL was replayed, because no commit follows the target.",
         )
         .output("seconds", Type::Number, "How long it took.")
+        .undoes("the isolated server is stopped")
         .restores();
         spec.outputs.extend([
             Field::optional("target", Type::Timestamp, "The moment that was asked for."),
@@ -121,6 +122,30 @@ impl StepKind for Recover {
             Some(paused) => finish(ctx, &source, paused, Duration::ZERO).await.map(Probe::Done),
             None => Ok(Probe::NotDone),
         }
+    }
+
+    /// Stops the server of this run and removes its work directory. Any other server is not touched.
+    async fn undo(&self, ctx: &StepContext) -> Result<Done, StepError> {
+        let params: Params = ctx.params()?;
+        let (_, data_dir) = local::data_dir(ctx, &params.cluster)?;
+        let ours = |isolation: &Isolation| isolation.run == ctx.info.run.to_string();
+        if let Some((_, server)) = PidFile::live(data_dir) {
+            if !Isolation::serving(data_dir).as_ref().is_some_and(ours) {
+                return Ok(Done::default());
+            }
+            server::stop(&server, Duration::from_mins(1)).await?;
+            ctx.removed(&format!("server:{}", params.cluster), "the server was stopped").await?;
+        }
+        if let Some(isolation) = Isolation::read(data_dir).filter(ours) {
+            let dir = isolation.dir();
+            std::fs::remove_dir_all(&dir).map_err(|error| {
+                StepError::transient(codes::LB1259, format!("{} cannot be removed", dir.display()))
+                    .help("remove it by hand; nothing needs it any more")
+                    .caused_by(&error)
+            })?;
+            ctx.removed(&format!("work:{}", params.cluster), "the directory was removed").await?;
+        }
+        Ok(Done::default())
     }
 }
 

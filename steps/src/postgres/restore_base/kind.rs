@@ -17,6 +17,7 @@ use super::super::details::BaseDetails;
 use super::super::tools::Tools;
 use super::super::{account, codes, local, preflight};
 use super::target::{Existing, Found, Target, sync_dir};
+use super::undo;
 use super::unpack::{CONTROL_FILE, HELD_BACK, Job, Unpacked, make_private_dir, unpack, unwritable};
 use crate::postgres::backup_manifest::{MANIFEST, Manifest};
 use crate::probe::measure;
@@ -92,7 +93,11 @@ or is moved aside (`existing: move_aside`), never deleted; the disk has room.
 
 Each object is read once: hashed, decompressed and unpacked as it streams. Every file is compared with \
 `backup_manifest` and each object with the marker. `global/pg_control` is put in place last, after everything else is \
-durable, so that a restore that was cut off cannot be started. After a failure the place is as it was before.";
+durable, so that a restore that was cut off cannot be started. After a failure the place is as it was before.
+
+If the run is aborted, the earlier directory is put back. A complete restore is kept beside it, as nobody knows who has \
+used it meanwhile; half a one is deleted. If a server runs on the directory, nothing is touched and the undo fails: a \
+`postgres.recover` or `postgres.promote` of the same run stops its own.";
 
 #[async_trait]
 impl StepKind for RestoreBase {
@@ -125,6 +130,9 @@ impl StepKind for RestoreBase {
         .output("files", Type::Integer, "Number of restored files.")
         .output("seconds", Type::Number, "How long it took.")
         .output("system_id", Type::String, "The system identifier of the restored cluster.")
+        .undoes(
+            "the earlier data directory is put back; what was restored is kept as `<data_dir>.undone-<run>`",
+        )
         .destroys("the data directory of `cluster` (with `existing: move_aside` it is renamed, not deleted)")
     }
 
@@ -197,17 +205,27 @@ impl StepKind for RestoreBase {
             Ok(restored) => finish(ctx, &params, &target, &restored, begun.elapsed()).await,
             Err(error) => {
                 // An interrupted attempt leaves what it has to the next one, which empties it.
-                if !ctx.cancel.is_cancelled() {
-                    blocking(move || {
-                        target.give_up();
-                        Ok(())
-                    })
-                    .await?;
+                if !ctx.cancel.is_cancelled()
+                    && let Err(left) = target.give_up(ctx).await
+                {
+                    tracing::warn!("{left}");
                 }
                 Err(error)
             }
         }
     }
+
+    async fn undo(&self, ctx: &StepContext) -> Result<Done, StepError> {
+        let params: Params = ctx.params()?;
+        let (_, data_dir) = local::data_dir(ctx, &params.cluster)?;
+        undo::undo(ctx, &Target::new(ctx, &params.cluster, data_dir)?, filled(ctx)).await
+    }
+}
+
+/// Returns the inode of the directory that this step has filled.
+fn filled(ctx: &StepContext) -> Option<u64> {
+    let finished: Finished = serde_json::from_value(ctx.recorded(FINISHED)?.clone()).ok()?;
+    Some(finished.inode)
 }
 
 /// Returns the results of an attempt of this step that had finished when Lifeboat died.

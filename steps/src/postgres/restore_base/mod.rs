@@ -3,6 +3,7 @@
 mod kind;
 mod listener;
 mod target;
+mod undo;
 mod unpack;
 
 pub(super) use kind::RestoreBase;

@@ -20,6 +20,7 @@ use super::super::restore_note::RestoreNote;
 use super::listener;
 use super::unpack::{own_path, unwritable};
 use crate::process::OsUser;
+use crate::store::blocking;
 
 /// What to do with files that are in the way.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Deserialize)]
@@ -33,11 +34,11 @@ pub(super) enum Existing {
 #[derive(Clone, Debug)]
 pub(super) struct Target {
     pub(super) data_dir: PathBuf,
+    pub(super) resource: String,
     parent: PathBuf,
     aside: PathBuf,
     run: String,
     step: String,
-    resource: String,
 }
 
 /// What stands at the place of a data directory.
@@ -117,6 +118,38 @@ impl Target {
             .is_some_and(|note| note.run == self.run && note.step == self.step && !note.finished)
     }
 
+    /// Filled by this step of this run, and complete: the inode that it recorded, or its note, tells.
+    pub(super) fn is_restored(&self, inode: Option<u64>) -> bool {
+        let noted = RestoreNote::read(&self.data_dir)
+            .is_some_and(|note| note.run == self.run && note.step == self.step && note.finished);
+        // Inodes are used again: a directory that somebody else has made is hardly a cluster.
+        let is_cluster = self.data_dir.join("global/pg_control").exists();
+        is_cluster && (noted || (inode.is_some() && self.inode() == inode))
+    }
+
+    /// Returns a name beside the directory.
+    pub(super) fn beside(&self, suffix: &str) -> PathBuf {
+        let name = self.data_dir.file_name().unwrap_or_default().to_string_lossy();
+        self.parent.join(format!("{name}.{suffix}"))
+    }
+
+    pub(super) fn aside_id(&self) -> String {
+        format!("aside:{}", self.resource)
+    }
+
+    pub(super) fn data_id(&self) -> String {
+        format!("data:{}", self.resource)
+    }
+
+    pub(super) fn note_id(&self) -> String {
+        format!("note:{}", self.resource)
+    }
+
+    /// Makes the names beside the directory durable.
+    pub(super) fn sync_parent(&self) -> Result<(), StepError> {
+        sync_dir(&self.parent)
+    }
+
     /// The error for files that are in the way.
     pub(super) fn in_the_way(&self, names: &[String]) -> StepError {
         const SHOWN: usize = 6;
@@ -150,7 +183,7 @@ impl Target {
                 .help("use a directory below the mount point as `data_dir`, or empty this one yourself"));
         }
         ctx.created(Created {
-            id: format!("aside:{}", self.resource),
+            id: self.aside_id(),
             what: format!("earlier data directory of {}", shown(&self.resource)),
             kind: CreatedKind::MovedAside { from: self.data_dir.clone(), to: self.aside.clone() },
         })
@@ -160,7 +193,7 @@ impl Target {
     }
 
     /// Puts back what was moved aside, after a failure, if the place is free.
-    pub(super) fn move_back(&self) {
+    fn move_back(&self) {
         if fs::symlink_metadata(&self.data_dir).is_err() && fs::symlink_metadata(&self.aside).is_ok() {
             match fs::rename(&self.aside, &self.data_dir) {
                 Ok(()) => drop(sync_dir(&self.parent)),
@@ -172,13 +205,13 @@ impl Target {
     /// Makes the directory, or takes an empty one, and notes whose it is.
     pub(super) async fn take(&self, ctx: &StepContext, backup: &str) -> Result<(), StepError> {
         ctx.created(Created {
-            id: format!("data:{}", self.resource),
+            id: self.data_id(),
             what: format!("restored data directory of {}", shown(&self.resource)),
             kind: CreatedKind::Directory { path: self.data_dir.clone() },
         })
         .await?;
         ctx.created(Created {
-            id: format!("note:{}", self.resource),
+            id: self.note_id(),
             what: format!("restore note of {}", shown(&self.resource)),
             kind: CreatedKind::File { path: RestoreNote::path(&self.data_dir) },
         })
@@ -225,16 +258,27 @@ impl Target {
     }
 
     /// After a failure: removes what this step has made and puts back what stood there.
-    pub(super) fn give_up(&self) {
-        if let Err(error) = self.wipe_own() {
-            tracing::warn!("{error}");
-            return;
-        }
-        // A mount point stays; an empty directory is as good as none.
-        if self.is_own() && fs::remove_dir(&self.data_dir).is_ok() {
-            RestoreNote::remove(&self.data_dir);
+    ///
+    /// The journal learns that the directory is gone before another one stands in its place, which the end of a drill
+    /// would take for the restored one and delete.
+    pub(super) async fn give_up(&self, ctx: &StepContext) -> Result<(), StepError> {
+        let target = self.clone();
+        let gone = blocking(move || {
+            target.wipe_own()?;
+            // A mount point stays; an empty directory is as good as none.
+            let gone = target.is_own() && fs::remove_dir(&target.data_dir).is_ok();
+            if gone {
+                RestoreNote::remove(&target.data_dir);
+            }
+            Ok(gone)
+        })
+        .await?;
+        if gone {
+            ctx.removed(&self.data_id(), &format!("`{}` does not exist", self.data_dir.display())).await?;
+            ctx.removed(&self.note_id(), "the note was removed").await?;
         }
         self.move_back();
+        Ok(())
     }
 
     /// Hands the finished directory over to the server's user.
