@@ -50,7 +50,6 @@ const SEEN: &[&str] = &[
     "unknown_kind",
     "unknown_parameter",
     "unquoted_template",
-    "unsupported",
     "until_in_braces",
     "until_without_every",
     "until_without_timeout",
