@@ -258,7 +258,9 @@ impl Checker<'_, '_> {
         match (found, reader) {
             (None, _) => {
                 let known = inputs.iter().map(|input| input.decl.name.as_str()).collect();
-                let problem = self.error(codes::LB0119, format!("the runbook has no input `{name}`"), span);
+                let problem = self
+                    .error(codes::LB0119, format!("the runbook has no input `{name}`"), span)
+                    .help(format!("declare it: `inputs: {{ {name}: {{ type: string, description: … }} }}`"));
                 self.unknown(problem, name, "its inputs", known);
             }
             (Some(found), Reader::Input(at)) if found >= at => {
@@ -437,8 +439,7 @@ impl Checker<'_, '_> {
         let Some(name) = node.text() else { return };
         let span = node.span.clone();
         match made::find(self.analysis, name, kinds) {
-            Err(Unfit::None { message, help }) => self.report(codes::LB0160, message, span, help),
-            Err(Unfit::OtherKind(message)) => self.report(codes::LB0125, message, span, None),
+            Err(Unfit { code, message, help }) => self.report(code, message, span, help),
             Ok(Some(target)) => self.made_before(target, at, span),
             Ok(None) if !self.analysis.order.names.contains_key(name) => self.unknown_step(name, span),
             Ok(None) => {}

@@ -283,7 +283,11 @@ fn read_lock(reader: &mut Reader<'_>, node: &Node) -> Option<LockSpec> {
     let sites = reader.sites.drain(before..).collect();
     let name = name?.trim().to_owned();
     if name.is_empty() {
-        reader.error(codes::LB0165, "a lock without a name locks nothing", &node.span);
+        reader.push(
+            Diagnostic::error(codes::LB0165, "a lock without a name locks nothing")
+                .at(reader.source, node.span.clone())
+                .help("name what no other run may have meanwhile, such as `lock: restore-{{ vars.site }}`"),
+        );
         return None;
     }
     Some(LockSpec { name: Spanned::new(name, node.span.clone()), sites })
@@ -306,7 +310,7 @@ fn read_input(reader: &mut Reader<'_>, name: &str, span: &Range<usize>, node: &N
     let ty = known_type.unwrap_or(Type::Any);
     let before = reader.sites.len();
     reader.templates = true;
-    let default = keys.get("default").and_then(|node| reader.read(node, &default_type(&ty)));
+    let default = keys.get("default").and_then(|node| read_default(reader, node, &ty));
     reader.templates = false;
     let sites = reader.sites.drain(before..).collect();
     let description = keys.text(reader, "description").unwrap_or_default();
@@ -326,8 +330,20 @@ fn read_input(reader: &mut Reader<'_>, name: &str, span: &Range<usize>, node: &N
 }
 
 /// A default that names a resource is checked like any other text; the resource is looked up when it is used.
-fn default_type(ty: &Type) -> Type {
-    if matches!(ty, Type::Resource { .. }) { Type::String } else { ty.clone() }
+fn read_default(reader: &mut Reader<'_>, node: &Node, ty: &Type) -> Option<Value> {
+    if !matches!(ty, Type::Resource { .. }) {
+        return reader.read(node, ty);
+    }
+    if node.mapping().is_some() {
+        let message = "the default of a resource is the name of one that environments have";
+        reader.push(
+            Diagnostic::error(codes::LB0106, message)
+                .at(reader.source, node.span.clone())
+                .help("remove it; a runbook that calls this one can give what a step of its own makes"),
+        );
+        return None;
+    }
+    reader.read(node, &Type::String)
 }
 
 fn input_type(reader: &mut Reader<'_>, keys: &Keys<'_>) -> Option<Type> {
