@@ -172,6 +172,8 @@ pub(crate) enum Document {
     Environment,
     /// `lifeboat.yaml`
     Project,
+    /// What `lifeboat check --format json` prints
+    Check,
     /// What `lifeboat plan --format json` prints
     Plan,
 }

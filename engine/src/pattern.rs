@@ -3,30 +3,41 @@
 use std::collections::HashMap;
 use std::sync::{Mutex, PoisonError};
 
-use regex::Regex;
+use regex::{Regex, RegexBuilder};
 
 /// How many are kept; further ones are compiled each time.
 const KEPT: usize = 256;
+/// The most that a pattern may take when it is compiled, in bytes: enough for any that a person would write.
+const MAX_COMPILED: usize = 1024 * 1024;
 
 static COMPILED: Mutex<Option<HashMap<String, Regex>>> = Mutex::new(None);
 
-/// Returns a regular expression that a whole text must match.
-pub(crate) fn whole(pattern: &str) -> Result<Regex, regex::Error> {
+/// Returns a regular expression that a whole text must match. An error says in a few words what is wrong with it.
+pub(crate) fn whole(pattern: &str) -> Result<Regex, String> {
     compiled(&format!("^(?:{pattern})$"))
 }
 
-/// Returns a regular expression.
-pub(crate) fn compiled(pattern: &str) -> Result<Regex, regex::Error> {
+/// Returns a regular expression. An error says in a few words what is wrong with it.
+pub(crate) fn compiled(pattern: &str) -> Result<Regex, String> {
     let mut slot = COMPILED.lock().unwrap_or_else(PoisonError::into_inner);
     let known = slot.get_or_insert_default();
     if let Some(regex) = known.get(pattern) {
         return Ok(regex.clone());
     }
-    let regex = Regex::new(pattern)?;
+    let regex =
+        RegexBuilder::new(pattern).size_limit(MAX_COMPILED).build().map_err(|error| in_words(&error))?;
     if known.len() < KEPT {
         known.insert(pattern.to_owned(), regex.clone());
     }
     Ok(regex)
+}
+
+/// Returns the last line of an error: the lines before it draw the pattern.
+fn in_words(error: &regex::Error) -> String {
+    if matches!(error, regex::Error::CompiledTooBig(_)) {
+        return "it stands for too much; repeat less".to_owned();
+    }
+    error.to_string().lines().last().unwrap_or_default().trim_start_matches("error: ").to_owned()
 }
 
 #[cfg(test)]
@@ -39,7 +50,8 @@ mod tests {
             let regex = whole("a|b").unwrap();
             assert!(regex.is_match("b") && !regex.is_match("ab") && !regex.is_match("bc"));
         }
-        assert!(whole("(").is_err());
+        assert_eq!(whole("(").unwrap_err(), "unclosed group");
+        assert!(whole("(a{1000}){1000}").unwrap_err().contains("repeat less"));
         assert!(compiled("b").unwrap().is_match("abc"));
     }
 

@@ -263,7 +263,6 @@ fn yaml_files(dir: &Path, folder: &str, out: &mut Diagnostics) -> Vec<(PathBuf, 
         .filter_map(Result::ok)
         .map(|entry| entry.path())
         .filter(|path| path.extension().is_some_and(|extension| extension == "yaml" || extension == "yml"))
-        .filter(|path| path.is_file())
         .map(|path| {
             let name = path.file_name().map(|name| name.to_string_lossy().into_owned()).unwrap_or_default();
             (path, format!("{folder}/{name}"))

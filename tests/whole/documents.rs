@@ -58,7 +58,7 @@ fn editors_and_the_program_agree_about_the_examples() {
                 continue;
             }
             let found = found(&schema, &fs::read_to_string(&path).expect("a file"));
-            let checked = project.run(&["-C", &demo.to_string_lossy(), "check", &name]);
+            let checked = project.run(&["-C", &demo.to_string_lossy(), "check", &format!("{folder}/{name}")]);
             assert_eq!(found.is_empty(), checked.exit == 0, "{name}: {found:#?}\n{}", checked.all());
         }
     }

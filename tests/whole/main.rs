@@ -3,9 +3,11 @@
 mod asking;
 mod calendar;
 mod calls;
+mod checking;
 mod crash;
 mod design;
 mod documents;
+mod hostile;
 mod init;
 mod inputs;
 mod language;

@@ -1,6 +1,6 @@
 //! Commands that read the project's files and run nothing: `check`, `show`.
 
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
 use lifeboat_engine::diagnostic::{self, Diagnostics, Severity, codes};
 use lifeboat_engine::project::{self, Project};
@@ -49,9 +49,10 @@ fn style(stream: &impl anstream::stream::RawStream) -> diagnostic::Style {
 
 /// Finds every mistake.
 pub(crate) fn check(project: &Project, registry: &Registry, args: &CheckArgs, format: Format) -> Outcome {
+    let wanted = args.paths.iter().map(|path| within(project, path)).collect::<Result<Vec<_>, _>>()?;
     let mut problems = project::check_all(project, registry);
-    if !args.paths.is_empty() {
-        problems.retain(|file| args.paths.iter().any(|path| names(path, file)));
+    if !wanted.is_empty() {
+        problems.retain(|file| wanted.iter().any(|path| Path::new(file).starts_with(path)));
     }
     let text = match format {
         Format::Json => render::json(&diagnostic::to_json(&problems))?,
@@ -61,20 +62,43 @@ pub(crate) fn check(project: &Project, registry: &Registry, args: &CheckArgs, fo
     anstream::print!("{text}");
     let (errors, warnings) = problems.counts();
     if errors > 0 || (args.deny_warnings && warnings > 0) {
-        anstream::eprintln!("{errors} errors, {warnings} warnings");
+        anstream::eprintln!("{}, {}", counted(errors, "error"), counted(warnings, "warning"));
         return Ok(Exit::Invalid);
     }
     let (runbooks, environments) = (project.runbooks.len(), project.environments.len());
     anstream::eprintln!(
-        "{runbooks} runbooks and {environments} environments are in order, {warnings} warnings"
+        "{} and {} are in order, {}",
+        counted(runbooks, "runbook"),
+        counted(environments, "environment"),
+        counted(warnings, "warning")
     );
     Ok(Exit::Success)
 }
 
-/// Says whether a path given by a person names a file of the project, or a directory above it.
-fn names(path: &Path, file: &str) -> bool {
-    let path = path.strip_prefix("./").unwrap_or(path);
-    Path::new(file).starts_with(path) || Path::new(file).ends_with(path) || path.ends_with(file)
+fn counted(count: usize, what: &str) -> String {
+    if count == 1 { format!("1 {what}") } else { format!("{count} {what}s") }
+}
+
+/// Returns a path that a person gave as one within the project. One that is not there, or not of the project, is
+/// refused: that nothing is wrong with it would be a lie.
+fn within(project: &Project, path: &Path) -> Result<PathBuf, Failure> {
+    let real = path
+        .canonicalize()
+        .or_else(|_| project.spec.dir.join(path).canonicalize())
+        .map_err(|error| Failure::usage(format!("there is no `{}`", path.display())).caused_by(&error))?;
+    let dir = project.spec.dir.canonicalize().unwrap_or_else(|_| project.spec.dir.clone());
+    let outside = || {
+        Failure::usage(format!("`{}` does not belong to the project in `{}`", path.display(), dir.display()))
+            .help("a project is `lifeboat.yaml`, `environments/*.yaml` and `runbooks/*.yaml`; use `-C DIR` for another")
+    };
+    let inner = real.strip_prefix(&dir).map_err(|_| outside())?;
+    let is_read =
+        ["", "lifeboat.yaml", "environments", "runbooks"].iter().any(|known| inner == Path::new(known));
+    let parts: Vec<_> = inner.components().collect();
+    let is_file = parts.len() == 2
+        && (inner.starts_with("environments") || inner.starts_with("runbooks"))
+        && inner.extension().is_some_and(|extension| extension == "yaml" || extension == "yml");
+    if is_read || is_file { Ok(inner.to_owned()) } else { Err(outside()) }
 }
 
 /// Shows one runbook to somebody who has not written it.

@@ -25,6 +25,7 @@ pub(crate) fn schema(registry: &Registry, args: &SchemaArgs) -> Outcome {
                 Document::Runbook => schema::runbook(registry),
                 Document::Environment => schema::environment(),
                 Document::Project => schema::project(),
+                Document::Check => schema::check(),
                 Document::Plan => lifeboat_engine::outlook::schema::plan(),
             };
             anstream::print!("{}", render::json(&schema)?);

@@ -13,7 +13,7 @@ use super::order::Order;
 use super::resources::{check_resources, named};
 use super::time::check_time;
 use super::undo::read_undo;
-use crate::diagnostic::{Diagnostic, Diagnostics, codes, nearest_help};
+use crate::diagnostic::{Diagnostic, Diagnostics, codes};
 use crate::project::Project;
 use crate::spec::{EnvironmentSpec, ProjectSpec, RunbookSpec, Site};
 use crate::step::{Effect, Registry};
@@ -61,7 +61,7 @@ fn check_one<'s>(calls: &mut Calls<'s>, spec: &'s RunbookSpec, out: &mut Diagnos
             out.push(
                 Diagnostic::error(codes::LB0144, format!("there is no environment `{}`", name.value))
                     .at(&spec.source, name.span.clone())
-                    .maybe_help(nearest_help(&name.value, "environments", known)),
+                    .suggest(&name.value, "environments", known),
             );
         }
     }
@@ -189,14 +189,13 @@ fn check_holders(project: &ProjectSpec, spec: &RunbookSpec, out: &mut Diagnostic
     for (role, words) in &spec.roles {
         if project.roles.get(role).is_none_or(Vec::is_empty) {
             let known = project.roles.keys().map(String::as_str);
-            let help = nearest_help(role, "roles of the project", known);
             out.push(
                 Diagnostic::warning(
                     codes::LB0137,
                     format!("nobody in lifeboat.yaml holds the role `{role}`"),
                 )
                 .at(&spec.source, words.span.clone())
-                .maybe_help(help),
+                .suggest(role, "roles of the project", known),
             );
         }
     }
@@ -223,11 +222,8 @@ fn check_roles(analysis: &Analysis<'_>, out: &mut Diagnostics) {
         out.push(
             Diagnostic::error(codes::LB0137, format!("the runbook has no role `{role}`"))
                 .at(&analysis.spec.source, span.unwrap_or_else(|| step.common.id.span.clone()))
-                .maybe_help(
-                    nearest_help(role, "its roles", known).or_else(|| {
-                        Some(format!("declare it: `roles: {{ {role}: What this role decides }}`"))
-                    }),
-                ),
+                .help(format!("declare it: `roles: {{ {role}: What this role decides }}`"))
+                .suggest(role, "its roles", known),
         );
     }
 }

@@ -3,10 +3,10 @@ use std::path::Path;
 use serde_json::{Map, Value};
 
 use super::repeat::{Each, check_until, read_each};
-use crate::diagnostic::{Diagnostic, Diagnostics, Source, codes, nearest_help};
+use crate::diagnostic::{Diagnostic, Diagnostics, Source, codes};
 use crate::plan::OnError;
 use crate::resource::{Access, ResourceKind};
-use crate::spec::{Body, Reader, Site, SiteKind, StepSpec};
+use crate::spec::{Body, Reader, Site, SiteKind, StepSpec, is_misspelt};
 use crate::step::{Effect, KindSpec, Registry};
 use crate::value::Type;
 use crate::yaml::Entry;
@@ -78,7 +78,11 @@ fn find_kind<'a>(around: &Around<'a>, step: &StepSpec, out: &mut Diagnostics) ->
             let found = around.registry.by_body_key(&key.value).map(|(spec, _)| spec);
             if found.is_none() {
                 let message = format!("`{}` is not supported by this version", key.value);
-                out.push(Diagnostic::error(codes::LB0116, message).at(around.source, key.span.clone()));
+                out.push(
+                    Diagnostic::error(codes::LB0116, message)
+                        .at(around.source, key.span.clone())
+                        .help("`lifeboat steps` lists what a step can do"),
+                );
             }
             found
         }
@@ -116,11 +120,20 @@ fn read_side(
     with: &mut Map<String, Value>,
 ) {
     let Some(field) = kind.params.iter().find(|field| field.name == key) else {
-        reader.error(codes::LB0104, format!("`{}` takes no `{key}`", kind.name), &entry.key.span);
+        let message = format!("`{}` takes no `{key}`", kind.name);
+        reader.push(
+            Diagnostic::error(codes::LB0104, message)
+                .at(reader.source, entry.key.span.clone())
+                .help(format!("remove it, or give the value under `with` if the kind has a parameter for it: `lifeboat steps {}`", kind.name)),
+        );
         return;
     };
     if with.contains_key(key) {
-        reader.error(codes::LB0103, format!("`{key}` stands both here and under `with`"), &entry.key.span);
+        reader.push(
+            Diagnostic::error(codes::LB0103, format!("`{key}` stands both here and under `with`"))
+                .at(reader.source, entry.key.span.clone())
+                .help("remove one of the two"),
+        );
         return;
     }
     if let Some(value) = reader.read(&entry.value, &field.ty) {
@@ -135,11 +148,19 @@ fn require_params(reader: &mut Reader<'_>, step: &StepSpec, kind: &KindSpec, wit
         }
         _ => false,
     };
+    let known: Vec<_> = kind.params.iter().map(|field| field.name.as_str()).collect();
+    let misspelt = |name: &str| match &step.body {
+        Body::Uses { with: Some(node), .. } => {
+            node.mapping().is_none_or(|entries| is_misspelt(entries, name, &known)) && !node.is_null()
+        }
+        _ => false,
+    };
     let body_param = kind.body_key.as_ref().map(|(_, param)| param.as_str());
     let is_body = matches!(step.body, Body::Key { .. });
     for field in kind.params.iter().filter(|field| field.required) {
         if with.contains_key(&field.name)
             || written(&field.name)
+            || misspelt(&field.name)
             || (is_body && body_param == Some(&field.name))
         {
             continue;
@@ -207,9 +228,7 @@ fn settle_effect(around: &Around<'_>, step: &StepSpec, kind: &KindSpec, out: &mu
             own
         }
         (None, None) => {
-            let help =
-                "add `effect: read`, `idempotent`, `guarded` or `once`: what it means to run this twice";
-            report(format!("`{}` must say its effect", kind.name), id.clone(), help);
+            out.push(without_effect(around, step, kind));
             return Effect::Once;
         }
     };
@@ -231,6 +250,29 @@ fn settle_effect(around: &Around<'_>, step: &StepSpec, kind: &KindSpec, out: &mu
     effect
 }
 
+/// Says what an effect is. What a script does is not known, so the change offered is the one that never repeats
+/// anything unasked.
+fn without_effect(around: &Around<'_>, step: &StepSpec, kind: &KindSpec) -> Diagnostic {
+    let help = "say what running it twice means: `read` and `idempotent` are repeated, `guarded` asks its `probe`, \
+                and `once`, the careful choice, asks a person";
+    let id = &step.common.id.span;
+    let diagnostic = Diagnostic::error(codes::LB0134, format!("`{}` must say its effect", kind.name))
+        .at(around.source, id.clone())
+        .help(help);
+    let Body::Key { key, .. } = &step.body else { return diagnostic };
+    match insertion(around.source, key.span.start, "effect: once") {
+        Some(text) => diagnostic.fix(key.span.start..key.span.start, text),
+        None => diagnostic,
+    }
+}
+
+/// Returns what to write in front of a key for another entry of the same map; `None` if the key is not written there.
+fn insertion(source: &Source, at: usize, entry: &str) -> Option<String> {
+    let line = source.text.get(..at)?.rsplit('\n').next()?;
+    let in_block = line.chars().all(|c| matches!(c, ' ' | '-'));
+    Some(if in_block { format!("{entry}\n{}", " ".repeat(line.len())) } else { format!("{entry}, ") })
+}
+
 fn check_retry(around: &Around<'_>, step: &StepSpec, effect: Effect, out: &mut Diagnostics) {
     let Some(retry) = step.retry.as_ref().filter(|retry| retry.value.attempts > 1) else { return };
     if effect == Effect::Once {
@@ -248,9 +290,4 @@ pub(super) fn continues(step: &StepSpec, kind: &KindSpec, always: bool) -> bool 
         Some(on_error) => on_error == OnError::Continue,
         None => kind.continues_on_error || always,
     }
-}
-
-/// Helps with names: the nearest of these, or all of them.
-pub(super) fn known(text: &str, what: &str, names: Vec<&str>) -> Option<String> {
-    nearest_help(text, what, names)
 }

@@ -7,11 +7,11 @@ use serde_json::{Map, Value};
 use super::analysis::{Analysis, analyse_one};
 use super::bodies::Around;
 use super::order::Order;
-use crate::diagnostic::{Diagnostic, Diagnostics, Source, codes, nearest_help};
+use crate::diagnostic::{Diagnostic, Diagnostics, Source, codes};
 use crate::expr::{self, InputDecl};
 use crate::project::Project;
 use crate::resource::Access;
-use crate::spec::{CallSpec, EnvironmentSpec, Reader, RunbookSpec, Site, SiteKind};
+use crate::spec::{CallSpec, EnvironmentSpec, Reader, RunbookSpec, Site, SiteKind, is_misspelt};
 use crate::step::Registry;
 
 /// More calls than this, at all depths together, are refused: calls multiply.
@@ -122,9 +122,10 @@ impl<'s> Calls<'s> {
         }
         let Some(callee) = self.project.find_runbook(name) else {
             let known = self.project.runbook_names().map(String::as_str);
-            let help = nearest_help(name, "runbooks", known);
             report(
-                Diagnostic::error(codes::LB0148, format!("there is no runbook `{name}`")).maybe_help(help),
+                Diagnostic::error(codes::LB0148, format!("there is no runbook `{name}`"))
+                    .at(&spec.source, span.clone())
+                    .suggest(name, "runbooks", known),
             );
             return None;
         };
@@ -159,13 +160,18 @@ impl<'s> Calls<'s> {
         let node = call.with.as_ref().filter(|node| !node.is_null());
         let with = node.and_then(|node| reader.object(node, &fields, &what)).unwrap_or_default();
         let sites = std::mem::take(&mut reader.sites);
+        let known: Vec<_> = fields.iter().map(|field| field.name.as_str()).collect();
+        let entries = node.and_then(|node| node.mapping()).unwrap_or_default();
+        let misspelt = |name: &str| is_misspelt(entries, name, &known);
         for input in callee.inputs.iter().map(|input| &input.decl) {
             let given = node.and_then(|node| node.get(&input.name)).filter(|node| !node.is_null());
             let span = given.map_or(call.runbook.span.clone(), |node| node.span.clone());
             // A value that is written and is not there could not be read, which has been reported.
             let problem = match (with.get(&input.name), given) {
                 (Some(value), _) => unusable(input, value),
-                (None, None) if input.default.is_none() => Some(missing(&what, input)),
+                (None, None) if input.default.is_none() && !misspelt(&input.name) => {
+                    Some(missing(&what, input))
+                }
                 (None, _) => None,
             };
             if let Some(problem) = problem {
@@ -192,7 +198,9 @@ fn mark_written(sites: &mut [Site], call: &CallSpec, analysis: &Analysis<'_>) {
 fn unusable(input: &InputDecl, value: &Value) -> Option<Diagnostic> {
     let computed = value.as_str().is_some_and(expr::has_template);
     let checked = if computed { Ok(()) } else { input.check_pattern(value) };
-    checked.err().map(|message| Diagnostic::error(codes::LB0138, message))
+    checked.err().map(|message| {
+        Diagnostic::error(codes::LB0138, message).help("the pattern must match the whole text")
+    })
 }
 
 fn missing(what: &str, input: &InputDecl) -> Diagnostic {

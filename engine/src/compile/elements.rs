@@ -64,9 +64,9 @@ impl Checker<'_, '_> {
                 }
                 if !fields.iter().any(|field| &field.name == name) {
                     let known = fields.iter().map(|field| field.name.as_str());
-                    let help = crate::diagnostic::nearest_help(name, "they have", known);
                     let message = format!("no element of the list has `{name}`");
-                    return self.report(codes::LB0151, message, span, help);
+                    let problem = self.error(codes::LB0151, message, span);
+                    return self.unknown(problem, name, "they have", known.collect());
                 }
                 let known = fields.iter().find(|field| &field.name == name).map(|field| &field.ty);
                 if let Some(Type::Object(inner)) = known {

@@ -7,7 +7,7 @@ use super::elements;
 use super::made::{self, Unfit};
 use super::order::{Order, Place};
 use crate::code::Code;
-use crate::diagnostic::{Diagnostic, Diagnostics, codes, nearest_help};
+use crate::diagnostic::{Diagnostic, Diagnostics, codes};
 use crate::expr::{self, Guard, INCIDENT_FIELDS, NAMESPACES, Part, RUN_FIELDS, Reference, Shape};
 use crate::model::ids::is_plain_id;
 use crate::plan::{NeedOn, OnError};
@@ -15,6 +15,10 @@ use crate::resource::ResourceKind;
 use crate::spec::{Site, SiteKind};
 use crate::value::{Field, Type};
 use crate::yaml::Node;
+
+/// From here on the nearest of many names is looked for only while problems are few: the cost multiplies.
+const MANY_NAMES: usize = 200;
+const MANY_PROBLEMS: usize = 200;
 
 /// Where an expression stands.
 #[derive(Clone, Copy)]
@@ -124,7 +128,7 @@ impl Checker<'_, '_> {
             let help = format!(
                 "pass it through the environment: `env: {{ VALUE: \"{value}\" }}`, and write `\"$VALUE\"` here"
             );
-            let message = format!("a template {} cannot be quoted", refused.place);
+            let message = format!("a template {} cannot be made safe", refused.place);
             self.report(codes::LB0127, message, span, Some(help));
         }
         for hole in holes {
@@ -175,11 +179,25 @@ impl Checker<'_, '_> {
             }
             None => node.span.clone(),
         };
-        self.report(codes::LB0117, format!("not a valid expression: {}", error.message), span, None);
+        let help =
+            error.help.clone().or_else(|| Some("compare it with the examples in the guide".to_owned()));
+        self.report(codes::LB0117, format!("not a valid expression: {}", error.message), span, help);
     }
 
     pub(super) fn report(&mut self, code: Code, message: String, span: Range<usize>, help: Option<String>) {
-        self.out.push(Diagnostic::error(code, message).at(&self.analysis.spec.source, span).maybe_help(help));
+        let diagnostic = self.error(code, message, span).maybe_help(help);
+        self.out.push(diagnostic);
+    }
+
+    pub(super) fn error(&self, code: Code, message: String, span: Range<usize>) -> Diagnostic {
+        Diagnostic::error(code, message).at(&self.analysis.spec.source, span)
+    }
+
+    /// Reports a name that does not exist, with the one that was most likely meant.
+    pub(super) fn unknown(&mut self, diagnostic: Diagnostic, name: &str, what: &str, known: Vec<&str>) {
+        let crowded = known.len() > MANY_NAMES && self.out.len() > MANY_PROBLEMS;
+        let known = if crowded { Vec::new() } else { known };
+        self.out.push(diagnostic.narrowed_to(name).suggest(name, what, known));
     }
 
     fn reference(&mut self, reference: &Reference, span: Range<usize>, reader: Reader<'_>) {
@@ -210,15 +228,27 @@ impl Checker<'_, '_> {
 
     fn unknown_name(&mut self, name: &str, span: Range<usize>, extra: &[String]) {
         let spec = self.analysis.spec;
-        let help = if spec.inputs.iter().any(|input| input.decl.name == name) {
-            Some(format!("did you mean `inputs.{name}`?"))
+        let diagnostic =
+            self.error(codes::LB0119, format!("there is nothing named `{name}`"), span).narrowed_to(name);
+        let meant = if spec.inputs.iter().any(|input| input.decl.name == name) {
+            Some(format!("inputs.{name}"))
         } else if self.analysis.order.names.contains_key(name) {
-            Some(format!("did you mean `steps.{name}`?"))
+            Some(format!("steps.{name}"))
         } else {
-            let names = NAMESPACES.iter().copied().chain(extra.iter().map(String::as_str));
-            nearest_help(name, "names begin with", names)
+            None
         };
-        self.report(codes::LB0119, format!("there is nothing named `{name}`"), span, help);
+        let diagnostic = match (meant, &diagnostic.place) {
+            (Some(meant), Some(place)) if place.source.text.get(place.span.clone()) == Some(name) => {
+                let span = place.span.clone();
+                diagnostic.help(format!("did you mean `{meant}`?")).fix(span, meant)
+            }
+            (Some(meant), _) => diagnostic.help(format!("did you mean `{meant}`?")),
+            (None, _) => {
+                let names = NAMESPACES.iter().copied().chain(extra.iter().map(String::as_str));
+                diagnostic.suggest(name, "names begin with", names)
+            }
+        };
+        self.out.push(diagnostic);
     }
 
     fn input(&mut self, reference: &Reference, span: Range<usize>, reader: Reader<'_>) {
@@ -227,9 +257,11 @@ impl Checker<'_, '_> {
         let found = inputs.iter().position(|input| &input.decl.name == name);
         match (found, reader) {
             (None, _) => {
-                let known = inputs.iter().map(|input| input.decl.name.as_str());
-                let help = nearest_help(name, "its inputs", known);
-                self.report(codes::LB0119, format!("the runbook has no input `{name}`"), span, help);
+                let known = inputs.iter().map(|input| input.decl.name.as_str()).collect();
+                let problem = self
+                    .error(codes::LB0119, format!("the runbook has no input `{name}`"), span)
+                    .help(format!("declare it: `inputs: {{ {name}: {{ type: string, description: … }} }}`"));
+                self.unknown(problem, name, "its inputs", known);
             }
             (Some(found), Reader::Input(at)) if found >= at => {
                 let help = "declare it above the one that reads it".to_owned();
@@ -241,22 +273,25 @@ impl Checker<'_, '_> {
 
     fn var(&mut self, reference: &Reference, span: Range<usize>) {
         let Some(name) = reference.path.get(1).filter(|_| reference.guard == Guard::None) else { return };
-        for environment in &self.analysis.environments {
-            if !environment.vars.contains_key(name) {
-                let help = nearest_help(name, "its variables", environment.vars.keys().map(String::as_str));
-                let message =
-                    format!("the environment `{}` has no variable `{name}`", environment.name.value);
-                self.report(codes::LB0119, message, span.clone(), help);
-            }
-        }
+        let without: Vec<_> = self
+            .analysis
+            .environments
+            .iter()
+            .filter(|environment| !environment.vars.contains_key(name))
+            .collect();
+        let Some(first) = without.first() else { return };
+        let known = first.vars.keys().map(String::as_str).collect();
+        let message = format!("{} no variable `{name}`", super::resources::have(&without));
+        let problem = self.error(codes::LB0119, message, span);
+        self.unknown(problem, name, "its variables", known);
     }
 
     fn field_of(&mut self, of: &str, fields: &[&str], reference: &Reference, span: Range<usize>) {
         let Some(name) = reference.path.get(1).filter(|name| !fields.contains(&name.as_str())) else {
             return;
         };
-        let help = nearest_help(name, "it has", fields.iter().copied());
-        self.report(codes::LB0119, format!("`{of}` has no `{name}`"), span, help);
+        let problem = self.error(codes::LB0119, format!("`{of}` has no `{name}`"), span);
+        self.unknown(problem, name, "it has", fields.to_vec());
     }
 
     /// Checks `output.x` in the step's own `expect`.
@@ -281,9 +316,12 @@ impl Checker<'_, '_> {
         let Some(name) = path.first() else { return };
         match outputs.iter().find(|field| &field.name == name) {
             None => {
-                let help = nearest_help(name, "its outputs", outputs.iter().map(|field| field.name.as_str()))
-                    .or_else(|| outputs.is_empty().then(|| "it has no outputs".to_owned()));
-                self.report(codes::LB0121, format!("{of} has no output `{name}`"), span, help);
+                let mut problem = self.error(codes::LB0121, format!("{of} has no output `{name}`"), span);
+                if outputs.is_empty() {
+                    problem = problem.help("it has no outputs");
+                }
+                let known = outputs.iter().map(|field| field.name.as_str()).collect();
+                self.unknown(problem, name, "its outputs", known);
             }
             Some(Field { ty: Type::Object(fields), .. }) => {
                 self.output_path(&format!("`{name}` of {of}"), fields, &path[1..], span);
@@ -300,13 +338,19 @@ impl Checker<'_, '_> {
             _ => None,
         };
         if let Some(message) = early {
-            return self.report(codes::LB0122, message.to_owned(), span, None);
+            let readable = match reader {
+                Reader::Input(_) => "an input declared above it",
+                _ => "an input",
+            };
+            let help = format!("read `incident`, `vars`, `resources` or {readable}");
+            return self.report(codes::LB0122, message.to_owned(), span, Some(help));
         }
         let target = match self.analysis.order.names.get(name.as_str()) {
             Some(Place::Step(target)) => *target,
             Some(Place::Group(_)) => {
                 let message = format!("`{name}` is a group; only steps have outputs");
-                return self.report(codes::LB0120, message, span, None);
+                let help = "name the step in it whose output is meant".to_owned();
+                return self.report(codes::LB0120, message, span, Some(help));
             }
             None => return self.unknown_step(name, span),
         };
@@ -353,8 +397,9 @@ impl Checker<'_, '_> {
         let mut known: Vec<_> =
             self.analysis.order.names.keys().copied().filter(|id| is_plain_id(id)).collect();
         known.sort_unstable();
-        let help = nearest_help(name, "steps", known);
-        self.report(codes::LB0120, format!("there is no step `{name}`"), span, help);
+        let problem = Diagnostic::error(codes::LB0120, format!("there is no step `{name}`"))
+            .at(&self.analysis.spec.source, span);
+        self.unknown(problem, name, "steps", known);
     }
 
     /// Checks that the step that is read has ended, and that what is read exists then.
@@ -370,7 +415,8 @@ impl Checker<'_, '_> {
         let name = &order.steps[target].spec.common.id.value;
         let (reader_always, target_always) = (order.steps[at].always, order.steps[target].always);
         let ended = (reader_always && !target_always) || self.steps.ended(target, at);
-        if ended || self.analysis.cyclic {
+        let unclear = self.analysis.cyclic || order.unclear.contains(&at);
+        if ended || (unclear && target != at) {
             return true;
         }
         let message = if target == at {
@@ -378,9 +424,13 @@ impl Checker<'_, '_> {
         } else {
             format!("`{name}` is not sure to have run by then")
         };
-        let help = (target != at)
-            .then(|| format!("add `{name}` to `needs` of this step, or move it below `{name}`"));
-        self.report(codes::LB0122, message, span, help);
+        let help = match target == at {
+            true => {
+                "its `expect` reads them as `output.NAME`; any other place must be in a later step".to_owned()
+            }
+            false => format!("add `{name}` to `needs` of this step, or move it below `{name}`"),
+        };
+        self.report(codes::LB0122, message, span, Some(help));
         false
     }
 
@@ -389,8 +439,7 @@ impl Checker<'_, '_> {
         let Some(name) = node.text() else { return };
         let span = node.span.clone();
         match made::find(self.analysis, name, kinds) {
-            Err(Unfit::None { message, help }) => self.report(codes::LB0160, message, span, help),
-            Err(Unfit::OtherKind(message)) => self.report(codes::LB0125, message, span, None),
+            Err(Unfit { code, message, help }) => self.report(code, message, span, help),
             Ok(Some(target)) => self.made_before(target, at, span),
             Ok(None) if !self.analysis.order.names.contains_key(name) => self.unknown_step(name, span),
             Ok(None) => {}

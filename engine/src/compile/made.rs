@@ -5,6 +5,8 @@ use serde_json::Value;
 use super::analysis::Analysis;
 use super::inline::Inlined;
 use super::order::Place;
+use crate::code::Code;
+use crate::diagnostic::codes;
 use crate::expr;
 use crate::resource::{ResourceKind, made_by, maker};
 use crate::step::Registry;
@@ -20,14 +22,11 @@ pub(super) fn shown(analysis: &Analysis<'_>, at: usize, step: &str) -> bool {
     })
 }
 
-/// What is wrong with a step that is to make a system of one of these kinds.
-pub(super) enum Unfit {
-    /// It makes none: what it is, and what to do.
-    None {
-        message: String,
-        help: Option<String>,
-    },
-    OtherKind(String),
+/// What is wrong with a step that is to make a system of one of these kinds: what it is, and what to do.
+pub(super) struct Unfit {
+    pub(super) code: Code,
+    pub(super) message: String,
+    pub(super) help: Option<String>,
 }
 
 /// Finds the step that `{ from: STEP }` names; `Ok(None)` if it has another problem, which is reported elsewhere.
@@ -37,7 +36,8 @@ pub(super) fn find(
     kinds: &[ResourceKind],
 ) -> Result<Option<usize>, Unfit> {
     let wanted = || kinds.iter().map(ToString::to_string).collect::<Vec<_>>().join(" or ");
-    let none = |message: String| Unfit::None { message, help: makers(analysis.registry, kinds) };
+    let none =
+        |message: String| Unfit { code: codes::LB0160, message, help: makers(analysis.registry, kinds) };
     let target = match analysis.order.names.get(name) {
         Some(Place::Step(target)) => *target,
         Some(Place::Group(_)) => return Err(none(format!("`{name}` is a group, which makes no system"))),
@@ -45,14 +45,16 @@ pub(super) fn find(
     };
     if let Some(call) = analysis.calls.get(&target) {
         let called = &call.analysis.spec.name.value;
-        return Err(Unfit::None {
+        return Err(Unfit {
+            code: codes::LB0160,
             message: format!("`{name}` calls `{called}`, and what that makes cannot be used outside of it"),
             help: Some("move the steps that use the system into that runbook, or make it in this one".into()),
         });
     }
     let Some(body) = &analysis.bodies[target] else { return Ok(None) };
     if body.kind.creates.is_some() && analysis.order.steps[target].spec.repeat.for_each.is_some() {
-        return Err(Unfit::None {
+        return Err(Unfit {
+            code: codes::LB0160,
             message: format!("`{name}` makes one system for each element, and this names them all"),
             help: Some("let a step without `for_each` make the system that is used here".into()),
         });
@@ -60,7 +62,8 @@ pub(super) fn find(
     match body.kind.creates {
         None => Err(none(format!("`{name}` (`{}`) makes no system", body.kind.name))),
         Some(made) if !kinds.is_empty() && !kinds.contains(&made) => {
-            Err(Unfit::OtherKind(format!("`{name}` makes a {made}; here stands a {}", wanted())))
+            let message = format!("`{name}` makes a {made}; here stands a {}", wanted());
+            Err(Unfit { code: codes::LB0125, ..none(message) })
         }
         Some(_) => Ok(Some(target)),
     }

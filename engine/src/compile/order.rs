@@ -1,8 +1,9 @@
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 use std::ops::Range;
 use std::sync::Arc;
 
-use crate::diagnostic::{Diagnostic, Diagnostics, Source, codes, nearest_help};
+use crate::diagnostic::{Diagnostic, Diagnostics, Source, codes};
+use crate::model::ids::is_plain_id;
 use crate::plan::NeedOn;
 use crate::spec::{Common, GroupSpec, ItemSpec, NeedSpec, RunbookSpec, StepSpec};
 use crate::yaml::Node;
@@ -50,7 +51,13 @@ pub(super) struct Order<'s> {
     source: &'s Arc<Source>,
     /// What steps and groups wait for, groups not yet replaced by their steps.
     waits: Vec<(usize, Vec<(Place, NeedOn)>)>,
+    /// Steps of which it is not known what they wait for, which has been reported.
+    pub(super) unclear: HashSet<usize>,
     problems: Diagnostics,
+}
+
+fn as_step(place: Place) -> Option<usize> {
+    if let Place::Step(at) = place { Some(at) } else { None }
 }
 
 impl<'s> Order<'s> {
@@ -62,6 +69,7 @@ impl<'s> Order<'s> {
             names: HashMap::new(),
             source: &spec.source,
             waits: Vec::new(),
+            unclear: HashSet::new(),
             problems: Diagnostics::new(),
         };
         let main = order.place_all(&spec.steps, None, false, &mut Vec::new());
@@ -230,14 +238,8 @@ impl<'s> Order<'s> {
         let name = need.step.value.as_str();
         let span = need.step.span.clone();
         let Some(found) = self.names.get(name).copied() else {
-            let known = self.names.keys().copied();
-            let mut known: Vec<_> = known.collect();
-            known.sort_unstable();
-            self.problems.push(
-                Diagnostic::error(codes::LB0120, format!("there is no step or group `{name}`"))
-                    .at(self.source, span)
-                    .maybe_help(nearest_help(name, "steps and groups", known)),
-            );
+            self.problems.push(self.unknown_need(name, span));
+            self.unclear.extend(as_step(place));
             return None;
         };
         let wrong = match found {
@@ -254,7 +256,9 @@ impl<'s> Order<'s> {
         if let Some(wrong) = wrong {
             let id = &self.common(place).id.value;
             self.problems.push(
-                Diagnostic::error(codes::LB0146, format!("`{id}` needs {wrong}")).at(self.source, span),
+                Diagnostic::error(codes::LB0146, format!("`{id}` needs {wrong}"))
+                    .at(self.source, span)
+                    .help("remove the name; without `needs` a step waits for the one above it"),
             );
             return None;
         }
@@ -263,6 +267,18 @@ impl<'s> Order<'s> {
             Place::Step(at) => self.steps[at].spec.call().is_some(),
         };
         Some((found, if whole && need.on == NeedOn::Failure { NeedOn::FailureWithin } else { need.on }))
+    }
+
+    fn unknown_need(&self, name: &str, span: Range<usize>) -> Diagnostic {
+        let diagnostic = Diagnostic::error(codes::LB0120, format!("there is no step or group `{name}`"))
+            .at(self.source, span);
+        // To look for the nearest of many names is dear; whoever has so many mistakes sees only the first ones.
+        if self.problems.len() > 200 && self.names.len() > 200 {
+            return diagnostic;
+        }
+        let mut known: Vec<_> = self.names.keys().copied().filter(|id| is_plain_id(id)).collect();
+        known.sort_unstable();
+        diagnostic.suggest(name, "steps and groups", known)
     }
 
     /// Replaces groups by the steps that end them.
@@ -281,7 +297,7 @@ impl<'s> Order<'s> {
                     Place::Group(at) => expanded.extend(ends[at].iter().map(|end| (*end, on))),
                 }
             }
-            let mut seen = std::collections::HashSet::new();
+            let mut seen = HashSet::new();
             expanded.retain(|edge| seen.insert(*edge));
             edges += expanded.len();
             if edges > MAX_EDGES {

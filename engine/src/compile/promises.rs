@@ -9,7 +9,7 @@ use serde_json::{Map, Value};
 use super::fence::fence;
 use super::plan::{CompileRequest, Compiled, compile};
 use crate::code::Code;
-use crate::diagnostic::{Diagnostic, Diagnostics, Severity, codes, nearest_help};
+use crate::diagnostic::{Diagnostic, Diagnostics, Severity, codes};
 use crate::expr::InputDecl;
 use crate::model::outcome::Mode;
 use crate::notice::Occasion;
@@ -78,12 +78,14 @@ fn channel_problem(
                 "`{}` notices go to `{}`, which `{name}` does not have",
                 notice.occasion, channel.value
             );
-            let help = nearest_help(&channel.value, "its channels", channels.map(|(name, _)| name.as_str()));
             let add = format!(
                 "add a `slack` or `webhook` resource `{}` to {}",
                 channel.value, environment.source.name
             );
-            Diagnostic::error(codes::LB0168, message).help(help.unwrap_or(add))
+            Diagnostic::error(codes::LB0168, message)
+                .at(&project.source, channel.span.clone())
+                .help(add)
+                .suggest(&channel.value, "its channels", channels.map(|(name, _)| name.as_str()))
         }
     };
     Some(problem.at(&project.source, channel.span.clone()))
@@ -146,9 +148,9 @@ impl Promise<'_> {
             let known = project.environments.keys().map(String::as_str);
             if !project.broken.contains(&self.environment.value) {
                 let name = &self.environment.value;
-                let help = nearest_help(name, "environments", known);
-                let message = format!("there is no environment `{name}`");
-                out.push(unstartable(project, self.environment, message, help));
+                let problem =
+                    unstartable(project, self.environment, format!("there is no environment `{name}`"));
+                out.push(problem.suggest(name, "environments", known));
             }
             return None;
         };
@@ -186,8 +188,9 @@ impl Promise<'_> {
         let name = &self.runbook.value;
         let found = project.find_runbook(name);
         if found.is_none() && !project.is_broken(name) {
-            let help = nearest_help(name, "runbooks", project.runbooks.keys().map(String::as_str));
-            out.push(unstartable(project, self.runbook, format!("there is no runbook `{name}`"), help));
+            let known = project.runbooks.keys().map(String::as_str);
+            let problem = unstartable(project, self.runbook, format!("there is no runbook `{name}`"));
+            out.push(problem.suggest(name, "runbooks", known));
         }
         found
     }
@@ -232,11 +235,6 @@ impl Promise<'_> {
     }
 }
 
-fn unstartable(
-    project: &Project,
-    place: &Spanned<String>,
-    message: String,
-    help: Option<String>,
-) -> Diagnostic {
-    Diagnostic::error(codes::LB0169, message).at(&project.source, place.span.clone()).maybe_help(help)
+fn unstartable(project: &Project, place: &Spanned<String>, message: String) -> Diagnostic {
+    Diagnostic::error(codes::LB0169, message).at(&project.source, place.span.clone())
 }

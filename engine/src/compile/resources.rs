@@ -1,7 +1,6 @@
 use std::ops::Range;
 
 use super::analysis::Analysis;
-use super::bodies::known;
 use crate::diagnostic::{Diagnostic, Diagnostics, codes};
 use crate::expr::{self, Guard, Reference, public_attributes};
 use crate::resource::{Access, Resource, ResourceKind, made_by, maker};
@@ -43,38 +42,58 @@ fn check_one(
     if let Some(input) = expr::input_name(text) {
         return check_input(analysis, input, node, kinds, out);
     }
+    let mut without = Vec::new();
     for environment in &analysis.environments {
         match environment.resources.get(text) {
             Some(found) => {
                 let named = Named { name: text, span: &node.span, kinds, access };
                 check_found(analysis, environment, &named, &found.resource, out);
             }
-            None if guarded(analysis, at, text) => {}
-            None => {
-                out.push(absent(analysis, environment, text).at(&analysis.spec.source, node.span.clone()))
-            }
+            None if environment.broken.contains(text) => {}
+            None => without.push(environment),
         }
+    }
+    if !without.is_empty() && !guarded(analysis, at, text) {
+        out.push(absent(analysis, &without, (text, kinds), &node.span));
     }
 }
 
-/// The diagnostic for a resource that an environment does not have.
-fn absent(analysis: &Analysis<'_>, environment: &EnvironmentSpec, name: &str) -> Diagnostic {
-    let names = environment.resources.keys().map(String::as_str).collect();
-    let message = format!("the environment `{}` has no resource `{name}`", environment.name.value);
-    let optional =
-        |other: &&EnvironmentSpec| other.resources.get(name).is_some_and(|found| found.resource.optional);
+/// The diagnostic for a resource that environments do not have. Without kinds any will do.
+fn absent(
+    analysis: &Analysis<'_>,
+    without: &[&&EnvironmentSpec],
+    (name, kinds): (&str, &[ResourceKind]),
+    span: &Range<usize>,
+) -> Diagnostic {
+    let diagnostic = Diagnostic::error(codes::LB0124, format!("{} no resource `{name}`", have(without)))
+        .at(&analysis.spec.source, span.clone());
     if let Some(step) = maker(name) {
         let help = format!("what a step makes is written as a map: `{{ from: {step} }}`");
-        return Diagnostic::error(codes::LB0124, message).help(help);
+        return diagnostic.help(help);
     }
-    let help = match analysis.project.environments.values().find(optional) {
-        Some(other) => Some(format!(
+    let optional =
+        |other: &&EnvironmentSpec| other.resources.get(name).is_some_and(|found| found.resource.optional);
+    if let Some(other) = analysis.project.environments.values().find(optional) {
+        return diagnostic.help(format!(
             "it is optional in `{}`: let the step run only where it exists, with `if: resources.{name} is defined`",
             other.name.value
-        )),
-        None => known(name, "its resources", names),
-    };
-    Diagnostic::error(codes::LB0124, message).maybe_help(help)
+        ));
+    }
+    let Some(first) = without.first() else { return diagnostic };
+    // Those of the right kind are the likely ones.
+    let fits = |found: ResourceKind| kinds.is_empty() || kinds.contains(&found);
+    let fitting: Vec<_> = first
+        .resources
+        .iter()
+        .filter(|(_, it)| fits(it.resource.kind()))
+        .map(|(name, _)| name.as_str())
+        .collect();
+    if let ([kind], true) = (kinds, fitting.is_empty()) {
+        return diagnostic
+            .help(format!("declare it in {}: `{name}: {{ kind: {kind}, … }}`", first.source.name));
+    }
+    let what = if kinds.is_empty() { "its resources" } else { "of the kind that is wanted here there are" };
+    diagnostic.narrowed_to(name).suggest(name, what, fitting)
 }
 
 /// Checks the defaults of inputs that name resources, as if the steps that use them named those.
@@ -84,18 +103,30 @@ fn check_defaults(analysis: &Analysis<'_>, out: &mut Diagnostics) {
         let name = input.decl.default.as_ref().and_then(|default| default.as_str());
         let Some(name) = name.filter(|name| !expr::has_template(name)) else { continue };
         let access = if analysis.writes_input(&input.decl.name) { Access::Write } else { Access::Read };
+        let mut without = Vec::new();
         for environment in &analysis.environments {
             match environment.resources.get(name) {
-                None => {
-                    let diagnostic = absent(analysis, environment, name);
-                    out.push(diagnostic.at(&analysis.spec.source, input.span.clone()));
-                }
+                None if environment.broken.contains(name) => {}
+                None => without.push(environment),
                 Some(found) => {
                     let named = Named { name, span: &input.span, kinds, access };
                     check_found(analysis, environment, &named, &found.resource, out);
                 }
             }
         }
+        if !without.is_empty() {
+            out.push(absent(analysis, &without, (name, kinds), &input.span));
+        }
+    }
+}
+
+/// Begins a sentence about what environments have: `the environments `a` and `b` have`.
+pub(super) fn have(environments: &[&&EnvironmentSpec]) -> String {
+    let names: Vec<_> =
+        environments.iter().map(|environment| format!("`{}`", environment.name.value)).collect();
+    match names.as_slice() {
+        [name] => format!("the environment {name} has"),
+        names => format!("the environments {} have", names.join(" and ")),
     }
 }
 
@@ -108,12 +139,20 @@ fn check_found(
 ) {
     let Named { name, span, kinds, access } = *named;
     let (found, allowed) = (resource.kind(), resource.access);
-    let environment = &environment.name.value;
+    let (resources, environment) = (&environment.resources, &environment.name.value);
     if !kinds.is_empty() && !kinds.contains(&found) {
         let wanted: Vec<_> = kinds.iter().map(ToString::to_string).collect();
         let message =
             format!("`{name}` is a {found} in `{environment}`; here stands a {}", wanted.join(" or "));
-        out.push(Diagnostic::error(codes::LB0125, message).at(&analysis.spec.source, span.clone()));
+        let fitting = resources.iter().filter(|(_, it)| kinds.contains(&it.resource.kind()));
+        let fitting: Vec<_> = fitting.map(|(name, _)| format!("`{name}`")).collect();
+        let help = match fitting.as_slice() {
+            [] => format!("`{environment}` has none; declare one"),
+            names => format!("of that kind there are {}", names.join(", ")),
+        };
+        out.push(
+            Diagnostic::error(codes::LB0125, message).at(&analysis.spec.source, span.clone()).help(help),
+        );
     } else if access == Access::Write && allowed == Access::Read {
         let message = format!("this step writes `{name}`, which `{environment}` declares `access: read`");
         out.push(
@@ -155,17 +194,18 @@ fn guarded(analysis: &Analysis<'_>, at: usize, name: &str) -> bool {
 
 fn check_secret(analysis: &Analysis<'_>, node: &Node, out: &mut Diagnostics) {
     let Some(name) = node.text() else { return };
-    for environment in &analysis.environments {
-        let secrets = environment.secret_refs();
-        if !secrets.contains_key(name) {
-            let message = format!("the environment `{}` has no secret `{name}`", environment.name.value);
-            out.push(
-                Diagnostic::error(codes::LB0145, message)
-                    .at(&analysis.spec.source, node.span.clone())
-                    .maybe_help(known(name, "its secrets", secrets.keys().map(String::as_str).collect())),
-            );
-        }
-    }
+    let has = |environment: &&&EnvironmentSpec| {
+        environment.broken.contains(name) || environment.secret_refs().contains_key(name)
+    };
+    let without: Vec<_> = analysis.environments.iter().filter(|it| !has(it)).collect();
+    let Some(first) = without.first() else { return };
+    let secrets = first.secret_refs();
+    let message = format!("{} no secret `{name}`", have(&without));
+    out.push(Diagnostic::error(codes::LB0145, message).at(&analysis.spec.source, node.span.clone()).suggest(
+        name,
+        "its secrets",
+        secrets.keys().map(String::as_str),
+    ));
 }
 
 /// Checks `resources.NAME.ATTRIBUTE` in an expression; `at` is the step that it stands in.
@@ -176,33 +216,37 @@ pub(super) fn check_reference(
     out: &mut Diagnostics,
 ) {
     let Some(name) = reference.path.get(1) else { return };
-    let mut report = |diagnostic: Diagnostic| out.push(diagnostic.at(&analysis.spec.source, span.clone()));
     if reference.guard != Guard::None {
-        return unknown_everywhere(analysis, name).into_iter().for_each(report);
+        if let Some(problem) = unknown_everywhere(analysis, name, span) {
+            out.push(problem);
+        }
+        return;
     }
+    let has = |environment: &&&EnvironmentSpec| {
+        environment.broken.contains(name) || environment.resources.contains_key(name)
+    };
+    let without: Vec<_> = analysis.environments.iter().filter(|it| !has(it)).collect();
+    if !without.is_empty() && !at.is_some_and(|at| guarded(analysis, at, name)) {
+        out.push(absent(analysis, &without, (name, &[]), span));
+    }
+    let Some(attribute) = reference.path.get(2) else { return };
     for environment in &analysis.environments {
-        match environment.resources.get(name) {
-            None if at.is_some_and(|at| guarded(analysis, at, name)) => {}
-            None => report(absent(analysis, environment, name)),
-            Some(found) => {
-                let attributes = public_attributes(&found.resource);
-                let Some(attribute) = reference.path.get(2).filter(|name| !attributes.contains_key(*name))
-                else {
-                    continue;
-                };
-                let names = attributes.keys().map(String::as_str).collect();
-                let message =
-                    format!("`{name}` has no attribute `{attribute}` in `{}`", environment.name.value);
-                report(
-                    Diagnostic::error(codes::LB0124, message).maybe_help(known(attribute, "it has", names)),
-                );
-            }
+        let Some(found) = environment.resources.get(name) else { continue };
+        let attributes = public_attributes(&found.resource);
+        if !attributes.contains_key(attribute) {
+            let message = format!("`{name}` has no attribute `{attribute}` in `{}`", environment.name.value);
+            out.push(
+                Diagnostic::error(codes::LB0124, message)
+                    .at(&analysis.spec.source, span.clone())
+                    .narrowed_to(attribute)
+                    .suggest(attribute, "it has", attributes.keys().map(String::as_str)),
+            );
         }
     }
 }
 
 /// A test for a resource that no environment has is a slip of the pen: what it guards would never run.
-fn unknown_everywhere(analysis: &Analysis<'_>, name: &str) -> Option<Diagnostic> {
+fn unknown_everywhere(analysis: &Analysis<'_>, name: &str, span: &Range<usize>) -> Option<Diagnostic> {
     let project = analysis.project;
     let environments = || project.environments.values();
     let known_somewhere = environments().any(|environment| environment.resources.contains_key(name));
@@ -214,7 +258,8 @@ fn unknown_everywhere(analysis: &Analysis<'_>, name: &str) -> Option<Diagnostic>
     names.sort_unstable();
     names.dedup();
     let message = format!("no environment has a resource `{name}`");
-    Some(Diagnostic::error(codes::LB0124, message).maybe_help(known(name, "resources", names)))
+    let problem = Diagnostic::error(codes::LB0124, message).at(&analysis.spec.source, span.clone());
+    Some(problem.narrowed_to(name).suggest(name, "resources", names))
 }
 
 /// Returns the resources that a step reads and those that it writes, by name, each once.

@@ -3,7 +3,7 @@ use std::collections::BTreeSet;
 use super::analysis::Analysis;
 use super::inline::Inlined;
 use super::order::Place;
-use crate::diagnostic::{Diagnostic, Diagnostics, codes, nearest_help};
+use crate::diagnostic::{Diagnostic, Diagnostics, codes};
 use crate::spec::Common;
 use crate::value::Span;
 
@@ -75,11 +75,8 @@ fn check_milestones(analysis: &Analysis<'_>, out: &mut Diagnostics) {
             out.push(
                 Diagnostic::error(codes::LB0136, format!("the milestone `{name}` is not declared"))
                     .at(&spec.source, milestone.span.clone())
-                    .maybe_help(
-                        nearest_help(name, "milestones", known).or_else(|| {
-                            Some(format!("declare its deadline: `milestones: {{ {name}: 45m }}`"))
-                        }),
-                    ),
+                    .help(format!("declare its deadline: `milestones: {{ {name}: 45m }}`"))
+                    .suggest(name, "milestones", known),
             );
         }
     }

@@ -1,6 +1,7 @@
 use std::ops::Range;
 use std::sync::Arc;
 
+use super::nearest::{nearest, nearest_help};
 use super::source::Source;
 use crate::code::Code;
 
@@ -113,6 +114,44 @@ impl Diagnostic {
         self
     }
 
+    /// Suggests the name that was most likely meant, as a change where the wrong one is written out at the place;
+    /// without one lists all names, if they are few.
+    #[must_use]
+    pub fn suggest<'a>(
+        mut self,
+        text: &str,
+        what: &str,
+        candidates: impl IntoIterator<Item = &'a str>,
+    ) -> Self {
+        let candidates: Vec<_> = candidates.into_iter().collect();
+        if let (Some(near), Some(span)) = (nearest(text, candidates.iter().copied()), self.written(text)) {
+            self = self.fix(span, near);
+        }
+        self.maybe_help(nearest_help(text, what, candidates))
+    }
+
+    /// Narrows the place to one word of it, where the word stands there exactly once.
+    #[must_use]
+    pub fn narrowed_to(mut self, word: &str) -> Self {
+        if let (Some(span), Some(place)) = (self.written(word), &mut self.place) {
+            place.span = span;
+        }
+        self
+    }
+
+    /// Finds the bytes of a word at the place; `None` if it is not written there, or more than once.
+    fn written(&self, word: &str) -> Option<Range<usize>> {
+        let place = self.place.as_ref()?;
+        let text = place.source.text.get(place.span.clone())?;
+        let part_of_word = |c: char| c.is_alphanumeric() || matches!(c, '_' | '-');
+        let mut found = text.match_indices(word).filter(|(at, _)| {
+            !text[..*at].ends_with(part_of_word) && !text[at + word.len()..].starts_with(part_of_word)
+        });
+        let (at, _) = found.next().filter(|_| !word.is_empty())?;
+        let start = place.span.start + at;
+        found.next().is_none().then(|| start..start + word.len())
+    }
+
     /// Offers a change.
     #[must_use]
     pub fn fix(mut self, span: Range<usize>, replacement: impl Into<String>) -> Self {
@@ -151,6 +190,11 @@ impl Diagnostics {
     /// Says whether anything is an error.
     pub fn has_errors(&self) -> bool {
         self.list.iter().any(|diagnostic| diagnostic.severity == Severity::Error)
+    }
+
+    /// Counts what was found.
+    pub fn len(&self) -> usize {
+        self.list.len()
     }
 
     /// Says whether nothing was found.

@@ -5,6 +5,7 @@
 
 pub mod codes;
 mod collect;
+mod excerpt;
 mod mask;
 mod nearest;
 mod render;
@@ -13,5 +14,5 @@ mod source;
 pub use collect::{Diagnostic, Diagnostics, Fix, Label, Place, Severity};
 pub use mask::{is_secret_key, mask_secrets};
 pub use nearest::{nearest, nearest_help};
-pub use render::{Style, render, to_github, to_json};
+pub use render::{JSON_FORMAT, Style, render, to_github, to_json};
 pub use source::{Position, Source};

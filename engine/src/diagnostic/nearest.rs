@@ -5,10 +5,12 @@ pub fn nearest<'a>(text: &str, candidates: impl IntoIterator<Item = &'a str>) ->
         3..=4 => 1,
         _ => 2,
     };
+    // Whatever was built to cost much is not worth a suggestion.
+    const LONGEST: usize = 200;
+    let near = |candidate: &&str| *candidate != text && candidate.len().abs_diff(text.len()) <= 8;
+    let candidates = candidates.into_iter().filter(near).filter(|_| text.len() < LONGEST);
     candidates
-        .into_iter()
-        .filter(|candidate| *candidate != text)
-        .map(|candidate| (strsim::damerau_levenshtein(text, candidate), candidate))
+        .map(|candidate| (strsim::osa_distance(text, candidate), candidate))
         .filter(|(distance, candidate)| *distance <= allowed || same_but_for_spelling(text, candidate))
         .min()
         .map(|(_, candidate)| candidate)

@@ -1,10 +1,12 @@
 use std::collections::HashMap;
 use std::sync::Arc;
 
-use annotate_snippets::{AnnotationKind, Group, Level, Patch, Renderer, Snippet};
+use annotate_snippets::{Group, Level, Origin, Renderer};
 use serde_json::{Value, json};
 
-use super::collect::{Diagnostic, Diagnostics, Place, Severity};
+use super::codes;
+use super::collect::{Diagnostic, Diagnostics, Severity};
+use super::excerpt::Excerpt;
 use super::mask::mask_secrets;
 use super::source::Source;
 
@@ -15,7 +17,9 @@ pub enum Style {
     Coloured,
 }
 
-/// Writes all problems for people: place, source line, caret, help and change.
+/// How many problems are shown at most; nobody reads more before mending the first.
+const MAX_SHOWN: usize = 200;
+/// Writes the problems for people: place, source line, caret, help and change. Of very many only the first.
 pub fn render(diagnostics: &Diagnostics, style: Style) -> String {
     let renderer = match style {
         Style::Plain => Renderer::plain(),
@@ -24,16 +28,34 @@ pub fn render(diagnostics: &Diagnostics, style: Style) -> String {
     // Masked as a whole, so that a line shown beside the error cannot show a secret; once for each file.
     let mut masked: HashMap<*const Source, String> = HashMap::new();
     let mut texts = Vec::new();
-    for diagnostic in diagnostics.iter() {
+    for diagnostic in diagnostics.iter().take(MAX_SHOWN) {
         let text = diagnostic.place.as_ref().map(|place| {
             masked
                 .entry(Arc::as_ptr(&place.source))
-                .or_insert_with(|| mask_secrets(&place.source.text))
+                .or_insert_with(|| masked_text(diagnostics, &place.source))
                 .as_str()
         });
         texts.push(render_one(&renderer, diagnostic, text));
     }
+    if let Some(more @ 1..) = diagnostics.len().checked_sub(MAX_SHOWN) {
+        texts.push(format!("… and {more} more problems; mend these first, then check again"));
+    }
     texts.join("\n\n")
+}
+
+/// Returns the text of a file without its secrets: those that look like one, and those that were found to be one.
+fn masked_text(diagnostics: &Diagnostics, source: &Arc<Source>) -> String {
+    let mut text = mask_secrets(&source.text);
+    for diagnostic in
+        diagnostics.iter().filter(|it| it.code == codes::LB0208 && it.severity == Severity::Error)
+    {
+        if let Some(place) = diagnostic.place.as_ref().filter(|place| Arc::ptr_eq(&place.source, source)) {
+            let stars = |c: char| if c == '\n' { "\n".to_owned() } else { "*".repeat(c.len_utf8()) };
+            let hidden: String = text[place.span.clone()].chars().map(stars).collect();
+            text.replace_range(place.span.clone(), &hidden);
+        }
+    }
+    text
 }
 
 fn render_one(renderer: &Renderer, diagnostic: &Diagnostic, text: Option<&str>) -> String {
@@ -42,69 +64,47 @@ fn render_one(renderer: &Renderer, diagnostic: &Diagnostic, text: Option<&str>) 
         Severity::Warning => Level::WARNING,
     };
     let title = level.primary_title(diagnostic.message.as_str()).id(diagnostic.code.id);
-    let mut groups = Vec::new();
-    match (&diagnostic.place, text) {
-        (Some(place), Some(text)) => {
-            let group = title.element(snippet(diagnostic, place, text));
-            let (group, help) = with_help(group, diagnostic, place, text);
-            groups.push(group);
-            groups.extend(help);
+    let excerpt = match (&diagnostic.place, text) {
+        (Some(place), Some(text)) => Some((Excerpt::of(diagnostic, place, text), place)),
+        _ => None,
+    };
+    let mut group = Group::with_title(title);
+    let mut patch = None;
+    if let Some((excerpt, place)) = &excerpt {
+        if let Some(column) = excerpt.column {
+            let origin = Origin::path(place.source.name.as_str()).line(excerpt.line).char_column(column);
+            group = group.element(origin);
         }
-        _ => {
-            let mut group = Group::with_title(title);
-            if let Some(help) = &diagnostic.help {
-                group = group.element(Level::HELP.message(help.as_str()));
-            }
-            groups.push(group);
-        }
+        group = group.element(excerpt.snippet(diagnostic, place));
+        patch = excerpt.patch(diagnostic, place);
     }
-    renderer.render(&groups)
-}
-
-fn snippet<'a>(
-    diagnostic: &'a Diagnostic,
-    place: &'a Place,
-    text: &'a str,
-) -> Snippet<'a, annotate_snippets::Annotation<'a>> {
-    let mut primary = AnnotationKind::Primary.span(visible(text, place));
-    if let Some(label) = &diagnostic.label {
-        primary = primary.label(label.as_str());
-    }
-    let others = diagnostic.labels.iter().map(|label| {
-        AnnotationKind::Context.span(place.source.clamp(label.span.clone())).label(label.text.as_str())
-    });
-    Snippet::source(text).path(place.source.name.as_str()).annotation(primary).annotations(others)
-}
-
-/// Cuts a range to its first line, so that a whole step is not underlined.
-fn visible(text: &str, place: &Place) -> std::ops::Range<usize> {
-    let span = place.span.clone();
-    let end = text[span.clone()].find('\n').map_or(span.end, |at| span.start + at);
-    span.start..end
-}
-
-fn with_help<'a>(
-    group: Group<'a>,
-    diagnostic: &'a Diagnostic,
-    place: &'a Place,
-    text: &'a str,
-) -> (Group<'a>, Option<Group<'a>>) {
-    match (&diagnostic.fix, &diagnostic.help) {
-        (Some(fix), help) => {
-            let title = help.as_deref().unwrap_or("write instead");
-            let span = place.source.clamp(fix.span.clone());
-            let patch = Patch::new(span, fix.replacement.as_str());
-            let snippet = Snippet::source(text).path(place.source.name.as_str()).patch(patch);
-            (group, Some(Level::HELP.secondary_title(title).element(snippet)))
+    let help = diagnostic.help.as_deref();
+    match (patch, help) {
+        (Some(patch), help) => {
+            let change = Level::HELP.secondary_title(help.unwrap_or("write instead")).element(patch);
+            renderer.render(&[group, change])
         }
-        (None, Some(help)) => (group.element(Level::HELP.message(help.as_str())), None),
-        (None, None) => (group, None),
+        (None, Some(help)) => renderer.render(&[group.element(Level::HELP.message(help))]),
+        (None, None) => renderer.render(&[group]),
     }
 }
 
-/// Writes all problems as a JSON list.
+/// How many problems machines are told at most.
+const MAX_LISTED: usize = 10_000;
+/// The version of [`to_json`]'s document; it changes when a reader of it must change.
+pub const JSON_FORMAT: u32 = 1;
+
+/// Writes the problems as the document that `schemas/check.schema.json` describes.
 pub fn to_json(diagnostics: &Diagnostics) -> Value {
-    Value::Array(diagnostics.iter().map(one_to_json).collect())
+    let (errors, warnings) = diagnostics.counts();
+    let problems: Vec<_> = diagnostics.iter().take(MAX_LISTED).map(one_to_json).collect();
+    json!({
+        "format": JSON_FORMAT,
+        "errors": errors,
+        "warnings": warnings,
+        "not_listed": diagnostics.len() - problems.len(),
+        "problems": problems,
+    })
 }
 
 fn one_to_json(diagnostic: &Diagnostic) -> Value {
@@ -137,7 +137,7 @@ fn one_to_json(diagnostic: &Diagnostic) -> Value {
 
 /// Writes all problems as workflow commands that GitHub shows beside the changed lines.
 pub fn to_github(diagnostics: &Diagnostics) -> String {
-    diagnostics.iter().map(one_to_github).collect()
+    diagnostics.iter().take(MAX_LISTED).map(one_to_github).collect()
 }
 
 fn one_to_github(diagnostic: &Diagnostic) -> String {
@@ -176,7 +176,7 @@ fn escape_property(text: &str) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::diagnostic::{Source, codes};
+    use crate::diagnostic::Source;
 
     fn sample() -> Diagnostics {
         let source = Source::new("a.yaml", "title: x\ntimeuot: 5m\npassword: hunter2\n");
@@ -203,12 +203,30 @@ mod tests {
     }
 
     #[test]
+    fn of_very_many_problems_and_long_lines_only_a_part_is_shown() {
+        let mut text = "x: ".to_owned();
+        text.push_str(&"y".repeat(100_000));
+        let source = Source::new("long.yaml", format!("a: 1\n{text}\n"));
+        let mut all = Diagnostics::new();
+        for _ in 0..5000 {
+            all.push(
+                Diagnostic::error(codes::LB0104, "z").at(&source, 50_000..60_000).fix(50_000..60_000, "z"),
+            );
+        }
+        let shown = render(&all, Style::Plain);
+        assert!(shown.contains("long.yaml:2:49996"), "{}", &shown[..500]);
+        assert!(shown.ends_with("… and 4800 more problems; mend these first, then check again"));
+        assert!(shown.len() < 200 * 1000, "{}", shown.len());
+        assert_eq!(to_json(&all)["not_listed"], 0);
+    }
+
+    #[test]
     fn github_and_json_carry_positions() {
         let text = to_github(&sample());
         let expected = "::error file=a.yaml,line=2,endLine=2,col=1,endColumn=8,title=LB0104::";
         assert!(text.starts_with(expected), "{text}");
         assert!(text.contains("a, 100%25%0Ab"), "{text}");
-        assert_eq!(to_json(&sample())[0]["fix"]["replacement"], "timeout");
-        assert_eq!(to_json(&sample())[0]["end_column"], 8);
+        assert_eq!(to_json(&sample())["problems"][0]["fix"]["replacement"], "timeout");
+        assert_eq!(to_json(&sample())["problems"][0]["end_column"], 8);
     }
 }

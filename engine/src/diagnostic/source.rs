@@ -1,3 +1,4 @@
+use std::io::ErrorKind;
 use std::ops::Range;
 use std::path::Path;
 use std::sync::Arc;
@@ -38,10 +39,14 @@ impl Source {
         match read_limited(path) {
             Ok(bytes) => Self::from_bytes(name, bytes, out),
             Err(error) => {
-                out.push(
-                    Diagnostic::error(codes::LB0202, format!("cannot read `{name}`: {error}"))
-                        .help(format!("check that `{}` exists and may be read", path.display())),
-                );
+                let help = match error.kind() {
+                    ErrorKind::InvalidInput => {
+                        "only regular files are read; rename it, or move it away".to_owned()
+                    }
+                    _ => format!("check that `{}` exists and may be read", path.display()),
+                };
+                let message = format!("cannot read `{name}`: {error}");
+                out.push(Diagnostic::error(codes::LB0202, message).help(help));
                 None
             }
         }
@@ -100,6 +105,12 @@ impl Source {
 fn read_limited(path: &Path) -> std::io::Result<Vec<u8>> {
     use std::io::Read;
     let mut bytes = Vec::new();
+    // To open a pipe would wait for whoever writes into it.
+    let kind = std::fs::metadata(path)?.file_type();
+    if !kind.is_file() {
+        let what = if kind.is_dir() { "it is a directory" } else { "it is no regular file" };
+        return Err(std::io::Error::new(ErrorKind::InvalidInput, what));
+    }
     std::fs::File::open(path)?.take(MAX_BYTES + 1).read_to_end(&mut bytes)?;
     Ok(bytes)
 }

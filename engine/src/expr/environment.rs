@@ -22,6 +22,8 @@ fn build() -> Environment<'static> {
     environment.set_fuel(Some(FUEL));
     environment.set_syntax(syntax());
     environment.set_formatter(print);
+    // What it holds grows with every turn of a loop.
+    environment.remove_global("namespace");
     filters::register(&mut environment);
     environment
 }

@@ -2,7 +2,8 @@ use serde_json::{Map, Value};
 
 use super::environment::environment;
 use super::references::{references, with_parents};
-use super::template::Shape;
+use super::template::{Shape, guard};
+use super::words::explain;
 use crate::model::evidence::Check;
 
 /// Why an expression has no value.
@@ -12,11 +13,13 @@ pub struct ExprError {
     pub message: String,
     /// The byte range within the expression, where known.
     pub range: Option<std::ops::Range<usize>>,
+    /// What to do about it, where known.
+    pub help: Option<String>,
 }
 
 impl ExprError {
     pub(super) fn new(message: impl Into<String>) -> Self {
-        Self { message: message.into(), range: None }
+        Self { message: message.into(), range: None, help: None }
     }
 
     /// Says in which parameter it happened.
@@ -28,6 +31,7 @@ impl ExprError {
 
 /// Evaluates a bare expression over named values.
 pub fn evaluate(expression: &str, names: &Map<String, Value>) -> Result<Value, ExprError> {
+    guard(expression, Shape::Expression)?;
     let compiled = environment().compile_expression(expression).map_err(|error| from_minijinja(&error))?;
     let names = with_parents(expression, Shape::Expression, names);
     let value = compiled.eval(minijinja::value::Serde(&*names)).map_err(|error| from_minijinja(&error))?;
@@ -84,10 +88,11 @@ pub(super) fn brief(value: &Value) -> String {
 
 pub(super) fn from_minijinja(error: &minijinja::Error) -> ExprError {
     let message = match error.kind() {
+        minijinja::ErrorKind::SyntaxError => return explain(error, error.template_source().unwrap_or("…")),
         minijinja::ErrorKind::OutOfFuel => "the expression takes too long".to_owned(),
         kind => error.detail().map_or_else(|| kind.to_string(), ToOwned::to_owned),
     };
-    ExprError { message, range: error.range() }
+    ExprError { message, range: error.range(), help: None }
 }
 
 #[cfg(test)]

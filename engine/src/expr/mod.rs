@@ -7,6 +7,7 @@
 //! `resources`. Under `steps` every step that has ended must have an entry, an empty map if it has no outputs:
 //! `steps.x.y | default(1)` works only if `steps.x` exists.
 
+mod command;
 mod decide;
 mod environment;
 mod evaluate;
@@ -18,6 +19,7 @@ mod references;
 mod render;
 mod script;
 mod template;
+mod words;
 
 pub use decide::{known_false, known_true};
 pub use evaluate::{ExprError, check_all, evaluate, holds};

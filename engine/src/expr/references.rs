@@ -7,8 +7,9 @@ use minijinja::machinery::{self, Span, ast};
 use serde_json::{Map, Value, json};
 
 use super::environment::environment;
-use super::evaluate::{ExprError, evaluate, from_minijinja};
-use super::template::Shape;
+use super::evaluate::{ExprError, evaluate};
+use super::template::{Shape, guard};
+use super::words::{explain, instead_of};
 
 /// One place where an expression reads a name.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -44,15 +45,16 @@ pub enum Guard {
 
 /// Returns everything that an expression or template reads.
 pub fn references(text: &str, shape: Shape) -> Result<Vec<Reference>, ExprError> {
+    guard(text, shape)?;
     let mut walker = Walker { text, found: Vec::new(), locals: Vec::new(), defined: Vec::new(), wrong: None };
     match shape {
         Shape::Expression => {
-            let expr = machinery::parse_expr(text).map_err(|error| from_minijinja(&error))?;
+            let expr = machinery::parse_expr(text).map_err(|error| explain(&error, text))?;
             walker.expr(&expr);
         }
         Shape::Template => {
             let syntax = environment().syntax().clone();
-            let stmt = machinery::parse(text, "template", syntax).map_err(|error| from_minijinja(&error))?;
+            let stmt = machinery::parse(text, "template", syntax).map_err(|error| explain(&error, text))?;
             walker.stmt(&stmt);
         }
     }
@@ -218,10 +220,7 @@ impl<'t> Walker<'t> {
 
     fn filter(&mut self, filter: &ast::Filter<'t>) {
         if !exists("name is filter", filter.name) {
-            self.fail(
-                filter.expr.as_ref().map(ast::Expr::span),
-                format!("there is no filter `{}`", filter.name),
-            );
+            self.fail(filter.expr.as_ref().map(ast::Expr::span), "filter", filter.name);
         }
         if let (Some(expr), "map", Some(then)) = (&filter.expr, filter.name, attribute(&filter.args)) {
             self.access_all(expr, then);
@@ -233,7 +232,7 @@ impl<'t> Walker<'t> {
 
     fn test(&mut self, test: &ast::Test<'t>) {
         if !exists("name is test", test.name) {
-            self.fail(Some(test.expr.span()), format!("there is no test `is {}`", test.name));
+            self.fail(Some(test.expr.span()), "test", test.name);
         }
         if matches!(test.name, "defined" | "undefined") {
             self.access_or_expr(&test.expr)
@@ -246,9 +245,7 @@ impl<'t> Walker<'t> {
     fn call(&mut self, call: &ast::Call<'t>) {
         match &call.expr {
             ast::Expr::Var(var) if FUNCTIONS.contains(var.id) => {}
-            ast::Expr::Var(var) => {
-                self.fail(Some(call.expr.span()), format!("there is no function `{}`", var.id))
-            }
+            ast::Expr::Var(var) => self.fail(Some(call.expr.span()), "function", var.id),
             ast::Expr::GetAttr(attr) => self.expr(&attr.expr),
             other => self.expr(other),
         }
@@ -338,15 +335,20 @@ impl<'t> Walker<'t> {
         (span.start_offset as usize).min(end)..end
     }
 
-    fn fail(&mut self, span: Option<Span>, message: String) {
-        if self.wrong.is_none() {
-            let range = span.map(|span| self.bytes(span));
-            self.wrong = Some(ExprError { message, range });
+    /// Notes the first name that does not exist; it stands at `span` or, what is not known more exactly, after it.
+    fn fail(&mut self, span: Option<Span>, what: &str, name: &str) {
+        if self.wrong.is_some() {
+            return;
         }
+        let from = span.map_or(0, |span| self.bytes(span).start);
+        let range = self.text[from..].find(name).map(|at| from + at..from + at + name.len());
+        let shown = if what == "test" { format!("is {name}") } else { name.to_owned() };
+        let message = format!("there is no {what} `{shown}`");
+        self.wrong = Some(ExprError { message, range, help: instead_of(what, name) });
     }
 }
 
-static FUNCTIONS: LazyLock<BTreeSet<&str>> = LazyLock::new(|| BTreeSet::from(["range", "dict", "namespace"]));
+static FUNCTIONS: LazyLock<BTreeSet<&str>> = LazyLock::new(|| BTreeSet::from(["range", "dict"]));
 
 /// Says whether the environment knows a filter or a test. What it knows never changes, so names that were found once are
 /// remembered; those that were not are reported and need no speed.

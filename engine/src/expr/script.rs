@@ -2,6 +2,7 @@ use std::ops::Range;
 
 use serde_json::{Map, Value};
 
+use super::command::{Word, unsafe_place};
 use super::evaluate::{ExprError, brief, evaluate};
 
 /// A `{{ … }}` in a script, at a place where a quoted value is one word or part of one.
@@ -27,7 +28,14 @@ pub struct Refused {
 pub fn holes(script: &str) -> (Vec<Hole>, Vec<Refused>) {
     let mut lexer = Lexer::new(script);
     lexer.run();
-    (lexer.holes, lexer.refused)
+    let Lexer { holes, mut refused, forbidden, .. } = lexer;
+    for (hole, place) in &forbidden {
+        refused.push(Refused { range: holes[*hole].range.clone(), place });
+    }
+    refused.sort_by_key(|refused| refused.range.start);
+    let is_word = |at: &usize| forbidden.iter().all(|(hole, _)| hole != at);
+    let holes = holes.into_iter().enumerate().filter(|(at, _)| is_word(at)).map(|(_, hole)| hole).collect();
+    (holes, refused)
 }
 
 /// Puts values into a script, each in single quotes.
@@ -37,13 +45,15 @@ pub fn render_script(script: &str, names: &Map<String, Value>) -> Result<String,
         return Err(ExprError {
             message: format!("a template {} cannot be quoted: pass it through `env:`", refused.place),
             range: Some(refused.range.clone()),
+            help: None,
         });
     }
     let (mut result, mut from) = (String::with_capacity(script.len()), 0);
     for hole in holes {
         let value = evaluate(script[hole.expression.clone()].trim(), names)
             .map_err(|error| ExprError { range: Some(hole.range.clone()), ..error })?;
-        let word = word(&value).map_err(|message| ExprError { message, range: Some(hole.range.clone()) })?;
+        let word = word(&value)
+            .map_err(|message| ExprError { range: Some(hole.range.clone()), ..ExprError::new(message) })?;
         result.push_str(&script[from..hole.range.start]);
         result.push_str(&quote(&word));
         from = hole.range.end;
@@ -88,16 +98,35 @@ struct HereDocument {
     strip_tabs: bool,
 }
 
+/// The simple command that is being read in one context.
+#[derive(Default)]
+struct Frame {
+    /// Where the word that is being read begins.
+    word: Option<usize>,
+    /// The words so far, without the targets of redirections.
+    words: Vec<Range<usize>>,
+    /// The templates accepted so far, by their position among all.
+    holes: Vec<usize>,
+    /// The next word is the target of a redirection.
+    redirects: bool,
+    /// In `NAME=( … )`: words are values, not commands.
+    is_array: bool,
+}
+
 struct Lexer<'s> {
     text: &'s str,
     at: usize,
     stack: Vec<Context>,
+    /// One for each context.
+    frames: Vec<Frame>,
     /// Here-documents whose bodies begin after this line.
     pending: Vec<HereDocument>,
     /// True once bash may read what follows in another way than we do.
     unsure: bool,
     holes: Vec<Hole>,
     refused: Vec<Refused>,
+    /// Templates that were accepted as words and stand in a command that takes none.
+    forbidden: Vec<(usize, &'static str)>,
 }
 
 impl<'s> Lexer<'s> {
@@ -106,10 +135,12 @@ impl<'s> Lexer<'s> {
             text,
             at: 0,
             stack: vec![Context::Command],
+            frames: vec![Frame::default()],
             pending: Vec::new(),
             unsure: false,
             holes: Vec::new(),
             refused: Vec::new(),
+            forbidden: Vec::new(),
         }
     }
 
@@ -126,6 +157,65 @@ impl<'s> Lexer<'s> {
                 Context::Parameter => self.parameter(),
                 Context::Arithmetic | Context::ArithmeticParenthesis => self.arithmetic(),
             }
+        }
+        while !self.frames.is_empty() {
+            self.end_command();
+            self.frames.pop();
+        }
+    }
+
+    /// Notes that a word goes on, or begins, at `at`.
+    fn in_word(&mut self, at: usize) {
+        if let Some(frame) = self.frames.last_mut() {
+            frame.word.get_or_insert(at);
+        }
+    }
+
+    fn end_word(&mut self) {
+        let end = self.at;
+        let Some(frame) = self.frames.last_mut() else { return };
+        let Some(start) = frame.word.take() else { return };
+        if !std::mem::take(&mut frame.redirects) {
+            frame.words.push(start..end);
+        }
+    }
+
+    fn word(&self, range: &Range<usize>, holes: &[usize]) -> Word<'s> {
+        let holes =
+            holes.iter().map(|hole| &self.holes[*hole]).filter(|hole| range.contains(&hole.range.start));
+        let of_author = |hole: &Hole| {
+            let expression = self.text[hole.expression.clone()].trim();
+            let known = expression.starts_with("vars.") || expression.starts_with("resources.");
+            known && expression.chars().all(|c| c.is_ascii_alphanumeric() || matches!(c, '_' | '.'))
+        };
+        Word {
+            text: &self.text[range.clone()],
+            hole: holes.clone().map(|hole| hole.range.start - range.start).min(),
+            of_author: holes.into_iter().all(of_author),
+        }
+    }
+
+    /// Judges the command that ends here: what a program reads as code takes no values, however well quoted.
+    fn end_command(&mut self) {
+        self.end_word();
+        let Some(frame) = self.frames.last_mut() else { return };
+        let (words, holes) = (std::mem::take(&mut frame.words), std::mem::take(&mut frame.holes));
+        frame.redirects = false;
+        let is_array = frame.is_array;
+        if holes.is_empty() {
+            return;
+        }
+        let words: Vec<_> = words.iter().map(|word| self.word(word, &holes)).collect();
+        let place = if is_array {
+            words
+                .iter()
+                .any(|word| word.hole.is_some() && word.text.starts_with('['))
+                .then_some("as a subscript")
+        } else {
+            unsafe_place(&words)
+        };
+        if let Some(place) = place {
+            self.forbidden.extend(holes.iter().map(|hole| (*hole, place)));
         }
     }
 
@@ -149,13 +239,19 @@ impl<'s> Lexer<'s> {
     }
 
     fn push(&mut self, context: Context, bytes: usize) {
+        self.in_word(self.at);
+        let is_array =
+            self.text[..self.at].ends_with('=') && self.context() == Context::Command && bytes == 1;
         self.stack.push(context);
+        self.frames.push(Frame { is_array, ..Frame::default() });
         self.skip(bytes);
     }
 
     fn pop(&mut self, bytes: usize) {
+        self.end_command();
         if self.stack.len() > 1 {
             self.stack.pop();
+            self.frames.pop();
         }
         self.skip(bytes);
     }
@@ -175,7 +271,12 @@ impl<'s> Lexer<'s> {
         };
         match (place, expression) {
             (Some(place), _) => self.refused.push(Refused { range, place }),
-            (None, Some(expression)) => self.holes.push(Hole { range, expression }),
+            (None, Some(expression)) => {
+                self.in_word(range.start);
+                let hole = self.holes.len();
+                self.frames.iter_mut().rev().take(1).for_each(|frame| frame.holes.push(hole));
+                self.holes.push(Hole { range, expression });
+            }
             (None, None) => self.refused.push(Refused { range, place: "without its end `}}`" }),
         }
     }
@@ -199,10 +300,26 @@ impl<'s> Lexer<'s> {
             let end = self.at + rest.find('\n').unwrap_or(rest.len());
             self.refuse_until(end, "inside a comment");
         } else if rest.starts_with("<<<") {
-            self.skip(3);
+            self.redirect(3);
         } else if rest.starts_with("<<") {
+            self.end_word();
             self.here_document();
+        } else if rest.starts_with("&>") || rest.starts_with(">&") || rest.starts_with("<&") {
+            self.redirect(2);
+        } else if rest.starts_with(['<', '>']) && !rest[1..].starts_with('(') {
+            self.redirect(1);
+        } else if rest.starts_with([' ', '\t']) {
+            self.end_word();
+            self.skip(1);
+        } else if rest.starts_with([';', '&', '|']) {
+            self.end_command();
+            self.skip(1);
         } else if rest.starts_with('\n') {
+            if self.frames.last().is_some_and(|frame| frame.is_array) {
+                self.end_word();
+            } else {
+                self.end_command();
+            }
             self.skip(1);
             self.here_bodies();
         } else if rest.starts_with("((") && self.at_word_start() {
@@ -218,13 +335,35 @@ impl<'s> Lexer<'s> {
             if self.stack.iter().any(|context| *context != Context::Command) && self.keyword("case") {
                 self.unsure = true;
             }
+            // Variables that are numbers or references are computed wherever they are set.
+            self.unsure |= self.makes_numbers();
+            self.in_word(self.at);
             self.skip(1);
+        }
+    }
+
+    fn redirect(&mut self, bytes: usize) {
+        self.end_word();
+        self.skip(bytes);
+        if let Some(frame) = self.frames.last_mut() {
+            frame.redirects = true;
+        }
+    }
+
+    /// Says whether a declaration begins here that gives variables a meaning of their own.
+    fn makes_numbers(&self) -> bool {
+        ["declare", "typeset", "local"].iter().any(|word| self.keyword(word)) && {
+            let line = self.rest().lines().next().unwrap_or_default();
+            line.split_whitespace().any(|word| word.starts_with('-') && word.contains(['i', 'n']))
         }
     }
 
     /// What means the same in commands, backticks, parameters and arithmetic. True if something was read.
     fn common(&mut self) -> bool {
         let rest = self.rest();
+        if rest.starts_with(['\\', '\'', '"', '$', '`']) {
+            self.in_word(self.at);
+        }
         if rest.starts_with('\\') {
             self.escape();
         } else if rest.starts_with("$'") {
@@ -244,6 +383,8 @@ impl<'s> Lexer<'s> {
     /// Reads the beginning, or end, of an expansion.
     fn expansion(&mut self) -> bool {
         let rest = self.rest();
+        // Arithmetic of old, whose end depends on what is in it.
+        self.unsure |= rest.starts_with("$[");
         if rest.starts_with("$((") {
             self.push(Context::Arithmetic, 3);
         } else if rest.starts_with("$(") {
@@ -255,6 +396,7 @@ impl<'s> Lexer<'s> {
                 while self.context() != Context::Backticks {
                     self.unsure = true;
                     self.stack.pop();
+                    self.frames.pop();
                 }
                 self.pop(1);
             } else {
@@ -425,137 +567,4 @@ fn template_at(text: &str, start: usize) -> (Range<usize>, Option<Range<usize>>)
 }
 
 #[cfg(test)]
-mod tests {
-    use super::*;
-    use proptest::prelude::*;
-    use serde_json::json;
-    use std::process::Command;
-
-    fn names(value: &str) -> Map<String, Value> {
-        Map::from_iter([("x".to_owned(), json!(value))])
-    }
-
-    fn bash(script: &str, dir: &std::path::Path) -> String {
-        let output = Command::new("bash").args(["-c", script]).current_dir(dir).output().unwrap();
-        String::from_utf8_lossy(&output.stdout).into_owned()
-    }
-
-    #[test]
-    fn templates_are_words() {
-        for script in [
-            "echo {{ x }}",
-            "cmd --a={{ x }}/b | grep {{ x }} > {{ x }}",
-            "( cd {{ x }} && ls )",
-            "v=$(cat {{ x }})",
-            "case {{ x }} in a) echo {{ x }};; esac",
-            "echo ${#list[@]} {{ x }} # done",
-            "cat <<< {{ x }}",
-            "echo 'a' \"b\" $'c\\'' {{ x }}",
-            "cat <<EOF\nit's\nEOF\necho {{ x }}",
-            "(( n++ )); echo {{ x }}",
-            "echo {{ x | default(\"}}\") }}",
-        ] {
-            let (holes, refused) = holes(script);
-            assert!(!holes.is_empty() && refused.is_empty(), "{script}: {refused:?}");
-        }
-    }
-
-    #[test]
-    fn templates_where_quoting_fails_are_refused() {
-        for (script, place) in [
-            ("echo '{{ x }}'", "inside single quotes"),
-            ("echo \"{{ x }}\"", "inside double quotes"),
-            ("echo \"$(cat {{ x }})\"", "inside double quotes"),
-            ("echo `cat {{ x }}`", "inside backticks"),
-            ("echo ${y:-{{ x }}}", "inside `${ }`"),
-            ("echo $(( 1 + {{ x }} ))", "inside arithmetic"),
-            ("echo a # {{ x }}", "inside a comment"),
-            ("cat <<EOF\n{{ x }}\nEOF\n", "inside a here-document"),
-            ("cat <<-'EOF'\n\t{{ x }}\n\tEOF\n", "inside a here-document"),
-            ("echo ${{ x }}", "after `$`"),
-            ("echo \\{{ x }}", "after a backslash"),
-            ("echo $'{{ x }}'", "inside single quotes"),
-            ("echo \"$(case a in a) :;; esac)\" {{ x }}", "after code that only bash itself can read"),
-            ("echo {{ x", "without its end `}}`"),
-        ] {
-            let (holes, refused) = holes(script);
-            assert_eq!(refused.first().map(|refused| refused.place), Some(place), "{script} {holes:?}");
-            assert!(render_script(script, &names("v")).is_err());
-        }
-    }
-
-    #[test]
-    fn only_single_words_can_be_put_in() {
-        for value in [json!(null), json!([1]), json!({"a": 1}), json!("a\0b")] {
-            let names = Map::from_iter([("x".to_owned(), value)]);
-            assert!(render_script("echo {{ x }}", &names).is_err());
-        }
-        let names = Map::from_iter([("x".to_owned(), json!(true))]);
-        assert_eq!(render_script("echo {{ x }}", &names).unwrap(), "echo 'true'");
-    }
-
-    proptest! {
-        #![proptest_config(ProptestConfig { cases: 64, ..ProptestConfig::default() })]
-
-        #[test]
-        fn bash_reads_back_what_was_put_in(value in "[^\0]{0,40}") {
-            let dir = tempfile::tempdir().unwrap();
-            let script = render_script("printf '%s|' a{{ x }}b {{ x }}", &names(&value)).unwrap();
-            prop_assert_eq!(bash(&script, dir.path()), format!("a{value}b|{value}|"));
-        }
-    }
-
-    proptest! {
-        #![proptest_config(ProptestConfig { cases: 500, ..ProptestConfig::default() })]
-
-        /// Whatever the script around it, an accepted template never runs its value.
-        #[test]
-        fn no_accepted_script_runs_a_value(parts in proptest::collection::vec(0..FRAGMENTS.len(), 1..9)) {
-            let script: String = parts.iter().map(|part| FRAGMENTS[*part]).collect();
-            let (found, refused) = holes(&script);
-            if found.is_empty() || !refused.is_empty() {
-                return Ok(());
-            }
-            let dir = tempfile::tempdir().unwrap();
-            for hostile in ["$(touch pwned)", "';touch pwned;'", "\";touch pwned;\"", "`touch pwned`", "\ntouch pwned\n", ";touch pwned #"] {
-                let script = render_script(&script, &names(hostile)).unwrap();
-                bash(&script, dir.path());
-                prop_assert!(!dir.path().join("pwned").exists(), "{}", script);
-            }
-        }
-    }
-
-    const FRAGMENTS: &[&str] = &[
-        "{{ x }}",
-        "echo ",
-        "'",
-        "\"",
-        "`",
-        "$(",
-        ")",
-        "(",
-        "${y:-",
-        "}",
-        "$((",
-        "))",
-        "((",
-        "\n",
-        " # ",
-        "<<E\n",
-        "\nE\n",
-        "\\",
-        "$",
-        "case a in a) ",
-        " esac ",
-        ";; ",
-        "; ",
-        "$'",
-        "=",
-        "'a'",
-        "\"b\"",
-        " {{ x }} ",
-        "<<-'E' cat\n",
-        "\t",
-        "E",
-    ];
-}
+mod tests;

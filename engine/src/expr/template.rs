@@ -10,6 +10,94 @@ use super::references::with_parents;
 /// The longest text that a template may make, in bytes.
 const MAX_OUTPUT: usize = 1024 * 1024;
 
+/// How many operators one expression may have: the parser's tree is as deep as there are, and so is the stack.
+const MAX_OPERATORS: usize = 400;
+/// How many statements a template may have, and how many of them may be `set`: each can double a text.
+const MAX_STATEMENTS: usize = 200;
+const MAX_SETS: usize = 10;
+/// The longest template with a `set` in it, in bytes.
+const MAX_WITH_SET: usize = 64 * 1024;
+
+/// Refuses texts that were built to fill the memory or the stack, before anything reads them.
+pub(super) fn guard(text: &str, shape: Shape) -> Result<(), ExprError> {
+    let too_much = |message: &str| {
+        let help = Some("let a step compute it, and read the step's output".to_owned());
+        Err(ExprError { help, ..ExprError::new(message) })
+    };
+    let statements = text.matches("{%").count();
+    if shape == Shape::Template && statements > 0 {
+        let sets = text
+            .match_indices("{%")
+            .filter(|(at, _)| text[at + 2..].trim_start_matches(['-', '+', ' ']).starts_with("set"));
+        let sets = sets.count();
+        if statements > MAX_STATEMENTS || sets > MAX_SETS || (sets > 0 && text.len() > MAX_WITH_SET) {
+            return too_much("the template has too many statements");
+        }
+    }
+    let parts: Vec<&str> = match shape {
+        Shape::Expression => vec![text],
+        Shape::Template => text.split("{{").flat_map(|part| part.split("{%")).skip(1).collect(),
+    };
+    for part in parts {
+        if part.len() > MAX_OPERATORS && operators(part) > MAX_OPERATORS {
+            return too_much("the expression has too many operators");
+        }
+        if part.contains('*') && repeats_text(part) {
+            return too_much("text and lists are not repeated by `*`");
+        }
+        let digits = |format: &str| {
+            format
+                .bytes()
+                .scan(0, |run, byte| {
+                    *run = if byte.is_ascii_digit() { *run + 1 } else { 0 };
+                    Some(*run)
+                })
+                .max()
+        };
+        if part.contains("format") && part.contains('%') && digits(part).is_some_and(|longest| longest > 4) {
+            return too_much("the format makes texts that are too wide");
+        }
+    }
+    Ok(())
+}
+
+fn operators(text: &str) -> usize {
+    let signs = text.bytes().filter(|byte| b"|.[({~+-*/%<>=".contains(byte)).count();
+    let words =
+        [" and ", " or ", " not ", " is ", " if ", " in "].iter().map(|word| text.matches(word).count());
+    signs + words.sum::<usize>()
+}
+
+/// Says whether a text or a list that is written out stands beside a `*`.
+fn repeats_text(text: &str) -> bool {
+    text.match_indices('*').any(|(at, _)| {
+        let (before, after) = (text[..at].trim_end(), text[at + 1..].trim_start());
+        let quoted = |text: &str| text.trim_end_matches([')', ' ']).ends_with(['\'', '"']);
+        quoted(before)
+            || ends_with_list(before)
+            || after.trim_start_matches(['(', ' ']).starts_with(['\'', '"', '['])
+    })
+}
+
+/// Tells `[1, 2]`, a list, from `rows[1]`, an element of one.
+fn ends_with_list(text: &str) -> bool {
+    let Some(inner) = text.trim_end_matches([')', ' ']).strip_suffix(']') else { return false };
+    let mut depth = 1;
+    for (at, c) in inner.char_indices().rev() {
+        depth += match c {
+            ']' => 1,
+            '[' => -1,
+            _ => 0,
+        };
+        if depth == 0 {
+            let before = inner[..at].trim_end();
+            return !before
+                .ends_with(|c: char| c.is_alphanumeric() || matches!(c, '_' | ']' | ')' | '"' | '\''));
+        }
+    }
+    true
+}
+
 /// How a text is to be read.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Shape {
@@ -35,6 +123,7 @@ pub(super) fn single_expression(text: &str) -> Option<(usize, &str)> {
     if !text.starts_with("{{") || !text.ends_with("}}") {
         return None;
     }
+    guard(text, Shape::Template).ok()?;
     let ast::Stmt::Template(template) =
         machinery::parse(text, "template", environment().syntax().clone()).ok()?
     else {
@@ -69,6 +158,7 @@ pub(super) fn evaluate_text(text: &str, names: &Map<String, Value>) -> Result<Va
 
 /// Renders a template to text.
 pub fn render_text(text: &str, names: &Map<String, Value>) -> Result<String, ExprError> {
+    guard(text, Shape::Template)?;
     let template = environment().template_from_str(text).map_err(|error| from_minijinja(&error))?;
     let names = with_parents(text, Shape::Template, names);
     let mut out = Limited(Vec::new());

@@ -91,6 +91,7 @@ impl Names {
         let of = |message: String| ExprError {
             message: format!("{message} (`{}`, called by `{}`)", called.runbook, called.id),
             range: None,
+            help: None,
         };
         let with = Value::Object(called.with.clone());
         let names = self.for_texts(at, called.parent, &with)?;

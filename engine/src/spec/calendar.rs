@@ -2,7 +2,7 @@
 
 use super::keys::{Keys, Spanned};
 use super::reader::Reader;
-use crate::diagnostic::{Diagnostic, codes, nearest_help};
+use crate::diagnostic::{Diagnostic, codes};
 use crate::notice::Occasion;
 use crate::value::{Span, Type};
 use crate::yaml::{Entry, Node};
@@ -177,11 +177,10 @@ fn read_interval(reader: &mut Reader<'_>, node: &Node) -> Option<When> {
 /// Says which of these names was probably meant.
 pub(super) fn unknown_person(reader: &mut Reader<'_>, node: &Node, known: &[&str]) {
     let name = node.text().unwrap_or_default();
-    let help = nearest_help(name, "people", known.iter().copied());
     reader.push(
         Diagnostic::error(codes::LB0137, format!("`{name}` is not among `people`"))
             .at(reader.source, node.span.clone())
-            .maybe_help(help),
+            .suggest(name, "people", known.iter().copied()),
     );
 }
 

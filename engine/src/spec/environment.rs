@@ -1,4 +1,4 @@
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::ops::Range;
 use std::path::Path;
 use std::sync::Arc;
@@ -11,7 +11,7 @@ use super::project::read_drill;
 use super::reader::{Reader, Site, SiteKind, normal};
 use super::resources::{RESOURCE_KINDS, resource_fields};
 use super::runbook::read_name;
-use crate::diagnostic::{Diagnostic, Diagnostics, Source, codes, nearest_help};
+use crate::diagnostic::{Diagnostic, Diagnostics, Source, codes};
 use crate::model::ids::is_plain_id;
 use crate::resource::{Resource, System};
 use crate::secret::SecretRef;
@@ -32,6 +32,8 @@ pub struct EnvironmentSpec {
     pub resources: BTreeMap<String, ResourceSpec>,
     pub secrets: BTreeMap<String, SecretRef>,
     pub vars: Map<String, Value>,
+    /// Resources and secrets that are declared and could not be read: runbooks that name them are not at fault.
+    pub broken: BTreeSet<String>,
 }
 
 /// One named system and where it stands in the file.
@@ -57,12 +59,18 @@ impl EnvironmentSpec {
             resources: BTreeMap::new(),
             secrets: keys.get("secrets").map(|node| read_secrets(reader, node)).unwrap_or_default(),
             vars: keys.get("vars").map(|node| read_vars(reader, node)).unwrap_or_default(),
+            broken: BTreeSet::new(),
         };
+        environment.note_broken(&keys);
         if let Some(entry) = keys.entry("drill") {
             environment.auto_approvals = read_drill(reader, &entry.value);
             if environment.auto_approvals && environment.protected {
                 let message = "a protected environment answers no approvals by itself";
-                reader.error(codes::LB0140, message, &entry.key.span);
+                reader.push(
+                    Diagnostic::error(codes::LB0140, message)
+                        .at(reader.source, entry.key.span.clone())
+                        .help("remove `drill`; drills run in unprotected environments"),
+                );
             }
         }
         if let Some(node) = keys.get("resources") {
@@ -94,6 +102,12 @@ impl EnvironmentSpec {
         all
     }
 
+    fn note_broken(&mut self, keys: &Keys<'_>) {
+        let written = keys.get("secrets").and_then(Node::mapping).unwrap_or_default();
+        let names = written.iter().map(|entry| &entry.key.text);
+        self.broken.extend(names.filter(|name| !self.secrets.contains_key(*name)).cloned());
+    }
+
     fn read_resources(&mut self, reader: &mut Reader<'_>, node: &Node) {
         let Some(entries) = node.mapping() else {
             reader.wrong(node, "a map of resources");
@@ -111,6 +125,10 @@ impl EnvironmentSpec {
             if let Some(resource) = read_resource(reader, entry) {
                 let spec = ResourceSpec { resource, span: entry.key.span.clone() };
                 self.resources.insert(entry.key.text.clone(), spec);
+            } else {
+                let name = &entry.key.text;
+                let own_secrets = ["password", "webhook"].map(|key| format!("{name}.{key}"));
+                self.broken.extend(own_secrets.into_iter().chain([name.clone()]));
             }
         }
     }
@@ -121,10 +139,12 @@ impl EnvironmentSpec {
         for site in sites {
             let Some(name) = site.node.text() else { continue };
             match &site.kind {
-                SiteKind::Secret if !secrets.contains_key(name) => reader.push(
+                SiteKind::Secret if secrets.contains_key(name) || self.broken.contains(name) => {}
+                SiteKind::Resource { .. } if self.broken.contains(name) => {}
+                SiteKind::Secret => reader.push(
                     Diagnostic::error(codes::LB0145, format!("this environment has no secret `{name}`"))
                         .at(reader.source, site.node.span.clone())
-                        .maybe_help(nearest_help(name, "its secrets", secrets.keys().map(String::as_str))),
+                        .suggest(name, "its secrets", secrets.keys().map(String::as_str)),
                 ),
                 SiteKind::Resource { kinds, .. } => {
                     let found = self.resources.get(name).map(|spec| spec.resource.kind());
@@ -136,11 +156,7 @@ impl EnvironmentSpec {
                                 format!("this environment has no system `{name}` to connect to"),
                             )
                             .at(reader.source, site.node.span.clone())
-                            .maybe_help(nearest_help(
-                                name,
-                                "its resources",
-                                known,
-                            )),
+                            .suggest(name, "its resources", known),
                         );
                     }
                 }
@@ -191,7 +207,7 @@ fn read_resource(reader: &mut Reader<'_>, entry: &Entry) -> Option<Resource> {
         reader.push(
             Diagnostic::error(codes::LB0205, format!("there is no kind of resource `{kind}`"))
                 .at(reader.source, span)
-                .maybe_help(nearest_help(kind, "one of", RESOURCE_KINDS.iter().copied())),
+                .suggest(kind, "one of", RESOURCE_KINDS.iter().copied()),
         );
         return None;
     }
@@ -205,7 +221,12 @@ fn read_resource(reader: &mut Reader<'_>, entry: &Entry) -> Option<Resource> {
     match serde_json::from_value(Value::Object(map)) {
         Ok(resource) => Some(resource),
         Err(error) => {
-            reader.error(codes::LB0210, format!("{what} cannot be used: {error}"), &entry.key.span);
+            let message = format!("{what} cannot be used: {error}");
+            reader.push(
+                Diagnostic::error(codes::LB0210, message)
+                    .at(reader.source, entry.key.span.clone())
+                    .help("compare its keys with the kinds of resource in the guide"),
+            );
             None
         }
     }
@@ -235,8 +256,21 @@ fn check_addresses(reader: &mut Reader<'_>, kind: &str, node: &Node, map: &mut M
                         "remove them from the address; give `password: { file: … }` where the kind takes one",
                     ),
             ),
-            Err(WrongAddress::Unusable(message)) => reader.error(codes::LB0204, message, &found.span),
+            Err(WrongAddress::Unusable(message)) => reader.push(
+                Diagnostic::error(codes::LB0204, message)
+                    .at(reader.source, found.span.clone())
+                    .help(format!("write for example `{}`", example_address(kind, key))),
+            ),
         }
+    }
+}
+
+fn example_address(kind: &str, key: &str) -> &'static str {
+    match (kind, key) {
+        ("store", "url") => "dir:///srv/backups` or `s3://bucket/prefix",
+        ("redis", _) => "redis://10.0.0.5:6379",
+        ("service", _) => "http://127.0.0.1:8080/health",
+        _ => "https://shop.example.org",
     }
 }
 
@@ -300,7 +334,11 @@ fn check_shape(reader: &mut Reader<'_>, kind: &str, node: &Node) {
         );
     }
     if kind == "host" && node.get("local").is_none() && node.get("address").is_none() {
-        reader.error(codes::LB0105, "a host is `local: true` or has an `address`", &node.span);
+        reader.push(
+            Diagnostic::error(codes::LB0105, "this host is nowhere")
+                .at(reader.source, node.span.clone())
+                .help("write `local: true` for the machine that Lifeboat runs on, or its `address`"),
+        );
     }
 }
 
@@ -362,7 +400,12 @@ fn check_port(reader: &mut Reader<'_>, node: &Node) {
     let Some(port) = node.get("port") else { return };
     let valid = port.text().and_then(|text| text.parse::<u16>().ok()).is_some_and(|port| port > 0);
     if !valid && port.text().is_some_and(|text| text.parse::<i64>().is_ok()) {
-        reader.error(codes::LB0106, "a port is between 1 and 65535", &port.span);
+        let text = port.text().unwrap_or_default();
+        reader.push(
+            Diagnostic::error(codes::LB0106, format!("`{text}` is no port"))
+                .at(reader.source, port.span.clone())
+                .help("ports are between 1 and 65535; Postgres listens on 5432 if nothing else is said"),
+        );
     }
 }
 

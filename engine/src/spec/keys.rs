@@ -1,7 +1,8 @@
 use std::ops::Range;
 
 use super::reader::Reader;
-use crate::diagnostic::{Diagnostic, codes, nearest_help};
+use super::schema::about;
+use crate::diagnostic::{Diagnostic, codes, nearest};
 use crate::value::{Span, Type};
 use crate::yaml::{Entry, Node};
 
@@ -23,13 +24,27 @@ impl<T> Spanned<T> {
 pub(super) struct Keys<'n> {
     pub(super) node: &'n Node,
     entries: &'n [Entry],
+    known: &'n [&'n str],
 }
 
 impl<'n> Keys<'n> {
     /// Wraps a map. Anything else, and every key that is not in the list, is reported.
-    pub(super) fn new(reader: &mut Reader<'_>, node: &'n Node, what: &str, known: &[&str]) -> Option<Self> {
+    pub(super) fn new(
+        reader: &mut Reader<'_>,
+        node: &'n Node,
+        what: &str,
+        known: &'n [&'n str],
+    ) -> Option<Self> {
         let Some(entries) = node.mapping() else {
-            reader.error(codes::LB0106, format!("{what} is a map, not {}", node.describe()), &node.span);
+            let mut keys = known.iter().take(3).map(|key| format!("`{key}:`")).collect::<Vec<_>>();
+            if known.len() > keys.len() {
+                keys.push("…".to_owned());
+            }
+            reader.push(
+                Diagnostic::error(codes::LB0106, format!("{what} is a map, not {}", node.describe()))
+                    .at(reader.source, node.span.clone())
+                    .help(format!("write its keys, each with a value: {}", keys.join(", "))),
+            );
             return None;
         };
         for entry in entries {
@@ -38,7 +53,7 @@ impl<'n> Keys<'n> {
                 unknown_key(reader, entry, what, known);
             }
         }
-        Some(Self { node, entries })
+        Some(Self { node, entries, known })
     }
 
     pub(super) fn entry(&self, key: &str) -> Option<&'n Entry> {
@@ -52,11 +67,20 @@ impl<'n> Keys<'n> {
     /// Returns the value under a key that must be there.
     pub(super) fn need(&self, reader: &mut Reader<'_>, key: &str, what: &str) -> Option<&'n Node> {
         let found = self.get(key);
-        if found.is_none() {
+        if found.is_none() && !is_misspelt(self.entries, key, self.known) {
             let span = first_line(reader, &self.node.span);
-            reader.error(codes::LB0105, format!("{what} has no `{key}`"), &span);
+            reader.push(
+                Diagnostic::error(codes::LB0105, format!("{what} has no `{key}`"))
+                    .at(reader.source, span)
+                    .maybe_help(about::example(key).map(|example| format!("add `{example}`"))),
+            );
         }
         found
+    }
+
+    /// Says whether a key that is missing stands there under a name that is nearly right.
+    pub(super) fn misspelt(&self, key: &str) -> bool {
+        self.get(key).is_none() && is_misspelt(self.entries, key, self.known)
     }
 
     pub(super) fn text(&self, reader: &mut Reader<'_>, key: &str) -> Option<String> {
@@ -72,24 +96,27 @@ impl<'n> Keys<'n> {
     }
 }
 
-pub(super) fn unknown_key(reader: &mut Reader<'_>, entry: &Entry, what: &str, known: &[&str]) {
-    let key = entry.key.text.as_str();
-    let near = crate::diagnostic::nearest(key, known.iter().copied());
-    let mut diagnostic = Diagnostic::error(reader.unknown, format!("{what} has no key `{key}`"))
-        .at(reader.source, entry.key.span.clone())
-        .maybe_help(
-            nearest_help(key, "its keys", known.iter().copied())
-                .or_else(|| Some(format!("its keys: {}", known.join(", ")))),
-        );
-    if let Some(near) = near.filter(|near| entry_is_free(reader, entry, near)) {
-        diagnostic = diagnostic.fix(entry.key.span.clone(), near);
+/// Says whether a key that is missing stands there under a name that is nearly right, which is reported by itself.
+pub(crate) fn is_misspelt(entries: &[Entry], key: &str, known: &[&str]) -> bool {
+    // In a map of thousands of keys the cost would multiply.
+    if entries.len() > 1000 {
+        return false;
     }
-    reader.push(diagnostic);
+    let unknown = entries.iter().map(|entry| entry.key.text.as_str()).filter(|key| !known.contains(key));
+    unknown.into_iter().any(|unknown| nearest(unknown, known.iter().copied()) == Some(key))
 }
 
-/// A correction is only offered where the key is written as it is read.
-fn entry_is_free(reader: &Reader<'_>, entry: &Entry, _near: &str) -> bool {
-    reader.source.text.get(entry.key.span.clone()) == Some(entry.key.text.as_str())
+pub(super) fn unknown_key(reader: &mut Reader<'_>, entry: &Entry, what: &str, known: &[&str]) {
+    let key = entry.key.text.as_str();
+    let diagnostic = Diagnostic::error(reader.unknown, format!("{what} has no key `{key}`"))
+        .at(reader.source, entry.key.span.clone())
+        .help(format!("its keys: {}", known.join(", ")));
+    // Whoever has so many mistakes sees only the first ones.
+    let is_crowded = reader.out.len() > 300;
+    reader.push(match is_crowded {
+        true => diagnostic,
+        false => diagnostic.suggest(key, "its keys", known.iter().copied()),
+    });
 }
 
 pub(super) fn first_line(reader: &Reader<'_>, span: &Range<usize>) -> Range<usize> {

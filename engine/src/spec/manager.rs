@@ -46,7 +46,11 @@ pub(super) fn check_manager(reader: &mut Reader<'_>, node: &Node, is_service: bo
                         codes::LB0210,
                         format!("`{key}` belongs to the manager `{other}`, not to `{manager}`"),
                     )
-                    .at(reader.source, entry.key.span.clone()),
+                    .at(reader.source, entry.key.span.clone())
+                    .help(format!(
+                        "remove it, or say `manager: {other}`; with `{manager}` go {}",
+                        own.join(", ")
+                    )),
                 );
             }
         }
@@ -55,6 +59,16 @@ pub(super) fn check_manager(reader: &mut Reader<'_>, node: &Node, is_service: bo
     // A database server that Lifeboat starts itself needs no command: its step kinds know how.
     if node.get(needed).is_none() && (is_service || manager != "process") {
         let span = super::keys::first_line(reader, &node.span);
-        reader.error(codes::LB0105, format!("the manager `{manager}` needs `{needed}`"), &span);
+        let example = match needed {
+            "unit" => "unit: postgresql@16-main",
+            "container" => "container: shop-db-1",
+            "service" => "service: db",
+            _ => "command: [/usr/local/bin/shop, --port=8080]",
+        };
+        reader.push(
+            Diagnostic::error(codes::LB0105, format!("the manager `{manager}` needs `{needed}`"))
+                .at(reader.source, span)
+                .help(format!("add `{example}`")),
+        );
     }
 }

@@ -19,6 +19,7 @@ pub use calendar::{DrillSpec, NoticeSpec, ScheduleSpec, When};
 pub use environment::{EnvironmentSpec, ResourceSpec};
 pub use inputs::read_inputs;
 pub use keys::Spanned;
+pub(crate) use keys::is_misspelt;
 pub use project::{PersonSpec, ProjectSpec, find_project};
 pub use reader::{Reader, Site, SiteKind};
 pub use resources::{RESOURCE_KINDS, resource_fields};

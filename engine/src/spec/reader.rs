@@ -4,9 +4,9 @@ use std::sync::Arc;
 
 use serde_json::{Map, Value};
 
-use super::keys::{first_line, unknown_key};
+use super::keys::{first_line, is_misspelt, unknown_key};
 use crate::code::Code;
-use crate::diagnostic::{Diagnostic, Diagnostics, Source, codes, is_secret_key, nearest_help};
+use crate::diagnostic::{Diagnostic, Diagnostics, Source, codes, is_secret_key};
 use crate::expr;
 use crate::model::ids::is_plain_id;
 use crate::resource::{Access, ResourceKind, made_by};
@@ -76,7 +76,8 @@ impl<'a> Reader<'a> {
         self.out.push(diagnostic);
     }
 
-    pub(crate) fn error(&mut self, code: Code, message: impl Into<String>, span: &Range<usize>) {
+    /// Reports a problem whose message says all there is to say.
+    pub fn error(&mut self, code: Code, message: impl Into<String>, span: &Range<usize>) {
         self.push(Diagnostic::error(code, message).at(self.source, span.clone()));
     }
 
@@ -106,7 +107,12 @@ impl<'a> Reader<'a> {
     pub fn object(&mut self, node: &Node, fields: &[Field], what: &str) -> Option<Map<String, Value>> {
         let required = |field: &Field| field.required;
         let map = self.entries(node, fields, what, required)?;
+        let known: Vec<_> = fields.iter().map(|field| field.name.as_str()).collect();
+        let entries = node.mapping().unwrap_or_default();
         for field in fields.iter().filter(|field| field.required && node.get(&field.name).is_none()) {
+            if is_misspelt(entries, &field.name, &known) {
+                continue;
+            }
             let span = first_line(self, &node.span);
             let help = format!("`{}` is {}: {}", field.name, field.ty.in_words(), field.summary);
             self.help(self.missing, format!("{what} has no `{}`", field.name), &span, &help);
@@ -194,13 +200,12 @@ impl<'a> Reader<'a> {
         };
         let text = scalar.text.trim();
         if expr::has_template(text) {
-            let bare = text.strip_prefix("{{").and_then(|text| text.strip_suffix("}}")).map(str::trim);
             let mut diagnostic =
                 Diagnostic::error(codes::LB0118, "this is an expression already: no braces around it")
                     .at(self.source, node.span.clone())
                     .help("write the bare expression");
-            if let Some(bare) = bare.filter(|bare| !bare.contains("{{") && !bare.contains("}}")) {
-                diagnostic = diagnostic.fix(node.span.clone(), quote_if_needed(bare));
+            if let Some(bare) = without_braces(text) {
+                diagnostic = diagnostic.fix(node.span.clone(), quote_if_needed(&bare));
             }
             self.push(diagnostic);
             return None;
@@ -212,12 +217,14 @@ impl<'a> Reader<'a> {
     fn conditions(&mut self, node: &Node, names: &[String]) -> Option<Value> {
         let Some(nodes) = node.sequence() else {
             let found = node.describe();
-            self.help(
-                codes::LB0106,
-                format!("expected a list of expressions, found {found}"),
-                &node.span,
-                "write a list, also for one expression: `[status == 200]`",
-            );
+            let mut diagnostic =
+                Diagnostic::error(codes::LB0106, format!("expected a list of expressions, found {found}"))
+                    .at(self.source, node.span.clone())
+                    .help("write a list, also for one expression");
+            if let Some(text) = node.text().filter(|text| !text.contains('\n') && !node.is_null()) {
+                diagnostic = diagnostic.fix(node.span.clone(), format!("[{}]", quote_if_needed(text)));
+            }
+            self.push(diagnostic);
             return None;
         };
         let texts: Vec<_> =
@@ -306,7 +313,9 @@ impl<'a> Reader<'a> {
     fn variable(&mut self, entry: &Entry) -> Option<Value> {
         let name = &entry.key.text;
         if name.is_empty() || name.contains(['=', '\0']) || name.starts_with(|c: char| c.is_ascii_digit()) {
-            self.error(codes::LB0110, format!("`{name}` cannot be the name of a variable"), &entry.key.span);
+            let help = "letters, digits and `_`, not beginning with a digit, as in `DATABASE_URL`";
+            let message = format!("`{name}` cannot be the name of a variable");
+            self.help(codes::LB0110, message, &entry.key.span, help);
         }
         let node = &entry.value;
         if node.mapping().is_none() {
@@ -444,13 +453,29 @@ impl<'a> Reader<'a> {
         }
         match Span::parse(&scalar.text) {
             Ok(span) => Some(span.to_string().into()),
-            Err(SpanError::NoUnit(number)) => {
-                let help = format!("write the unit: `{number}s`, `{number}m` or `{number}h`");
-                self.help(codes::LB0108, format!("`{number}` has no unit"), &node.span, &help);
-                None
-            }
             Err(error) => {
-                self.error(codes::LB0108, error.to_string(), &node.span);
+                let (message, help) = match &error {
+                    SpanError::NoUnit(number) => (
+                        format!("`{number}` has no unit"),
+                        format!(
+                            "write the unit: `{number}s`, or `{number}m` or `{number}h` if that is meant"
+                        ),
+                    ),
+                    SpanError::Calendar(text) => (
+                        format!("`{text}` uses months or years, whose length varies"),
+                        "write weeks (`w`) or days (`d`); minutes are a small `m`".to_owned(),
+                    ),
+                    SpanError::Invalid(text) => (
+                        format!("`{text}` is not a duration"),
+                        "write numbers with units: `90s`, `15m`, `1h 30m`, `2d`".to_owned(),
+                    ),
+                };
+                let mut diagnostic =
+                    Diagnostic::error(codes::LB0108, message).at(self.source, node.span.clone()).help(help);
+                if let SpanError::NoUnit(number) = error {
+                    diagnostic = diagnostic.fix(node.span.clone(), format!("{number}s"));
+                }
+                self.push(diagnostic);
                 None
             }
         }
@@ -459,8 +484,11 @@ impl<'a> Reader<'a> {
     fn read_timestamp(&mut self, node: &Node, scalar: &Scalar) -> Option<Value> {
         match parse_timestamp(&scalar.text) {
             Ok(moment) => Some(moment.to_string().into()),
-            Err(message) => {
-                self.error(codes::LB0109, message, &node.span);
+            Err(_) => {
+                let message = format!("`{}` is not a moment", scalar.text.trim());
+                let help =
+                    "write date, time and zone: `2026-11-21T03:12:00Z`, or `2026-11-21T04:12:00+01:00`";
+                self.help(codes::LB0109, message, &node.span, help);
                 None
             }
         }
@@ -470,11 +498,10 @@ impl<'a> Reader<'a> {
         if words.iter().any(|word| word == text) {
             return Some(text.into());
         }
-        let help = nearest_help(text, "write one of", words.iter().map(String::as_str));
         let diagnostic =
             Diagnostic::error(codes::LB0106, format!("`{text}` is not one of {}", words.join(", ")))
                 .at(self.source, node.span.clone())
-                .maybe_help(help);
+                .suggest(text, "write one of", words.iter().map(String::as_str));
         self.push(diagnostic);
         None
     }
@@ -516,9 +543,50 @@ impl<'a> Reader<'a> {
                 diagnostic =
                     diagnostic.help("write a decimal number without the zero, or `0o…` for an octal one");
             }
-            _ => {}
+            _ if is_huge(node) && matches!(wanted, "an integer" | "a number") => {
+                diagnostic.message = "no integer here is that large".to_owned();
+                diagnostic = diagnostic.help(
+                    "integers go up to 9223372036854775807; put longer ones into quotes where text is wanted",
+                );
+            }
+            _ => diagnostic = self.help_with_type(diagnostic, node, wanted),
         }
         self.push(diagnostic);
+    }
+
+    /// Says how a value of the type that is wanted is written.
+    fn help_with_type(&self, diagnostic: Diagnostic, node: &Node, wanted: &str) -> Diagnostic {
+        let quoted = node.scalar().filter(|scalar| !scalar.plain).map(|scalar| scalar.text.trim());
+        let unquoted = quoted.filter(|text| match wanted {
+            "an integer" => text.parse::<i64>().is_ok(),
+            "a number" => text.parse::<f64>().is_ok(),
+            "a boolean" => matches!(*text, "true" | "false"),
+            _ => false,
+        });
+        if let Some(text) = unquoted {
+            return diagnostic.help("in quotes it is text; remove them").fix(node.span.clone(), text);
+        }
+        if node.is_null() {
+            return diagnostic.help("write the value after the key, or remove the key");
+        }
+        let help = match wanted {
+            "a boolean" => "write `true` or `false`",
+            "an integer" => "write a whole number without quotes, such as `3`",
+            "a number" => "write a number without quotes, such as `0.5`",
+            "text" | "a path" if node.scalar().is_none() => {
+                "write one text; put it into quotes if it has brackets, braces or `: ` in it"
+            }
+            "an expression" => "write one bare expression: `vars.site == 'x'`",
+            "a bash script" | "SQL" => {
+                "write it as one text; of several lines with `|`, each line indented below it"
+            }
+            "a list of steps" => "begin each step with `- `: `- { id: look, effect: read, run: uptime }`",
+            _ if wanted.starts_with("a list") => "write `[one, two]`, or each element on a line with `- `",
+            "a map of environment variables" => "write `env: { NAME: value }`",
+            _ if wanted.starts_with("a map") => "write `{ key: value }`, or each `key: value` on a line",
+            _ => return diagnostic,
+        };
+        diagnostic.help(help)
     }
 
     /// Warns where a value looks like a secret that stands in the open.
@@ -538,6 +606,29 @@ impl<'a> Reader<'a> {
             self.warn_of_secrets(&entry.value);
         }
     }
+}
+
+/// Says whether a value is written as a number that no integer holds.
+fn is_huge(node: &Node) -> bool {
+    let digits =
+        node.scalar().filter(|scalar| scalar.plain).map(|scalar| scalar.text.trim_start_matches(['-', '+']));
+    digits.is_some_and(|digits| digits.len() > 18 && digits.bytes().all(|byte| byte.is_ascii_digit()))
+}
+
+/// Returns an expression without the braces in it; `None` where they may be meant as text.
+fn without_braces(text: &str) -> Option<String> {
+    let quoted = ["'{{", "\"{{", "}}'", "}}\"", "{%"].iter().any(|part| text.contains(part));
+    if quoted || text.matches("{{").count() != text.matches("}}").count() {
+        return None;
+    }
+    let mut bare = String::new();
+    for (at, part) in text.split("{{").enumerate() {
+        match part.split_once("}}") {
+            Some((inner, after)) if at > 0 => bare.extend([inner.trim(), after]),
+            _ => bare.push_str(part),
+        }
+    }
+    Some(bare.trim().to_owned())
 }
 
 fn quote_if_needed(text: &str) -> String {

@@ -169,7 +169,11 @@ fn read_environments(reader: &mut Reader<'_>, keys: &Keys<'_>) -> Vec<Spanned<St
         return Vec::new();
     };
     if nodes.is_empty() {
-        reader.error(codes::LB0105, "the runbook may run in no environment", &node.span);
+        reader.push(
+            Diagnostic::error(codes::LB0105, "the runbook may run in no environment")
+                .at(reader.source, node.span.clone())
+                .help("list the environments that it is written for: `environments: [staging]`"),
+        );
     }
     nodes.iter().filter_map(|node| Some(Spanned::new(reader.text(node)?, node.span.clone()))).collect()
 }
@@ -192,9 +196,10 @@ fn read_roles(reader: &mut Reader<'_>, keys: &Keys<'_>) -> BTreeMap<String, Span
         reader.wrong(node, "a map of roles");
         return BTreeMap::new();
     };
-    let read = entries.iter().filter_map(|entry| {
-        let words = reader.text(&entry.value)?;
-        Some((entry.key.text.clone(), Spanned::new(words, entry.key.span.clone())))
+    // A role whose description is wrong is a role all the same.
+    let read = entries.iter().map(|entry| {
+        let words = reader.text(&entry.value).unwrap_or_default();
+        (entry.key.text.clone(), Spanned::new(words, entry.key.span.clone()))
     });
     read.collect()
 }
@@ -205,9 +210,10 @@ fn read_milestones(reader: &mut Reader<'_>, keys: &Keys<'_>) -> BTreeMap<String,
         reader.wrong(node, "a map of milestones");
         return BTreeMap::new();
     };
-    let read = entries.iter().filter_map(|entry| {
-        let span = reader.duration(&entry.value)?;
-        Some((entry.key.text.clone(), Spanned::new(span, entry.key.span.clone())))
+    // A milestone whose deadline is wrong is declared all the same.
+    let read = entries.iter().map(|entry| {
+        let span = reader.duration(&entry.value).unwrap_or(Span(std::time::Duration::ZERO));
+        (entry.key.text.clone(), Spanned::new(span, entry.key.span.clone()))
     });
     read.collect()
 }
@@ -277,36 +283,67 @@ fn read_lock(reader: &mut Reader<'_>, node: &Node) -> Option<LockSpec> {
     let sites = reader.sites.drain(before..).collect();
     let name = name?.trim().to_owned();
     if name.is_empty() {
-        reader.error(codes::LB0165, "a lock without a name locks nothing", &node.span);
+        reader.push(
+            Diagnostic::error(codes::LB0165, "a lock without a name locks nothing")
+                .at(reader.source, node.span.clone())
+                .help("name what no other run may have meanwhile, such as `lock: restore-{{ vars.site }}`"),
+        );
         return None;
     }
     Some(LockSpec { name: Spanned::new(name, node.span.clone()), sites })
 }
 
 fn read_input(reader: &mut Reader<'_>, name: &str, span: &Range<usize>, node: &Node) -> Option<InputSpec> {
-    let keys = Keys::new(reader, node, "an input", INPUT_KEYS)?;
-    let ty = input_type(reader, &keys)?;
-    let pattern = read_pattern(reader, &keys, &ty);
+    // An input whose type is wrong is declared all the same.
+    let Some(keys) = Keys::new(reader, node, "an input", INPUT_KEYS) else {
+        let decl = InputDecl {
+            name: name.to_owned(),
+            ty: Type::Any,
+            pattern: None,
+            default: None,
+            description: String::new(),
+        };
+        return Some(InputSpec { decl, span: span.clone(), sites: Vec::new() });
+    };
+    let known_type = input_type(reader, &keys);
+    let pattern = known_type.as_ref().and_then(|ty| read_pattern(reader, &keys, ty));
+    let ty = known_type.unwrap_or(Type::Any);
     let before = reader.sites.len();
     reader.templates = true;
-    let default = keys.get("default").and_then(|node| reader.read(node, &default_type(&ty)));
+    let default = keys.get("default").and_then(|node| read_default(reader, node, &ty));
     reader.templates = false;
     let sites = reader.sites.drain(before..).collect();
     let description = keys.text(reader, "description").unwrap_or_default();
     if let (Some(pattern), Some(text)) = (&pattern, default.as_ref().and_then(|value| value.as_str()))
         && !crate::expr::has_template(text)
-        && !crate::pattern::whole(&pattern).is_ok_and(|regex| regex.is_match(text))
+        && !crate::pattern::whole(pattern).is_ok_and(|regex| regex.is_match(text))
     {
         let at = keys.get("default").map_or(span.clone(), |node| node.span.clone());
-        reader.error(codes::LB0143, format!("the default does not match the pattern {pattern}"), &at);
+        reader.push(
+            Diagnostic::error(codes::LB0143, format!("the default does not match the pattern `{pattern}`"))
+                .at(reader.source, at)
+                .help("the pattern must match the whole text; correct one of the two"),
+        );
     }
     let decl = InputDecl { name: name.to_owned(), ty, pattern, default, description };
     Some(InputSpec { decl, span: span.clone(), sites })
 }
 
 /// A default that names a resource is checked like any other text; the resource is looked up when it is used.
-fn default_type(ty: &Type) -> Type {
-    if matches!(ty, Type::Resource { .. }) { Type::String } else { ty.clone() }
+fn read_default(reader: &mut Reader<'_>, node: &Node, ty: &Type) -> Option<Value> {
+    if !matches!(ty, Type::Resource { .. }) {
+        return reader.read(node, ty);
+    }
+    if node.mapping().is_some() {
+        let message = "the default of a resource is the name of one that environments have";
+        reader.push(
+            Diagnostic::error(codes::LB0106, message)
+                .at(reader.source, node.span.clone())
+                .help("remove it; a runbook that calls this one can give what a step of its own makes"),
+        );
+        return None;
+    }
+    reader.read(node, &Type::String)
 }
 
 fn input_type(reader: &mut Reader<'_>, keys: &Keys<'_>) -> Option<Type> {
@@ -356,14 +393,21 @@ fn read_pattern(reader: &mut Reader<'_>, keys: &Keys<'_>, ty: &Type) -> Option<S
     let node = keys.get("pattern")?;
     let pattern = reader.text(node)?;
     if *ty != Type::String {
-        reader.error(codes::LB0106, format!("{} takes no `pattern`", ty.in_words()), &node.span);
+        reader.push(
+            Diagnostic::error(codes::LB0106, format!("{} takes no `pattern`", ty.in_words()))
+                .at(reader.source, node.span.clone())
+                .help("remove it, or say `type: string`"),
+        );
         return None;
     }
     match crate::pattern::whole(&pattern) {
         Ok(_) => Some(pattern),
-        Err(error) => {
-            let reason = error.to_string().lines().last().unwrap_or_default().to_owned();
-            reader.error(codes::LB0106, format!("not a regular expression: {reason}"), &node.span);
+        Err(reason) => {
+            reader.push(
+                Diagnostic::error(codes::LB0106, format!("not a regular expression: {reason}"))
+                    .at(reader.source, node.span.clone())
+                    .help("write a backslash before a sign that is meant as itself, such as `\\.` or `\\(`; single quotes keep backslashes"),
+            );
             None
         }
     }

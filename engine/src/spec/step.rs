@@ -203,7 +203,11 @@ pub(super) fn read_items(reader: &mut Reader<'_>, node: &Node, what: &str) -> Ve
         return Vec::new();
     };
     if nodes.is_empty() {
-        reader.error(codes::LB0105, format!("{what} has no steps"), &node.span);
+        reader.push(
+            Diagnostic::error(codes::LB0105, format!("{what} has no steps"))
+                .at(reader.source, node.span.clone())
+                .help("add one, such as `- { id: look, effect: read, run: uptime }`"),
+        );
     }
     nodes.iter().filter_map(|node| read_item(reader, node)).collect()
 }
@@ -232,7 +236,11 @@ fn read_group(reader: &mut Reader<'_>, node: &Node) -> Option<GroupSpec> {
 fn read_count(reader: &mut Reader<'_>, node: &Node) -> Option<usize> {
     let count = reader.read(node, &Type::Integer)?.as_i64()?;
     if count < 1 {
-        reader.error(codes::LB0106, "must be at least 1", &node.span);
+        reader.push(
+            Diagnostic::error(codes::LB0106, format!("{count} steps at a time would run nothing"))
+                .at(reader.source, node.span.clone())
+                .help("write a number from 1 on; leave the key out for no limit"),
+        );
         return None;
     }
     usize::try_from(count).ok()
@@ -444,7 +452,12 @@ fn checked_condition(reader: &mut Reader<'_>, node: &Node) -> Option<Node> {
 }
 
 fn read_id(reader: &mut Reader<'_>, keys: &Keys<'_>, key: &str, what: &str) -> Option<Spanned<String>> {
-    let node = keys.need(reader, key, what)?;
+    let Some(node) = keys.need(reader, key, what) else {
+        // A name that nobody can write, so that the rest is checked all the same.
+        let span = first_line(reader, &keys.node.span);
+        let line = reader.source.position(span.start).line;
+        return Some(Spanned::new(format!("line {line}"), span));
+    };
     let text = reader.text(node)?;
     if is_plain_id(&text) {
         return Some(Spanned::new(text, node.span.clone()));
@@ -463,12 +476,18 @@ fn read_id(reader: &mut Reader<'_>, keys: &Keys<'_>, key: &str, what: &str) -> O
 
 fn read_needs(reader: &mut Reader<'_>, node: &Node) -> Vec<NeedSpec> {
     let Some(nodes) = node.sequence() else {
-        reader.push(
+        let mut diagnostic =
             Diagnostic::error(codes::LB0106, format!("`needs` is a list, not {}", node.describe()))
                 .at(reader.source, node.span.clone())
-                .help("write `needs: [step]`"),
-        );
-        return Vec::new();
+                .help("write a list, also for one step");
+        let Some(name) = node.text().filter(|name| is_plain_id(name)) else {
+            reader.push(diagnostic);
+            return Vec::new();
+        };
+        diagnostic = diagnostic.fix(node.span.clone(), format!("[{name}]"));
+        reader.push(diagnostic);
+        let step = Spanned::new(name.to_owned(), node.span.clone());
+        return vec![NeedSpec { step, on: NeedOn::Success }];
     };
     nodes.iter().filter_map(|node| read_need(reader, node)).collect()
 }
@@ -539,10 +558,11 @@ fn read_body(reader: &mut Reader<'_>, keys: &Keys<'_>, (what, offered): (&str, &
         "runbook" => read_call(reader, keys, &entry.value).map_or(Body::Unclear, Body::Call),
         key => {
             if let Some(with) = keys.entry("with") {
-                reader.error(
-                    codes::LB0104,
-                    format!("`with` belongs to `uses` and `runbook`, not to `{key}`"),
-                    &with.key.span,
+                let message = format!("`with` belongs to `uses` and `runbook`, not to `{key}`");
+                reader.push(
+                    Diagnostic::error(codes::LB0104, message)
+                        .at(reader.source, with.key.span.clone())
+                        .help(format!("remove it; give values to a script by `env`, or write all parameters under `{key}`")),
                 );
             }
             Body::Key {
@@ -554,13 +574,19 @@ fn read_body(reader: &mut Reader<'_>, keys: &Keys<'_>, (what, offered): (&str, &
 }
 
 fn read_effect(reader: &mut Reader<'_>, keys: &Keys<'_>) -> Option<Spanned<Effect>> {
-    let node = keys.get("effect")?;
-    let word = read_word(reader, Some(node), &["read", "idempotent", "guarded", "once"])?;
-    let effect = match word.as_str() {
-        "read" => Effect::Read,
-        "idempotent" => Effect::Idempotent,
-        "guarded" => Effect::Guarded,
-        _ => Effect::Once,
+    let Some(node) = keys.get("effect") else {
+        // Written under a name that is nearly right, which has been reported, it is not missing.
+        let effect = if keys.get("probe").is_some() { Effect::Guarded } else { Effect::Idempotent };
+        return keys.misspelt("effect").then(|| Spanned::new(effect, keys.node.span.clone()));
+    };
+    let word = read_word(reader, Some(node), &["read", "idempotent", "guarded", "once"]);
+    let effect = match word.as_deref() {
+        Some("read") => Effect::Read,
+        Some("guarded") => Effect::Guarded,
+        Some("once") => Effect::Once,
+        // What is no effect has been reported; one that fits the rest of the step draws no second error.
+        None if keys.get("probe").is_some() => Effect::Guarded,
+        _ => Effect::Idempotent,
     };
     Some(Spanned::new(effect, node.span.clone()))
 }
@@ -598,7 +624,7 @@ fn read_retry(reader: &mut Reader<'_>, entry: &Entry) -> (Option<Spanned<Retry>>
         reader.push(
             Diagnostic::error(codes::LB0106, format!("`retry` is a map, not {}", node.describe()))
                 .at(reader.source, node.span.clone())
-                .help("write `retry: { attempts: 3, delay: 5s }`"),
+                .help("write `retry: { attempts: 3, delay: 5s }`; the first attempt counts"),
         );
         return (None, None);
     }
@@ -606,7 +632,11 @@ fn read_retry(reader: &mut Reader<'_>, entry: &Entry) -> (Option<Spanned<Retry>>
     let attempts = map.get("attempts").and_then(Value::as_i64).unwrap_or(1);
     if !(1..=1000).contains(&attempts) {
         let span: Range<usize> = node.get("attempts").map_or(node.span.clone(), |node| node.span.clone());
-        reader.error(codes::LB0106, "`attempts` is between 1 and 1000, the first attempt counted", &span);
+        reader.push(
+            Diagnostic::error(codes::LB0106, format!("`attempts` is {attempts}, not between 1 and 1000"))
+                .at(reader.source, span)
+                .help("the first attempt counts: `attempts: 3` tries twice more"),
+        );
     }
     let span = |name: &str| map.get(name).and_then(Value::as_str).and_then(|text| Span::parse(text).ok());
     let defaults = Retry::default();

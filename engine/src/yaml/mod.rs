@@ -7,6 +7,7 @@
 mod node;
 mod parse;
 mod scalar;
+mod words;
 
 pub use node::{Content, Entry, Key, Node, Scalar};
 pub use parse::parse;

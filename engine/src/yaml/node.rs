@@ -39,6 +39,16 @@ pub struct Scalar {
     pub text: String,
     /// Neither quoted nor a block: its meaning depends on its letters.
     pub plain: bool,
+    pub(super) quotes: Quotes,
+}
+
+/// How a scalar is written.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Quotes {
+    /// Plain, or a block.
+    None,
+    Single,
+    Double,
 }
 
 impl Scalar {
@@ -136,29 +146,104 @@ impl Node {
             let start = self.span.start + at;
             return start + range.start..start + range.end.min(text.len());
         }
-        locate_in_block(text, written, &range).map_or_else(
+        align(text, written, self.scalar().map_or(Quotes::None, |scalar| scalar.quotes), &range).map_or_else(
             || self.span.clone(),
             |found| self.span.start + found.start..self.span.start + found.end,
         )
     }
 }
 
-/// Maps a range of a literal block to the indented lines as written.
-fn locate_in_block(text: &str, written: &str, range: &Range<usize>) -> Option<Range<usize>> {
-    let before = &text[..range.start.min(text.len())];
-    let line = before.matches('\n').count();
-    let line_start = before.rfind('\n').map_or(0, |at| at + 1);
-    let content = text[line_start..].lines().next().unwrap_or("");
-    // The header `|` is a line of its own when the span begins with it.
-    let skip = usize::from(written.trim_start().starts_with(['|', '>']));
-    let mut at = 0;
-    for (number, raw) in written.split_inclusive('\n').enumerate() {
-        if number == line + skip {
-            let inner = raw.find(content)?;
-            let start = at + inner + (range.start - line_start);
-            return Some(start..(start + range.len()).min(at + raw.trim_end().len()).max(start));
+/// Walks along a scalar as written and as read, and returns the bytes as written of a range of the text. `None` where
+/// the two cannot be brought together.
+///
+/// Where they differ, the written form has more blanks (indentation, folded lines) or an escape.
+fn align(text: &str, written: &str, quotes: Quotes, range: &Range<usize>) -> Option<Range<usize>> {
+    let mut at = usize::from(matches!(quotes, Quotes::Single | Quotes::Double));
+    let (mut start, mut end) = (None, at);
+    for (read, wanted) in text.char_indices() {
+        if read >= range.end {
+            break;
         }
-        at += raw.len();
+        let (from, to) = next_char(written, at, quotes, wanted)?;
+        if read >= range.start {
+            start = start.or(Some(from));
+            end = to;
+        }
+        at = to;
     }
-    None
+    start.map(|start| start..end)
+}
+
+/// Returns the bytes, from `at` on, that are read as one character.
+fn next_char(written: &str, mut at: usize, quotes: Quotes, wanted: char) -> Option<(usize, usize)> {
+    loop {
+        let rest = written.get(at..)?;
+        let found = rest.chars().next()?;
+        if quotes == Quotes::Double && found == '\\' {
+            match escape_length(rest)? {
+                // The line goes on.
+                (2, true) => {
+                    at += 2;
+                    continue;
+                }
+                (length, _) => return Some((at, at + length)),
+            }
+        }
+        let end = at + found.len_utf8();
+        if found == wanted {
+            let doubled = quotes == Quotes::Single && rest.starts_with("''");
+            return Some((at, end + usize::from(doubled)));
+        }
+        // A line break that is read as a blank.
+        if found == '\n' && wanted == ' ' {
+            return Some((at, end));
+        }
+        if !found.is_whitespace() {
+            return None;
+        }
+        at = end;
+    }
+}
+
+/// Returns how many bytes an escape has, and whether it stands for nothing because it joins two lines.
+fn escape_length(rest: &str) -> Option<(usize, bool)> {
+    let escaped = rest[1..].chars().next()?;
+    Some(match escaped {
+        'x' => (4, false),
+        'u' => (6, false),
+        'U' => (10, false),
+        '\n' => (2, true),
+        other => (1 + other.len_utf8(), false),
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use crate::diagnostic::{Diagnostics, Source};
+    use crate::yaml::parse;
+
+    #[test]
+    fn words_are_found_in_every_form_of_a_scalar() {
+        for written in [
+            "a.wrong",
+            "'it''s {{ a.wrong }}'",
+            "\"\\\"x\\\" \\u00e9 \\x41 {{ a.wrong }}\"",
+            "\"one\n    two\n\n    {{ a.wrong }} three\"",
+            "\"one \\\n    {{ a.wrong }}\"",
+            "one\n    two {{ a.wrong }}",
+            "'one\n\n    two {{ a.wrong }}'",
+            "|\n    one\n      two\n    {{ a.wrong }}\n",
+            ">\n    one\n    \"two\" {{ a.wrong }}\n\n    three\n",
+            ">-\r\n    one é\r\n    {{ a.wrong }}\r\n",
+            "|2\n    {{ a.wrong }}\n",
+        ] {
+            let source = Source::new("t.yaml", format!("k:\n  v: {written}\n"));
+            let mut out = Diagnostics::new();
+            let Some(root) = parse(&source, &mut out) else { panic!("{written}: {out:?}") };
+            let node = root.get("k").unwrap().get("v").unwrap();
+            let at = node.text().unwrap().find("a.wrong").unwrap();
+            let found = node.locate(&source.text, at..at + 7);
+            assert_eq!(source.text.get(found), Some("a.wrong"), "{written}");
+        }
+    }
 }

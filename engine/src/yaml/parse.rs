@@ -2,13 +2,16 @@ use std::collections::HashMap;
 use std::ops::Range;
 use std::sync::Arc;
 
-use granit_parser::{Event, Parser, ScalarStyle, Span, Tag};
+use granit_parser::{ErrorKind, Event, Parser, ScalarStyle, Span, Tag};
 
-use super::node::{Content, Entry, Key, Node, Scalar};
+use super::node::{Content, Entry, Key, Node, Quotes, Scalar};
+use super::words::explain;
 use crate::diagnostic::{Diagnostic, Diagnostics, Source, codes};
 
 /// How deep lists and maps may nest.
 const MAX_DEPTH: usize = 128;
+/// How many keys and values a file may hold: 16 MiB of brackets would fill the memory many times over.
+const MAX_NODES: usize = 2_000_000;
 /// How many nodes anchors may copy and aliases may add.
 const MAX_ALIAS_NODES: usize = 20_000;
 
@@ -24,15 +27,21 @@ pub fn parse(source: &Arc<Source>, out: &mut Diagnostics) -> Option<Node> {
             Ok((event, span)) => builder.event(event, &span),
             Err(error) => {
                 let at = error.marker().byte_offset().unwrap_or(source.text.len());
-                builder.syntax_error(at, error.info());
-                Err(Stop)
+                if matches!(error.kind(), ErrorKind::RecursionLimitExceeded) {
+                    builder.too_deep(at..at + 1)
+                } else {
+                    let (message, help) = explain(error.kind(), error.info());
+                    builder.syntax_error(at, message, help);
+                    Err(Stop)
+                }
             }
         };
         if going_on.is_err() {
             return None;
         }
     }
-    let empty = Node { span: 0..0, content: Content::Scalar(Scalar { text: String::new(), plain: true }) };
+    let nothing = Scalar { text: String::new(), plain: true, quotes: Quotes::None };
+    let empty = Node { span: 0..0, content: Content::Scalar(nothing) };
     Some(builder.root.unwrap_or(empty))
 }
 
@@ -53,6 +62,7 @@ struct Builder<'a> {
     budget: usize,
     root: Option<Node>,
     documents: usize,
+    nodes: usize,
 }
 
 impl<'a> Builder<'a> {
@@ -65,6 +75,7 @@ impl<'a> Builder<'a> {
             budget: MAX_ALIAS_NODES,
             root: None,
             documents: 0,
+            nodes: 0,
         }
     }
 
@@ -75,7 +86,12 @@ impl<'a> Builder<'a> {
             Event::Scalar(text, style, anchor, tag) => {
                 let tagged = self.check_tag(tag.as_deref(), &range);
                 let plain = matches!(style, ScalarStyle::Plain) && !tagged;
-                let content = Content::Scalar(Scalar { text: text.into_owned(), plain });
+                let quotes = match style {
+                    ScalarStyle::SingleQuoted => Quotes::Single,
+                    ScalarStyle::DoubleQuoted => Quotes::Double,
+                    _ => Quotes::None,
+                };
+                let content = Content::Scalar(Scalar { text: text.into_owned(), plain, quotes });
                 self.finish(Node { span: range, content }, anchor)
             }
             Event::SequenceStart(_, anchor, tag) => {
@@ -130,6 +146,13 @@ impl<'a> Builder<'a> {
 
     /// Puts a finished node where it belongs.
     fn finish(&mut self, node: Node, anchor: usize) -> Result<(), Stop> {
+        self.nodes += 1;
+        if self.nodes > MAX_NODES {
+            let text = format!("the file holds more than {MAX_NODES} keys and values");
+            let help = "no runbook needs that many; is it the right file?";
+            self.out.push(Diagnostic::error(codes::LB0102, text).at(self.source, node.span).help(help));
+            return Err(Stop);
+        }
         if anchor != 0 {
             self.spend(node.count(), &node.span)?;
             self.anchors.insert(anchor, node.clone());
@@ -141,7 +164,13 @@ impl<'a> Builder<'a> {
                 let (span, text) = (node.span.clone(), node.text().map(ToOwned::to_owned));
                 *slot = Some(Key { text: text.clone().unwrap_or_default(), span: span.clone() });
                 if text.is_none() {
-                    self.syntax_error(span.start, "a key must be a word, not a list or a map".to_owned());
+                    let help =
+                        "remove the `?` or the brackets; put text that begins with a bracket into quotes";
+                    self.syntax_error(
+                        span.start,
+                        "a key must be a word, not a list or a map".to_owned(),
+                        Some(help),
+                    );
                     return Err(Stop);
                 }
             }
@@ -156,7 +185,8 @@ impl<'a> Builder<'a> {
 
     fn alias(&mut self, id: usize, range: Range<usize>) -> Result<(), Stop> {
         let Some(node) = self.anchors.get(&id) else {
-            self.syntax_error(range.start, "this alias stands inside the value it refers to".to_owned());
+            let message = "this alias stands inside the value it refers to".to_owned();
+            self.syntax_error(range.start, message, Some("write the value out; nothing can hold itself"));
             return Err(Stop);
         };
         let (count, depth) = (node.count(), node.depth());
@@ -182,7 +212,8 @@ impl<'a> Builder<'a> {
 
     fn too_deep(&mut self, range: Range<usize>) -> Result<(), Stop> {
         let text = format!("lists and maps nest deeper than {MAX_DEPTH} levels here");
-        self.out.push(Diagnostic::error(codes::LB0102, text).at(self.source, range));
+        let help = "write the deeper part flat; no runbook needs that many levels";
+        self.out.push(Diagnostic::error(codes::LB0102, text).at(self.source, range).help(help));
         Err(Stop)
     }
 
@@ -230,7 +261,8 @@ impl<'a> Builder<'a> {
             Content::Sequence(nodes) => nodes.into_iter().for_each(|node| self.merge(node, kept, seen)),
             Content::Scalar(_) => self.out.push(
                 Diagnostic::error(codes::LB0101, "`<<` takes a map, or a list of maps")
-                    .at(self.source, node.span),
+                    .at(self.source, node.span)
+                    .help("name the anchor of a map: `<<: *defaults`"),
             ),
         }
     }
@@ -252,22 +284,51 @@ impl<'a> Builder<'a> {
         }
     }
 
-    fn syntax_error(&mut self, at: usize, message: String) {
+    fn syntax_error(&mut self, at: usize, message: String, help: Option<&str>) {
         let text = &self.source.text;
-        let at = at.min(text.len());
-        let line = text.get(..at).map_or("", |before| before.rsplit('\n').next().unwrap_or(""));
-        let rest = text.get(at..).and_then(|rest| rest.lines().next()).unwrap_or("");
-        let mut diagnostic = Diagnostic::error(codes::LB0101, format!("not valid YAML: {message}"));
-        if line.contains('\t') || rest.starts_with('\t') {
-            diagnostic = diagnostic.help("indent with blanks; tabs are not allowed in YAML");
-        } else if message.contains("flow sequence") && line.contains('[') && rest.starts_with('[') {
-            diagnostic = diagnostic.help("put an expression with `[ ]` into quotes: `[\"rows[0].n > 0\"]`");
-        } else if format!("{line}{rest}").contains("{{") {
-            diagnostic = diagnostic.help("put text with `{{ … }}` into double quotes");
-        }
+        let at = self.source.clamp(at..at).start;
+        let line = text[..at].rsplit('\n').next().unwrap_or("");
+        let rest = text[at..].lines().next().unwrap_or("");
         let end = at + rest.chars().next().map_or(0, char::len_utf8);
-        self.out.push(diagnostic.at(self.source, at..end));
+        let diagnostic = Diagnostic::error(codes::LB0101, message).at(self.source, at..end);
+        let is_list = line.contains('[') && rest.starts_with('[');
+        let diagnostic = if line.contains('\t') || rest.starts_with('\t') {
+            diagnostic.help("indent with blanks; tabs are not allowed in YAML")
+        } else if is_list && help.is_some_and(|help| help.starts_with("put text with `,`")) {
+            diagnostic.help("put an expression with `[ ]` into quotes: `[\"rows[0].n > 0\"]`")
+        } else if let Some((span, quoted)) = bare_template(text, at) {
+            diagnostic.help("put text with `{{ … }}` into quotes").fix(span, quoted)
+        } else if format!("{line}{rest}").contains("{{") {
+            diagnostic.help("put text with `{{ … }}` into double quotes")
+        } else {
+            diagnostic.maybe_help(help.map(ToOwned::to_owned))
+        };
+        self.out.push(diagnostic);
     }
+}
+
+/// Finds the value `{{ … }}` without quotes that stands on the line of `at`, and the same in quotes. `None` where it is
+/// not certain how far the value reaches.
+fn bare_template(text: &str, at: usize) -> Option<(Range<usize>, String)> {
+    let start = text[..at].rfind('\n').map_or(0, |at| at + 1);
+    let line = text[start..].lines().next()?;
+    let open = line.find("{{")?;
+    let before = line[..open].trim_end();
+    let close = open + line[open..].rfind("}}")? + 2;
+    let (value, after) = (&line[open..close], line[close..].trim());
+    let is_value = before.ends_with([':', '-']) && !before.contains(['"', '\'', '{', '[', '#']);
+    let is_last_of_map = before.ends_with(':')
+        && before.matches('{').count() == 1
+        && after == "}"
+        && !line[..open].contains(['"', '\'', '[', '#']);
+    if !(is_value && after.is_empty() || is_last_of_map)
+        || value.matches("{{").count() != value.matches("}}").count()
+    {
+        return None;
+    }
+    let quote = if value.contains('"') { '\'' } else { '"' };
+    let fits = !value.contains(quote) && !value.contains('\\');
+    fits.then(|| (start + open..start + close, format!("{quote}{value}{quote}")))
 }
 
 /// Block collections end where their last child ends; flow collections with their bracket.

@@ -22,7 +22,10 @@ fn check(path: &std::path::Path) -> String {
             fs::copy(path, dir.path().join(format!("{folder}/{name}.yaml"))).unwrap();
         }
     }
-    fs::copy(corpus().join("valid/locks.yaml"), dir.path().join("runbooks/locks.yaml")).unwrap();
+    for name in ["locks", "rewind"] {
+        let path = corpus().join(format!("valid/{name}.yaml"));
+        fs::copy(path, dir.path().join(format!("runbooks/{name}.yaml"))).unwrap();
+    }
     match Project::load(dir.path()) {
         Ok(project) => render(&check_all(&project, &registry()), Style::Plain),
         Err(problems) => render(&problems, Style::Plain),

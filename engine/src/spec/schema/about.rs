@@ -1,5 +1,22 @@
 //! What editors say about each key of the language.
 
+/// Shows how a key that must be there is written; `None` if that depends on where it stands.
+pub(in crate::spec) fn example(key: &str) -> Option<&'static str> {
+    Some(match key {
+        "runbook" => "runbook: restore",
+        "environment" => "environment: staging",
+        "project" => "project: shop",
+        "environments" => "environments: [staging]",
+        "steps" => "steps:` with a list under it, each element a step or a group: `- id: look",
+        "id" => "id: restore_base",
+        "values" => "values: [full, quick]",
+        "kind" => "kind: postgres",
+        "step" => "step: restore_base",
+        "name" => "name: database_up",
+        _ => return None,
+    })
+}
+
 /// Returns one sentence about a key of a runbook, a group or a step; `None` for a key that nobody has described.
 pub(super) fn of_runbook(key: &str) -> Option<&'static str> {
     Some(match key {

@@ -4,7 +4,7 @@
 //! depends on another file are not checked. The one exception is an empty value of an optional key. The reader takes
 //! it for absent, the schema marks it, for it is mostly a line that somebody has not finished.
 
-mod about;
+pub(super) mod about;
 mod types;
 
 use serde_json::{Map, Value, json};
@@ -24,8 +24,43 @@ const DIALECT: &str = "https://json-schema.org/draft/2020-12/schema";
 const PLAIN_ID: &str = "^[a-z][a-z0-9_]*$";
 
 /// Returns the schemas of all documents, by the name of the document.
-pub fn all(registry: &Registry) -> [(&'static str, Value); 3] {
-    [("runbook", runbook(registry)), ("environment", environment()), ("project", project())]
+pub fn all(registry: &Registry) -> [(&'static str, Value); 4] {
+    let check = ("check", check());
+    [("runbook", runbook(registry)), ("environment", environment()), ("project", project()), check]
+}
+
+/// Returns the schema of what `lifeboat check --format json` prints.
+pub fn check() -> Value {
+    let count = |what: &str| json!({ "type": "integer", "minimum": 0, "description": what });
+    let position = |what: &str| json!({ "type": "integer", "minimum": 1, "description": what });
+    let places = json!({
+        "line": position("counted from 1"),
+        "column": position("counted from 1, in characters"),
+        "end_line": position("where it ends"),
+        "end_column": position("the first character that does not belong to it"),
+    });
+    let mut fix = places.clone();
+    fix["replacement"] = json!({ "type": "string", "description": "what to write in its place" });
+    let mut problem = places;
+    problem["code"] = json!({ "type": "string", "pattern": "^LB[0-9]{4}$" });
+    problem["severity"] = json!({ "enum": ["error", "warning"] });
+    problem["message"] = json!({ "type": "string" });
+    problem["help"] = json!({ "type": "string", "description": "what to do next" });
+    problem["file"] = json!({ "type": "string", "description": "relative to the project" });
+    let needed = ["line", "column", "end_line", "end_column", "replacement"];
+    problem["fix"] = closed(fix, &needed);
+    let root = json!({
+        "format": { "const": crate::diagnostic::JSON_FORMAT, "description": "the version of this document" },
+        "errors": count("how many there are"),
+        "warnings": count("how many there are"),
+        "not_listed": count("how many problems there are beyond those listed"),
+        "problems": { "type": "array", "items": closed(problem, &["code", "severity", "message"]) },
+    });
+    document(
+        "Problems found by lifeboat check",
+        root,
+        &["format", "errors", "warnings", "not_listed", "problems"],
+    )
 }
 
 /// Returns the schema of runbooks, with the parameters of every kind.
@@ -41,7 +76,7 @@ pub fn runbook(registry: &Registry) -> Value {
     let inputs = json!({
         "type": "object",
         "propertyNames": { "pattern": PLAIN_ID },
-        "additionalProperties": closed(input, &[]),
+        "additionalProperties": with_input_rules(closed(input, &[])),
     });
     set(&mut root, "inputs", inputs);
     set(&mut root, "outputs", json!({ "type": "object", "propertyNames": { "pattern": PLAIN_ID } }));
@@ -79,6 +114,20 @@ pub fn runbook(registry: &Registry) -> Value {
         schema["$defs"][name_of_parameters(spec)] = with;
     }
     schema
+}
+
+/// Adds what the type of an input asks for.
+fn with_input_rules(mut input: Value) -> Value {
+    let of_type = |word: &str| json!({ "properties": { "type": { "const": word } }, "required": ["type"] });
+    input["allOf"] = json!([
+        { "if": of_type("enum"), "then": { "required": ["values"] } },
+        { "if": of_type("resource"), "then": { "required": ["kind"] } },
+        {
+            "if": { "properties": { "type": { "not": { "const": "string" } } }, "required": ["type"] },
+            "then": { "properties": { "pattern": false } },
+        },
+    ]);
+    input
 }
 
 /// Returns the schema of environments.
@@ -314,11 +363,28 @@ fn kind_branches(spec: &KindSpec) -> Vec<Value> {
         }
     }
     let mut required = Vec::new();
+    let once = json!({ "properties": { "retry": { "properties": { "attempts": { "maximum": 1 } } } } });
+    let mut rules = Vec::new();
     match spec.effect {
-        Some(_) => drop(sides.insert("effect".to_owned(), json!(false))),
-        None => required.push("effect"),
+        Some(effect) => {
+            sides.insert("effect".to_owned(), json!(false));
+            rules.extend((effect == Effect::Once).then_some(once));
+        }
+        None => {
+            required.push("effect");
+            let says =
+                |word: &str| json!({ "properties": { "effect": { "const": word } }, "required": ["effect"] });
+            rules.push(json!({
+                "if": says("guarded"),
+                "then": { "required": ["probe"] },
+                "else": { "properties": { "probe": false } },
+            }));
+            rules.push(json!({ "if": says("once"), "then": once }));
+        }
     }
-    let with = parameters(spec);
+    let rules = Value::Array(rules);
+    let mut with = parameters(spec);
+    with["description"] = json!(spec.summary);
     let mut needed = required.clone();
     if spec.params.iter().any(|field| field.required) {
         needed.push("with");
@@ -327,17 +393,24 @@ fn kind_branches(spec: &KindSpec) -> Vec<Value> {
     properties.insert("with".to_owned(), with);
     let mut branches = vec![json!({
         "if": { "properties": { "uses": { "const": spec.name } }, "required": ["uses"] },
-        "then": { "properties": properties, "required": needed },
+        "then": with_rules(json!({ "properties": properties, "required": needed }), &rules),
     })];
     if let Some((key, param)) = &spec.body_key {
         sides.insert("with".to_owned(), json!(false));
         sides.insert(key.clone(), body(spec, param));
         branches.push(json!({
             "if": { "required": [key] },
-            "then": { "properties": sides, "required": required },
+            "then": with_rules(json!({ "properties": sides, "required": required }), &rules),
         }));
     }
     branches
+}
+
+fn with_rules(mut schema: Value, rules: &Value) -> Value {
+    if rules.as_array().is_some_and(|rules| !rules.is_empty()) {
+        schema["allOf"] = rules.clone();
+    }
+    schema
 }
 
 /// The parameters of a kind, which steps and their undos share.

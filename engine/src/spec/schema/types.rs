@@ -17,12 +17,17 @@ pub(super) fn closed(properties: Value, required: &[&str]) -> Value {
 }
 
 pub(super) fn duration() -> Value {
-    json!({ "type": "string", "pattern": "[a-z]", "description": "a duration such as 90s or 1h 30m" })
+    let units = "ns|nsecs?|nanos|us|µs|usecs?|micros|ms|msecs?|millis|s|secs?|seconds?|m|mins?|minutes?|h|hrs?|hours?|d|days?|w|wk|wks|weeks?";
+    json!({
+        "type": "string",
+        "pattern": format!(r"^\s*(\d+(\.\d+)?\s*({units})\s*)+$"),
+        "description": "a duration such as 90s or 1h 30m",
+    })
 }
 
 /// A bare expression: braces are a mistake there.
 pub(super) fn condition() -> Value {
-    json!({ "type": ["string", "number", "boolean"], "not": { "pattern": "\\{\\{" } })
+    json!({ "type": ["string", "number", "boolean"], "pattern": "\\S", "not": { "pattern": "\\{\\{" } })
 }
 
 /// A map with a key for each field.
@@ -51,12 +56,22 @@ pub(super) fn of_type(ty: &Type, templates: Templates) -> Value {
     if templates == Templates::Refused || is_textual || is_literal {
         return plain;
     }
-    json!({ "anyOf": [plain, { "type": "string", "pattern": "\\{[{%]" }] })
+    // Text around a template makes text of it.
+    let may_be_part = matches!(ty, Type::Duration | Type::Timestamp | Type::Choice(_));
+    let pattern = if may_be_part { r"\{[{%]" } else { r"^\s*\{\{[\s\S]*\}\}\s*$" };
+    json!({ "anyOf": [plain, { "type": "string", "pattern": pattern }] })
 }
 
 /// A name, or in the parameters of a step `{ from: STEP }`.
 fn resource(templates: Templates) -> Value {
-    let name = json!({ "type": "string" });
+    // A name that is computed is refused, except where an input gives it.
+    let name = json!({
+        "type": "string",
+        "anyOf": [
+            { "not": { "pattern": r"\{[{%]" } },
+            { "pattern": r"^\{\{[-+]?\s*inputs\.[a-z][a-z0-9_]*\s*[-+]?\}\}$" },
+        ],
+    });
     if templates == Templates::Refused {
         return name;
     }
@@ -86,8 +101,12 @@ fn plain(ty: &Type, templates: Templates) -> Value {
     match ty {
         Type::Any => json!({}),
         // Written without quotes, a version or a port is a number to YAML and text to us.
-        Type::String | Type::Path => json!({ "type": ["string", "number", "boolean"] }),
-        Type::Timestamp => json!({ "type": "string" }),
+        Type::String => json!({ "type": ["string", "number", "boolean"] }),
+        Type::Path => json!({ "type": ["string", "number", "boolean"], "not": { "pattern": "^~" } }),
+        Type::Timestamp => json!({
+            "type": "string",
+            "pattern": r"^\s*[+-]?\d{4,6}-?\d{2}-?\d{2}[Tt ]\d{2}.*([Zz]|[+-]\d{2}(:?\d{2})*)(\[.*\])*\s*$",
+        }),
         Type::Resource { .. } => resource(templates),
         Type::Script => json!({ "type": ["string", "number", "boolean"] }),
         Type::Sql => json!({ "type": "string", "not": { "pattern": "\\{[{%]" } }),
@@ -100,7 +119,11 @@ fn plain(ty: &Type, templates: Templates) -> Value {
         Type::Map(of) => json!({ "type": "object", "additionalProperties": of_type(of, templates) }),
         Type::Object(fields) => with_fields(fields, templates),
         Type::Conditions(_) => json!({ "type": "array", "items": condition() }),
-        Type::EnvMap => json!({ "type": "object", "additionalProperties": variable(templates) }),
+        Type::EnvMap => json!({
+            "type": "object",
+            "propertyNames": { "pattern": "^[^0-9=][^=]*$" },
+            "additionalProperties": variable(templates),
+        }),
         Type::Secret => json!({
             "type": "object",
             "properties": {
