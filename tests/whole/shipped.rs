@@ -81,5 +81,5 @@ fn those_for_servers_compile_for_a_project_that_has_them() {
     let ran = project
         .run(&["run", "builtin/restore-postgres", "-i", "cluster=cache", "--incident-at", "now"])
         .expect(2);
-    assert!(ran.stderr.contains("no postgres resource `cache`"), "{}", ran.stderr);
+    assert!(ran.stderr.contains("`cache` is a redis in `sandbox`, not a postgres"), "{}", ran.stderr);
 }

@@ -57,7 +57,7 @@ pub(super) struct Story {
 
 impl Story {
     pub(super) fn new(run: RunId, plan: Arc<Plan>) -> Self {
-        let width = plan.everything().map(|step| step.id.as_str().len()).max().unwrap_or(0).clamp(8, 28);
+        let width = plan.steps.iter().map(|step| step.id.as_str().len()).max().unwrap_or(0).clamp(8, 28);
         let index = plan.steps.iter().enumerate().map(|(at, step)| (step.id.clone(), at)).collect();
         Self {
             run,

@@ -97,7 +97,7 @@ fn backups_older_than_the_rpo_are_told_as_a_missed_objective() {
     world.edit("project/runbooks/restore.yaml", "rpo: 1ms", "rpo: 1h");
     fs::rename(world.file("store/redis"), world.file("store/elsewhere")).expect("renamed");
     let found = findings(&world, 4);
-    assert_found(&found, "backups (of cache)", "newest usable backup", "failed", "has no redis backup");
+    assert_found(&found, "backups (of cache)", "newest usable backup", "failed", "has no redis.rdb backup");
 }
 
 #[test]
