@@ -18,7 +18,7 @@ use crate::yaml::Node;
 
 /// From here on the nearest of many names is looked for only while problems are few: the cost multiplies.
 const MANY_NAMES: usize = 200;
-const MANY_PROBLEMS: usize = 200;
+const MANY_PROBLEMS: usize = 20;
 
 /// Where an expression stands.
 #[derive(Clone, Copy)]
@@ -195,9 +195,13 @@ impl Checker<'_, '_> {
 
     /// Reports a name that does not exist, with the one that was most likely meant.
     pub(super) fn unknown(&mut self, diagnostic: Diagnostic, name: &str, what: &str, known: Vec<&str>) {
-        let crowded = known.len() > MANY_NAMES && self.out.len() > MANY_PROBLEMS;
-        let known = if crowded { Vec::new() } else { known };
+        let known = if self.is_crowded(known.len()) { Vec::new() } else { known };
         self.out.push(diagnostic.narrowed_to(name).suggest(name, what, known));
+    }
+
+    /// Says whether to look for the nearest of so many names is too dear: of so many mistakes only the first are seen.
+    fn is_crowded(&self, names: usize) -> bool {
+        names > MANY_NAMES && self.out.len() > MANY_PROBLEMS
     }
 
     fn reference(&mut self, reference: &Reference, span: Range<usize>, reader: Reader<'_>) {
@@ -394,11 +398,15 @@ impl Checker<'_, '_> {
     }
 
     fn unknown_step(&mut self, name: &str, span: Range<usize>) {
-        let mut known: Vec<_> =
-            self.analysis.order.names.keys().copied().filter(|id| is_plain_id(id)).collect();
-        known.sort_unstable();
         let problem = Diagnostic::error(codes::LB0120, format!("there is no step `{name}`"))
             .at(&self.analysis.spec.source, span);
+        let names = &self.analysis.order.names;
+        // Even to gather so many names for each of so many mistakes would take minutes.
+        if self.is_crowded(names.len()) {
+            return self.out.push(problem.narrowed_to(name));
+        }
+        let mut known: Vec<_> = names.keys().copied().filter(|id| is_plain_id(id)).collect();
+        known.sort_unstable();
         self.unknown(problem, name, "steps", known);
     }
 

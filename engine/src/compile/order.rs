@@ -273,7 +273,7 @@ impl<'s> Order<'s> {
         let diagnostic = Diagnostic::error(codes::LB0120, format!("there is no step or group `{name}`"))
             .at(self.source, span);
         // To look for the nearest of many names is dear; whoever has so many mistakes sees only the first ones.
-        if self.problems.len() > 200 && self.names.len() > 200 {
+        if self.problems.len() > 20 && self.names.len() > 200 {
             return diagnostic;
         }
         let mut known: Vec<_> = self.names.keys().copied().filter(|id| is_plain_id(id)).collect();
