@@ -143,7 +143,11 @@ fn nested(steps: usize) -> Shape {
         }
         for at in 0..10 {
             line(text, indent, &format!("- group: {name}_{at}"));
-            line(text, indent + 2, if level % 2 == 0 { "parallel: false" } else { "parallel: true" });
+            line(
+                text,
+                indent + 2,
+                if level.is_multiple_of(2) { "parallel: false" } else { "parallel: true" },
+            );
             line(text, indent + 2, "steps:");
             fill(text, &format!("{name}_{at}"), level + 1, steps / 10);
         }

@@ -35,8 +35,11 @@ pub(super) struct Calls<'s> {
     /// How many calls were refused for the way that led to them.
     refused: usize,
     /// Runbooks that are the same whoever calls them, by name and environments, with the number of calls in them.
-    known: HashMap<(&'s str, Vec<&'s str>), (Rc<Analysis<'s>>, usize)>,
+    known: HashMap<Called<'s>, (Rc<Analysis<'s>>, usize)>,
 }
+
+/// A runbook that is called, and the environments that it is called in.
+type Called<'s> = (&'s str, Vec<&'s str>);
 
 impl<'s> Calls<'s> {
     pub(super) fn new(project: &'s Project, registry: &'s Registry) -> Self {

@@ -1,3 +1,4 @@
+use std::collections::hash_map::Entry;
 use std::collections::{HashMap, HashSet, VecDeque};
 use std::sync::Arc;
 
@@ -53,8 +54,8 @@ fn shortest_way_round(graph: &Graph, members: &[usize]) -> Vec<usize> {
                 way.reverse();
                 return way;
             }
-            if !came_from.contains_key(&need) {
-                came_from.insert(need, last);
+            if let Entry::Vacant(unseen) = came_from.entry(need) {
+                unseen.insert(last);
                 queue.push_back(need);
             }
         }

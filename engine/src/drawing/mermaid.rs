@@ -112,7 +112,7 @@ impl Writer<'_> {
             ("conditional", "stroke-dasharray:4 3", of(&|step| !step.conditions.is_empty())),
             ("destroys", "stroke:#b00020,stroke-width:2px", of(&|step| step.marks.contains(&Mark::Destroys))),
             ("person", "fill:#fff4ce,color:#000000", of(&|step| asks(step))),
-            ("skipped", "opacity:0.5", of(&|step| step.marks.iter().any(|mark| is_skipped(mark)))),
+            ("skipped", "opacity:0.5", of(&|step| step.marks.iter().any(is_skipped))),
             ("recovered", "fill:#dff2e1,color:#000000", of(&|step| step.marks.contains(&Mark::Recovered))),
         ];
         for (class, style, nodes) in classes.iter().filter(|(_, _, nodes)| !nodes.is_empty()) {

@@ -100,7 +100,7 @@ impl Nesting {
         let mut by_place: Vec<Links> = children.iter().map(|_| Links::default()).collect();
         let (mut notes, mut listed) = (Notes::new(), Notes::new());
         let mut told = HashSet::new();
-        let mut linked: Vec<HashMap<Child, Vec<Child>>> = vec![HashMap::new(); children.len()];
+        let mut linked: Vec<Awaited> = vec![HashMap::new(); children.len()];
         for ((place, from, to), link) in found {
             let whole = link.ends == surroundings.lasts(from) * surroundings.firsts(to);
             if whole {
@@ -155,10 +155,13 @@ pub(super) fn name(shape: &Shape, child: Child) -> &str {
     }
 }
 
+/// What each child of a group waits for.
+type Awaited = HashMap<Child, Vec<Child>>;
+
 /// In a list, a child follows the one above it or, in a parallel group, none. Whatever is otherwise is said.
 fn list_notes(
     shape: &Shape,
-    (children, linked): (&[Vec<Child>], &[HashMap<Child, Vec<Child>>]),
+    (children, linked): (&[Vec<Child>], &[Awaited]),
     told: &HashSet<(Child, Child)>,
     notes: &mut Notes,
 ) {
@@ -181,7 +184,7 @@ fn list_notes(
                     (false, true) => format!("after {} and {} more", names.join(", "), untold.len() - 4),
                 };
                 let own = notes.entry(*child).or_default();
-                if !(note == "at once" && !own.is_empty()) {
+                if note != "at once" || own.is_empty() {
                     own.push(note);
                 }
             }

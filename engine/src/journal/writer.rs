@@ -74,7 +74,7 @@ type Reply = Result<Vec<Event>, Error>;
 
 enum Command {
     Append { entries: Vec<Entry>, requests: Vec<Uuid>, reply: oneshot::Sender<Reply> },
-    Advise(Entry),
+    Advise(Box<Entry>),
 }
 
 /// An event that has no number yet.
@@ -199,7 +199,7 @@ impl Journal {
             return;
         }
         // A journal that is closed has told those who append; advice has nobody to tell.
-        drop(self.send(Command::Advise(entry)));
+        drop(self.send(Command::Advise(Box::new(entry))));
     }
 
     fn entry(&self, kind: EventKind) -> Result<Entry, Error> {
@@ -314,7 +314,7 @@ impl Writer {
             let text = format!("{dropped} records of progress or output were dropped: the disk was too slow");
             let kind = EventKind::Noted { step: None, text };
             let body = serde_json::to_string(&kind).expect("a note is plain text");
-            queue.push(Command::Advise(Entry { at_ms: self.clock.now_ms(), kind, body }));
+            queue.push(Command::Advise(Box::new(Entry { at_ms: self.clock.now_ms(), kind, body })));
         }
         queue
     }

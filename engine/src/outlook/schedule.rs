@@ -67,9 +67,9 @@ fn after_the_others(plan: &Plan, needs: &mut [Vec<usize>]) {
     }
     let is_late = |at: &usize| plan.steps[*at].always && plan.steps[*at].concludes.is_none();
     let lasts: Vec<_> = (0..needs.len()).filter(|at| !awaited[*at] && !is_late(at)).collect();
-    for at in 0..needs.len() {
-        if is_late(&at) && needs[at].is_empty() {
-            needs[at].clone_from(&lasts);
+    for (at, needs) in needs.iter_mut().enumerate() {
+        if is_late(&at) && needs.is_empty() {
+            needs.clone_from(&lasts);
         }
     }
 }

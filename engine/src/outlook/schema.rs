@@ -4,26 +4,66 @@ use serde_json::{Value, json};
 
 /// Returns the schema of a plan as programs read it.
 pub fn plan() -> Value {
-    let text = || json!({ "type": "string" });
-    let maybe_text = || json!({ "type": ["string", "null"] });
-    let ms = || json!({ "type": "integer", "minimum": 0 });
-    let list = |of: Value| json!({ "type": "array", "items": of });
-    let answer = || json!({ "enum": ["yes", "no", "unknown", "no_objective"] });
-    let span = || json!({ "type": ["string", "null"], "description": "A duration with units." });
-    let closed = |properties: Value, optional: &[&str]| {
-        let required: Vec<_> = properties
-            .as_object()
-            .into_iter()
-            .flatten()
-            .map(|(name, _)| name.clone())
-            .filter(|name| !optional.contains(&name.as_str()))
-            .collect();
+    let mut schema = closed(
         json!({
-            "type": "object", "properties": properties, "required": required, "additionalProperties": false,
-        })
-    };
-    let need = closed(json!({ "step": text(), "on": { "enum": ["success", "failure", "any"] } }), &[]);
-    let expected = closed(
+            "format": { "const": super::Outlook::FORMAT },
+            "runbook": text(), "title": text(), "environment": text(), "protected": { "type": "boolean" },
+            "mode": { "enum": ["recovery", "drill"] },
+            "commit": {
+                "type": ["object", "null"],
+                "properties": { "hash": text(), "dirty": { "type": "boolean" } },
+                "required": ["hash", "dirty"],
+                "additionalProperties": false,
+            },
+            "digest": { "type": "string", "pattern": "^[0-9a-f]{64}$" },
+            "incident_at": maybe_text(),
+            "objective": closed(json!({ "rto": span(), "rpo": span() }), &[]),
+            "inputs": { "type": "object" },
+            "steps": list(step()), "groups": list(json!({ "type": "object" })),
+            "destroys": list(closed(json!({ "step": text(), "what": text() }), &[])),
+            "forecast": forecast(), "findings": list(finding()), "confirm": text(),
+        }),
+        &["findings", "confirm"],
+    );
+    schema["$schema"] = json!("https://json-schema.org/draft/2020-12/schema");
+    schema["title"] = json!("What `lifeboat plan --format json` prints");
+    schema["$defs"] = json!({ "expected": expected() });
+    schema
+}
+
+fn text() -> Value {
+    json!({ "type": "string" })
+}
+
+fn maybe_text() -> Value {
+    json!({ "type": ["string", "null"] })
+}
+
+fn ms() -> Value {
+    json!({ "type": "integer", "minimum": 0 })
+}
+
+fn span() -> Value {
+    json!({ "type": ["string", "null"], "description": "A duration with units." })
+}
+
+fn answer() -> Value {
+    json!({ "enum": ["yes", "no", "unknown", "no_objective"] })
+}
+
+fn list(of: Value) -> Value {
+    json!({ "type": "array", "items": of })
+}
+
+/// A map with these keys and no others.
+fn closed(properties: Value, optional: &[&str]) -> Value {
+    let names = properties.as_object().into_iter().flatten().map(|(name, _)| name.clone());
+    let required: Vec<_> = names.filter(|name| !optional.contains(&name.as_str())).collect();
+    json!({ "type": "object", "properties": properties, "required": required, "additionalProperties": false })
+}
+
+fn expected() -> Value {
+    closed(
         json!({
             "ms": ms(),
             "source": { "enum": ["history", "budget", "group_budget", "skipped", "person", "unknown"] },
@@ -31,8 +71,15 @@ pub fn plan() -> Value {
             "group": text(),
         }),
         &["ms", "runs", "group"],
+    )
+}
+
+fn step() -> Value {
+    let need = closed(
+        json!({ "step": text(), "on": { "enum": ["success", "failure", "failure_within", "any"] } }),
+        &[],
     );
-    let step = closed(
+    closed(
         json!({
             "id": text(), "title": text(), "place": text(), "uses": text(),
             "effect": { "enum": ["read", "idempotent", "guarded", "once"] },
@@ -50,7 +97,10 @@ pub fn plan() -> Value {
             "milestone": maybe_text(), "recovered": { "type": "boolean" },
         }),
         &["why", "conditions", "step", "problem"],
-    );
+    )
+}
+
+fn forecast() -> Value {
     let path = closed(
         json!({ "step": text(), "start_ms": ms(), "finish_ms": ms(), "expected": { "$ref": "#/$defs/expected" } }),
         &[],
@@ -66,7 +116,7 @@ pub fn plan() -> Value {
         json!({ "name": text(), "deadline_ms": ms(), "at_ms": ms(), "can_meet": answer() }),
         &["at_ms"],
     );
-    let forecast = closed(
+    closed(
         json!({
             "expected_ms": ms(), "used_ms": ms(), "rto_ms": ms(), "can_meet": answer(), "why": text(),
             "critical_path": list(path), "unknown": list(text()), "waits": list(wait),
@@ -75,36 +125,15 @@ pub fn plan() -> Value {
             "history_runs": { "type": "integer", "minimum": 0 },
         }),
         &["rto_ms"],
-    );
-    let finding = closed(
+    )
+}
+
+fn finding() -> Value {
+    closed(
         json!({
             "subject": text(), "what": text(), "state": { "enum": ["failed", "warning", "unknown", "ok"] },
             "detail": text(), "help": text(), "objective": { "const": true },
         }),
         &["help", "objective"],
-    );
-    let mut schema = closed(
-        json!({
-            "format": { "const": super::Outlook::FORMAT },
-            "runbook": text(), "title": text(), "environment": text(), "protected": { "type": "boolean" },
-            "mode": { "enum": ["recovery", "drill"] },
-            "commit": {
-                "type": ["object", "null"],
-                "properties": { "hash": text(), "dirty": { "type": "boolean" } },
-                "required": ["hash", "dirty"],
-                "additionalProperties": false,
-            },
-            "digest": { "type": "string", "pattern": "^[0-9a-f]{64}$" },
-            "incident_at": maybe_text(),
-            "objective": closed(json!({ "rto": span(), "rpo": span() }), &[]),
-            "inputs": { "type": "object" }, "steps": list(step), "groups": list(json!({ "type": "object" })),
-            "destroys": list(closed(json!({ "step": text(), "what": text() }), &[])),
-            "forecast": forecast, "findings": list(finding), "confirm": text(),
-        }),
-        &["findings", "confirm"],
-    );
-    schema["$schema"] = json!("https://json-schema.org/draft/2020-12/schema");
-    schema["title"] = json!("What `lifeboat plan --format json` prints");
-    schema["$defs"] = json!({ "expected": expected });
-    schema
+    )
 }

@@ -127,7 +127,7 @@ fn without_history_budgets_count_and_the_rest_is_unknown() {
     plan.steps[0].budget = Some(span("1m"));
     let forecast = made(&plan, &History::default(), &runs(&plan), 0);
     assert_eq!(forecast.can_meet, CanMeet::Unknown);
-    assert_eq!(forecast.unknown, ["uploads", "open"].map(|name| id(name)));
+    assert_eq!(forecast.unknown, ["uploads", "open"].map(id));
     // The budget of the group stands for its two steps.
     assert_eq!(forecast.expected_ms, 360_000);
     assert!(forecast.why.contains("`uploads`, `open`"), "{}", forecast.why);

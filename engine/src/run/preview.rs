@@ -142,8 +142,9 @@ impl<'a> Looker<'a> {
         for field in &spec.params {
             let one = step.with.get(&field.name).map(|value| (field.name.clone(), value.clone()));
             let one = Value::Object(one.into_iter().collect());
-            let rendered =
-                self.names(step, &one).and_then(|names| expr::render(&one, &[field.clone()], &names));
+            let rendered = self
+                .names(step, &one)
+                .and_then(|names| expr::render(&one, std::slice::from_ref(field), &names));
             if let Ok(Value::Object(rendered)) = rendered {
                 known.extend(rendered);
             }

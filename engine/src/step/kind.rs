@@ -141,6 +141,7 @@ impl KindSpec {
 }
 
 /// What a probe found.
+#[expect(clippy::large_enum_variant, reason = "there is one at a time, and it is taken apart at once")]
 #[derive(Clone, Debug)]
 pub enum Probe {
     /// The work is done; these are its results.

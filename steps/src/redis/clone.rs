@@ -278,7 +278,7 @@ impl<'a> Work<'a> {
             .args(["--dbfilename", DUMP])
             .dir(&self.home.path)
             .os_user(self.user.as_ref().map(|user| user.name.as_str()))
-            .pid_file(&self.pid_file());
+            .pid_file(self.pid_file());
         let spec = ServerSpec {
             id: format!("server:{}", self.name),
             what: format!("Redis server of {}", self.ctx.info.step),
