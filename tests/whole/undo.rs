@@ -43,7 +43,11 @@ fn an_abort_in_the_middle_takes_back_what_was_done_and_says_so() {
     let project = project();
     project.write("go", "");
     let plan = project.run(&["plan", "job"]).expect(0);
-    assert!(plan.stdout.contains("undo: echo undo move") && plan.stdout.contains("mv data.old data"), "{}", plan.stdout);
+    assert!(
+        plan.stdout.contains("undo: echo undo move") && plan.stdout.contains("mv data.old data"),
+        "{}",
+        plan.stdout
+    );
     let running = project.start(&["run", "job"]);
     until("the long step runs", || project.file("here").exists());
     assert_eq!(project.lines("data/file"), ["new"]);
