@@ -134,8 +134,10 @@ fn the_parameters_of_every_kind_are_typed_and_described_for_editors() {
     for kind in offered {
         let branch = branches.iter().find(|branch| branch["if"]["properties"]["uses"]["const"] == *kind);
         let with = &branch.unwrap_or_else(|| panic!("{kind} has no branch"))["then"]["properties"]["with"];
-        assert_eq!(with["type"], "object", "{kind}");
         assert!(with["description"].is_string(), "{kind}");
+        let name = with["$ref"].as_str().and_then(|it| it.strip_prefix("#/$defs/")).expect("a reference");
+        let with = &schema["$defs"][name];
+        assert_eq!(with["type"], "object", "{kind}");
         described(with, kind.as_str().unwrap_or_default());
     }
 }

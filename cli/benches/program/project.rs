@@ -143,7 +143,10 @@ steps:
 
 /// Ten steps as people write them: kinds with templates, scripts, a parallel group, conditions, a person.
 fn block(at: usize) -> String {
-    let recovered = if at + 1 == STEPS / BLOCK { "\n    recovered: true\n    milestone: back" } else { "" };
+    change(at) + &open_again(at)
+}
+
+fn change(at: usize) -> String {
     format!(
         r##"  # Part {at}: close, look, change, judge, open again.
   - {{ id: stop_{at}, title: Stop the application, uses: service.stop, with: {{ service: app }}, budget: 1m }}
@@ -191,7 +194,14 @@ fn block(at: usize) -> String {
         run: |
           echo "warming $SITE for $COUNT members"
           curl -fsS "https://$SITE/warm?n=$COUNT" > /dev/null
-  - id: judge_{at}
+"##
+    )
+}
+
+fn open_again(at: usize) -> String {
+    let recovered = if at + 1 == STEPS / BLOCK { "\n    recovered: true\n    milestone: back" } else { "" };
+    format!(
+        r##"  - id: judge_{at}
     needs: [change_{at}, {{ step: files_{at}, on: any }}]
     uses: assert
     with:

@@ -82,16 +82,21 @@ fn counted(count: usize, what: &str) -> String {
 /// Returns a path that a person gave as one within the project. One that is not there, or not of the project, is
 /// refused: that nothing is wrong with it would be a lie.
 fn within(project: &Project, path: &Path) -> Result<PathBuf, Failure> {
-    let real = path
-        .canonicalize()
-        .or_else(|_| project.spec.dir.join(path).canonicalize())
-        .map_err(|error| Failure::usage(format!("there is no `{}`", path.display())).caused_by(&error))?;
     let dir = project.spec.dir.canonicalize().unwrap_or_else(|_| project.spec.dir.clone());
     let outside = || {
         Failure::usage(format!("`{}` does not belong to the project in `{}`", path.display(), dir.display()))
             .help("a project is `lifeboat.yaml`, `environments/*.yaml` and `runbooks/*.yaml`; use `-C DIR` for another")
     };
-    let inner = real.strip_prefix(&dir).map_err(|_| outside())?;
+    // As the shell means it, or as somebody means it who has said `-C`.
+    let meant = [path.canonicalize(), dir.join(path).canonicalize()];
+    let inside = meant.iter().flatten().find_map(|real| real.strip_prefix(&dir).ok());
+    let inner = match (inside, &meant) {
+        (Some(inner), _) => inner,
+        (None, [Err(error), Err(_)]) => {
+            return Err(Failure::usage(format!("there is no `{}`", path.display())).caused_by(error));
+        }
+        (None, _) => return Err(outside()),
+    };
     let is_read =
         ["", "lifeboat.yaml", "environments", "runbooks"].iter().any(|known| inner == Path::new(known));
     let parts: Vec<_> = inner.components().collect();

@@ -160,6 +160,32 @@ impl Diagnostic {
     }
 }
 
+/// How long a message is at most, and a help, in bytes: a file may hold a name of a megabyte.
+const MAX_MESSAGE: usize = 600;
+const MAX_HELP: usize = 2_000;
+/// How long a change is at most, in bytes; it may be a whole script.
+const MAX_CHANGE: usize = 64 * 1024;
+
+impl Diagnostic {
+    fn clipped(mut self) -> Self {
+        shorten(&mut self.message, MAX_MESSAGE);
+        if let Some(help) = &mut self.help {
+            shorten(help, MAX_HELP);
+        }
+        self.fix = self.fix.filter(|fix| fix.replacement.len() <= MAX_CHANGE);
+        self
+    }
+}
+
+/// Leaves out the middle of a text that is longer; what is wrong is mostly said at its end.
+fn shorten(text: &mut String, most: usize) {
+    if text.len() > most {
+        let head = text.floor_char_boundary(most * 3 / 4);
+        let tail = text.ceil_char_boundary(text.len() - most / 4);
+        text.replace_range(head..tail, " … ");
+    }
+}
+
 /// All problems that were found.
 #[derive(Clone, Debug, Default)]
 pub struct Diagnostics {
@@ -172,14 +198,14 @@ impl Diagnostics {
         Self::default()
     }
 
-    /// Adds a problem.
+    /// Adds a problem. What is too long to be read is left out of the middle of its texts.
     pub fn push(&mut self, diagnostic: Diagnostic) {
-        self.list.push(diagnostic);
+        self.list.push(diagnostic.clipped());
     }
 
     /// Adds some problems.
     pub fn extend(&mut self, more: impl IntoIterator<Item = Diagnostic>) {
-        self.list.extend(more);
+        self.list.extend(more.into_iter().map(Diagnostic::clipped));
     }
 
     /// Adds all problems of another collection.
@@ -231,4 +257,20 @@ fn key(diagnostic: &Diagnostic) -> (&str, usize, usize, &str, &str) {
         None => ("", 0, 0),
     };
     (file, start, end, diagnostic.code.id, &diagnostic.message)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn of_very_long_texts_the_middle_is_left_out() {
+        let mut out = Diagnostics::new();
+        let long = "é".repeat(5_000);
+        out.push(Diagnostic::error(super::super::codes::LB0108, format!("`{long}` has no unit")).help(long));
+        let only = out.iter().next().unwrap();
+        assert!(only.message.starts_with("`éé") && only.message.ends_with("éé` has no unit"));
+        assert!(only.message.contains(" … ") && only.message.len() < 700, "{}", only.message.len());
+        assert!(only.help.as_ref().is_some_and(|help| help.len() < 2_100));
+    }
 }

@@ -1,4 +1,5 @@
 use std::collections::HashMap;
+use std::fmt::Write as _;
 use std::sync::Arc;
 
 use annotate_snippets::{Group, Level, Origin, Renderer};
@@ -135,9 +136,13 @@ fn one_to_json(diagnostic: &Diagnostic) -> Value {
     object
 }
 
-/// Writes all problems as workflow commands that GitHub shows beside the changed lines.
+/// Writes the problems as workflow commands that GitHub shows beside the changed lines. Of very many only the first.
 pub fn to_github(diagnostics: &Diagnostics) -> String {
-    diagnostics.iter().take(MAX_LISTED).map(one_to_github).collect()
+    let mut text: String = diagnostics.iter().take(MAX_SHOWN).map(one_to_github).collect();
+    if let Some(more @ 1..) = diagnostics.len().checked_sub(MAX_SHOWN) {
+        let _ = writeln!(text, "::notice ::… and {more} more problems; mend these first, then check again");
+    }
+    text
 }
 
 fn one_to_github(diagnostic: &Diagnostic) -> String {

@@ -36,6 +36,7 @@ pub fn endpoint() -> &'static str {
     })
 }
 
+#[expect(clippy::zombie_processes, reason = "the server ends when this process closes its input by ending")]
 fn start() -> u16 {
     let python = python();
     let mut server = Command::new(&python)
