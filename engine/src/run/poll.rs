@@ -55,6 +55,8 @@ impl Poll {
                     self.note(check.actual.clone(), Some(check));
                 }
                 Err(error) if error.kind == FailureKind::Permanent => return Err(error),
+                // A poll that was cut off has seen nothing: what the one before it saw stands.
+                Err(_) if context.cancel.is_cancelled() => {}
                 Err(error) => self.note(error.message, None),
             }
             tokio::select! {
