@@ -130,7 +130,8 @@ impl Outlook {
                 let critical = critical.contains(&step.id);
                 let undo = undos.get(&step.id).map(|(undo, preview)| undone_by(undo, preview));
                 let known = StepOutlook::of(step, preview, made.expected[at].clone(), times);
-                StepOutlook { critical, undo: undo.unwrap_or_default(), ..known }
+                let (undo, notes) = (undo.unwrap_or_default(), notes(step, &plan.inputs));
+                StepOutlook { critical, undo, notes, ..known }
             })
             .collect();
         let destroyed = steps.iter().flat_map(|step| {
@@ -159,7 +160,7 @@ impl Outlook {
 }
 
 impl StepOutlook {
-    /// Tells what is known of a step, as one that is not on the critical path.
+    /// Tells what is known of a step alone: neither notes nor undo, and not on the critical path.
     fn of(step: &PlannedStep, preview: &StepPreview, expected: Expected, times: Times) -> Self {
         Self {
             id: step.id.clone(),
@@ -174,7 +175,7 @@ impl StepOutlook {
             with: preview.with.clone(),
             actions: preview.preview.actions.clone(),
             destroys: destroys(step, preview),
-            notes: notes(step),
+            notes: Vec::new(),
             undo: Vec::new(),
             problem: preview.problem.clone(),
             reads: step.reads.clone(),

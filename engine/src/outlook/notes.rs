@@ -2,8 +2,9 @@
 
 use std::collections::BTreeSet;
 
-use serde_json::Value;
+use serde_json::{Map, Value};
 
+use crate::expr::input_name;
 use crate::plan::{ForEach, PlannedStep, PlannedUndo};
 use crate::report::human::count;
 use crate::resource::maker;
@@ -13,8 +14,10 @@ use crate::run::StepPreview;
 const SHOWN: usize = 5;
 
 /// Tells of repetition and of systems that earlier steps make.
-pub(super) fn notes(step: &PlannedStep) -> Vec<String> {
-    let mut notes: Vec<_> = step.for_each.iter().map(for_each).collect();
+pub(super) fn notes(step: &PlannedStep, inputs: &Map<String, Value>) -> Vec<String> {
+    // In a runbook that is called `inputs` are others.
+    let inputs = if step.scope.is_none() { inputs } else { &Map::new() };
+    let mut notes: Vec<_> = step.for_each.iter().map(|each| for_each(each, inputs)).collect();
     if let (Some(until), Some(timeout)) = (&step.until, step.timeout) {
         let (condition, every) = (&until.condition, until.every);
         notes.push(format!("repeated every {every} until {condition}, for at most {timeout}"));
@@ -25,12 +28,13 @@ pub(super) fn notes(step: &PlannedStep) -> Vec<String> {
 }
 
 /// Says for what a step is repeated, and how: `for each of 3 elements, one after the other: a, b, c`.
-fn for_each(each: &ForEach) -> String {
+fn for_each(each: &ForEach, inputs: &Map<String, Value>) -> String {
     let how = match each.max_parallel {
         1 => "one after the other".to_owned(),
         many => format!("{many} at a time"),
     };
-    match &each.list {
+    let input = each.list.as_str().and_then(input_name).and_then(|name| inputs.get(name));
+    match input.unwrap_or(&each.list) {
         Value::Array(items) => {
             let shown: Vec<_> = items.iter().take(SHOWN).map(ToString::to_string).collect();
             let more = if items.len() > SHOWN { ", …" } else { "" };
