@@ -170,6 +170,7 @@ impl Driver {
             sender: sender.clone(),
             watch: Watch::default(),
             posts: JoinSet::new(),
+            queues: HashMap::new(),
         };
         let executor = Executor::new(ExecutorParts {
             plan: Arc::clone(&setup.plan),

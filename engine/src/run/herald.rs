@@ -1,9 +1,10 @@
 //! Tells people who do not look: observes a run after its events are durable, and can never change it.
 
+use std::collections::HashMap;
 use std::sync::Arc;
 use std::time::Duration;
 
-use tokio::sync::mpsc;
+use tokio::sync::{mpsc, oneshot};
 use tokio::task::JoinSet;
 
 use super::dispatcher::Situation;
@@ -40,6 +41,8 @@ pub(super) struct Herald {
     pub(super) sender: mpsc::Sender<Message>,
     pub(super) watch: Watch,
     pub(super) posts: JoinSet<()>,
+    /// The end of the last post to each channel: what happened later must not be read first.
+    pub(super) queues: HashMap<String, oneshot::Receiver<()>>,
 }
 
 /// What the herald remembers of what it has seen.
@@ -124,8 +127,15 @@ impl Herald {
             let (messenger, secrets, notice) =
                 (Arc::clone(messenger), Arc::clone(&self.secrets), notice.clone());
             let (sender, channel_name, occasion) = (self.sender.clone(), name.clone(), news.occasion);
+            let (posted, after) = oneshot::channel();
+            let before = self.queues.insert(name.clone(), after);
             self.posts.spawn(async move {
+                if let Some(before) = before {
+                    // It also ends when the task before this one was given up.
+                    drop(before.await);
+                }
                 let result = messenger.post(&channel, &secrets, &notice).await;
+                drop(posted);
                 let problem = result.err().map(|error| error.message);
                 // Without a listener the engine is ending, and its last words are in the log of the process.
                 let told = Message::Notified { occasion, channel: channel_name, problem };
