@@ -25,6 +25,10 @@ use args::{AnswerArgs, Cli, Command};
 use exit::{Exit, Outcome};
 use session::{Manner, Site};
 
+/// Checking a project makes very many small objects: with this allocator it takes a quarter less of the processor.
+#[global_allocator]
+static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
+
 fn main() -> ExitCode {
     let cli = match Cli::try_parse() {
         Ok(cli) => cli,

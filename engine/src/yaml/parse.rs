@@ -45,6 +45,20 @@ pub fn parse(source: &Arc<Source>, out: &mut Diagnostics) -> Option<Node> {
     Some(builder.root.unwrap_or(empty))
 }
 
+/// So few keys are compared with one another: most maps are small, and a table of their keys costs more than they do.
+const FEW: usize = 16;
+
+fn has_equal_keys(entries: &[Entry]) -> bool {
+    let mut rest = entries;
+    while let [first, others @ ..] = rest {
+        if others.iter().any(|other| other.key.text == first.key.text) {
+            return true;
+        }
+        rest = others;
+    }
+    false
+}
+
 /// The tree is not worth going on with; a diagnostic says why.
 struct Stop;
 
@@ -219,6 +233,9 @@ impl<'a> Builder<'a> {
 
     /// Reports duplicate keys and expands merge keys. Keys of the map itself win over merged ones.
     fn settle(&mut self, entries: Vec<Entry>) -> Vec<Entry> {
+        if entries.len() <= FEW && !has_equal_keys(&entries) && entries.iter().all(|it| it.key.text != "<<") {
+            return entries;
+        }
         let mut seen: HashMap<String, Range<usize>> = HashMap::new();
         let (mut kept, mut merged) = (Vec::with_capacity(entries.len()), Vec::new());
         for entry in entries {
