@@ -9,7 +9,7 @@ use std::time::{Duration, Instant};
 use crate::project::{Project, Ran};
 
 /// Generous, for busy machines and unoptimised builds; what hangs or explodes is far beyond them.
-const MAX_CPU: f64 = 10.0;
+const MAX_CPU: f64 = 60.0;
 const MAX_MEMORY: u64 = 512 * 1024 * 1024;
 
 /// Runs the program to its end and asserts that it kept within bounds, as the kernel counts.
