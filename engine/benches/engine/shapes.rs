@@ -174,21 +174,22 @@ fn ladder(layers: usize) -> Shape {
     for layer in 0..layers {
         for side in ["a", "b"] {
             let needs = layer.checked_sub(1).map_or(String::new(), |above| format!("a{above}, b{above}"));
-            let all =
-                (0..layer).flat_map(|above| ["a", "b"].map(|side| format!("steps.{side}{above}.n > 0")));
+            let all = (layer.saturating_sub(8)..layer)
+                .flat_map(|above| ["a", "b"].map(|side| format!("steps.{side}{above}.n > 0")));
             let condition = all.collect::<Vec<_>>().join(" and ");
             line(&mut text, 2, &format!("- id: {side}{layer}"));
             line(&mut text, 4, "uses: count");
             line(&mut text, 4, &format!("needs: [{needs}]"));
             if !condition.is_empty() {
-                let same: Vec<_> =
-                    (0..layer).map(|above| format!("steps.a{above}.n | default(1) > 0")).collect();
+                let same: Vec<_> = (layer.saturating_sub(8)..layer)
+                    .map(|above| format!("steps.a{above}.n | default(1) > 0"))
+                    .collect();
                 line(&mut text, 4, &format!("with: {{ of: \"{{{{ {} }}}}\" }}", same.join(" and ")));
                 line(&mut text, 4, &format!("if: {}", condition.replace(".n >", ".n | default(1) >")));
             }
         }
     }
-    shape("ladder of layers of two, all read by all below", text)
+    shape("ladder of layers of two, eight layers read by each", text)
 }
 
 /// Two parallel groups after one another: every step of the second waits for all of the first.
