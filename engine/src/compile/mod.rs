@@ -18,6 +18,7 @@ mod made;
 mod needs;
 mod order;
 mod plan;
+mod precedence;
 mod promises;
 mod repeat;
 mod resources;

@@ -4,11 +4,13 @@ use serde_json::Value;
 
 use super::keys::{Keys, Spanned, first_line};
 use super::reader::Reader;
+use super::repetition::read_repetition;
+use super::retry::read_retry;
 use crate::diagnostic::{Diagnostic, codes};
 use crate::model::ids::is_plain_id;
-use crate::plan::{Backoff, Milestone, MilestoneAt, NeedOn, OnError, Retry};
+use crate::plan::{Milestone, MilestoneAt, NeedOn, OnError, Retry};
 use crate::step::Effect;
-use crate::value::{Field, Span, Type};
+use crate::value::{Span, Type};
 use crate::yaml::{Entry, Node, Resolved};
 
 pub(super) const STEP_KEYS: &[&str] = &[
@@ -233,7 +235,7 @@ fn read_group(reader: &mut Reader<'_>, node: &Node) -> Option<GroupSpec> {
     })
 }
 
-fn read_count(reader: &mut Reader<'_>, node: &Node) -> Option<usize> {
+pub(super) fn read_count(reader: &mut Reader<'_>, node: &Node) -> Option<usize> {
     let count = reader.read(node, &Type::Integer)?.as_i64()?;
     if count < 1 {
         reader.push(
@@ -360,66 +362,6 @@ fn refuse_with_call(reader: &mut Reader<'_>, keys: &Keys<'_>) {
     }
 }
 
-fn read_repetition(reader: &mut Reader<'_>, keys: &Keys<'_>) -> Repetition {
-    let for_each = keys.entry("for_each");
-    if let Some(entry) = keys.entry("max_parallel").filter(|_| for_each.is_none()) {
-        reader.push(
-            Diagnostic::error(
-                codes::LB0150,
-                "`max_parallel` without `for_each`: there is nothing to run at once",
-            )
-            .at(reader.source, entry.key.span.clone())
-            .help("remove it, or say for what the step is repeated: `for_each: [a, b]`"),
-        );
-    }
-    Repetition {
-        for_each: for_each.cloned(),
-        max_parallel: keys.get("max_parallel").and_then(|node| read_count(reader, node)),
-        until: read_until(reader, keys),
-    }
-}
-
-fn read_until(reader: &mut Reader<'_>, keys: &Keys<'_>) -> Option<UntilSpec> {
-    let incomplete = |reader: &mut Reader<'_>, entry: &Entry, message: &str, help: &str| {
-        reader.push(
-            Diagnostic::error(codes::LB0150, message).at(reader.source, entry.key.span.clone()).help(help),
-        );
-    };
-    let every = keys.entry("every");
-    let Some(until) = keys.entry("until") else {
-        if let Some(every) = every {
-            let help = "say what is waited for, `until: output.stdout == 'ready'`, or remove `every`";
-            incomplete(reader, every, "`every` without `until`: the step runs once", help);
-        }
-        return None;
-    };
-    if keys.get("timeout").is_none() {
-        let help = "add `timeout: 5m`: after that the attempt fails and says what it saw last";
-        incomplete(reader, until, "`until` without `timeout` could wait for ever", help);
-    }
-    if every.is_none() {
-        let help = "add `every: 10s`, the wait before the step is repeated";
-        incomplete(reader, until, "`until` does not say how often: there is no `every`", help);
-    }
-    let condition = checked_condition(reader, &until.value);
-    let every = every?;
-    let wait = reader.duration(&every.value)?;
-    let timeout = keys.get("timeout").and_then(|node| Span::parse(node.text()?).ok());
-    if wait.0.is_zero() {
-        let help = "wait between two polls, for example `1s`";
-        incomplete(reader, every, "`every: 0s` would not wait at all", help);
-    } else if timeout.is_some_and(|timeout| timeout.0 <= wait.0) {
-        let help = "make `every` shorter or `timeout` longer";
-        incomplete(
-            reader,
-            every,
-            "`every` is not shorter than `timeout`: the step would look only once",
-            help,
-        );
-    }
-    Some(UntilSpec { key: until.key.span.clone(), condition: condition?, every: wait })
-}
-
 fn read_call(reader: &mut Reader<'_>, keys: &Keys<'_>, node: &Node) -> Option<CallSpec> {
     Some(CallSpec {
         runbook: Spanned::new(reader.text(node)?, node.span.clone()),
@@ -444,7 +386,7 @@ fn read_common(reader: &mut Reader<'_>, keys: &Keys<'_>, id_key: &str, what: &st
 }
 
 /// Checks the form of a bare expression and keeps its node, for the checks of its names.
-fn checked_condition(reader: &mut Reader<'_>, node: &Node) -> Option<Node> {
+pub(super) fn checked_condition(reader: &mut Reader<'_>, node: &Node) -> Option<Node> {
     let before = reader.sites.len();
     let found = reader.condition(node, &[]);
     reader.sites.truncate(before);
@@ -604,53 +546,4 @@ fn read_on_error(reader: &mut Reader<'_>, keys: &Keys<'_>) -> Option<OnError> {
         "abort" => Some(OnError::Abort),
         _ => Some(OnError::Continue),
     }
-}
-
-/// The keys of `retry`; the schema is made from them too.
-pub(super) fn retry_fields() -> Vec<Field> {
-    vec![
-        Field::required("attempts", Type::Integer, "how many attempts there are, the first one counted"),
-        Field::optional("backoff", Type::choice(&["fixed", "exponential"]), "how delays grow"),
-        Field::optional("delay", Type::Duration, "the wait before the second attempt"),
-        Field::optional("max_delay", Type::Duration, "the longest wait"),
-        Field::optional("jitter", Type::Boolean, "takes a random part off each wait"),
-        Field::optional("when", Type::String, "a bare expression over `error` and `attempt`"),
-    ]
-}
-
-fn read_retry(reader: &mut Reader<'_>, entry: &Entry) -> (Option<Spanned<Retry>>, Option<Node>) {
-    let node = &entry.value;
-    if node.mapping().is_none() {
-        reader.push(
-            Diagnostic::error(codes::LB0106, format!("`retry` is a map, not {}", node.describe()))
-                .at(reader.source, node.span.clone())
-                .help("write `retry: { attempts: 3, delay: 5s }`; the first attempt counts"),
-        );
-        return (None, None);
-    }
-    let Some(map) = reader.object(node, &retry_fields(), "`retry`") else { return (None, None) };
-    let attempts = map.get("attempts").and_then(Value::as_i64).unwrap_or(1);
-    if !(1..=1000).contains(&attempts) {
-        let span: Range<usize> = node.get("attempts").map_or(node.span.clone(), |node| node.span.clone());
-        reader.push(
-            Diagnostic::error(codes::LB0106, format!("`attempts` is {attempts}, not between 1 and 1000"))
-                .at(reader.source, span)
-                .help("the first attempt counts: `attempts: 3` tries twice more"),
-        );
-    }
-    let span = |name: &str| map.get(name).and_then(Value::as_str).and_then(|text| Span::parse(text).ok());
-    let defaults = Retry::default();
-    let retry = Retry {
-        attempts: u32::try_from(attempts.clamp(1, 1000)).unwrap_or(1),
-        backoff: match map.get("backoff").and_then(Value::as_str) {
-            Some("exponential") => Backoff::Exponential,
-            _ => Backoff::Fixed,
-        },
-        delay: span("delay").unwrap_or(defaults.delay),
-        max_delay: span("max_delay"),
-        jitter: map.get("jitter").and_then(Value::as_bool).unwrap_or(false),
-        when: map.get("when").and_then(Value::as_str).map(ToOwned::to_owned),
-    };
-    let when = node.get("when").and_then(|node| checked_condition(reader, node));
-    (Some(Spanned::new(retry, entry.key.span.clone())), when)
 }

@@ -7,8 +7,9 @@ use lifeboat_engine::diagnostic::{Style, render};
 use lifeboat_engine::project::{Project, check_all};
 use lifeboat_engine::spec::schema;
 
+use super::kinds::registry;
 use super::schema::found;
-use super::{corpus, files, registry, snapshot};
+use super::{corpus, files, snapshot};
 
 /// What a person reads about a `lifeboat.yaml` in the project of the corpus.
 fn check(path: &std::path::Path) -> String {

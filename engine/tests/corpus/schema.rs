@@ -8,7 +8,8 @@ use std::path::Path;
 use lifeboat_engine::spec::schema;
 use serde_json::Value;
 
-use super::{corpus, files, project, registry};
+use super::kinds::registry;
+use super::{corpus, files, project};
 
 /// The broken files whose rule a schema cannot express, with the reason.
 const BEYOND: &[(&str, &[&str])] = &[

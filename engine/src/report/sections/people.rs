@@ -1,0 +1,70 @@
+//! What people were asked and what they decided.
+
+use super::{code, plain, section, table};
+use crate::model::event::{Decision, Person};
+use crate::report::human::{DayClock, Moment, duration};
+use crate::report::model::{DecisionReport, QuestionReport, RunReport};
+use crate::report::page::{Cell, Piece, Section, Table, Tone};
+
+pub(in crate::report) fn person(person: &Person) -> String {
+    format!("{} (uid {})", person.name, person.uid)
+}
+
+pub(super) fn people(report: &RunReport, clock: &DayClock) -> Option<Section> {
+    let mut rows: Vec<(Moment, Cell, Cell)> = Vec::new();
+    rows.extend(
+        report.questions.iter().map(|asked| (asked.asked_at, code(asked.step.as_str()), asked_words(asked))),
+    );
+    rows.extend(report.decisions.iter().map(|made| {
+        let (step, words) = decided_words(made);
+        (made.at, code(step), words)
+    }));
+    rows.extend(report.notes.iter().map(|note| {
+        let step = note.step.as_ref().map_or("", |step| step.as_str());
+        (note.at, code(step), vec![Piece::dim("note: "), Piece::plain(&note.text)])
+    }));
+    rows.sort_by_key(|(at, ..)| *at);
+    let mut people = Table::new(&["at", "step", ""]);
+    for (at, step, words) in rows {
+        people.row(vec![plain(clock.time(at)), step, words]);
+    }
+    section("People", table(people))
+}
+
+fn asked_words(asked: &QuestionReport) -> Cell {
+    let role = asked.role.as_deref().unwrap_or("anyone");
+    let mut cell =
+        vec![Piece::dim(format!("asked {role}: ")), Piece::plain(&asked.message), Piece::plain(" ")];
+    let after = duration(asked.waited_ms);
+    match &asked.answer {
+        Some(answer) if answer.automatic => cell.push(Piece::new(
+            format!("→ {} after {after}, automatic: no evidence of a decision", answer.choice),
+            Tone::Caution,
+        )),
+        Some(answer) => {
+            cell.push(Piece::new(format!("→ {}", answer.choice), Tone::Strong));
+            cell.push(Piece::plain(format!(" by {} after {after}", person(&answer.by))));
+        }
+        None if asked.open => cell.push(Piece::new(format!("→ no answer yet, {after}"), Tone::Caution)),
+        None => cell.push(Piece::new(format!("→ never answered, {after}"), Tone::Caution)),
+    }
+    if let Some(comment) = asked.answer.as_ref().and_then(|answer| answer.comment.as_ref()) {
+        cell.push(Piece::plain(format!(": “{comment}”")));
+    }
+    cell
+}
+
+fn decided_words(made: &DecisionReport) -> (&str, Cell) {
+    let (step, words) = match &made.decision {
+        Decision::RetryStep { step } => (step.as_str(), "had it tried again".to_owned()),
+        Decision::SkipStep { step, reason } => (step.as_str(), format!("skipped it: {reason}")),
+        Decision::MarkDone { step, reason } => (step.as_str(), format!("marked it as done: {reason}")),
+        Decision::Abort { reason } => ("", format!("aborted the run: {reason}")),
+        Decision::Cancel { reason } => ("", format!("cancelled the run: {reason}")),
+        Decision::Pause => ("", "paused the run".to_owned()),
+        Decision::Unpause => ("", "let the run go on".to_owned()),
+        Decision::Note { text } => ("", format!("noted: {text}")),
+    };
+    let after = made.after_ms.map(|ms| format!(" (held for {})", duration(ms))).unwrap_or_default();
+    (step, vec![Piece::new(person(&made.by), Tone::Strong), Piece::plain(format!(" {words}{after}"))])
+}
