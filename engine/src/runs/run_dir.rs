@@ -23,6 +23,19 @@ impl RunDir {
 
     pub(super) fn create(runs: &Path, id: RunId) -> Result<Self, Error> {
         let dir = Self::at(runs, id);
+        dir.fill().inspect_err(|_| dir.discard())?;
+        Ok(dir)
+    }
+
+    /// Removes the directory of a run that was never declared, as far as that is possible.
+    pub fn discard(&self) {
+        if let Err(error) = std::fs::remove_dir_all(&self.path) {
+            tracing::debug!(dir = %self.path.display(), %error, "what is left of a run that never was stays");
+        }
+    }
+
+    fn fill(&self) -> Result<(), Error> {
+        let dir = self;
         durable::private_dir(&dir.path)?;
         for name in ["inbox", "output", "work"] {
             durable::private_dir(&dir.path.join(name))?;
@@ -30,8 +43,7 @@ impl RunDir {
         for name in ["lock", "children.lock"] {
             durable::lock_file(&dir.path.join(name))?;
         }
-        durable::sync_dir(&dir.path)?;
-        Ok(dir)
+        durable::sync_dir(&dir.path)
     }
 
     /// Returns the run's id.
@@ -72,8 +84,9 @@ impl RunDir {
     /// Returns whether the run has not ended. A run that was never declared, or whose journal does not exist, is not
     /// open: nothing was started in it.
     pub fn is_open(&self) -> Result<bool, Error> {
-        match journal::Reader::open(&self.path).and_then(|reader| reader.is_finished()) {
-            Ok(finished) => Ok(!finished),
+        let open = |reader: journal::Reader| Ok(reader.is_declared()? && !reader.is_finished()?);
+        match journal::Reader::open(&self.path).and_then(open) {
+            Ok(open) => Ok(open),
             Err(journal::Error::Missing { .. } | journal::Error::Empty { .. }) => Ok(false),
             Err(error) => Err(error.into()),
         }

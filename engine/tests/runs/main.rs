@@ -4,6 +4,7 @@ mod calls;
 mod dispatch;
 mod drive;
 mod elements;
+mod faults;
 mod plans;
 mod undo;
 mod world;
