@@ -8,7 +8,7 @@ mod typed;
 
 use std::io::IsTerminal;
 use std::path::PathBuf;
-use std::sync::Arc;
+use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use lifeboat_engine::clock::{Clock, SystemClock};
@@ -66,6 +66,9 @@ pub(crate) fn resume(site: &Site, text: &str, manner: &Manner, confirm: Option<&
     }
     let journal = Journal::open(run.path(), Arc::clone(&clock)).map_err(|error| render::journal(&error))?;
     let (header, mut events) = journal::read(run.path()).map_err(|error| render::journal(&error))?;
+    if events.is_empty() {
+        return Err(render::journal(&journal::Error::Empty { path: run.path().join(journal::FILE) }));
+    }
     let mut state = fold(&header.plan, &events)?;
     if state.phase == Phase::New {
         let message = format!("the run {} was never declared: nothing was started in it", run.id().short());
@@ -175,7 +178,11 @@ async fn drive_run(
         state: begun.state,
         dir: run.path().to_owned(),
         secrets: Arc::new(begun.secrets),
-        output: Arc::new(links::Output { redactor: redactor.clone(), files: run.output() }),
+        output: Arc::new(links::Output {
+            redactor: redactor.clone(),
+            files: run.output(),
+            warned: Mutex::default(),
+        }),
         redactor,
         clock: Arc::new(SystemClock),
         reporters,
@@ -221,6 +228,6 @@ fn not_driven(run: &RunDir, error: &lifeboat_engine::run::driver::Error) -> Fail
         Error::Illegal(error) => Failure::internal("a defect in Lifeboat stopped the run").caused_by(error),
     };
     let help = failure.help.clone().unwrap_or_default();
-    let separator = if help.is_empty() { "" } else { "; then " };
+    let separator = if help.is_empty() { "" } else { "; then: " };
     failure.help(format!("{help}{separator}lifeboat resume {}", run.id().short()))
 }

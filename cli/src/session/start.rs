@@ -11,7 +11,7 @@ use lifeboat_engine::model::RunId;
 use lifeboat_engine::model::event::EventKind;
 use lifeboat_engine::plan::Plan;
 use lifeboat_engine::resource::System;
-use lifeboat_engine::runs::{ResourceLocks, RunDir, Wanted};
+use lifeboat_engine::runs::{ResourceLocks, RunDir, RunLock, Wanted};
 use lifeboat_engine::secret::Secrets;
 
 use crate::exit::{Exit, Failure, Outcome};
@@ -36,8 +36,6 @@ pub(crate) fn start(site: &Site, declaration: Declaration, manner: &Manner) -> O
     let secrets = resolve_secrets(&plan)?;
     let id = RunId::generate();
     let locks = lock_resources(site, id, &plan, &*clock)?;
-    let run = site.state.create_run(id).map_err(|error| render::runs(&error))?;
-    let lock = run.lock(&*clock).map_err(|error| render::runs(&error))?;
     let declared = EventKind::RunDeclared {
         plan_digest: plan.digest(),
         incident_at_ms: incident_at.as_millisecond(),
@@ -47,11 +45,43 @@ pub(crate) fn start(site: &Site, declaration: Declaration, manner: &Manner) -> O
     };
     let confirmed = EventKind::TargetsConfirmed { by: site.by.clone(), targets };
     let said = if confirms(&confirmed) { vec![declared, confirmed] } else { vec![declared] };
-    let (journal, events) = declare(&run, &plan, said, clock)?;
+    let (run, lock, (journal, events)) = match make(site, id, &plan, said, clock) {
+        Ok(made) => made,
+        Err(failure) => {
+            // Nothing was declared, so that nobody could give the locks back later.
+            drop(locks.release());
+            return Err(failure);
+        }
+    };
     crash::point(Point::RunDeclared);
     let state = fold(&plan, &events)?;
     let begun = Begun { plan: Arc::new(plan), journal, state, events, secrets };
     serve(site, Held { run, _lock: lock, locks }, begun, manner)
+}
+
+/// The directory of a run, the right to write to it, its journal, and what that says.
+type Made = (RunDir, RunLock, (Journal, Vec<lifeboat_engine::model::Event>));
+
+/// Makes the directory and the journal of a run; leaves nothing if that fails.
+fn make(
+    site: &Site,
+    id: RunId,
+    plan: &Plan,
+    said: Vec<EventKind>,
+    clock: Arc<dyn Clock>,
+) -> Result<Made, Failure> {
+    let run = site.state.create_run(id).map_err(|error| render::runs(&error))?;
+    let declared = || {
+        let lock = run.lock(&*clock).map_err(|error| render::runs(&error))?;
+        Ok((lock, declare(&run, plan, said, Arc::clone(&clock))?))
+    };
+    match declared() {
+        Ok((lock, declared)) => Ok((run, lock, declared)),
+        Err(failure) => {
+            run.discard();
+            Err(failure)
+        }
+    }
 }
 
 fn declare(

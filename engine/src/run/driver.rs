@@ -26,7 +26,7 @@ use crate::step::Registry;
 
 use super::cleanup;
 use super::dispatcher::{Action, Dispatcher, Input, Situation};
-use super::executor::{Executor, ExecutorParts, Launch};
+use super::executor::{Executor, ExecutorParts, GRACE, Launch};
 use super::herald::{Herald, Watch};
 use super::link::Message;
 use super::state::{IllegalEvent, RunState};
@@ -108,8 +108,9 @@ const TURN_LIMIT: usize = 512;
 /// How often wishes of other processes are looked for.
 const POLL_INTERVAL: Duration = Duration::from_millis(200);
 
-/// How long running attempts may take to end after the journal has failed.
-const FAREWELL: Duration = Duration::from_secs(20);
+/// How long running attempts may take to end after the journal has failed: what they have anyway, and a little for the
+/// way of the message.
+const FAREWELL: Duration = GRACE.saturating_add(Duration::from_secs(5));
 
 /// Drives a run until it has ended, or cannot go on without a person, or is told to stop.
 ///

@@ -19,6 +19,7 @@ use crate::model::ids::{Attempt, RunId, StepId};
 use crate::model::outcome::{Failure, FailureKind, Mode};
 use crate::plan::{Plan, PlannedStep};
 use crate::resource::{Resource, maker};
+use crate::runs::durable;
 use crate::secret::{SecretRef, Secrets};
 use crate::step::{Probe, Registry, StepContext, StepError, StepInfo, StepKind, StepParts};
 
@@ -27,7 +28,7 @@ use super::poll::{Poll, PollLink, Seen};
 use super::unit::Unit;
 
 /// How long an attempt has to end itself once it is told to; its children get less, so that it can report on them.
-const GRACE: Duration = Duration::from_secs(30);
+pub(super) const GRACE: Duration = Duration::from_secs(30);
 
 /// How long people have to answer in a drill, if the step says nothing else.
 const DRILL_PATIENCE: Duration = Duration::from_secs(30 * 60);
@@ -100,7 +101,7 @@ impl Executor {
         let cancel = CancellationToken::new();
         let (id, attempt, position) = (launch.unit.id(&plan), launch.attempt, launch.unit.position);
         self.running.insert(id.clone(), cancel.clone());
-        let messages = self.messages.clone();
+        let (messages, output) = (self.messages.clone(), Arc::clone(&self.output));
         let work = self.prepare(step, launch, &cancel);
         let limit = self.time_limit(step);
         crash::point(match (plan.undo_at(position).is_some(), step.always) {
@@ -113,6 +114,7 @@ impl Executor {
                 Ok(work) => work.carry_out(limit, &cancel).await,
                 Err(error) => failed(&error),
             };
+            let result = with_loss(result, output.ended(&id, attempt));
             crash::point(Point::AttemptEnded);
             // If nobody listens, the engine is ending and finds the attempt in the journal on resume.
             let _ = messages.send(Message::Ended { step: id, attempt, result }).await;
@@ -200,8 +202,9 @@ impl Executor {
     }
 
     fn info(&self, step: &PlannedStep, id: &StepId, attempt: Attempt) -> Result<StepInfo, StepError> {
-        let work_dir = self.dir.join("work").join(id.path());
-        std::fs::create_dir_all(&work_dir).map_err(|error| {
+        let all = self.dir.join("work");
+        let work_dir = all.join(id.path());
+        durable::dirs_within(&all, &work_dir).map_err(|error| {
             StepError::transient(code::LB0352, format!("cannot create `{}`", work_dir.display()))
                 .help("make room or mend the permissions of the state directory")
                 .caused_by(&error)
@@ -310,6 +313,21 @@ async fn expiry(limit: Option<Duration>) {
     match limit {
         Some(limit) => tokio::time::sleep(limit).await,
         None => std::future::pending().await,
+    }
+}
+
+/// Says with the result of an attempt that not all of its output could be kept.
+fn with_loss(result: AttemptResult, lost: Option<String>) -> AttemptResult {
+    match (result, lost) {
+        (AttemptResult::Succeeded { mut done }, Some(lost)) => {
+            done.warnings.push(lost);
+            AttemptResult::Succeeded { done }
+        }
+        (AttemptResult::Failed { mut failure, checks }, Some(lost)) => {
+            failure.causes.push(lost);
+            AttemptResult::Failed { failure, checks }
+        }
+        (result, _) => result,
     }
 }
 

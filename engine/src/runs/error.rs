@@ -124,7 +124,7 @@ impl Error {
             Self::Io { path, .. } => {
                 format!("look at the owner and the free space: `ls -ld {0}`, `df {0}`", path.display())
             }
-            Self::Journal(error) => error.help().to_owned(),
+            Self::Journal(error) => error.help(),
             Self::NoSuchRun { .. } | Self::TooShort { .. } => "`lifeboat runs` lists all runs".to_owned(),
             Self::Ambiguous { .. } => "give more characters of the id".to_owned(),
             Self::Owned { run, .. } => format!(

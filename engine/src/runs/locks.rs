@@ -103,8 +103,22 @@ impl ResourceLocks {
         for held in &held {
             refuse_if_remembered(state, held, wanted.run, clock)?;
         }
+        let fresh =
+            !held.iter().any(|held| matches!(read(&held.record), Ok(Some(own)) if own.run == wanted.run));
         crash::point(Point::LocksTaken);
-        for Held { identity, record, .. } in &held {
+        let locks = Self { dir, held };
+        if let Err(error) = locks.write_down(wanted, clock) {
+            // A run that was to begin never will; one that is resumed keeps what it had.
+            if fresh {
+                drop(locks.release());
+            }
+            return Err(error);
+        }
+        Ok(locks)
+    }
+
+    fn write_down(&self, wanted: &Wanted, clock: &dyn Clock) -> Result<(), Error> {
+        for Held { identity, record, .. } in &self.held {
             let (by, identity) = (wanted.by.clone(), identity.clone());
             let content =
                 Record { run: wanted.run, by, identity, since_ms: since(record, wanted.run, clock) };
@@ -112,7 +126,7 @@ impl ResourceLocks {
             durable::replace(record, &text)?;
             crash::point(Point::LockRemembered);
         }
-        Ok(Self { dir, held })
+        Ok(())
     }
 
     /// Gives all locks back since the run has ended.

@@ -24,6 +24,19 @@ impl RunDir {
 
     pub(super) fn create(runs: &Path, id: RunId) -> Result<Self, Error> {
         let dir = Self::at(runs, id);
+        dir.fill().inspect_err(|_| dir.discard())?;
+        Ok(dir)
+    }
+
+    /// Removes the directory of a run that was never declared, as far as that is possible.
+    pub fn discard(&self) {
+        if let Err(error) = std::fs::remove_dir_all(&self.path) {
+            tracing::debug!(dir = %self.path.display(), %error, "what is left of a run that never was stays");
+        }
+    }
+
+    fn fill(&self) -> Result<(), Error> {
+        let dir = self;
         durable::private_dir(&dir.path)?;
         crash::point(Point::RunDirMade);
         for name in ["inbox", "output", "work"] {
@@ -34,7 +47,7 @@ impl RunDir {
         }
         durable::sync_dir(&dir.path)?;
         crash::point(Point::RunDirComplete);
-        Ok(dir)
+        Ok(())
     }
 
     /// Returns the run's id.

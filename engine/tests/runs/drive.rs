@@ -85,7 +85,7 @@ fn question() -> Question {
     }
 }
 
-struct NoOutput;
+pub(crate) struct NoOutput;
 
 impl OutputSink for NoOutput {
     fn line(&self, _: &StepId, _: Attempt, _: Stream, line: &str) -> String {
@@ -93,7 +93,7 @@ impl OutputSink for NoOutput {
     }
 }
 
-struct NoRequests;
+pub(crate) struct NoRequests;
 
 impl RequestSource for NoRequests {
     fn poll(&mut self) -> Vec<(uuid::Uuid, Request)> {

@@ -5,6 +5,7 @@ mod crashes;
 mod dispatch;
 mod drive;
 mod elements;
+mod faults;
 mod oracle;
 mod plans;
 mod undo;
