@@ -7,5 +7,6 @@ mod drive;
 mod elements;
 mod oracle;
 mod plans;
+mod prefixes;
 mod undo;
 mod world;
