@@ -36,8 +36,7 @@ fn a_run_that_was_cancelled_stays_cancelled_when_the_process_is_killed_before_it
     assert_eq!(running.end().exit, -1, "it was killed");
     assert_eq!(project.lines("done"), ["first"]);
 
-    let resumed = project.run(&["resume"]).expect(4);
-    assert!(resumed.stderr.contains("ended a process"), "{}", resumed.stderr);
+    project.run(&["resume"]).expect(4);
     assert_eq!(project.lines("done"), ["first", "last"], "nothing of the run, no undo, but `always`");
     assert_eq!(project.report()["outcome"]["state"], "aborted");
     project.run(&["resume"]).expect(7);
