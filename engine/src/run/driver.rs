@@ -258,20 +258,24 @@ impl Driver {
     }
 
     fn take(&mut self, message: Message, turn: &mut Turn) {
+        if self.is_superseded(&message, turn) {
+            // Without a reply it learns that the journal is closed to it, and stops.
+            return;
+        }
         let input = match message.cleaned(&self.redactor) {
             Message::Ended { step, attempt, result } => {
                 self.executor.ended(&step);
                 Input::AttemptEnded { step, attempt, result }
             }
-            Message::Record { step, key, value, reply } => {
+            Message::Record { step, key, value, reply, .. } => {
                 turn.replies.push(reply);
                 Input::Recorded { step, key, value }
             }
-            Message::Created { step, thing, reply } => {
+            Message::Created { step, thing, reply, .. } => {
                 turn.replies.push(reply);
                 Input::ThingCreated { step, thing }
             }
-            Message::Asked { step, question, reply } => {
+            Message::Asked { step, question, reply, .. } => {
                 self.asking.insert((step.clone(), question.id.clone()), reply);
                 Input::Asked { step, question }
             }
@@ -292,6 +296,19 @@ impl Driver {
             }
         };
         turn.inputs.push(input);
+    }
+
+    /// Says whether an attempt wants to act that has ended already, or that another one has followed: something of it goes
+    /// on although it was told to end.
+    fn is_superseded(&self, message: &Message, turn: &Turn) -> bool {
+        let (Message::Record { step, attempt, .. }
+        | Message::Created { step, attempt, .. }
+        | Message::Asked { step, attempt, .. }) = message
+        else {
+            return false;
+        };
+        let ended = |input: &Input| matches!(input, Input::AttemptEnded { step: of, .. } if of == step);
+        !self.dispatcher.runs(step, *attempt) || turn.inputs.iter().any(ended)
     }
 
     /// Takes the oldest wish of another process; the next one follows with the next look.

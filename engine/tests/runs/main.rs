@@ -8,5 +8,6 @@ mod elements;
 mod faults;
 mod oracle;
 mod plans;
+mod prefixes;
 mod undo;
 mod world;
