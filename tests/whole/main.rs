@@ -7,6 +7,7 @@ mod checking;
 mod crash;
 mod design;
 mod documents;
+mod faults;
 mod hostile;
 mod init;
 mod inputs;

@@ -2,6 +2,7 @@
 
 use std::path::Path;
 
+use lifeboat_engine::clock::now_of;
 use lifeboat_engine::journal;
 use lifeboat_engine::model::RunOutcome;
 use lifeboat_engine::report::human::Moment;
@@ -29,7 +30,7 @@ impl Ending<'_> {
             run: self.run.id(),
             plan: &header.plan,
             events: &events,
-            now: Moment(jiff::Timestamp::now().as_millisecond()),
+            now: Moment(now_of(&events)),
             owner: Owner::Gone,
         };
         let report = RunReport::of(&source);

@@ -1,6 +1,7 @@
 //! Finding the run that a person means.
 
 use super::error::{Candidate, Error};
+use super::index::{Filter, Index, Standing};
 use super::run_dir::RunDir;
 use super::state_dir::StateDir;
 
@@ -34,12 +35,17 @@ impl StateDir {
     }
 
     fn latest(&self) -> Result<RunDir, Error> {
-        let runs = self.runs()?;
+        let index = Index::open(self)?;
+        let newest = |standing| -> Result<_, Error> {
+            let found = index.list(&Filter { standing, ..Filter::default() }, 1)?;
+            Ok(found.first().map(|summary| summary.run))
+        };
         // A journal that cannot be read may well be the run that a person is looking for.
-        let open = runs.iter().find(|run| run.is_open().unwrap_or(true));
-        open.or(runs.first())
-            .cloned()
-            .ok_or_else(|| Error::NoSuchRun { text: "latest".to_owned(), known: Vec::new() })
+        let unreadable = index.unreadable().iter().map(|(run, _)| *run).max();
+        match newest(Some(Standing::Open))?.max(unreadable).or(newest(None)?) {
+            Some(run) => self.run(run),
+            None => Err(Error::NoSuchRun { text: "latest".to_owned(), known: Vec::new() }),
+        }
     }
 
     /// Describes the newest runs.

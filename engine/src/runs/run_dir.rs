@@ -4,7 +4,7 @@ use super::durable;
 use super::error::{Candidate, Error};
 use super::inbox::Inbox;
 use super::output::OutputFiles;
-use super::owner::{Holder, RunLock};
+use super::owner::{Holder, Ousted, RunLock};
 use crate::clock::Clock;
 use crate::journal;
 use crate::model::RunId;
@@ -64,6 +64,12 @@ impl RunDir {
     /// Takes the run for this process.
     pub fn lock(&self, clock: &dyn Clock) -> Result<RunLock, Error> {
         RunLock::acquire(self, clock)
+    }
+
+    /// Ends the process that owns the run, if one does, so that this one can take it: SIGTERM, and SIGKILL after
+    /// `patience`. Never breaks the lock of a process that goes on. Blocks.
+    pub fn take_over(&self, patience: std::time::Duration) -> Result<Option<Ousted>, Error> {
+        RunLock::take_from(self, patience)
     }
 
     /// Returns the process that owns the run now, if any does.

@@ -131,12 +131,15 @@ impl StateDir {
 
     /// Opens the directory of a run.
     pub fn run(&self, run: RunId) -> Result<RunDir, Error> {
-        let dir = RunDir::at(&self.runs_dir(), run);
-        if dir.path().is_dir() {
-            Ok(dir)
-        } else {
-            Err(Error::NoSuchRun { text: run.to_string(), known: self.newest(5)? })
+        match self.existing(run) {
+            Some(dir) => Ok(dir),
+            None => Err(Error::NoSuchRun { text: run.to_string(), known: self.newest(5)? }),
         }
+    }
+
+    pub(super) fn existing(&self, run: RunId) -> Option<RunDir> {
+        let dir = RunDir::at(&self.runs_dir(), run);
+        dir.path().is_dir().then_some(dir)
     }
 
     /// Returns all runs, newest first. A name that is no run id is left out.
