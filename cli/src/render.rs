@@ -5,6 +5,7 @@ use std::io::Write;
 use std::path::{Path, PathBuf};
 
 use anstyle::{AnsiColor, Style};
+use lifeboat_engine::crash::{self, Point};
 use lifeboat_engine::drawing::Glyphs;
 use lifeboat_engine::journal;
 use lifeboat_engine::report::page::{Page, Piece, Tone};
@@ -99,7 +100,9 @@ pub(crate) fn write(path: &Path, text: &str) -> Result<(), Failure> {
         // What is left of it would only take room, which may be what is missing.
         drop(fs::remove_file(&new));
         unwritable(path, &error)
-    })
+    })?;
+    crash::point(Point::ReportWritten);
+    Ok(())
 }
 
 fn unwritable(path: &Path, error: &std::io::Error) -> Failure {

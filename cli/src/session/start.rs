@@ -4,6 +4,7 @@ use std::sync::Arc;
 
 use jiff::Timestamp;
 use lifeboat_engine::clock::{Clock, RunClock, ThisMachine};
+use lifeboat_engine::crash::{self, Point};
 use lifeboat_engine::fence::Machine;
 use lifeboat_engine::journal::{Header, Journal};
 use lifeboat_engine::model::RunId;
@@ -53,6 +54,7 @@ pub(crate) fn start(site: &Site, declaration: Declaration, manner: &Manner) -> O
             return Err(failure);
         }
     };
+    crash::point(Point::RunDeclared);
     let state = fold(&plan, &events)?;
     let begun = Begun { plan: Arc::new(plan), journal, clock, state, events, secrets };
     serve(site, Held { run, _lock: lock, locks }, begun, manner)

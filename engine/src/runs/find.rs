@@ -42,10 +42,12 @@ impl StateDir {
         };
         // A journal that cannot be read may well be the run that a person is looking for.
         let unreadable = index.unreadable().iter().map(|(run, _)| *run).max();
-        match newest(Some(Standing::Open))?.max(unreadable).or(newest(None)?) {
-            Some(run) => self.run(run),
-            None => Err(Error::NoSuchRun { text: "latest".to_owned(), known: Vec::new() }),
+        if let Some(run) = newest(Some(Standing::Open))?.max(unreadable).or(newest(None)?) {
+            return self.run(run);
         }
+        // What is left of a start that was killed is no run; whoever has nothing else is told so by what they do with it.
+        let left = self.runs()?.into_iter().next();
+        left.ok_or_else(|| Error::NoSuchRun { text: "latest".to_owned(), known: Vec::new() })
     }
 
     /// Describes the newest runs.
@@ -122,5 +124,20 @@ mod tests {
         let journal = Journal::open(state.find(EARLY).unwrap().path(), TickClock::starting_at(0)).unwrap();
         journal.append(vec![finished(RunOutcome::Failed)]).await.unwrap();
         assert_eq!(state.find("latest").unwrap().id().to_string(), LATE);
+    }
+
+    #[tokio::test]
+    async fn what_a_killed_start_has_left_is_no_open_run_and_not_the_latest() {
+        let (_keep, state) = state();
+        declare(&state, EARLY, true).await;
+        let id: RunId = LATE.parse().unwrap();
+        let dir = state.create_run(id).unwrap();
+        assert_eq!(state.find("latest").unwrap().id().to_string(), EARLY, "it has no journal");
+        let header = crate::journal::Header { run: id, ..header() };
+        let journal = Journal::create(dir.path(), header, TickClock::starting_at(0)).unwrap();
+        assert!(!dir.is_open().unwrap(), "its journal has no event");
+        assert_eq!(state.find("latest").unwrap().id().to_string(), EARLY);
+        journal.append(vec![declared()]).await.unwrap();
+        assert!(dir.is_open().unwrap());
     }
 }

@@ -19,6 +19,7 @@ use super::error::Error;
 use super::owner::{elapsed, try_exclusive};
 use super::state_dir::StateDir;
 use crate::clock::Clock;
+use crate::crash::{self, Point};
 use crate::fence::names_overlap;
 use crate::model::RunId;
 use crate::plan::hex;
@@ -108,6 +109,7 @@ impl ResourceLocks {
         for held in &held {
             refuse_if_remembered(state, held, wanted.run, clock)?;
         }
+        crash::point(Point::LocksTaken);
         let fresh =
             !held.iter().any(|held| matches!(read(&held.record), Ok(Some(own)) if own.run == wanted.run));
         let locks = Self { dir, held };
@@ -128,6 +130,7 @@ impl ResourceLocks {
                 Record { run: wanted.run, by, identity, since_ms: since(record, wanted.run, clock) };
             let text = serde_json::to_vec_pretty(&content).expect("a record is plain text and numbers");
             durable::replace(record, &text)?;
+            crash::point(Point::LockRemembered);
         }
         Ok(())
     }
@@ -141,6 +144,7 @@ impl ResourceLocks {
                 }
                 _ => {}
             }
+            crash::point(Point::LockForgotten);
         }
         durable::sync_dir(&self.dir)
     }

@@ -6,6 +6,7 @@ use super::inbox::Inbox;
 use super::output::OutputFiles;
 use super::owner::{Holder, Ousted, RunLock};
 use crate::clock::Clock;
+use crate::crash::{self, Point};
 use crate::journal;
 use crate::model::RunId;
 
@@ -37,13 +38,16 @@ impl RunDir {
     fn fill(&self) -> Result<(), Error> {
         let dir = self;
         durable::private_dir(&dir.path)?;
+        crash::point(Point::RunDirMade);
         for name in ["inbox", "output", "work"] {
             durable::private_dir(&dir.path.join(name))?;
         }
         for name in ["lock", "children.lock"] {
             durable::lock_file(&dir.path.join(name))?;
         }
-        durable::sync_dir(&dir.path)
+        durable::sync_dir(&dir.path)?;
+        crash::point(Point::RunDirComplete);
+        Ok(())
     }
 
     /// Returns the run's id.
