@@ -15,6 +15,7 @@ mod language;
 mod locks;
 mod loops;
 mod notices;
+mod ownership;
 mod people;
 mod plan;
 mod project;
