@@ -13,7 +13,7 @@ use lifeboat_engine::journal::{FILE, Header, Journal, Reader, read};
 use lifeboat_engine::model::event::{EventKind, Person};
 use lifeboat_engine::model::{RunId, StepId, Stream};
 use lifeboat_engine::plan::Plan;
-use lifeboat_engine::runs::{StateDir, SystemProbe, end_survivors};
+use lifeboat_engine::runs::{Manner, StateDir, SystemProbe, end_survivors};
 use rusqlite::Connection;
 use serde_json::json;
 
@@ -162,6 +162,39 @@ fn kill_9_loses_no_acknowledged_event_and_leaves_a_run_that_can_be_taken_over() 
             assert_eq!(event.map(|event| &event.kind), Some(&fact(writer, n)), "round {round}: event {seq}");
         }
     }
+}
+
+#[test]
+fn a_process_that_does_not_listen_is_killed_when_its_run_is_taken_over() {
+    let dir = tempfile::tempdir().unwrap();
+    let root = dir.path().join("state");
+    let state = StateDir::open(&root, &SystemProbe).unwrap();
+    let run = RunId::generate();
+    let run_dir = state.create_run(run).unwrap();
+    let _survivors = Survivors(run_dir.children_lock());
+    let header = Header { run, engine: "0.1.0".into(), created_ms: 0, plan: plan() };
+    drop(Journal::create(run_dir.path(), header, Arc::new(SystemClock)).unwrap());
+    assert_eq!(run_dir.take_over(Duration::ZERO).unwrap(), None, "nobody has it");
+
+    // What is ignored is inherited.
+    let child = Command::new("bash")
+        .args(["-c", "trap '' TERM; exec \"$0\" --exact writer --nocapture"])
+        .arg(std::env::current_exe().unwrap())
+        .env(WRITER, &root)
+        .stdout(Stdio::piped())
+        .spawn()
+        .unwrap();
+    let mut child = Killed(child);
+    let mut output = BufReader::new(child.0.stdout.take().unwrap()).lines();
+    assert!(output.any(|line| acknowledged(&line.unwrap()).is_some()), "it writes");
+    // Somebody must read on, or it would stand still in a write.
+    let drain = std::thread::spawn(move || output.count());
+    let ousted = run_dir.take_over(Duration::from_millis(300)).unwrap().expect("it had the run");
+    assert_eq!((ousted.holder.pid, ousted.manner), (child.0.id(), Manner::Killed));
+    drain.join().unwrap();
+    assert!(!child.0.wait().unwrap().success());
+    let _lock = run_dir.lock(&SystemClock).unwrap();
+    Reader::open(run_dir.path()).unwrap().verify().unwrap();
 }
 
 /// A run of lifeboat 0.1.0 in format 1, which waits for an approval; `tests/whole/faults.rs` carries on with it.

@@ -3,14 +3,15 @@
 use std::sync::Arc;
 
 use jiff::Timestamp;
-use lifeboat_engine::clock::{Clock, SystemClock};
-use lifeboat_engine::compile::written_identities;
+use lifeboat_engine::clock::{Clock, RunClock, ThisMachine};
 use lifeboat_engine::crash::{self, Point};
+use lifeboat_engine::fence::Machine;
 use lifeboat_engine::journal::{Header, Journal};
 use lifeboat_engine::model::RunId;
 use lifeboat_engine::model::event::EventKind;
 use lifeboat_engine::plan::Plan;
 use lifeboat_engine::resource::System;
+use lifeboat_engine::run::lock_identities;
 use lifeboat_engine::runs::{ResourceLocks, RunDir, RunLock, Wanted};
 use lifeboat_engine::secret::Secrets;
 
@@ -32,7 +33,7 @@ pub(crate) struct Declaration {
 /// Locks and secrets come first: if one is refused, no run exists and nothing has happened.
 pub(crate) fn start(site: &Site, declaration: Declaration, manner: &Manner) -> Outcome {
     let Declaration { plan, incident_at, targets } = declaration;
-    let clock: Arc<dyn Clock> = Arc::new(SystemClock);
+    let clock: Arc<dyn Clock> = Arc::new(RunClock::begin(Arc::new(ThisMachine)));
     let secrets = resolve_secrets(&plan)?;
     let id = RunId::generate();
     let locks = lock_resources(site, id, &plan, &*clock)?;
@@ -45,7 +46,7 @@ pub(crate) fn start(site: &Site, declaration: Declaration, manner: &Manner) -> O
     };
     let confirmed = EventKind::TargetsConfirmed { by: site.by.clone(), targets };
     let said = if confirms(&confirmed) { vec![declared, confirmed] } else { vec![declared] };
-    let (run, lock, (journal, events)) = match make(site, id, &plan, said, clock) {
+    let (run, lock, (journal, events)) = match make(site, id, &plan, said, Arc::clone(&clock)) {
         Ok(made) => made,
         Err(failure) => {
             // Nothing was declared, so that nobody could give the locks back later.
@@ -55,7 +56,7 @@ pub(crate) fn start(site: &Site, declaration: Declaration, manner: &Manner) -> O
     };
     crash::point(Point::RunDeclared);
     let state = fold(&plan, &events)?;
-    let begun = Begun { plan: Arc::new(plan), journal, state, events, secrets };
+    let begun = Begun { plan: Arc::new(plan), journal, clock, state, events, secrets };
     serve(site, Held { run, _lock: lock, locks }, begun, manner)
 }
 
@@ -123,7 +124,7 @@ pub(super) fn lock_resources(
     plan: &Plan,
     clock: &dyn Clock,
 ) -> Result<ResourceLocks, Failure> {
-    let identities = written_identities(plan);
+    let identities = lock_identities(plan, &site.registry, &Machine::new());
     let by = format!("{}@{}", plan.runbook, plan.environment);
     ResourceLocks::acquire(&site.state, &Wanted { run, by, identities }, clock)
         .map_err(|error| render::runs(&error))

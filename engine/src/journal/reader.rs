@@ -109,10 +109,10 @@ impl Reader {
         Ok(events)
     }
 
-    /// Returns whether the run was declared: a process may be killed before that.
+    /// Returns whether the run was declared: until then nothing was started in it.
     pub fn is_declared(&self) -> Result<bool, Error> {
         self.conn
-            .query_row("SELECT EXISTS (SELECT 1 FROM events WHERE seq = 1)", [], |row| row.get(0))
+            .query_row("SELECT EXISTS (SELECT 1 FROM events)", [], |row| row.get(0))
             .map_err(|error| Error::sqlite(&self.path, "read", error))
     }
 

@@ -11,7 +11,7 @@ use tokio::sync::mpsc;
 use tokio_util::sync::CancellationToken;
 
 use crate::code;
-use crate::compile::written;
+use crate::compile::{written, written_paths};
 use crate::crash::{self, Point};
 use crate::fence::{Fence, Origin};
 use crate::model::event::{AttemptResult, Done};
@@ -197,8 +197,12 @@ impl Executor {
             (false, false) => Task::Run,
         };
         let context = Arc::new(context.fenced(Arc::clone(&self.fence)));
-        let writes = if self.fence.is_open() { Vec::new() } else { written(step, &self.registry) };
-        Ok(Work { kind, context, task, poll, writes })
+        let (mut writes, mut paths) = (Vec::new(), Vec::new());
+        if !self.fence.is_open() {
+            writes = written(step, &self.registry);
+            paths = written_paths(step, &self.registry, context.with());
+        }
+        Ok(Work { kind, context, task, poll, writes, paths })
     }
 
     fn info(&self, step: &PlannedStep, id: &StepId, attempt: Attempt) -> Result<StepInfo, StepError> {
@@ -234,6 +238,8 @@ struct Work {
     poll: Option<Poll>,
     /// The systems that it writes and that must be compared with those of protected environments first.
     writes: Vec<String>,
+    /// Directories that it fills, likewise.
+    paths: Vec<PathBuf>,
 }
 
 /// What an attempt asks of the kind.
@@ -295,11 +301,13 @@ impl Work {
 
     /// Compares everything that is written with what protected environments name, as it is found at this moment.
     async fn keep_away(&self) -> Result<(), StepError> {
-        if self.writes.is_empty() {
+        if self.writes.is_empty() && self.paths.is_empty() {
             return Ok(());
         }
-        let (context, writes) = (Arc::clone(&self.context), self.writes.clone());
+        let (context, writes, paths) = (Arc::clone(&self.context), self.writes.clone(), self.paths.clone());
         let compared = tokio::task::spawn_blocking(move || {
+            let dirs = paths.iter().map(|path| context.info.project_dir.join(path));
+            dirs.into_iter().try_for_each(|dir| context.keep_away_from(&dir))?;
             writes.iter().try_for_each(|name| {
                 let origin = if maker(name).is_some() { Origin::Run } else { Origin::Environment };
                 context.keep_away(name, context.resource(name)?, origin)

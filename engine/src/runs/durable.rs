@@ -46,11 +46,14 @@ pub(super) fn private_dir(dir: &Path) -> Result<(), Error> {
     }
 }
 
-/// Makes the directories that lead from one that exists to one within it, for its owner alone or for the group of a shared
+/// Makes the directories that lead from one, which usually exists, to one within it, for its owner alone or for the group of a shared
 /// one; they may exist. Their names survive a power cut when something else makes them durable.
 pub(crate) fn dirs_within(base: &Path, dir: &Path) -> io::Result<()> {
     let mut made = base.to_owned();
     let mut mode = None;
+    if !base.is_dir() {
+        DirBuilder::new().recursive(true).mode(0o700).create(base)?;
+    }
     for part in dir.strip_prefix(base).unwrap_or(Path::new("")).components() {
         made.push(part);
         match DirBuilder::new().mode(0o700).create(&made) {

@@ -33,7 +33,7 @@ pub use inbox::{Inbox, Pending, RequestId};
 pub use index::{Filter, Index, RunSummary, Standing};
 pub use locks::{HolderState, ResourceLocks, Wanted};
 pub use output::{Lost, OutputFiles};
-pub use owner::{Holder, RunLock};
+pub use owner::{Holder, Ousted, RunLock};
 pub use run_dir::RunDir;
 pub use state_dir::{FileSystemProbe, StateDir, StateGroup, SystemProbe};
 pub use survivors::{Ended, Manner, end_survivors};

@@ -4,7 +4,7 @@ use super::durable;
 use super::error::{Candidate, Error};
 use super::inbox::Inbox;
 use super::output::OutputFiles;
-use super::owner::{Holder, RunLock};
+use super::owner::{Holder, Ousted, RunLock};
 use crate::clock::Clock;
 use crate::crash::{self, Point};
 use crate::journal;
@@ -70,6 +70,12 @@ impl RunDir {
         RunLock::acquire(self, clock)
     }
 
+    /// Ends the process that owns the run, if one does, so that this one can take it: SIGTERM, and SIGKILL after
+    /// `patience`. Never breaks the lock of a process that goes on. Blocks.
+    pub fn take_over(&self, patience: std::time::Duration) -> Result<Option<Ousted>, Error> {
+        RunLock::take_from(self, patience)
+    }
+
     /// Returns the process that owns the run now, if any does.
     pub fn owner(&self) -> Result<Option<Holder>, Error> {
         RunLock::holder(self)
@@ -93,14 +99,6 @@ impl RunDir {
             Ok(open) => Ok(open),
             Err(journal::Error::Missing { .. } | journal::Error::Empty { .. }) => Ok(false),
             Err(error) => Err(error.into()),
-        }
-    }
-
-    /// Returns whether the run was ever declared; one whose journal cannot be read may have been.
-    pub(super) fn may_be_declared(&self) -> bool {
-        match journal::Reader::open(&self.path).and_then(|reader| reader.is_declared()) {
-            Ok(declared) => declared,
-            Err(error) => !matches!(error, journal::Error::Missing { .. } | journal::Error::Empty { .. }),
         }
     }
 

@@ -1,6 +1,7 @@
 //! Runs of the engine over step kinds of the tests' own.
 
 mod calls;
+mod clocks;
 mod crashes;
 mod dispatch;
 mod drive;
