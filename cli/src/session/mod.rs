@@ -1,5 +1,6 @@
 //! One process that owns a run: starts or resumes it, shows it, and tells how it ended.
 
+mod away;
 mod end;
 mod links;
 mod signals;
@@ -29,6 +30,7 @@ use crate::exit::{Exit, Failure, Outcome};
 use crate::render;
 use crate::view::{Place, View};
 
+pub(crate) use away::take_down;
 pub(crate) use start::{Declaration, start};
 
 /// Where runs are kept and who acts.

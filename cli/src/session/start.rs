@@ -4,12 +4,14 @@ use std::sync::Arc;
 
 use jiff::Timestamp;
 use lifeboat_engine::clock::{Clock, SystemClock};
+use lifeboat_engine::code::LB0371;
 use lifeboat_engine::compile::written_identities;
 use lifeboat_engine::journal::{Header, Journal};
 use lifeboat_engine::model::RunId;
 use lifeboat_engine::model::event::EventKind;
 use lifeboat_engine::plan::Plan;
 use lifeboat_engine::resource::System;
+use lifeboat_engine::run::unapprovable;
 use lifeboat_engine::runs::{ResourceLocks, RunDir, Wanted};
 use lifeboat_engine::secret::Secrets;
 
@@ -31,6 +33,7 @@ pub(crate) struct Declaration {
 /// Locks and secrets come first: if one is refused, no run exists and nothing has happened.
 pub(crate) fn start(site: &Site, declaration: Declaration, manner: &Manner) -> Outcome {
     let Declaration { plan, incident_at, targets } = declaration;
+    refuse_unapprovable(site, &plan)?;
     let clock: Arc<dyn Clock> = Arc::new(SystemClock);
     let secrets = resolve_secrets(&plan)?;
     let id = RunId::generate();
@@ -50,6 +53,23 @@ pub(crate) fn start(site: &Site, declaration: Declaration, manner: &Manner) -> O
     let state = fold(&plan, &events)?;
     let begun = Begun { plan: Arc::new(plan), journal, state, events, secrets };
     serve(site, Held { run, _lock: lock, locks }, begun, manner)
+}
+
+/// Refuses a run that would come to an approval which nobody may give: its plan cannot be changed then.
+fn refuse_unapprovable(site: &Site, plan: &Plan) -> Result<(), Failure> {
+    let starter = &site.by.name;
+    let found = unapprovable(plan, &site.registry, starter);
+    let Some(first) = found.first() else { return Ok(()) };
+    let people = if first.minimum == 1 { "somebody".to_owned() } else { format!("{} people", first.minimum) };
+    let message = format!(
+        "`{}` takes the approval of {people} of `{}` who did not start the run, and {starter} starts it; the role has: {}",
+        first.step,
+        first.role,
+        first.holders.join(", ")
+    );
+    let help = "nothing has begun; let somebody else start it (`--as NAME`), give the role more people in lifeboat.yaml, or \
+                set `allow_starter: true` at the step";
+    Err(Failure::new(Exit::Refused, message).code(LB0371).help(help))
 }
 
 fn declare(

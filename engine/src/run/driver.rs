@@ -23,6 +23,7 @@ use crate::redact::Redactor;
 use crate::secret::Secrets;
 use crate::step::Registry;
 
+use super::away;
 use super::cleanup;
 use super::dispatcher::{Action, Dispatcher, Input, Situation};
 use super::executor::{Executor, ExecutorParts, Launch};
@@ -225,7 +226,10 @@ impl Driver {
             let turn = tokio::select! {
                 Some(message) = self.messages.recv() => self.gather(message),
                 Some(control) = inlets.controls.recv() => match control {
-                    Control::Request(request) => one(Input::Request(request)),
+                    // It has an id as those of other processes have, so that both leave the same record.
+                    Control::Request(request) => {
+                        Turn { request: Some(Uuid::now_v7()), ..one(Input::Request(request)) }
+                    }
                     Control::Stop => one(Input::Stop),
                     Control::Kill => return Ok(Situation::Stopped),
                 },
@@ -307,16 +311,29 @@ impl Driver {
         }
     }
 
+    /// Removes secrets from what people wrote.
+    fn cleaned(&self, input: Input) -> Input {
+        match input {
+            Input::Request(request) => Input::Request(away::cleaned(&self.redactor, request)),
+            other => other,
+        }
+    }
+
     /// Handles inputs, commits all events that follow, then performs the actions.
     async fn turn(&mut self, turn: Turn) -> Result<(), Error> {
         let now = self.clock.now_ms();
         let mut events = Vec::new();
         let mut actions = Vec::new();
         for input in turn.inputs {
+            let input = self.cleaned(input);
             for action in self.dispatcher.handle(input, now)? {
                 match action {
                     Action::Append(event) if event.class() == EventClass::Advisory => self.advise(event),
                     Action::Append(event) => events.push(event),
+                    Action::Refuse { by, reason } => {
+                        let request = turn.request.unwrap_or_default();
+                        events.push(EventKind::Refused { request, by, reason });
+                    }
                     other => actions.push(other),
                 }
             }
@@ -353,8 +370,9 @@ impl Driver {
                 }
             }
             Action::CleanUp(things) => self.clean_up(things),
-            Action::Refuse { reason } => self.advise(EventKind::Noted { step: None, text: reason }),
-            Action::Append(_) => unreachable!("events are taken out before actions are performed"),
+            Action::Refuse { .. } | Action::Append(_) => {
+                unreachable!("events are taken out before actions are performed")
+            }
         }
     }
 

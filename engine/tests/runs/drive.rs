@@ -82,6 +82,7 @@ fn question() -> Question {
         message: "Go?".into(),
         choices: vec!["approve".into(), "reject".into()],
         typed: None,
+        rule: None,
     }
 }
 
