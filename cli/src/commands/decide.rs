@@ -168,18 +168,18 @@ fn foretell(run: &RunDir, decision: &Decision) -> Result<(), Failure> {
     let undos = state.undos_of_begun(plan);
     if !undoes {
         let kept = if undos.is_empty() { "" } else { "; `lifeboat abort` would undo what has begun" };
-        anstream::eprintln!("nothing is undone{kept}");
+        crate::say::say!("nothing is undone{kept}");
         return Ok(());
     }
     if undos.is_empty() {
-        anstream::eprintln!("nothing that has begun can be undone");
+        crate::say::say!("nothing that has begun can be undone");
         return Ok(());
     }
-    anstream::eprintln!("what is undone, newest first (`lifeboat cancel` undoes nothing):");
+    crate::say::say!("what is undone, newest first (`lifeboat cancel` undoes nothing):");
     for unit in undos {
         let Some(undo) = plan.undo_at(unit.position) else { continue };
         let of = unit.element.map_or_else(|| undo.of.clone(), |at| undo.of.of_element(at));
-        anstream::eprintln!("  {of}: {}", undo.built_in.as_ref().unwrap_or(&undo.step.title));
+        crate::say::say!("  {of}: {}", undo.built_in.as_ref().unwrap_or(&undo.step.title));
     }
     Ok(())
 }
@@ -219,8 +219,8 @@ fn hand_over(run: &RunDir, request: &Request, what: &str) -> Outcome {
         }
         std::thread::sleep(Duration::from_millis(50));
     }
-    anstream::eprintln!("{what}: left for the run {short}, whose process has not taken it yet");
-    anstream::eprintln!("to see what becomes of it: lifeboat status {short}");
+    crate::say::say!("{what}: left for the run {short}, whose process has not taken it yet");
+    crate::say::say!("to see what becomes of it: lifeboat status {short}");
     Ok(Exit::Waiting)
 }
 
@@ -235,9 +235,9 @@ fn told(run: &RunDir, reader: &Reader, id: RequestId, what: &str) -> Outcome {
     if let Some(reason) = refused {
         return Err(Failure::new(Exit::Refused, reason).help(format!("lifeboat status {short}")));
     }
-    anstream::eprintln!("{what}: recorded in the run {short}");
+    crate::say::say!("{what}: recorded in the run {short}");
     if run.owner().map_err(|error| render::runs(&error))?.is_none() && run.is_open().is_ok_and(|open| open) {
-        anstream::eprintln!("no process drives it now; to carry it out: lifeboat resume {short}");
+        crate::say::say!("no process drives it now; to carry it out: lifeboat resume {short}");
     }
     Ok(Exit::Success)
 }

@@ -13,13 +13,15 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use lifeboat_engine::clock::{Clock, SystemClock};
+use lifeboat_engine::code;
+use lifeboat_engine::crash::{self, Point};
 use lifeboat_engine::journal::{self, Journal};
 use lifeboat_engine::model::event::{Decision, EventKind, Person};
 use lifeboat_engine::model::{Event, Request};
 use lifeboat_engine::plan::Plan;
 use lifeboat_engine::redact::Redactor;
 use lifeboat_engine::run::driver::{Control, Patience, Reporter, Setup, drive};
-use lifeboat_engine::run::{RunState, Situation};
+use lifeboat_engine::run::{Phase, RunState, Situation};
 use lifeboat_engine::runs::{ResourceLocks, RunDir, RunLock, StateDir, end_survivors};
 use lifeboat_engine::secret::Secrets;
 use lifeboat_engine::step::Registry;
@@ -31,6 +33,7 @@ use crate::render;
 use crate::view::{Place, View};
 
 pub(crate) use away::take_down;
+pub(crate) use end::ended_with;
 pub(crate) use start::{Declaration, start};
 
 /// Where runs are kept and who acts.
@@ -62,12 +65,17 @@ pub(crate) fn resume(site: &Site, text: &str, manner: &Manner, confirm: Option<&
     let clock: Arc<dyn Clock> = Arc::new(SystemClock);
     let lock = run.lock(&*clock).map_err(|error| render::runs(&error))?;
     for ended in end_survivors(&run.children_lock(), SURVIVOR_GRACE).map_err(|error| render::runs(&error))? {
-        anstream::eprintln!("ended a process that the earlier one had left: {ended}");
+        crate::say::say!("ended a process that the earlier one had left: {ended}");
     }
     let journal = Journal::open(run.path(), Arc::clone(&clock)).map_err(|error| render::journal(&error))?;
     let (header, mut events) = journal::read(run.path()).map_err(|error| render::journal(&error))?;
     let mut state = fold(&header.plan, &events)?;
-    if let lifeboat_engine::run::Phase::Finished(_) = state.phase {
+    if state.phase == Phase::New {
+        let message = format!("the run {} was never declared: nothing was started in it", run.id().short());
+        let failure = Failure::new(Exit::Refused, message).code(code::LB0315);
+        return Err(failure.help("begin anew with `lifeboat run`"));
+    }
+    if let Phase::Finished(_) = state.phase {
         return Err(Failure::new(Exit::Refused, format!("the run {} has ended", run.id().short())).help(
             format!(
                 "see it with `lifeboat report {}`; a new run begins with `lifeboat run`",
@@ -128,7 +136,9 @@ fn serve(site: &Site, held: Held, begun: Begun, manner: &Manner) -> Outcome {
     let (situation, stopped) = runtime.block_on(drive_run(site, &run, begun, manner))?;
     // A blocking task that does not end must not keep the process.
     runtime.shutdown_timeout(Duration::from_secs(2));
+    stopped.done();
     if let Situation::Finished(_) = situation {
+        crash::point(Point::RunFinished);
         held.locks.release().map_err(|error| render::runs(&error))?;
     }
     let ending = end::Ending { state: &site.state, run: &run, situation, report: manner.report.as_deref() };
@@ -143,7 +153,7 @@ async fn drive_run(
     manner: &Manner,
 ) -> Result<(Situation, signals::Stopped), Failure> {
     let (controls, receiver) = mpsc::channel(CONTROL_LIMIT);
-    let stopped = signals::listen(controls.clone())?;
+    let stopped = signals::listen(controls.clone(), run.children_lock())?;
     let paused = begun.state.paused;
     if paused {
         let request = Request::Decide { by: site.by.clone(), decision: Decision::Unpause };
@@ -152,7 +162,7 @@ async fn drive_run(
     }
     let redactor = Redactor::new(&begun.secrets);
     for reference in redactor.too_short() {
-        anstream::eprintln!(
+        crate::say::say!(
             "warning[LB0331]: the secret from {reference} is too short to be removed from output"
         );
     }

@@ -55,7 +55,7 @@ impl Typed {
                         }
                     }
                     Ok(None) => {}
-                    Err(hint) => anstream::eprintln!("{hint}"),
+                    Err(hint) => crate::say::say!("{hint}"),
                 }
             }
         });

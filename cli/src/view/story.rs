@@ -14,6 +14,7 @@ use lifeboat_engine::step::NOTE;
 use serde_json::Value;
 
 use super::Place;
+use crate::say::visible;
 
 const GREEN: Style = AnsiColor::Green.on_default();
 const RED: Style = AnsiColor::Red.on_default().bold();
@@ -203,10 +204,11 @@ impl Story {
                 let mut lines = self.line(at_ms, (RED, "✗"), step.as_str(), &text);
                 lines.extend(self.details(failure));
                 for check in checks.iter().filter(|check| !check.passed) {
-                    lines.push(self.indent(&format!(
+                    let text = format!(
                         "check `{}`: expected {}, found {}",
                         check.name, check.expected, check.actual
-                    )));
+                    );
+                    lines.push(self.indent(&visible(&text)));
                 }
                 lines.extend(self.output_tail(step));
                 lines
@@ -278,16 +280,16 @@ impl Story {
 
     fn details(&self, failure: &Failure) -> Vec<String> {
         let mut lines: Vec<_> =
-            failure.causes.iter().map(|cause| self.indent(&format!("because: {cause}"))).collect();
+            failure.causes.iter().map(|cause| self.indent(&format!("because: {}", visible(cause)))).collect();
         if let Some(help) = &failure.help {
-            lines.push(self.indent(&format!("help: {help}")));
+            lines.push(self.indent(&format!("help: {}", visible(help))));
         }
         lines
     }
 
     fn output_tail(&self, step: &StepId) -> Vec<String> {
         let Some(lines) = self.output.get(step) else { return Vec::new() };
-        lines.iter().map(|line| self.indent(&format!("{DIM}| {line}{DIM:#}"))).collect()
+        lines.iter().map(|line| self.indent(&format!("{DIM}| {}{DIM:#}", visible(line)))).collect()
     }
 
     fn keep_output(&mut self, step: &StepId, line: &str) {
@@ -413,6 +415,8 @@ impl Story {
     fn line(&self, at_ms: i64, (style, mark): (Style, &str), about: &str, text: &str) -> Vec<String> {
         let clock = clock(at_ms - self.incident_ms);
         let width = self.width;
+        // Of what people and programs wrote, nothing acts on this terminal.
+        let (about, text) = (visible(about), visible(text));
         vec![format!("{DIM}{clock}{DIM:#} {style}{mark}{style:#} {about:<width$}  {text}")]
     }
 

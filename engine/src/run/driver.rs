@@ -12,6 +12,7 @@ use tokio::task::JoinSet;
 use uuid::Uuid;
 
 use crate::clock::Clock;
+use crate::crash::{self, Point};
 use crate::journal::{self, Journal};
 use crate::model::event::{Answer, EventClass, EventKind};
 use crate::model::evidence::Created;
@@ -119,6 +120,8 @@ pub async fn drive(setup: Setup) -> Result<Situation, Error> {
     let (mut driver, inlets) = Driver::new(setup, sender, messages);
     let result = driver.serve(inlets).await;
     match &result {
+        // Who says it twice does not want to wait for notices.
+        Ok(_) if driver.killed => {}
         Ok(situation) => driver.say_goodbye(*situation).await,
         Err(_) => driver.end_everything().await,
     }
@@ -146,6 +149,8 @@ struct Driver {
     messages: mpsc::Receiver<Message>,
     /// Attempts that wait for a person.
     asking: HashMap<(StepId, String), oneshot::Sender<Answer>>,
+    /// Told to leave at once.
+    killed: bool,
 }
 
 /// Inputs of one turn, with those who wait for their durability.
@@ -199,6 +204,7 @@ impl Driver {
             sender,
             messages,
             asking: HashMap::new(),
+            killed: false,
         };
         let inlets =
             Inlets { controls: setup.controls, when_held: setup.when_held, when_waiting: setup.when_waiting };
@@ -216,28 +222,34 @@ impl Driver {
             let situation = self.dispatcher.situation();
             if must_leave(situation, &inlets) {
                 // What people have decided meanwhile may be what it waits for.
-                let wish = self.wish();
-                if wish.inputs.is_empty() || !only_people_can_help(situation) {
-                    return Ok(situation);
-                }
+                let wish = if only_people_can_help(situation) { self.last_wish(&mut inlets) } else { None };
+                let Some(wish) = wish else { return Ok(situation) };
                 self.turn(wish).await?;
                 continue;
             }
             let turn = tokio::select! {
                 Some(message) = self.messages.recv() => self.gather(message),
                 Some(control) = inlets.controls.recv() => match control {
-                    // It has an id as those of other processes have, so that both leave the same record.
-                    Control::Request(request) => {
-                        Turn { request: Some(Uuid::now_v7()), ..one(Input::Request(request)) }
-                    }
+                    Control::Request(request) => said(request),
                     Control::Stop => one(Input::Stop),
-                    Control::Kill => return Ok(Situation::Stopped),
+                    Control::Kill => {
+                        self.killed = true;
+                        return Ok(Situation::Stopped);
+                    }
                 },
                 () = sleep_until(self.dispatcher.next_wake_ms(), &*self.clock) => one(Input::Tick),
                 _ = poll.tick() => self.wish(),
             };
             self.turn(turn).await?;
         }
+    }
+
+    /// Takes what people have said, in this process or another one, and nobody has looked at yet.
+    fn last_wish(&mut self, inlets: &mut Inlets) -> Option<Turn> {
+        if let Ok(Control::Request(request)) = inlets.controls.try_recv() {
+            return Some(said(request));
+        }
+        Some(self.wish()).filter(|wish| !wish.inputs.is_empty())
     }
 
     /// Takes what else has arrived meanwhile, so that it shares a commit.
@@ -346,7 +358,9 @@ impl Driver {
             let head = self.journal.head();
             self.herald.observe(written.iter().map(|event| &event.kind), self.dispatcher.state(), &head);
         }
+        crash::point(Point::TurnCommitted);
         actions.into_iter().for_each(|action| self.perform(action));
+        crash::point(Point::TurnPerformed);
         if let Some(id) = turn.request {
             self.requests.done(id);
         }
@@ -391,6 +405,7 @@ impl Driver {
         tokio::task::spawn_blocking(move || {
             for thing in things {
                 let cleanup::Removal { removed, proof } = cleanup::remove(&thing);
+                crash::point(Point::ThingRemoved);
                 // Without a listener the engine is ending; resume tries again.
                 let _ = sender.blocking_send(Message::Removed { id: thing.id, proof, removed });
             }
@@ -426,6 +441,12 @@ impl Driver {
 
 fn one(input: Input) -> Turn {
     Turn { inputs: vec![input], ..Turn::default() }
+}
+
+/// Takes what was said in this process. It gets an id as requests of other processes have, so that both leave the same
+/// record.
+fn said(request: Request) -> Turn {
+    Turn { request: Some(Uuid::now_v7()), ..one(Input::Request(request)) }
 }
 
 fn only_people_can_help(situation: Situation) -> bool {

@@ -189,8 +189,8 @@ impl RunState {
                 self.expect_phase(event, &[Phase::Main])?;
                 self.undoing = *undo;
                 self.ended_by = None;
-                // Who ends a run wants its end, and not what is paused.
-                self.paused = false;
+                // Who ends a run wants its end, and not what is paused. An end that nobody has asked for waits.
+                self.paused &= *outcome != RunOutcome::Aborted;
                 self.phase = Phase::Ending(*outcome);
             }
             EventKind::RunFinished { outcome } => {

@@ -5,6 +5,7 @@ mod crashes;
 mod dispatch;
 mod drive;
 mod elements;
+mod oracle;
 mod plans;
 mod undo;
 mod world;

@@ -286,7 +286,8 @@ impl Dispatcher {
     fn take_over_unit(&mut self, unit: Unit, now_ms: i64) -> Result<(), IllegalEvent> {
         match self.of(unit).phase.clone() {
             StepPhase::Settling(result) => self.settle(unit, &result, now_ms)?,
-            StepPhase::WaitingRetry { at_ms } => {
+            // If the run is ending, it is closed with the others.
+            StepPhase::WaitingRetry { at_ms } if !self.ending(unit) => {
                 self.timers.insert((at_ms, unit));
             }
             StepPhase::Decided(_) => self.follow_decision(unit)?,
@@ -346,8 +347,8 @@ impl Dispatcher {
         self.slots.ended(unit.position);
         let result = self.judge(unit, result);
         self.emit(EventKind::AttemptFinished { step: id.clone(), attempt, result: result.clone() })?;
-        // An attempt that a signal ended is settled when the run is resumed.
-        let stopped = self.stopping && matches!(result, AttemptResult::Interrupted);
+        // An attempt that a signal ended is settled when the run is resumed, unless the run is ending without it anyway.
+        let stopped = self.stopping && result == AttemptResult::Interrupted && !self.ending(unit);
         if stopped { Ok(()) } else { self.settle(unit, &result, now_ms) }
     }
 
