@@ -3,6 +3,7 @@
 use std::io::Write;
 use std::time::Duration;
 
+use lifeboat_engine::clock::now_of;
 use lifeboat_engine::journal::{self, Header};
 use lifeboat_engine::model::event::EventKind;
 use lifeboat_engine::model::{Event, Mode, RunOutcome, Stream};
@@ -38,7 +39,7 @@ impl Told {
             run: self.run.id(),
             plan: &self.header.plan,
             events: &self.events,
-            now: Moment(jiff::Timestamp::now().as_millisecond()),
+            now: Moment(now_of(&self.events)),
             owner: self.owner,
         }
     }

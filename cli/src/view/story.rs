@@ -5,6 +5,7 @@ use std::sync::Arc;
 
 use anstyle::{AnsiColor, Style};
 use jiff::Timestamp;
+use lifeboat_engine::clock::NOTABLE_MS;
 use lifeboat_engine::model::event::{Answer, AttemptResult, Decision, EventKind, Question};
 use lifeboat_engine::model::{Failure, Mode, Outcome, Progress, RunId, RunOutcome, StepId, Unit};
 use lifeboat_engine::plan::Plan;
@@ -53,6 +54,8 @@ pub(super) struct Story {
     /// What was made, by its id.
     made: HashMap<String, String>,
     engines: usize,
+    /// How far the machine's clock was ahead of the run's time.
+    clock_ahead: i64,
 }
 
 impl Story {
@@ -71,6 +74,7 @@ impl Story {
             loops: HashMap::new(),
             made: HashMap::new(),
             engines: 0,
+            clock_ahead: 0,
         }
     }
 
@@ -119,6 +123,7 @@ impl Story {
                 let text = value.as_str().unwrap_or_default();
                 self.line(at_ms, (BOLD, "●"), step.as_str(), &format!("note: {text}"))
             }
+            EventKind::ClockRead { run_ms, wall_ms, .. } => self.clock_read(at_ms, wall_ms - run_ms),
             EventKind::Noted { text, .. } => self.line(at_ms, (BOLD, "●"), "note", text),
             EventKind::Progressed { step, progress, .. } if place == Place::Pipe => {
                 self.progressed(at_ms, step, progress)
@@ -146,6 +151,18 @@ impl Story {
         let rpo = plan.objective.rpo.map_or_else(|| "no RPO".to_owned(), |rpo| format!("RPO {rpo}"));
         lines.push(format!("incident {incident:.0}; {rto}, {rpo}; {} steps", plan.steps.len()));
         lines
+    }
+
+    fn clock_read(&mut self, at_ms: i64, ahead: i64) -> Vec<String> {
+        let known = std::mem::replace(&mut self.clock_ahead, ahead);
+        if ahead.abs_diff(known) < NOTABLE_MS.unsigned_abs() {
+            return Vec::new();
+        }
+        let by = human::duration((ahead - known).abs());
+        let way = if ahead > known { "forward" } else { "back" };
+        let text =
+            format!("the clock of the machine was set {way} by {by}; the time of the run does not follow it");
+        self.line(at_ms, (YELLOW, "!"), "clock", &text)
     }
 
     fn engine_started(&mut self, at_ms: i64) -> Vec<String> {

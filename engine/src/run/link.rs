@@ -118,6 +118,13 @@ pub trait OutputSink: Send + Sync {
         let _ = (step, attempt);
     }
 
+    /// Takes note that an attempt prints nothing more. Returns what of its output could not be stored, in words for
+    /// people; nothing if all was.
+    fn ended(&self, step: &StepId, attempt: Attempt) -> Option<String> {
+        let _ = (step, attempt);
+        None
+    }
+
     /// Stores a line and returns it with secrets removed.
     fn line(&self, step: &StepId, attempt: Attempt, stream: Stream, line: &str) -> String;
 }

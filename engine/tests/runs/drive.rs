@@ -120,7 +120,7 @@ fn question() -> Question {
     }
 }
 
-struct NoOutput;
+pub(crate) struct NoOutput;
 
 impl OutputSink for NoOutput {
     fn line(&self, _: &StepId, _: Attempt, _: Stream, line: &str) -> String {
@@ -128,7 +128,7 @@ impl OutputSink for NoOutput {
     }
 }
 
-struct NoRequests;
+pub(crate) struct NoRequests;
 
 impl RequestSource for NoRequests {
     fn poll(&mut self) -> Vec<(uuid::Uuid, Request)> {
