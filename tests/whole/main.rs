@@ -5,6 +5,7 @@ mod calendar;
 mod calls;
 mod checking;
 mod crash;
+mod decisions;
 mod design;
 mod documents;
 mod faults;

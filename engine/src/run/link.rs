@@ -166,6 +166,16 @@ impl AttemptLink {
     }
 }
 
+/// Very long lines would fill the queue with what no screen shows.
+fn beginning(mut line: String) -> String {
+    const SHOWN: usize = 1000;
+    if line.len() > SHOWN {
+        line.truncate(line.floor_char_boundary(SHOWN));
+        line.push('…');
+    }
+    line
+}
+
 fn closed() -> StepError {
     StepError::uncertain(code::LB0351, "the journal takes nothing more, so this step must not go on")
         .help("`lifeboat status RUN` says why; `lifeboat resume RUN` goes on when that is mended")
@@ -187,7 +197,8 @@ impl StepLink for AttemptLink {
 
     fn line(&self, stream: Stream, line: &str) {
         let line = self.output.line(&self.step, self.attempt, stream, line);
-        // The line is in the step's file; only its live display can be lost.
+        // The line is in the step's file; only its live display can be lost, and nobody reads more of it there.
+        let line = beginning(line);
         let _ = self.messages.try_send(Message::Line {
             step: self.step.clone(),
             attempt: self.attempt,

@@ -117,6 +117,7 @@ fn question() -> Question {
         message: "Go?".into(),
         choices: vec!["approve".into(), "reject".into()],
         typed: None,
+        rule: None,
     }
 }
 

@@ -179,6 +179,7 @@ fn question(of: &StepId) -> Option<Question> {
         message: "?".to_owned(),
         choices: choices.iter().map(|&choice| choice.to_owned()).collect(),
         typed: None,
+        rule: None,
     };
     match of.as_str() {
         "sign" => Some(asks("approval", &["approve", "reject"])),
@@ -255,7 +256,7 @@ impl Stage {
                 }
                 self.follows.push_back(Input::CleanedUp);
             }
-            Action::Refuse { reason } => panic!("{reason}"),
+            Action::Refuse { reason, .. } => panic!("{reason}"),
         }
     }
 
