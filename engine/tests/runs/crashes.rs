@@ -217,3 +217,44 @@ fn a_retry_that_falls_due_in_a_pause_starts_when_the_pause_ends() {
     decide(&mut resumed, Decision::Unpause);
     assert_eq!(resumed.run(), Situation::Finished(RunOutcome::Succeeded));
 }
+
+/// Found by the oracle: an element that waited for its retry when the run was ended left its timer behind, so that the run
+/// seemed busy when only a person could help.
+#[test]
+fn a_retry_of_a_run_that_is_ending_sets_no_timer_after_a_crash() {
+    let each = PlannedStep {
+        for_each: Some(ForEach { list: json!([0, 1]), max_parallel: 2 }),
+        retry: Retry { attempts: 2, ..Retry::default() },
+        ..step("each", &[])
+    };
+    let last = PlannedStep { on_error: OnError::Hold, ..always("z", &[]) };
+    let plan = plan(vec![each, last]);
+    let mut world = World::new(plan.clone(), |_, _| failed(FailureKind::Transient));
+    world.end_one(0);
+    decide(&mut world, Decision::Abort { reason: "x".into() });
+    let mut resumed = World::resume(plan, world.journal, |_, _| failed(FailureKind::Permanent));
+    assert_eq!(resumed.order(), ["z"]);
+    resumed.end_one(0);
+    assert_eq!((resumed.dispatcher.next_wake_ms(), resumed.dispatcher.situation()), (None, Situation::Held));
+}
+
+/// Found by the oracle: a pause was lifted when the last step ended or a step ended the run. Only a person's end lifts it.
+#[test]
+fn a_pause_holds_undo_and_always_until_it_ends() {
+    for (kind, order, end) in [
+        (None, vec!["a", "z"], RunOutcome::Succeeded),
+        (Some(FailureKind::Permanent), vec!["a", "a/undo", "z"], RunOutcome::Failed),
+    ] {
+        let plan = crate::plans::with_undo(plan(vec![step("a", &[]), always("z", &[])]), &["a"]);
+        let mut world = World::new(plan, move |step, _| match kind {
+            Some(kind) if step.as_str() == "a" => failed(kind),
+            _ => succeeded(json!({})),
+        });
+        decide(&mut world, Decision::Pause);
+        assert_eq!(world.run(), Situation::Paused);
+        assert_eq!(world.order(), ["a"]);
+        decide(&mut world, Decision::Unpause);
+        assert_eq!(world.run(), Situation::Finished(end));
+        assert_eq!(world.order(), order);
+    }
+}

@@ -295,5 +295,6 @@ fn several_hundred_kills_change_nothing() {
             kills += trial.died.len();
         }
     }
+    eprintln!("{kills} kills");
     assert!(kills >= 200, "only {kills} kills");
 }
