@@ -244,6 +244,9 @@ pub(crate) struct ResumeArgs {
     /// Confirm systems that are others than when the run began: the token that the refusal prints
     #[arg(long, value_name = "TOKEN")]
     pub(crate) confirm: Option<String>,
+    /// End the process that drives the run now, if there is one, and go on in its place
+    #[arg(long)]
+    pub(crate) take_over: bool,
     /// Also write report.html and report.json into this directory
     #[arg(long, value_name = "DIR")]
     pub(crate) report: Option<PathBuf>,

@@ -129,12 +129,13 @@ fn on_runs(cli: &Cli, project: &Project, site: &Site) -> Outcome {
     match &cli.command {
         Command::Run(args) => execute::run(project, site, args, Mode::Recovery),
         Command::Drill(args) => execute::run(project, site, args, Mode::Drill),
-        Command::Resume(args) if decide::is_paused_elsewhere(state, &args.run)? => {
+        Command::Resume(args) if !args.take_over && decide::is_paused_elsewhere(state, &args.run)? => {
             decide::decide(state, by, &args.run, Decision::Unpause)
         }
         Command::Resume(args) => {
             let manner = Manner { report: args.report.clone(), no_wait: args.no_wait };
-            session::resume(site, &args.run, &manner, args.confirm.as_deref())
+            let run = if args.take_over { session::take_over(site, &args.run)? } else { args.run.clone() };
+            session::resume(site, &run, &manner, args.confirm.as_deref())
         }
         Command::Status { run } => look::status(state, run.as_deref(), cli.format),
         Command::Watch { run } => commands::watch::watch(state, run.as_deref()),

@@ -87,16 +87,20 @@ pub(crate) fn json<T: serde::Serialize>(value: &T) -> Result<String, Failure> {
 
 /// Writes a file whole or not at all.
 pub(crate) fn write(path: &Path, text: &str) -> Result<(), Failure> {
+    let mut name = path.file_name().unwrap_or_default().to_owned();
+    name.push(".new");
+    let new = path.with_file_name(name);
     let attempt = || -> std::io::Result<()> {
-        let mut name = path.file_name().unwrap_or_default().to_owned();
-        name.push(".new");
-        let new = path.with_file_name(name);
         let mut file = fs::File::create(&new)?;
         file.write_all(text.as_bytes())?;
         file.sync_all()?;
         fs::rename(&new, path)
     };
-    attempt().map_err(|error| unwritable(path, &error))?;
+    attempt().map_err(|error| {
+        // What is left of it would only take room, which may be what is missing.
+        drop(fs::remove_file(&new));
+        unwritable(path, &error)
+    })?;
     crash::point(Point::ReportWritten);
     Ok(())
 }

@@ -1,5 +1,6 @@
 //! Commands that look at runs: `status`, `runs`, `report`.
 
+use lifeboat_engine::clock::now_of;
 use lifeboat_engine::journal::{self, Header};
 use lifeboat_engine::model::{Event, Mode, RunOutcome};
 use lifeboat_engine::report::human::{self, Moment};
@@ -32,7 +33,7 @@ impl Told {
             run: self.run.id(),
             plan: &self.header.plan,
             events: &self.events,
-            now: Moment(jiff::Timestamp::now().as_millisecond()),
+            now: Moment(now_of(&self.events)),
             owner: self.owner,
         }
     }

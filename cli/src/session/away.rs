@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 
-use lifeboat_engine::clock::{Clock, SystemClock};
+use lifeboat_engine::clock::{Clock, RunClock, SystemClock, ThisMachine};
 use lifeboat_engine::journal::{self, Journal};
 use lifeboat_engine::model::Request;
 use lifeboat_engine::model::event::{Answer, Decision};
@@ -20,8 +20,7 @@ use super::{fold, start};
 /// Takes the run's lock, if nobody has it, and records everything in its inbox, oldest first. `false` if another process
 /// has the run: it takes the requests itself.
 pub(crate) fn take_down(run: &RunDir) -> Result<bool, Failure> {
-    let clock: Arc<dyn Clock> = Arc::new(SystemClock);
-    let _lock = match run.lock(&*clock) {
+    let _lock = match run.lock(&SystemClock) {
         Ok(lock) => lock,
         Err(runs::Error::Owned { .. }) => return Ok(false),
         Err(error) => return Err(render::runs(&error)),
@@ -31,8 +30,9 @@ pub(crate) fn take_down(run: &RunDir) -> Result<bool, Failure> {
     if pending.is_empty() {
         return Ok(true);
     }
-    let journal = Journal::open(run.path(), clock).map_err(|error| render::journal(&error))?;
     let (header, events) = journal::read(run.path()).map_err(|error| render::journal(&error))?;
+    let clock: Arc<dyn Clock> = Arc::new(RunClock::resume(Arc::new(ThisMachine), &events));
+    let journal = Journal::open(run.path(), clock).map_err(|error| render::journal(&error))?;
     let wishes: Vec<Pending> = pending.into_iter().filter_map(Result::ok).collect();
     let redactor = Redactor::new(&secrets(&header.plan, &wishes));
     let state = fold(&header.plan, &events)?;

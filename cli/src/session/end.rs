@@ -2,6 +2,7 @@
 
 use std::path::Path;
 
+use lifeboat_engine::clock::now_of;
 use lifeboat_engine::crash::{self, Point};
 use lifeboat_engine::journal;
 use lifeboat_engine::model::RunOutcome;
@@ -31,7 +32,7 @@ impl Ending<'_> {
             run: self.run.id(),
             plan: &header.plan,
             events: &events,
-            now: Moment(jiff::Timestamp::now().as_millisecond()),
+            now: Moment(now_of(&events)),
             owner: Owner::Gone,
         };
         let report = RunReport::of(&source);

@@ -5,6 +5,7 @@ use std::sync::Arc;
 
 use anstyle::{AnsiColor, Style};
 use jiff::Timestamp;
+use lifeboat_engine::clock::NOTABLE_MS;
 use lifeboat_engine::model::event::{Answer, AttemptResult, Decision, EventKind, Question};
 use lifeboat_engine::model::{Failure, Mode, Outcome, Progress, RunId, RunOutcome, StepId, Unit};
 use lifeboat_engine::plan::Plan;
@@ -56,6 +57,8 @@ pub(super) struct Story {
     engines: usize,
     starter: Option<String>,
     votes: HashMap<StepId, Votes>,
+    /// How far the machine's clock was ahead of the run's time.
+    clock_ahead: i64,
 }
 
 /// How many answers a question needs and has.
@@ -83,6 +86,7 @@ impl Story {
             engines: 0,
             starter: None,
             votes: HashMap::new(),
+            clock_ahead: 0,
         }
     }
 
@@ -138,6 +142,7 @@ impl Story {
                 let text = value.as_str().unwrap_or_default();
                 self.line(at_ms, (BOLD, "●"), step.as_str(), &format!("note: {text}"))
             }
+            EventKind::ClockRead { run_ms, wall_ms, .. } => self.clock_read(at_ms, wall_ms - run_ms),
             EventKind::Noted { text, .. } => self.line(at_ms, (BOLD, "●"), "note", text),
             EventKind::Progressed { step, progress, .. } if place == Place::Pipe => {
                 self.progressed(at_ms, step, progress)
@@ -165,6 +170,18 @@ impl Story {
         let rpo = plan.objective.rpo.map_or_else(|| "no RPO".to_owned(), |rpo| format!("RPO {rpo}"));
         lines.push(format!("incident {incident:.0}; {rto}, {rpo}; {} steps", plan.steps.len()));
         lines
+    }
+
+    fn clock_read(&mut self, at_ms: i64, ahead: i64) -> Vec<String> {
+        let known = std::mem::replace(&mut self.clock_ahead, ahead);
+        if ahead.abs_diff(known) < NOTABLE_MS.unsigned_abs() {
+            return Vec::new();
+        }
+        let by = human::duration((ahead - known).abs());
+        let way = if ahead > known { "forward" } else { "back" };
+        let text =
+            format!("the clock of the machine was set {way} by {by}; the time of the run does not follow it");
+        self.line(at_ms, (YELLOW, "!"), "clock", &text)
     }
 
     fn engine_started(&mut self, at_ms: i64) -> Vec<String> {

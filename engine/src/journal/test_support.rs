@@ -293,6 +293,9 @@ fn advisory_kind() -> impl Strategy<Value = EventKind> {
         (step(), any::<u32>(), stream, any::<String>())
             .prop_map(|(step, attempt, stream, line)| EventKind::OutputLine { step, attempt, stream, line }),
         (option::of(step()), any::<String>()).prop_map(|(step, text)| EventKind::Noted { step, text }),
+        (any::<i64>(), any::<i64>(), any::<i64>(), any::<String>()).prop_map(
+            |(run_ms, wall_ms, boot_ms, boot_id)| EventKind::ClockRead { run_ms, wall_ms, boot_ms, boot_id }
+        ),
         (any::<String>(), option::of(any::<String>())).prop_map(|(channel, problem)| EventKind::Notified {
             occasion: crate::model::Occasion::Held,
             channel,
@@ -302,7 +305,7 @@ fn advisory_kind() -> impl Strategy<Value = EventKind> {
 }
 
 /// How many kinds there are.
-pub(crate) const KINDS: usize = 22;
+pub(crate) const KINDS: usize = 23;
 
 /// Numbers the kinds; does not compile when one is missing.
 pub(crate) fn number_of(kind: &EventKind) -> usize {
@@ -329,5 +332,6 @@ pub(crate) fn number_of(kind: &EventKind) -> usize {
         EventKind::Notified { .. } => 19,
         EventKind::TargetsConfirmed { .. } => 20,
         EventKind::Refused { .. } => 21,
+        EventKind::ClockRead { .. } => 22,
     }
 }

@@ -149,6 +149,16 @@ pub enum EventKind {
         stream: Stream,
         line: String,
     },
+    /// What the clocks of the machine showed, in milliseconds: when a process begins to work on the run, and again when the
+    /// wall clock was set meanwhile. Later processes go on with the time of the run by it.
+    ClockRead {
+        /// The time of the run, which all events have.
+        run_ms: i64,
+        wall_ms: i64,
+        /// Since the machine was started, time asleep included.
+        boot_ms: i64,
+        boot_id: String,
+    },
     /// A notice was posted to a channel, or could not be.
     Notified {
         occasion: Occasion,
@@ -170,6 +180,7 @@ impl EventKind {
         match self {
             Self::Progressed { .. }
             | Self::OutputLine { .. }
+            | Self::ClockRead { .. }
             | Self::Notified { .. }
             | Self::Noted { .. } => EventClass::Advisory,
             _ => EventClass::Essential,

@@ -10,6 +10,7 @@ use super::source::View;
 use super::standing;
 use super::timeline::checks_of;
 use super::undo;
+use crate::clock::NOTABLE_MS;
 use crate::model::event::{Answer, AttemptResult};
 use crate::model::evidence::Confidence;
 use crate::model::ids::StepId;
@@ -213,6 +214,19 @@ pub(super) fn warnings(view: &View<'_>, rpo: &Rpo, created: &[CreatedReport]) ->
     if view.fold.backward_ms > 0 {
         let back = human::duration(view.fold.backward_ms);
         add(format!("the wall clock went back by {back} during the run; durations around it are too short"));
+    }
+    for ahead in &view.fold.clock_ahead {
+        let by = human::duration(ahead.abs());
+        let (way, clock) = if *ahead < 0 { ("behind", "was set back") } else { ("ahead", "was set forward") };
+        let what = if ahead.abs() < NOTABLE_MS {
+            "agrees with the run again".to_owned()
+        } else {
+            format!("{clock}, and is {by} {way}")
+        };
+        add(format!(
+            "the clock of the machine {what}; times and durations here are of the run's own, which began with it and goes on \
+             by a clock that nobody can set"
+        ));
     }
     if let Some(declared) = view.fold.declared.as_ref().filter(|declared| declared.at < view.fold.incident) {
         let early = human::duration(view.fold.incident - declared.at);

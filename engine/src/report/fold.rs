@@ -10,6 +10,7 @@ use serde_json::{Map, Value};
 use super::Source;
 use super::human::Moment;
 use super::model::{Activity, Doing, Owner, Segment, StepSpan};
+use crate::clock::NOTABLE_MS;
 use crate::model::event::{Answer, AttemptResult, Decision, Event, EventKind, Person, Question};
 use crate::model::evidence::{Created, Progress};
 use crate::model::ids::{Attempt, StepId};
@@ -40,6 +41,8 @@ pub(super) struct Fold<'a> {
     pub(super) paused: bool,
     /// What people have said since a process has written anything else, newest last.
     pub(super) unheard: Vec<Unheard<'a>>,
+    /// How far the machine's clock was ahead of the run's time, each time that this had changed.
+    pub(super) clock_ahead: Vec<i64>,
     /// The largest step back of the wall clock.
     pub(super) backward_ms: i64,
     created_at: HashMap<&'a str, usize>,
@@ -339,6 +342,7 @@ impl<'a> Fold<'a> {
                     attempt.line = Some(line);
                 }
             }
+            EventKind::ClockRead { run_ms, wall_ms, .. } => self.clock_read(wall_ms.saturating_sub(*run_ms)),
             EventKind::Noted { step, text } => self.notes.push((at, step.as_ref(), Cow::Borrowed(text))),
             EventKind::Notified { occasion, channel, problem: Some(problem) } => {
                 let text = format!("a notice ({occasion}) did not reach `{channel}`: {problem}");
@@ -363,7 +367,15 @@ impl<'a> Fold<'a> {
             EventKind::Decided { decision: Decision::Note { .. }, .. } => {}
             EventKind::Decided { by, decision } => self.unheard.push(Unheard::Decision(by, decision)),
             EventKind::Noted { .. } | EventKind::Notified { .. } | EventKind::Refused { .. } => {}
+            EventKind::ClockRead { .. } => {}
             _ => self.unheard.clear(),
+        }
+    }
+
+    fn clock_read(&mut self, ahead: i64) {
+        let known = self.clock_ahead.last().copied().unwrap_or(0);
+        if ahead.abs_diff(known) >= NOTABLE_MS.unsigned_abs() {
+            self.clock_ahead.push(ahead);
         }
     }
 
@@ -579,6 +591,8 @@ fn gaps_before(events: &[Event]) -> Vec<bool> {
                 | EventKind::Refused { .. }
                 | EventKind::QuestionAnswered { .. }
                 | EventKind::Noted { .. }
+                // It stands before the word of the process that read it.
+                | EventKind::ClockRead { .. }
         );
         let engine_seen = started || last_of_engine.is_some();
         if engine_seen && !by_anyone {

@@ -11,7 +11,7 @@ use tokio::sync::{mpsc, oneshot};
 use tokio::task::JoinSet;
 use uuid::Uuid;
 
-use crate::clock::Clock;
+use crate::clock::{Clock, NOTABLE_MS, Reading};
 use crate::crash::{self, Point};
 use crate::journal::{self, Journal};
 use crate::model::event::{Answer, EventClass, EventKind};
@@ -27,7 +27,7 @@ use crate::step::Registry;
 use super::away;
 use super::cleanup;
 use super::dispatcher::{Action, Dispatcher, Input, Situation};
-use super::executor::{Executor, ExecutorParts, Launch};
+use super::executor::{Executor, ExecutorParts, GRACE, Launch};
 use super::herald::{Herald, Watch};
 use super::link::Message;
 use super::state::{IllegalEvent, RunState};
@@ -109,8 +109,9 @@ const TURN_LIMIT: usize = 512;
 /// How often wishes of other processes are looked for.
 const POLL_INTERVAL: Duration = Duration::from_millis(200);
 
-/// How long running attempts may take to end after the journal has failed.
-const FAREWELL: Duration = Duration::from_secs(20);
+/// How long running attempts may take to end after the journal has failed: what they have anyway, and a little for the
+/// way of the message.
+const FAREWELL: Duration = GRACE.saturating_add(Duration::from_secs(5));
 
 /// Drives a run until it has ended, or cannot go on without a person, or is told to stop.
 ///
@@ -147,6 +148,8 @@ struct Driver {
     requests: Box<dyn RequestSource>,
     sender: mpsc::Sender<Message>,
     messages: mpsc::Receiver<Message>,
+    /// How far the wall clock was ahead of the run's time when that was last recorded.
+    ahead_ms: Option<i64>,
     /// Attempts that wait for a person.
     asking: HashMap<(StepId, String), oneshot::Sender<Answer>>,
     /// Told to leave at once.
@@ -203,6 +206,7 @@ impl Driver {
             requests: setup.requests,
             sender,
             messages,
+            ahead_ms: None,
             asking: HashMap::new(),
             killed: false,
         };
@@ -213,6 +217,7 @@ impl Driver {
 
     async fn serve(&mut self, mut inlets: Inlets) -> Result<Situation, Error> {
         let host = rustix::system::uname().nodename().to_string_lossy().into_owned();
+        self.read_clock();
         let started = Input::EngineStarted { pid: std::process::id(), host, boot_id: boot_id() };
         self.turn(Turn { inputs: vec![started], ..Turn::default() }).await?;
         let mut poll = tokio::time::interval(POLL_INTERVAL);
@@ -238,10 +243,25 @@ impl Driver {
                     }
                 },
                 () = sleep_until(self.dispatcher.next_wake_ms(), &*self.clock) => one(Input::Tick),
-                _ = poll.tick() => self.wish(),
+                _ = poll.tick() => {
+                    self.read_clock();
+                    self.wish()
+                }
             };
             self.turn(turn).await?;
         }
+    }
+
+    /// Records what the clocks show, for later processes, and that somebody has set one.
+    fn read_clock(&mut self) {
+        let Some(reading) = self.clock.reading() else { return };
+        let ahead = reading.ahead_ms();
+        if self.ahead_ms.is_some_and(|known| ahead.abs_diff(known) < NOTABLE_MS.unsigned_abs()) {
+            return;
+        }
+        self.ahead_ms = Some(ahead);
+        let Reading { run_ms, wall_ms, boot_ms, boot_id } = reading;
+        self.advise(EventKind::ClockRead { run_ms, wall_ms, boot_ms, boot_id });
     }
 
     /// Takes what people have said, in this process or another one, and nobody has looked at yet.
@@ -266,20 +286,24 @@ impl Driver {
     }
 
     fn take(&mut self, message: Message, turn: &mut Turn) {
+        if self.is_superseded(&message, turn) {
+            // Without a reply it learns that the journal is closed to it, and stops.
+            return;
+        }
         let input = match message.cleaned(&self.redactor) {
             Message::Ended { step, attempt, result } => {
                 self.executor.ended(&step);
                 Input::AttemptEnded { step, attempt, result }
             }
-            Message::Record { step, key, value, reply } => {
+            Message::Record { step, key, value, reply, .. } => {
                 turn.replies.push(reply);
                 Input::Recorded { step, key, value }
             }
-            Message::Created { step, thing, reply } => {
+            Message::Created { step, thing, reply, .. } => {
                 turn.replies.push(reply);
                 Input::ThingCreated { step, thing }
             }
-            Message::Asked { step, question, reply } => {
+            Message::Asked { step, question, reply, .. } => {
                 self.asking.insert((step.clone(), question.id.clone()), reply);
                 Input::Asked { step, question }
             }
@@ -300,6 +324,19 @@ impl Driver {
             }
         };
         turn.inputs.push(input);
+    }
+
+    /// Says whether an attempt wants to act that has ended already, or that another one has followed: something of it goes
+    /// on although it was told to end.
+    fn is_superseded(&self, message: &Message, turn: &Turn) -> bool {
+        let (Message::Record { step, attempt, .. }
+        | Message::Created { step, attempt, .. }
+        | Message::Asked { step, attempt, .. }) = message
+        else {
+            return false;
+        };
+        let ended = |input: &Input| matches!(input, Input::AttemptEnded { step: of, .. } if of == step);
+        !self.dispatcher.runs(step, *attempt) || turn.inputs.iter().any(ended)
     }
 
     /// Takes the oldest wish of another process; the next one follows with the next look.
@@ -415,6 +452,7 @@ impl Driver {
 
     /// Waits for the last notices, and takes down what became of them.
     async fn say_goodbye(&mut self, situation: Situation) {
+        self.read_clock();
         self.herald.leave(situation, &self.journal.head()).await;
         while let Ok(message) = self.messages.try_recv() {
             if let Message::Notified { occasion, channel, problem } = message.cleaned(&self.redactor) {

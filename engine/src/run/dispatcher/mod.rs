@@ -192,6 +192,12 @@ impl Dispatcher {
         &self.state
     }
 
+    /// Says whether this attempt of a step or an element is the one that runs.
+    pub fn runs(&self, step: &StepId, attempt: Attempt) -> bool {
+        let state = self.state.unit(step).map(|unit| self.of(unit));
+        state.is_some_and(|state| state.phase == StepPhase::Running && state.attempt == attempt)
+    }
+
     /// Returns the moment at which a [`Input::Tick`] is due.
     pub fn next_wake_ms(&self) -> Option<i64> {
         self.timers.first().map(|(at, _)| *at)
