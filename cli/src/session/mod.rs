@@ -63,7 +63,7 @@ const TAKE_OVER_GRACE: Duration = Duration::from_secs(15);
 pub(crate) fn take_over(site: &Site, text: &str) -> Result<String, Failure> {
     let run = site.state.find(text).map_err(|error| render::runs(&error))?;
     if let Some(holder) = run.owner().map_err(|error| render::runs(&error))? {
-        anstream::eprintln!(
+        crate::say::say!(
             "taking the run {} over: ending process {} (at most {} s)",
             run.id().short(),
             holder.pid,
@@ -71,10 +71,10 @@ pub(crate) fn take_over(site: &Site, text: &str) -> Result<String, Failure> {
         );
     }
     let Some(ousted) = run.take_over(TAKE_OVER_GRACE).map_err(|error| render::runs(&error))? else {
-        anstream::eprintln!("no process drives the run {}: resuming it", run.id().short());
+        crate::say::say!("no process drives the run {}: resuming it", run.id().short());
         return Ok(run.id().to_string());
     };
-    anstream::eprintln!("{ousted}");
+    crate::say::say!("{ousted}");
     let decision = Decision::Note { text: format!("took the run over: {ousted}") };
     let request = Request::Decide { by: site.by.clone(), decision };
     run.inbox().send(&request).map_err(|error| render::runs(&error))?;
