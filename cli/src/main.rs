@@ -9,6 +9,7 @@ mod exit;
 mod group;
 mod person;
 mod render;
+mod say;
 mod session;
 mod shipped;
 mod view;
@@ -47,7 +48,7 @@ fn main() -> ExitCode {
         Ok(exit) => exit.into(),
         Err(failure) => {
             if !failure.message.is_empty() {
-                anstream::eprintln!("{failure}");
+                crate::say::say!("{}", say::visible(&failure.to_string()));
             }
             failure.exit.into()
         }
@@ -61,7 +62,7 @@ fn arm_crash() -> Option<ExitCode> {
     if lifeboat_engine::crash::arm(&text) {
         return None;
     }
-    anstream::eprintln!("LIFEBOAT_CRASH_AT: `{text}` is no place to crash at");
+    crate::say::say!("LIFEBOAT_CRASH_AT: `{text}` is no place to crash at");
     Some(Exit::Usage.into())
 }
 
@@ -80,6 +81,8 @@ fn prepare() {
         .with_writer(std::io::stderr)
         .without_time()
         .with_target(false)
+        // Standard error may be gone, which must not end a recovery.
+        .log_internal_errors(false)
         .init();
     // Fails only if there is one already, and then there is one.
     let _ = rustls::crypto::aws_lc_rs::default_provider().install_default();
@@ -90,7 +93,7 @@ fn dispatch(cli: &Cli) -> Outcome {
     match &cli.command {
         Command::Explain { code } => commands::explain::explain(code),
         Command::Steps { reference: true, .. } => {
-            anstream::print!("{}", commands::steps::reference(&registry));
+            crate::say::put!("{}", commands::steps::reference(&registry));
             Ok(Exit::Success)
         }
         Command::Steps { kind, .. } => commands::steps::steps(&registry, kind.as_deref(), cli.format),
@@ -135,9 +138,9 @@ fn on_runs(cli: &Cli, project: &Project, site: &Site) -> Outcome {
             session::resume(site, &run, &manner, args.confirm.as_deref())
         }
         Command::Status { run } => look::status(state, run.as_deref(), cli.format),
-        Command::Watch { run } => look::watch(state, run.as_deref()),
+        Command::Watch { run } => commands::watch::watch(state, run.as_deref()),
         Command::Runs(args) => look::runs(state, args, cli.format),
-        Command::Logs(args) => look::logs(state, args),
+        Command::Logs(args) => commands::logs::logs(state, args),
         Command::Report(args) => look::report(state, args, cli.format),
         Command::Approve(args) => decide::answer(state, by, args, &decide::Say::Yes),
         Command::Reject(args) => decide::answer(state, by, args, &decide::Say::No),

@@ -21,7 +21,7 @@ const PIPE_WIDTH: usize = 100;
 /// Prints a page on standard output.
 pub(crate) fn print_page(page: &Page) {
     let text = page.render(width(), &paint);
-    anstream::print!("{text}");
+    crate::say::put!("{text}");
 }
 
 /// The width of lines on standard output.
@@ -40,7 +40,7 @@ pub(crate) fn print_lines(lines: &[Vec<Piece>]) {
         line.iter().for_each(|piece| text.push_str(&paint(piece.tone, &piece.text)));
         text.push('\n');
     }
-    anstream::print!("{text}");
+    crate::say::put!("{text}");
 }
 
 /// The signs that the reader of standard output can see: those of the locale.

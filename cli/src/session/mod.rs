@@ -1,5 +1,6 @@
 //! One process that owns a run: starts or resumes it, shows it, and tells how it ended.
 
+mod away;
 mod end;
 mod links;
 mod signals;
@@ -31,6 +32,8 @@ use crate::exit::{Exit, Failure, Outcome};
 use crate::render;
 use crate::view::{Place, View};
 
+pub(crate) use away::take_down;
+pub(crate) use end::ended_with;
 pub(crate) use start::{Declaration, start};
 
 /// Where runs are kept and who acts.
@@ -86,7 +89,7 @@ pub(crate) fn resume(site: &Site, text: &str, manner: &Manner, confirm: Option<&
     let run = site.state.find(text).map_err(|error| render::runs(&error))?;
     let lock = run.lock(&SystemClock).map_err(|error| render::runs(&error))?;
     for ended in end_survivors(&run.children_lock(), SURVIVOR_GRACE).map_err(|error| render::runs(&error))? {
-        anstream::eprintln!("ended a process that the earlier one had left: {ended}");
+        crate::say::say!("ended a process that the earlier one had left: {ended}");
     }
     let (header, mut events) = journal::read(run.path()).map_err(|error| render::journal(&error))?;
     let clock: Arc<dyn Clock> = Arc::new(RunClock::resume(Arc::new(ThisMachine), &events));
@@ -160,6 +163,7 @@ fn serve(site: &Site, held: Held, begun: Begun, manner: &Manner) -> Outcome {
     let (situation, stopped) = runtime.block_on(drive_run(site, &run, begun, manner))?;
     // A blocking task that does not end must not keep the process.
     runtime.shutdown_timeout(Duration::from_secs(2));
+    stopped.done();
     if let Situation::Finished(_) = situation {
         crash::point(Point::RunFinished);
         held.locks.release().map_err(|error| render::runs(&error))?;
@@ -176,7 +180,7 @@ async fn drive_run(
     manner: &Manner,
 ) -> Result<(Situation, signals::Stopped), Failure> {
     let (controls, receiver) = mpsc::channel(CONTROL_LIMIT);
-    let stopped = signals::listen(controls.clone())?;
+    let stopped = signals::listen(controls.clone(), run.children_lock())?;
     let paused = begun.state.paused;
     if paused {
         let request = Request::Decide { by: site.by.clone(), decision: Decision::Unpause };
@@ -185,7 +189,7 @@ async fn drive_run(
     }
     let redactor = Redactor::new(&begun.secrets);
     for reference in redactor.too_short() {
-        anstream::eprintln!(
+        crate::say::say!(
             "warning[LB0331]: the secret from {reference} is too short to be removed from output"
         );
     }

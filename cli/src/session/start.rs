@@ -4,6 +4,7 @@ use std::sync::Arc;
 
 use jiff::Timestamp;
 use lifeboat_engine::clock::{Clock, RunClock, ThisMachine};
+use lifeboat_engine::code::LB0371;
 use lifeboat_engine::crash::{self, Point};
 use lifeboat_engine::fence::Machine;
 use lifeboat_engine::journal::{Header, Journal};
@@ -11,7 +12,7 @@ use lifeboat_engine::model::RunId;
 use lifeboat_engine::model::event::EventKind;
 use lifeboat_engine::plan::Plan;
 use lifeboat_engine::resource::System;
-use lifeboat_engine::run::lock_identities;
+use lifeboat_engine::run::{lock_identities, unapprovable};
 use lifeboat_engine::runs::{ResourceLocks, RunDir, RunLock, Wanted};
 use lifeboat_engine::secret::Secrets;
 
@@ -33,6 +34,7 @@ pub(crate) struct Declaration {
 /// Locks and secrets come first: if one is refused, no run exists and nothing has happened.
 pub(crate) fn start(site: &Site, declaration: Declaration, manner: &Manner) -> Outcome {
     let Declaration { plan, incident_at, targets } = declaration;
+    refuse_unapprovable(site, &plan)?;
     let clock: Arc<dyn Clock> = Arc::new(RunClock::begin(Arc::new(ThisMachine)));
     let secrets = resolve_secrets(&plan)?;
     let id = RunId::generate();
@@ -83,6 +85,23 @@ fn make(
             Err(failure)
         }
     }
+}
+
+/// Refuses a run that would come to an approval which nobody may give: its plan cannot be changed then.
+fn refuse_unapprovable(site: &Site, plan: &Plan) -> Result<(), Failure> {
+    let starter = &site.by.name;
+    let found = unapprovable(plan, &site.registry, starter);
+    let Some(first) = found.first() else { return Ok(()) };
+    let people = if first.minimum == 1 { "somebody".to_owned() } else { format!("{} people", first.minimum) };
+    let message = format!(
+        "`{}` takes the approval of {people} of `{}` who did not start the run, and {starter} starts it; the role has: {}",
+        first.step,
+        first.role,
+        first.holders.join(", ")
+    );
+    let help = "nothing has begun; let somebody else start it (`--as NAME`), give the role more people in lifeboat.yaml, or \
+                set `allow_starter: true` at the step";
+    Err(Failure::new(Exit::Refused, message).code(LB0371).help(help))
 }
 
 fn declare(

@@ -1,6 +1,7 @@
 use std::path::{Path, PathBuf};
 
 use rusqlite::Connection;
+use uuid::Uuid;
 
 use super::FILE;
 use super::chain::{Hash, Head};
@@ -107,6 +108,15 @@ impl Reader {
             Ok(true)
         })?;
         Ok(events)
+    }
+
+    /// Returns whether what follows from a request is in the journal.
+    pub fn knows(&self, request: Uuid) -> Result<bool, Error> {
+        self.conn
+            .query_row("SELECT EXISTS (SELECT 1 FROM requests WHERE id = ?1)", [request.to_string()], |row| {
+                row.get(0)
+            })
+            .map_err(|error| Error::sqlite(&self.path, "read", error))
     }
 
     /// Returns whether the run was declared: until then nothing was started in it.

@@ -11,7 +11,7 @@ use super::standing;
 use super::timeline::checks_of;
 use super::undo;
 use crate::clock::NOTABLE_MS;
-use crate::model::event::AttemptResult;
+use crate::model::event::{Answer, AttemptResult};
 use crate::model::evidence::Confidence;
 use crate::model::ids::StepId;
 use crate::model::outcome::{Mode, Outcome};
@@ -38,6 +38,16 @@ pub(super) fn checks(view: &View<'_>) -> Vec<CheckReport> {
     all
 }
 
+fn answered((at, answer): &(i64, &Answer)) -> AnswerReport {
+    AnswerReport {
+        at: Moment(*at),
+        choice: answer.choice.clone(),
+        by: answer.by.clone(),
+        comment: answer.comment.clone(),
+        automatic: answer.automatic,
+    }
+}
+
 pub(super) fn questions(view: &View<'_>) -> Vec<QuestionReport> {
     let end = view.fold.end;
     let report = |asked: &super::fold::QuestionFold<'_>| {
@@ -49,13 +59,9 @@ pub(super) fn questions(view: &View<'_>) -> Vec<QuestionReport> {
             message: asked.question.message.clone(),
             choices: asked.question.choices.clone(),
             asked_at: Moment(asked.asked),
-            answer: asked.answer.map(|(at, answer)| AnswerReport {
-                at: Moment(at),
-                choice: answer.choice.clone(),
-                by: answer.by.clone(),
-                comment: answer.comment.clone(),
-                automatic: answer.automatic,
-            }),
+            minimum: asked.question.rule.map(|rule| rule.minimum).filter(|minimum| *minimum > 1),
+            before: asked.before.iter().map(answered).collect(),
+            answer: asked.answer.as_ref().map(answered),
             waited_ms: until - asked.asked,
             open: asked.answer.is_none() && asked.dropped.is_none() && !view.is_ended(),
         }

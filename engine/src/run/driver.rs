@@ -24,6 +24,7 @@ use crate::redact::Redactor;
 use crate::secret::Secrets;
 use crate::step::Registry;
 
+use super::away;
 use super::cleanup;
 use super::dispatcher::{Action, Dispatcher, Input, Situation};
 use super::executor::{Executor, ExecutorParts, GRACE, Launch};
@@ -120,6 +121,8 @@ pub async fn drive(setup: Setup) -> Result<Situation, Error> {
     let (mut driver, inlets) = Driver::new(setup, sender, messages);
     let result = driver.serve(inlets).await;
     match &result {
+        // Who says it twice does not want to wait for notices.
+        Ok(_) if driver.killed => {}
         Ok(situation) => driver.say_goodbye(*situation).await,
         Err(_) => driver.end_everything().await,
     }
@@ -149,6 +152,8 @@ struct Driver {
     ahead_ms: Option<i64>,
     /// Attempts that wait for a person.
     asking: HashMap<(StepId, String), oneshot::Sender<Answer>>,
+    /// Told to leave at once.
+    killed: bool,
 }
 
 /// Inputs of one turn, with those who wait for their durability.
@@ -203,6 +208,7 @@ impl Driver {
             messages,
             ahead_ms: None,
             asking: HashMap::new(),
+            killed: false,
         };
         let inlets =
             Inlets { controls: setup.controls, when_held: setup.when_held, when_waiting: setup.when_waiting };
@@ -229,9 +235,12 @@ impl Driver {
             let turn = tokio::select! {
                 Some(message) = self.messages.recv() => self.gather(message),
                 Some(control) = inlets.controls.recv() => match control {
-                    Control::Request(request) => one(Input::Request(request)),
+                    Control::Request(request) => said(request),
                     Control::Stop => one(Input::Stop),
-                    Control::Kill => return Ok(Situation::Stopped),
+                    Control::Kill => {
+                        self.killed = true;
+                        return Ok(Situation::Stopped);
+                    }
                 },
                 () = sleep_until(self.dispatcher.next_wake_ms(), &*self.clock) => one(Input::Tick),
                 _ = poll.tick() => {
@@ -258,7 +267,7 @@ impl Driver {
     /// Takes what people have said, in this process or another one, and nobody has looked at yet.
     fn last_wish(&mut self, inlets: &mut Inlets) -> Option<Turn> {
         if let Ok(Control::Request(request)) = inlets.controls.try_recv() {
-            return Some(one(Input::Request(request)));
+            return Some(said(request));
         }
         Some(self.wish()).filter(|wish| !wish.inputs.is_empty())
     }
@@ -277,20 +286,24 @@ impl Driver {
     }
 
     fn take(&mut self, message: Message, turn: &mut Turn) {
+        if self.is_superseded(&message, turn) {
+            // Without a reply it learns that the journal is closed to it, and stops.
+            return;
+        }
         let input = match message.cleaned(&self.redactor) {
             Message::Ended { step, attempt, result } => {
                 self.executor.ended(&step);
                 Input::AttemptEnded { step, attempt, result }
             }
-            Message::Record { step, key, value, reply } => {
+            Message::Record { step, key, value, reply, .. } => {
                 turn.replies.push(reply);
                 Input::Recorded { step, key, value }
             }
-            Message::Created { step, thing, reply } => {
+            Message::Created { step, thing, reply, .. } => {
                 turn.replies.push(reply);
                 Input::ThingCreated { step, thing }
             }
-            Message::Asked { step, question, reply } => {
+            Message::Asked { step, question, reply, .. } => {
                 self.asking.insert((step.clone(), question.id.clone()), reply);
                 Input::Asked { step, question }
             }
@@ -311,6 +324,19 @@ impl Driver {
             }
         };
         turn.inputs.push(input);
+    }
+
+    /// Says whether an attempt wants to act that has ended already, or that another one has followed: something of it goes
+    /// on although it was told to end.
+    fn is_superseded(&self, message: &Message, turn: &Turn) -> bool {
+        let (Message::Record { step, attempt, .. }
+        | Message::Created { step, attempt, .. }
+        | Message::Asked { step, attempt, .. }) = message
+        else {
+            return false;
+        };
+        let ended = |input: &Input| matches!(input, Input::AttemptEnded { step: of, .. } if of == step);
+        !self.dispatcher.runs(step, *attempt) || turn.inputs.iter().any(ended)
     }
 
     /// Takes the oldest wish of another process; the next one follows with the next look.
@@ -334,16 +360,29 @@ impl Driver {
         }
     }
 
+    /// Removes secrets from what people wrote.
+    fn cleaned(&self, input: Input) -> Input {
+        match input {
+            Input::Request(request) => Input::Request(away::cleaned(&self.redactor, request)),
+            other => other,
+        }
+    }
+
     /// Handles inputs, commits all events that follow, then performs the actions.
     async fn turn(&mut self, turn: Turn) -> Result<(), Error> {
         let now = self.clock.now_ms();
         let mut events = Vec::new();
         let mut actions = Vec::new();
         for input in turn.inputs {
+            let input = self.cleaned(input);
             for action in self.dispatcher.handle(input, now)? {
                 match action {
                     Action::Append(event) if event.class() == EventClass::Advisory => self.advise(event),
                     Action::Append(event) => events.push(event),
+                    Action::Refuse { by, reason } => {
+                        let request = turn.request.unwrap_or_default();
+                        events.push(EventKind::Refused { request, by, reason });
+                    }
                     other => actions.push(other),
                 }
             }
@@ -382,8 +421,9 @@ impl Driver {
                 }
             }
             Action::CleanUp(things) => self.clean_up(things),
-            Action::Refuse { reason } => self.advise(EventKind::Noted { step: None, text: reason }),
-            Action::Append(_) => unreachable!("events are taken out before actions are performed"),
+            Action::Refuse { .. } | Action::Append(_) => {
+                unreachable!("events are taken out before actions are performed")
+            }
         }
     }
 
@@ -439,6 +479,12 @@ impl Driver {
 
 fn one(input: Input) -> Turn {
     Turn { inputs: vec![input], ..Turn::default() }
+}
+
+/// Takes what was said in this process. It gets an id as requests of other processes have, so that both leave the same
+/// record.
+fn said(request: Request) -> Turn {
+    Turn { request: Some(Uuid::now_v7()), ..one(Input::Request(request)) }
 }
 
 fn only_people_can_help(situation: Situation) -> bool {

@@ -5,6 +5,7 @@
 //! runs attempts and talks to the dispatcher through messages only.
 
 mod answer;
+mod away;
 pub mod cleanup;
 mod dispatcher;
 pub mod driver;
@@ -20,8 +21,10 @@ mod retry;
 mod settle;
 mod state;
 mod unit;
+mod verdict;
 
 pub use answer::{check_answer, wanted};
+pub use away::Away;
 pub(crate) use dispatcher::USUAL;
 pub use dispatcher::{Action, Dispatcher, Input, Situation};
 pub use identities::lock_identities;
@@ -30,3 +33,4 @@ pub use preview::{Fate, StepPreview, preview};
 pub(crate) use retry::longest_delay;
 pub use state::{Phase, RunState, StepPhase, StepState};
 pub use unit::Unit;
+pub use verdict::{Hearing, Unapprovable, Verdict, unapprovable};

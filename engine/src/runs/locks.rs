@@ -109,9 +109,9 @@ impl ResourceLocks {
         for held in &held {
             refuse_if_remembered(state, held, wanted.run, clock)?;
         }
-        crash::point(Point::LocksTaken);
         let fresh =
             !held.iter().any(|held| matches!(read(&held.record), Ok(Some(own)) if own.run == wanted.run));
+        crash::point(Point::LocksTaken);
         let locks = Self { dir, held };
         if let Err(error) = locks.write_down(wanted, clock) {
             // A run that was to begin never will; one that is resumed keeps what it had.

@@ -16,7 +16,7 @@ const HEAD: u64 = 4 << 20;
 const TAIL: u64 = 2 << 20;
 
 /// Each tail file begins with a line of this length that says where in the stream it begins.
-const MARK: u64 = 31;
+pub(super) const MARK: u64 = 31;
 
 /// What steps write to stdout and stderr, in `<step>/<attempt>/stdout` and `stderr`.
 ///
@@ -54,6 +54,12 @@ impl OutputFiles {
             open: Mutex::default(),
             lost: Mutex::default(),
         }
+    }
+
+    /// Keeps less than usual.
+    #[cfg(test)]
+    pub(super) fn limited(dir: PathBuf, head: u64, tail: u64) -> Self {
+        Self { limits: Limits { head, tail }, ..Self::at(dir) }
     }
 
     /// Returns the directory of one attempt; it exists once there is a line.
@@ -132,7 +138,7 @@ fn told(error: &Error) -> String {
     std::error::Error::source(error).map_or_else(|| error.to_string(), ToString::to_string)
 }
 
-fn name(stream: Stream) -> &'static str {
+pub(super) fn name(stream: Stream) -> &'static str {
     match stream {
         Stream::Stdout => "stdout",
         Stream::Stderr => "stderr",
@@ -226,16 +232,16 @@ fn append_to(path: &Path) -> io::Result<File> {
     Ok(file)
 }
 
-fn tail(path: &Path) -> PathBuf {
+pub(super) fn tail(path: &Path) -> PathBuf {
     path.with_extension("tail")
 }
 
-fn old_tail(path: &Path) -> PathBuf {
+pub(super) fn old_tail(path: &Path) -> PathBuf {
     path.with_extension("tail.old")
 }
 
 /// Where in the stream a tail begins.
-fn begin(content: &[u8]) -> Option<u64> {
+pub(super) fn begin(content: &[u8]) -> Option<u64> {
     let digits = content.strip_prefix(b"[from byte ")?.get(..18)?;
     std::str::from_utf8(digits).ok()?.parse().ok()
 }
@@ -259,7 +265,7 @@ fn read(path: &Path) -> io::Result<Vec<u8>> {
     Ok(whole)
 }
 
-fn stream_length_of_head(head: &[u8]) -> u64 {
+pub(super) fn stream_length_of_head(head: &[u8]) -> u64 {
     let note = b"[lifeboat: ";
     let last_line =
         head[..head.len().saturating_sub(1)].iter().rposition(|b| *b == b'\n').map_or(0, |at| at + 1);

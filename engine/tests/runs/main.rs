@@ -9,5 +9,6 @@ mod elements;
 mod faults;
 mod oracle;
 mod plans;
+mod prefixes;
 mod undo;
 mod world;
