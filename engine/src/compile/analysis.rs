@@ -1,4 +1,4 @@
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::rc::Rc;
 
 use super::backups::check_backups;
@@ -6,7 +6,7 @@ use super::bodies::{StepBody, read_body};
 use super::calls::{Call, Calls};
 use super::cycle::report_cycles;
 use super::expressions::check_expressions;
-use super::fence::connections;
+use super::fence::{WriteFence, connections};
 use super::graph::{Graph, GroupNode, Node};
 use super::needs::check_needs;
 use super::order::Order;
@@ -39,18 +39,25 @@ pub(super) struct Analysis<'s> {
 
 /// Checks a runbook against all environments that it may run in.
 pub fn check(project: &Project, spec: &RunbookSpec, registry: &Registry, out: &mut Diagnostics) {
-    check_one(&mut Calls::new(project, registry), spec, out);
+    let mut fence = WriteFence::new(project.environments.values());
+    check_one(&mut Calls::new(project, registry), spec, &mut fence, out);
 }
 
 /// Checks all runbooks of a project, each of them once, however many others call it.
 pub fn check_all(project: &Project, registry: &Registry, out: &mut Diagnostics) {
-    let mut calls = Calls::new(project, registry);
+    let (mut calls, mut fence) =
+        (Calls::new(project, registry), WriteFence::new(project.environments.values()));
     for spec in project.runbooks.values() {
-        check_one(&mut calls, spec, out);
+        check_one(&mut calls, spec, &mut fence, out);
     }
 }
 
-fn check_one<'s>(calls: &mut Calls<'s>, spec: &'s RunbookSpec, out: &mut Diagnostics) {
+fn check_one<'s>(
+    calls: &mut Calls<'s>,
+    spec: &'s RunbookSpec,
+    fence: &mut WriteFence<'s>,
+    out: &mut Diagnostics,
+) {
     let project = calls.project;
     let mut environments = Vec::new();
     for name in &spec.environments {
@@ -66,23 +73,20 @@ fn check_one<'s>(calls: &mut Calls<'s>, spec: &'s RunbookSpec, out: &mut Diagnos
         }
     }
     let analysis = analyse(calls, spec, environments, out);
+    let writes = analysis.writes();
     for environment in analysis.environments.iter().filter(|environment| !environment.protected) {
-        let writes = analysis.writes();
-        for diagnostic in super::fence::fence_writes(environment, writes, project.environments.values()) {
-            out.push(diagnostic);
-        }
+        out.extend(fence.check(environment, &writes));
     }
 }
 
 impl<'s> Analysis<'s> {
     /// Returns the names of all resources that are written, in called runbooks too. What an input names is written
     /// under the name that the caller gives.
-    pub(super) fn writes(&self) -> Vec<String> {
+    pub(super) fn writes(&self) -> BTreeSet<String> {
         let own = (0..self.order.steps.len()).flat_map(|at| named(self.all_sites(at)).1);
         let scripts =
             self.bodies.iter().chain(&self.undos).flatten().filter(|body| body.effect != Effect::Read);
-        let connected = scripts
-            .flat_map(|body| connections(&body.kind.params, &serde_json::Value::Object(body.with.clone())));
+        let connected = scripts.flat_map(|body| connections(&body.kind.params, &body.with));
         own.chain(connected).chain(self.calls.values().flat_map(|call| call.analysis.writes())).collect()
     }
 
