@@ -44,7 +44,7 @@ fn main() -> ExitCode {
         return commands::wal::wal(command);
     }
     prepare();
-    match dispatch(&cli) {
+    match dispatch(&cli).and_then(|exit| told(&cli.command, exit)) {
         Ok(exit) => exit.into(),
         Err(failure) => {
             if !failure.message.is_empty() {
@@ -52,6 +52,19 @@ fn main() -> ExitCode {
             }
             failure.exit.into()
         }
+    }
+}
+
+/// A command whose work is to print has not done it where standard output took nothing. Of a run, its end counts.
+fn told(command: &Command, exit: Exit) -> Outcome {
+    let drives = matches!(command, Command::Run(_) | Command::Drill(_) | Command::Resume(_));
+    match say::lost() {
+        Some(reason) if exit == Exit::Success && !drives => {
+            let message = format!("standard output cannot be written: {reason}");
+            Err(exit::Failure::new(Exit::Failed, message)
+                .help("write to another place; what was written is not complete"))
+        }
+        _ => Ok(exit),
     }
 }
 
