@@ -171,6 +171,7 @@ pub(super) fn analyse_one<'s>(
     check_backups(&analysis, calls.registry, out);
     check_roles(&analysis, out);
     check_holders(&calls.project.spec, spec, out);
+    check_minimum(&analysis, out);
     analysis
 }
 
@@ -211,6 +212,35 @@ fn check_holders(project: &ProjectSpec, spec: &RunbookSpec, out: &mut Diagnostic
                 .suggest(role, "roles of the project", known),
             );
         }
+    }
+}
+
+/// Checks that a role has as many people as must approve: the run would wait forever.
+fn check_minimum(analysis: &Analysis<'_>, out: &mut Diagnostics) {
+    for (step, body) in analysis.order.steps.iter().zip(&analysis.bodies) {
+        let Some(body) = body.as_ref().filter(|body| body.kind.waits_for_people) else { continue };
+        let Some(role) = body.with.get("role").and_then(|role| role.as_str()) else { continue };
+        let Some(minimum) = body.with.get("minimum").and_then(serde_json::Value::as_u64) else { continue };
+        let holders = analysis.project.spec.holders(role);
+        if holders.is_empty() || holders.len() as u64 >= minimum {
+            continue;
+        }
+        let span = match &step.spec.body {
+            crate::spec::Body::Uses { with: Some(node), .. } => {
+                node.get("minimum").map(|node| node.span.clone())
+            }
+            _ => None,
+        };
+        let message =
+            format!("{minimum} people of `{role}` must approve, and lifeboat.yaml names {}", holders.len());
+        out.push(
+            Diagnostic::error(codes::LB0370, message)
+                .at(&analysis.spec.source, span.unwrap_or_else(|| step.spec.common.id.span.clone()))
+                .help(format!(
+                    "give the role more people under `roles:` of lifeboat.yaml; now: {}",
+                    holders.join(", ")
+                )),
+        );
     }
 }
 

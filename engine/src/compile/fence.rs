@@ -1,9 +1,10 @@
 use std::collections::{BTreeSet, HashMap};
+use std::path::PathBuf;
 
 use serde_json::{Map, Value};
 
 use crate::diagnostic::{Diagnostic, codes};
-use crate::fence::{Breach, Machine, Network, Origin, Protected, Spelled, breach, claims, lock_names};
+use crate::fence::{Breach, Fence, Machine, Network, Origin, Protected, Spelled, breach, claims, lock_names};
 use crate::model::outcome::Mode;
 use crate::plan::{Plan, PlannedStep};
 use crate::resource::{Access, Resource, ResourceKind, maker};
@@ -27,7 +28,11 @@ pub fn fence<'e>(
     let mut environments = environments.into_iter();
     let writes = plan.everything().flat_map(|step| written(step, registry)).collect();
     match environments.find(|environment| environment.name.value == plan.environment) {
-        Some(own) => refused(own, &writes, &plan.fence, &Machine::new()),
+        Some(own) => {
+            let mut found = refused(own, &writes, &plan.fence, &Machine::new());
+            found.extend(plan.everything().flat_map(|step| refused_paths(step, plan, registry)));
+            found
+        }
         None => {
             let message = format!("the project has no environment `{}`", plan.environment);
             vec![Diagnostic::error(codes::LB0207, message)]
@@ -59,6 +64,13 @@ pub(crate) fn written(step: &PlannedStep, registry: &Registry) -> Vec<String> {
         all.extend(step.with.as_object().map(|with| connections(&spec.params, with)).into_iter().flatten());
     }
     all
+}
+
+/// Returns the directories that a step fills, from its parameters as far as they are known.
+pub(crate) fn written_paths(step: &PlannedStep, registry: &Registry, with: &Value) -> Vec<PathBuf> {
+    let Some(spec) = registry.spec(&step.uses) else { return Vec::new() };
+    let named = spec.writes_paths.iter().filter_map(|param| with.get(param)?.as_str());
+    named.map(PathBuf::from).collect()
 }
 
 /// Returns the systems that variables of a program connect it to.
@@ -160,10 +172,32 @@ fn refusal(own: &EnvironmentSpec, name: &str, spec: &ResourceSpec, breach: &Brea
         .help("give this environment a system of its own; declare `access: read` if it is only read")
 }
 
+/// Compares the directories that a step fills, where their names are no templates, with what protected environments name.
+fn refused_paths(step: &PlannedStep, plan: &Plan, registry: &Registry) -> Vec<Diagnostic> {
+    let fence = Fence::new(plan.fence.clone());
+    let written = written_paths(step, registry, &step.with);
+    let literal = written.iter().filter(|path| !path.to_string_lossy().contains("{{"));
+    let found = literal.filter_map(|path| {
+        let breach = fence.check_path(&plan.project_dir.join(path)).err()?;
+        let message = format!(
+            "`{}` would write {}, and that is `{}` of the protected environment `{}`: {}",
+            step.id,
+            path.display(),
+            breach.name,
+            breach.environment,
+            breach.place
+        );
+        Some(
+            Diagnostic::error(codes::LB0141, message).help(format!("{}; name another directory", step.place)),
+        )
+    });
+    found.collect()
+}
+
 /// Returns what a run of the plan must have for itself: the places of everything that it writes, and its locks.
 pub fn written_identities(plan: &Plan) -> BTreeSet<String> {
     let written: BTreeSet<_> = plan.everything().flat_map(|step| &step.writes).collect();
     let resources = written.into_iter().filter_map(|name| plan.resources.get(name));
     let named = plan.locks.iter().map(|name| format!("the lock `{name}`"));
-    resources.flat_map(lock_names).chain(named).collect()
+    resources.flat_map(|resource| lock_names(resource, &Spelled)).chain(named).collect()
 }
