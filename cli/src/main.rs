@@ -14,6 +14,7 @@ mod session;
 mod shipped;
 mod view;
 
+use std::mem::ManuallyDrop;
 use std::process::ExitCode;
 use std::sync::Arc;
 
@@ -121,7 +122,8 @@ fn dispatch(cli: &Cli) -> Outcome {
 }
 
 fn in_project(cli: &Cli, registry: Arc<lifeboat_engine::step::Registry>) -> Outcome {
-    let project = commands::files::load(&cli.project)?;
+    // It lives as long as the process. To free it piece by piece would be work for nothing.
+    let project = ManuallyDrop::new(commands::files::load(&cli.project)?);
     match &cli.command {
         Command::Check(args) => return commands::files::check(&project, &registry, args, cli.format),
         Command::List(args) => return commands::list::list(&project, args, cli.format),

@@ -59,8 +59,6 @@ pub(super) struct Story {
     clock_ahead: i64,
     starter: Option<String>,
     votes: HashMap<StepId, Votes>,
-    /// How far the machine's clock was ahead of the run's time.
-    clock_ahead: i64,
 }
 
 /// How many answers a question needs and has.

@@ -10,11 +10,12 @@ use super::fence::{WriteFence, connections};
 use super::graph::{Graph, GroupNode, Node};
 use super::needs::check_needs;
 use super::order::Order;
-use super::resources::{check_resources, named};
+use super::resources::{check_resources, resource_of};
 use super::time::check_time;
 use super::undo::read_undo;
 use crate::diagnostic::{Diagnostic, Diagnostics, codes};
 use crate::project::Project;
+use crate::resource::Access;
 use crate::spec::{EnvironmentSpec, ProjectSpec, RunbookSpec, Site};
 use crate::step::{Effect, Registry};
 
@@ -83,7 +84,7 @@ impl<'s> Analysis<'s> {
     /// Returns the names of all resources that are written, in called runbooks too. What an input names is written
     /// under the name that the caller gives.
     pub(super) fn writes(&self) -> BTreeSet<String> {
-        let own = (0..self.order.steps.len()).flat_map(|at| named(self.all_sites(at)).1);
+        let own = self.written_names();
         let scripts =
             self.bodies.iter().chain(&self.undos).flatten().filter(|body| body.effect != Effect::Read);
         let connected = scripts.flat_map(|body| connections(&body.kind.params, &body.with));
@@ -92,8 +93,16 @@ impl<'s> Analysis<'s> {
 
     /// Says whether the resource that an input names is written.
     pub(super) fn writes_input(&self, name: &str) -> bool {
-        let mut written = (0..self.order.steps.len()).flat_map(|at| named(self.all_sites(at)).1);
-        written.any(|text| crate::expr::input_name(&text) == Some(name))
+        self.written_names().any(|text| crate::expr::input_name(&text) == Some(name))
+    }
+
+    /// Returns the names of the resources that its own steps write, as they stand there.
+    fn written_names(&self) -> impl Iterator<Item = String> {
+        let sites = (0..self.order.steps.len()).flat_map(|at| self.all_sites(at));
+        sites
+            .filter_map(resource_of)
+            .filter(|(_, access)| *access == Access::Write)
+            .map(|(name, _)| name.into_owned())
     }
 
     /// Returns what later checks must look at in the parameters of a step.

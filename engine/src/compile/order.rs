@@ -297,8 +297,10 @@ impl<'s> Order<'s> {
                     Place::Group(at) => expanded.extend(ends[at].iter().map(|end| (*end, on))),
                 }
             }
-            let mut seen = HashSet::new();
-            expanded.retain(|edge| seen.insert(*edge));
+            if expanded.len() > 1 {
+                let mut seen = HashSet::new();
+                expanded.retain(|edge| seen.insert(*edge));
+            }
             edges += expanded.len();
             if edges > MAX_EDGES {
                 let span: Range<usize> = self.steps[step].spec.common.id.span.clone();

@@ -143,11 +143,13 @@ impl Node {
     pub fn locate(&self, source: &str, range: Range<usize>) -> Range<usize> {
         let Some(text) = self.text() else { return self.span.clone() };
         let Some(written) = source.get(self.span.clone()) else { return self.span.clone() };
-        if let Some(at) = written.find(text) {
-            let start = self.span.start + at;
+        let quotes = self.scalar().map_or(Quotes::None, |scalar| scalar.quotes);
+        let quote = usize::from(quotes != Quotes::None);
+        if written.get(quote..).is_some_and(|written| written.starts_with(text)) {
+            let start = self.span.start + quote;
             return start + range.start..start + range.end.min(text.len());
         }
-        align(text, written, self.scalar().map_or(Quotes::None, |scalar| scalar.quotes), &range).map_or_else(
+        align(text, written, quotes, &range).map_or_else(
             || self.span.clone(),
             |found| self.span.start + found.start..self.span.start + found.end,
         )
