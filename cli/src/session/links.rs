@@ -18,6 +18,10 @@ impl OutputSink for Output {
         }
     }
 
+    fn ended(&self, step: &StepId, attempt: Attempt) {
+        self.files.close(step, attempt);
+    }
+
     fn line(&self, step: &StepId, attempt: Attempt, stream: Stream, line: &str) -> String {
         let line = self.redactor.text(line).into_owned();
         if let Err(error) = self.files.line(step, attempt, stream, &line) {

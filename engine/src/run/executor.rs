@@ -19,7 +19,7 @@ use crate::model::outcome::{Failure, FailureKind, Mode};
 use crate::plan::{Plan, PlannedStep};
 use crate::resource::{Resource, maker};
 use crate::secret::{SecretRef, Secrets};
-use crate::step::{Probe, Registry, StepContext, StepError, StepInfo, StepKind, StepParts};
+use crate::step::{Probe, Registry, StepContext, StepError, StepInfo, StepKind, StepParts, WorkDir};
 
 use super::link::{AttemptLink, Message, OutputSink};
 use super::poll::{Poll, PollLink, Seen};
@@ -99,7 +99,7 @@ impl Executor {
         let cancel = CancellationToken::new();
         let (id, attempt) = (launch.unit.id(&plan), launch.attempt);
         self.running.insert(id.clone(), cancel.clone());
-        let messages = self.messages.clone();
+        let (messages, output) = (self.messages.clone(), Arc::clone(&self.output));
         let work = self.prepare(step, launch, &cancel);
         let limit = self.time_limit(step);
         tokio::spawn(async move {
@@ -107,6 +107,7 @@ impl Executor {
                 Ok(work) => work.carry_out(limit, &cancel).await,
                 Err(error) => failed(&error),
             };
+            output.ended(&id, attempt);
             // If nobody listens, the engine is ending and finds the attempt in the journal on resume.
             let _ = messages.send(Message::Ended { step: id, attempt, result }).await;
         });
@@ -134,6 +135,11 @@ impl Executor {
         !self.running.is_empty()
     }
 
+    /// Says whether more than one attempt runs.
+    pub(super) fn runs_several(&self) -> bool {
+        self.running.len() > 1
+    }
+
     fn time_limit(&self, step: &PlannedStep) -> Option<Duration> {
         let people = self.registry.spec(&step.uses).is_some_and(|spec| spec.waits_for_people);
         let patience = (people && self.plan.mode == Mode::Drill).then_some(DRILL_PATIENCE);
@@ -154,7 +160,7 @@ impl Executor {
         // A kind undoes its own work under the name of the step that did it.
         let undo = self.plan.undo_at(launch.unit.position).filter(|undo| undo.built_in.is_some());
         let of = undo.map(|undo| launch.unit.element.map_or(undo.of.clone(), |at| undo.of.of_element(at)));
-        let info = self.info(step, of.as_ref().unwrap_or(&id), launch.attempt)?;
+        let info = self.info(step, of.as_ref().unwrap_or(&id), launch.attempt);
         let link = Arc::new(AttemptLink {
             step: id,
             attempt: launch.attempt,
@@ -192,14 +198,8 @@ impl Executor {
         Ok(Work { kind, context, task, poll, writes })
     }
 
-    fn info(&self, step: &PlannedStep, id: &StepId, attempt: Attempt) -> Result<StepInfo, StepError> {
-        let work_dir = self.dir.join("work").join(id.path());
-        std::fs::create_dir_all(&work_dir).map_err(|error| {
-            StepError::transient(code::LB0352, format!("cannot create `{}`", work_dir.display()))
-                .help("make room or mend the permissions of the state directory")
-                .caused_by(&error)
-        })?;
-        Ok(StepInfo {
+    fn info(&self, step: &PlannedStep, id: &StepId, attempt: Attempt) -> StepInfo {
+        StepInfo {
             run: self.run,
             runbook: self.plan.runbook.clone(),
             environment: self.plan.environment.clone(),
@@ -210,9 +210,9 @@ impl Executor {
             retries: step.retry.attempts > 1,
             incident_at: self.incident_at,
             project_dir: self.plan.project_dir.clone(),
-            work_dir,
+            work_dir: WorkDir::at(self.dir.join("work").join(id.path())),
             children_lock: self.dir.join("children.lock"),
-        })
+        }
     }
 }
 

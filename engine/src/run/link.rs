@@ -115,6 +115,11 @@ pub trait OutputSink: Send + Sync {
         let _ = (step, attempt);
     }
 
+    /// Takes note that an attempt has ended, so that files can be closed. A program that was left behind may still print.
+    fn ended(&self, step: &StepId, attempt: Attempt) {
+        let _ = (step, attempt);
+    }
+
     /// Stores a line and returns it with secrets removed.
     fn line(&self, step: &StepId, attempt: Attempt, stream: Stream, line: &str) -> String;
 }

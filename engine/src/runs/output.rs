@@ -73,7 +73,9 @@ impl OutputFiles {
     /// Closes the files of an attempt that has ended.
     pub fn close(&self, step: &StepId, attempt: Attempt) {
         let mut open = self.open.lock().unwrap_or_else(PoisonError::into_inner);
-        open.retain(|(of, number, _), _| (of, *number) != (step, attempt));
+        for stream in [Stream::Stdout, Stream::Stderr] {
+            open.remove(&(step.clone(), attempt, stream));
+        }
     }
 
     /// Reads what was kept of a stream; a line says where and how much was left out. Empty if there was no output.

@@ -48,7 +48,7 @@ impl StepKind for Act {
             }
             Some("panic") => panic!("a defect"),
             Some("make") => {
-                let path = ctx.info.work_dir.clone();
+                let path = ctx.work_dir()?.to_owned();
                 let made = json!({ "kind": "files", "path": path, "access": "write", "optional": false });
                 Ok(Done { resource: Some(made), ..Done::default() })
             }
