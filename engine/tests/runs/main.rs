@@ -4,6 +4,7 @@ mod calls;
 mod dispatch;
 mod drive;
 mod elements;
+mod joins;
 mod plans;
 mod undo;
 mod world;
