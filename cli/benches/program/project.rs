@@ -37,6 +37,16 @@ pub(crate) fn single(dir: &Path, steps: &str) -> io::Result<()> {
     std::fs::write(dir.join("runbooks/bench.yaml"), text)
 }
 
+/// Writes a project of one runbook with these steps, one of which asks a person.
+pub(crate) fn with_person(dir: &Path, steps: &str) -> io::Result<()> {
+    begin(dir)?;
+    let text = format!(
+        "runbook: bench\ntitle: A runbook made for measuring\nenvironments: [staging]\n\
+         roles: {{ lead: Says whether it goes on }}\nsteps:\n{steps}"
+    );
+    std::fs::write(dir.join("runbooks/bench.yaml"), text)
+}
+
 /// Steps that read a value and judge it, one after the other or all at once.
 pub(crate) fn asserts(count: usize, parallel: bool) -> String {
     let mut text = String::new();
