@@ -2,6 +2,7 @@
 
 use std::path::Path;
 
+use lifeboat_engine::crash::{self, Point};
 use lifeboat_engine::journal;
 use lifeboat_engine::model::RunOutcome;
 use lifeboat_engine::report::human::Moment;
@@ -33,7 +34,9 @@ impl Ending<'_> {
             owner: Owner::Gone,
         };
         let report = RunReport::of(&source);
+        crash::point(Point::IndexOpened);
         self.index(RunSummary::of(&header, &events));
+        crash::point(Point::IndexUpdated);
         let places = self.save(&report);
         render::print_page(&lifeboat_engine::report::summary(&report));
         anstream::eprintln!("\nall of it: lifeboat report {}", self.run.id().short());

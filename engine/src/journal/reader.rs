@@ -102,6 +102,13 @@ impl Reader {
         Ok(events)
     }
 
+    /// Returns whether the run was declared: until then nothing was started in it.
+    pub fn is_declared(&self) -> Result<bool, Error> {
+        self.conn
+            .query_row("SELECT EXISTS (SELECT 1 FROM events)", [], |row| row.get(0))
+            .map_err(|error| Error::sqlite(&self.path, "read", error))
+    }
+
     /// Returns whether the run has ended.
     pub fn is_finished(&self) -> Result<bool, Error> {
         self.conn

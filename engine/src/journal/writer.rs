@@ -18,6 +18,7 @@ use super::error::Error;
 use super::format::{self, Header};
 use super::reader::{Reader, class_word, tag};
 use crate::clock::Clock;
+use crate::crash::{self, Point};
 use crate::model::{Event, EventClass, EventKind};
 use crate::runs::durable::share;
 
@@ -102,8 +103,10 @@ impl Journal {
         format::lay_out(&unfinished, &mut conn, &header, &plan)?;
         // Closing moves everything from the side files into the file itself.
         conn.close().map_err(|(_, error)| Error::sqlite(&unfinished, "created", error))?;
+        crash::point(Point::JournalLaidOut);
         std::fs::rename(&unfinished, &path).map_err(|error| Error::io(&path, "created", error))?;
         format::sync_dir(dir)?;
+        crash::point(Point::JournalNamed);
         let conn = format::connect_writer(&path)?;
         let head = Head::genesis(&header, &plan);
         Self::start(path, conn, header, (head, clock))
@@ -123,6 +126,7 @@ impl Journal {
         let header = reader.header().clone();
         // The write-ahead log may just have been made anew.
         format::sync_dir(dir)?;
+        crash::point(Point::JournalOpened);
         Self::start(path, reader.into_connection(), header, (head, clock))
     }
 
@@ -334,7 +338,9 @@ impl Writer {
                 }
             }
         }
+        crash::point(Point::BeforeCommit);
         tx.commit()?;
+        crash::point(Point::AfterCommit);
         Ok((head, replies))
     }
 

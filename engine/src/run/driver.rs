@@ -12,6 +12,7 @@ use tokio::task::JoinSet;
 use uuid::Uuid;
 
 use crate::clock::Clock;
+use crate::crash::{self, Point};
 use crate::journal::{self, Journal};
 use crate::model::event::{Answer, EventClass, EventKind};
 use crate::model::evidence::Created;
@@ -218,10 +219,8 @@ impl Driver {
             let situation = self.dispatcher.situation();
             if must_leave(situation, &inlets) {
                 // What people have decided meanwhile may be what it waits for.
-                let wish = self.wish();
-                if wish.inputs.is_empty() || !only_people_can_help(situation) {
-                    return Ok(situation);
-                }
+                let wish = if only_people_can_help(situation) { self.last_wish(&mut inlets) } else { None };
+                let Some(wish) = wish else { return Ok(situation) };
                 self.turn(wish).await?;
                 continue;
             }
@@ -243,6 +242,14 @@ impl Driver {
             };
             self.turn(turn).await?;
         }
+    }
+
+    /// Takes what people have said, in this process or another one, and nobody has looked at yet.
+    fn last_wish(&mut self, inlets: &mut Inlets) -> Option<Turn> {
+        if let Ok(Control::Request(request)) = inlets.controls.try_recv() {
+            return Some(one(Input::Request(request)));
+        }
+        Some(self.wish()).filter(|wish| !wish.inputs.is_empty())
     }
 
     /// Takes what else has arrived meanwhile, so that it shares a commit.
@@ -338,7 +345,9 @@ impl Driver {
             let head = self.journal.head();
             self.herald.observe(written.iter().map(|event| &event.kind), self.dispatcher.state(), &head);
         }
+        crash::point(Point::TurnCommitted);
         actions.into_iter().for_each(|action| self.perform(action));
+        crash::point(Point::TurnPerformed);
         if let Some(id) = turn.request {
             self.requests.done(id);
         }
@@ -382,6 +391,7 @@ impl Driver {
         tokio::task::spawn_blocking(move || {
             for thing in things {
                 let cleanup::Removal { removed, proof } = cleanup::remove(&thing);
+                crash::point(Point::ThingRemoved);
                 // Without a listener the engine is ending; resume tries again.
                 let _ = sender.blocking_send(Message::Removed { id: thing.id, proof, removed });
             }
