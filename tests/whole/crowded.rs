@@ -17,7 +17,7 @@ fn the_files_of_attempts_that_have_ended_are_closed() {
     command.args(["-c", "ulimit -n 64; exec \"$0\" run job", program]).current_dir(project.path());
     let ran = Ran::of(command.env("NO_COLOR", "1").stdin(std::process::Stdio::null())).expect(0);
     assert!(!ran.stderr.contains("output was not stored"), "{}", ran.stderr);
-    let logs = project.run(&["logs", "latest", "each[79]"]).expect(0);
+    let logs = project.run(&["logs", "latest", "--step", "each[79]"]).expect(0);
     assert!(logs.stdout.contains("out"), "{}", logs.all());
 }
 

@@ -36,7 +36,7 @@ fn start_up() {
     let spread = Spread::of((0..100).map(|_| run(dir.path(), &["--version"]).wall).collect());
     row("start-up of the program (`--version`)", "–", Some(&spread), "20 ms");
     let project = scratch();
-    project::single(project.path(), &project::asserts(1, false)).expect("the project can be written");
+    project::to_run(project.path(), &project::asserts(1, false)).expect("the project can be written");
     let all = (0..20).map(|_| run(project.path(), &["run", "bench", "--env", "staging"]).wall);
     row("`lifeboat run` of one step, from start to exit", "–", Some(&Spread::of(all.collect())), "");
 }
@@ -44,7 +44,7 @@ fn start_up() {
 /// A run of the program from its start to its exit: reading the files, all steps, the report.
 fn whole_run(steps: usize) {
     let dir = scratch();
-    project::single(dir.path(), &project::asserts(steps, true)).expect("the project can be written");
+    project::to_run(dir.path(), &project::asserts(steps, true)).expect("the project can be written");
     let (cpu, written, begin) = (children_cpu(), children_written(), Instant::now());
     let mut child = start(dir.path(), &["run", "bench", "--env", "staging"]);
     let mut peak = 0;
@@ -71,8 +71,7 @@ fn whole_run(steps: usize) {
 fn idle(steps: usize) {
     let dir = scratch();
     let ask = "  - { id: ask, uses: approval, with: { role: lead, message: Go on? } }\n";
-    project::with_person(dir.path(), &(project::asserts(steps, true) + ask))
-        .expect("the project can be written");
+    project::to_run(dir.path(), &(project::asserts(steps, true) + ask)).expect("the project can be written");
     let mut child = start(dir.path(), &["run", "bench", "--env", "staging"]);
     until("the run asks", || {
         newest(dir.path())
@@ -90,7 +89,7 @@ fn killed(steps: usize) {
     let dir = scratch();
     let last = "  - id: last\n    effect: idempotent\n    run: |\n      echo begun >> begun\n      \
                 until [ -e go ]; do sleep 0.02; done\n";
-    project::single(dir.path(), &(project::asserts(steps, true) + last)).expect("the project can be written");
+    project::to_run(dir.path(), &(project::asserts(steps, true) + last)).expect("the project can be written");
     let begun = dir.path().join("begun");
     let count = || std::fs::read_to_string(&begun).map_or(0, |text| text.lines().count());
     let mut child = start(dir.path(), &["run", "bench", "--env", "staging"]);
