@@ -5,6 +5,7 @@ mod calendar;
 mod calls;
 mod checking;
 mod crash;
+mod crowded;
 mod decisions;
 mod design;
 mod documents;

@@ -177,7 +177,8 @@ pub(super) fn analyse_one<'s>(
 
 fn graph_of(order: &Order<'_>) -> Graph {
     let budget = |common: &crate::spec::Common| common.budget.as_ref().map(|budget| budget.value.0);
-    Graph {
+    let mut graph = Graph {
+        joins: 0,
         steps: order
             .steps
             .iter()
@@ -192,7 +193,10 @@ fn graph_of(order: &Order<'_>) -> Graph {
             .iter()
             .map(|group| GroupNode { parent: group.parent, budget: budget(&group.spec.common) })
             .collect(),
-    }
+    };
+    let waiting = order.steps.iter().map(|step| step.whole.as_slice());
+    graph.join(waiting, |group| order.groups[group].ends.clone());
+    graph
 }
 
 /// Checks that somebody holds each role, in a project that says who holds which: at 3 am it is too late to find out.

@@ -101,7 +101,13 @@ fn succeeded_before(analysis: &Analysis<'_>, needs: &[NeedSpec]) -> HashSet<usiz
         })
         .collect();
     let mut seen: HashSet<usize> = queue.iter().copied().collect();
+    let mut groups = HashSet::new();
     while let Some(at) = queue.pop() {
+        for group in &order.steps[at].whole {
+            if groups.insert(*group) {
+                queue.extend(order.groups[*group].ends.iter().copied().filter(|end| seen.insert(*end)));
+            }
+        }
         for (need, on) in &order.steps[at].needs {
             if *on == NeedOn::Success && seen.insert(*need) {
                 queue.push(*need);
