@@ -14,6 +14,7 @@ mod session;
 mod shipped;
 mod view;
 
+use std::mem::ManuallyDrop;
 use std::process::ExitCode;
 use std::sync::Arc;
 
@@ -44,7 +45,7 @@ fn main() -> ExitCode {
         return commands::wal::wal(command);
     }
     prepare();
-    match dispatch(&cli) {
+    match dispatch(&cli).and_then(|exit| told(&cli.command, exit)) {
         Ok(exit) => exit.into(),
         Err(failure) => {
             if !failure.message.is_empty() {
@@ -52,6 +53,19 @@ fn main() -> ExitCode {
             }
             failure.exit.into()
         }
+    }
+}
+
+/// A command whose work is to print has not done it where standard output took nothing. Of a run, its end counts.
+fn told(command: &Command, exit: Exit) -> Outcome {
+    let drives = matches!(command, Command::Run(_) | Command::Drill(_) | Command::Resume(_));
+    match say::lost() {
+        Some(reason) if exit == Exit::Success && !drives => {
+            let message = format!("standard output cannot be written: {reason}");
+            Err(exit::Failure::new(Exit::Failed, message)
+                .help("write to another place; what was written is not complete"))
+        }
+        _ => Ok(exit),
     }
 }
 
@@ -108,7 +122,8 @@ fn dispatch(cli: &Cli) -> Outcome {
 }
 
 fn in_project(cli: &Cli, registry: Arc<lifeboat_engine::step::Registry>) -> Outcome {
-    let project = commands::files::load(&cli.project)?;
+    // It lives as long as the process. To free it piece by piece would be work for nothing.
+    let project = ManuallyDrop::new(commands::files::load(&cli.project)?);
     match &cli.command {
         Command::Check(args) => return commands::files::check(&project, &registry, args, cli.format),
         Command::List(args) => return commands::list::list(&project, args, cli.format),

@@ -1,5 +1,7 @@
 //! Printing that survives a terminal or a pipe that is gone: a recovery must not end because nobody can see it.
 
+use std::sync::OnceLock;
+
 /// Prints a line on standard error; if that is gone, nobody is there to read it.
 macro_rules! say {
     ($($arg:tt)*) => {{
@@ -22,7 +24,7 @@ macro_rules! put {
     ($($arg:tt)*) => {{
         use std::io::Write as _;
         let mut stream = anstream::stdout();
-        let _ = write!(stream, $($arg)*).and_then(|()| stream.flush());
+        crate::say::noted(write!(stream, $($arg)*).and_then(|()| stream.flush()));
     }};
 }
 
@@ -30,8 +32,25 @@ macro_rules! put {
 macro_rules! putln {
     ($($arg:tt)*) => {{
         use std::io::Write as _;
-        let _ = writeln!(anstream::stdout(), $($arg)*);
+        crate::say::noted(writeln!(anstream::stdout(), $($arg)*));
     }};
+}
+
+/// Why standard output took less than it was given, if it did.
+static LOST: OnceLock<String> = OnceLock::new();
+
+/// Remembers that standard output could not be written: a report on a full disk is not there, and must not look like one.
+pub(crate) fn noted(written: std::io::Result<()>) {
+    if let Err(error) = written
+        && error.kind() != std::io::ErrorKind::BrokenPipe
+    {
+        LOST.get_or_init(|| error.to_string());
+    }
+}
+
+/// Returns why data on standard output are not complete; nothing if they are, or if whoever reads closed it.
+pub(crate) fn lost() -> Option<&'static str> {
+    LOST.get().map(String::as_str)
 }
 
 pub(crate) use {prompt, put, putln, say};

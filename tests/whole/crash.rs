@@ -1,6 +1,6 @@
 //! What is left when the program is killed, and what resume makes of it.
 
-use crate::project::{Project, until};
+use crate::project::{Project, alive, until};
 
 const LONG: &str = "
 - { id: before, effect: idempotent, run: 'echo before >> done' }
@@ -12,12 +12,6 @@ const LONG: &str = "
     if [ -e go ]; then exit 0; fi
     sleep 300
 - { id: after, effect: idempotent, run: 'echo after >> done' }";
-
-/// Says whether a process runs; what is left of one that nobody has collected does not count.
-fn alive(pid: &str) -> bool {
-    let stat = std::fs::read_to_string(format!("/proc/{pid}/stat")).unwrap_or_default();
-    stat.rsplit(") ").next().is_some_and(|rest| !rest.is_empty() && !rest.starts_with('Z'))
-}
 
 #[test]
 fn kill_9_then_resume_ends_survivors_and_repeats_no_completed_step() {

@@ -6,7 +6,7 @@ use lifeboat_engine::journal;
 use lifeboat_engine::model::event::{Decision, EventKind};
 use serde_json::{Value, json};
 
-use crate::project::{Project, Ran, Running, until};
+use crate::project::{Project, Running, signal, until};
 use crate::terminal::Terminal;
 
 /// How a word reaches the run.
@@ -131,7 +131,7 @@ fn mark_done() -> Case {
 
 fn abort() -> Case {
     let words: &[Word] = &[("abort wrong target", &["abort", "latest", "--reason", "wrong target"])];
-    held(words, 4, &["abort: wrong target", "ends Aborted", "one failed", "after not_run", "Aborted"])
+    held(words, 4, &["abort: wrong target", "ends Aborted", "after not_run", "one failed", "Aborted"])
 }
 
 fn cancel() -> Case {
@@ -307,11 +307,6 @@ fn in_words(kind: &EventKind) -> Option<String> {
         EventKind::Refused { reason, .. } => format!("refused {reason}"),
         _ => return None,
     })
-}
-
-fn signal(pid: u32, name: &str) {
-    // The shell has a `kill` of its own; a bare machine has no program of that name.
-    Ran::of(std::process::Command::new("sh").args(["-c", &format!("kill -{name} {pid}")])).expect(0);
 }
 
 #[test]

@@ -30,7 +30,7 @@ use tokio::sync::mpsc;
 use crate::commands::confirm::confirm_again;
 use crate::exit::{Exit, Failure, Outcome};
 use crate::render;
-use crate::view::{Place, View};
+use crate::view::{Aside, Place, View};
 
 pub(crate) use away::take_down;
 pub(crate) use end::ended_with;
@@ -63,7 +63,7 @@ const TAKE_OVER_GRACE: Duration = Duration::from_secs(15);
 pub(crate) fn take_over(site: &Site, text: &str) -> Result<String, Failure> {
     let run = site.state.find(text).map_err(|error| render::runs(&error))?;
     if let Some(holder) = run.owner().map_err(|error| render::runs(&error))? {
-        anstream::eprintln!(
+        crate::say::say!(
             "taking the run {} over: ending process {} (at most {} s)",
             run.id().short(),
             holder.pid,
@@ -71,10 +71,10 @@ pub(crate) fn take_over(site: &Site, text: &str) -> Result<String, Failure> {
         );
     }
     let Some(ousted) = run.take_over(TAKE_OVER_GRACE).map_err(|error| render::runs(&error))? else {
-        anstream::eprintln!("no process drives the run {}: resuming it", run.id().short());
+        crate::say::say!("no process drives the run {}: resuming it", run.id().short());
         return Ok(run.id().to_string());
     };
-    anstream::eprintln!("{ousted}");
+    crate::say::say!("{ousted}");
     let decision = Decision::Note { text: format!("took the run over: {ousted}") };
     let request = Request::Decide { by: site.by.clone(), decision };
     run.inbox().send(&request).map_err(|error| render::runs(&error))?;
@@ -193,12 +193,12 @@ async fn drive_run(
             "warning[LB0331]: the secret from {reference} is too short to be removed from output"
         );
     }
-    let reporters = reporters(site, run, &begun, controls);
+    let reporters = reporters(site, run, &begun, controls)?;
     let when_waiting = if manner.no_wait { Patience::Leave } else { Patience::Stay };
     // Without a terminal nobody can answer a held step here, and whoever started it must know at once.
     let interactive = std::io::stdin().is_terminal() && std::io::stderr().is_terminal();
     let when_held = if interactive { when_waiting } else { Patience::Leave };
-    let situation = drive(Setup {
+    let setup = Setup {
         run: run.id(),
         plan: begun.plan,
         registry: Arc::clone(&site.registry),
@@ -218,10 +218,13 @@ async fn drive_run(
         requests: Box::new(links::InboxSource { inbox: run.inbox() }),
         when_held,
         when_waiting,
-    })
-    .await
-    .map_err(|error| not_driven(run, &error))?;
-    Ok((situation, stopped))
+    };
+    let driven = tokio::spawn(drive(setup)).await.unwrap_or_else(|error| match error.try_into_panic() {
+        Ok(panic) => std::panic::resume_unwind(panic),
+        // Nobody aborts it.
+        Err(_) => Ok(Situation::Stopped),
+    });
+    Ok((driven.map_err(|error| not_driven(run, &error))?, stopped))
 }
 
 fn reporters(
@@ -229,7 +232,7 @@ fn reporters(
     run: &RunDir,
     begun: &Begun,
     controls: mpsc::Sender<Control>,
-) -> Vec<Box<dyn Reporter>> {
+) -> Result<Vec<Box<dyn Reporter>>, Failure> {
     let place = if std::io::stderr().is_terminal() { Place::Terminal } else { Place::Pipe };
     let mut view = View::new(run.id(), Arc::clone(&begun.plan), place);
     // The declaration of a new run is shown; what an earlier process has shown is not.
@@ -239,6 +242,8 @@ fn reporters(
         }
         events => view.catch_up(events),
     }
+    let view = Aside::new(view)
+        .map_err(|error| Failure::internal("the thread that shows the run cannot start").caused_by(&error))?;
     let mut reporters: Vec<Box<dyn Reporter>> = vec![Box::new(view)];
     if std::io::stdin().is_terminal() {
         let mut typed = typed::Typed::default();
@@ -246,7 +251,7 @@ fn reporters(
         typed.listen(site.by.clone(), controls);
         reporters.push(Box::new(typed));
     }
-    reporters
+    Ok(reporters)
 }
 
 fn not_driven(run: &RunDir, error: &lifeboat_engine::run::driver::Error) -> Failure {

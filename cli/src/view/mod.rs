@@ -1,6 +1,7 @@
 //! What a person sees while a run goes on: the same story as plain lines in a pipe and, in a terminal, above bars
 //! that move.
 
+mod aside;
 mod live;
 mod story;
 
@@ -11,6 +12,7 @@ use lifeboat_engine::model::{Event, RunId};
 use lifeboat_engine::plan::Plan;
 use lifeboat_engine::run::driver::Reporter;
 
+pub(crate) use aside::Aside;
 use live::Live;
 use story::Story;
 

@@ -46,6 +46,8 @@ pub(super) struct Story {
     plan: Arc<Plan>,
     /// The position of each step in the plan.
     index: HashMap<StepId, usize>,
+    /// The position of each undo.
+    undos: HashMap<StepId, usize>,
     incident_ms: i64,
     width: usize,
     started: HashMap<StepId, i64>,
@@ -72,10 +74,12 @@ impl Story {
     pub(super) fn new(run: RunId, plan: Arc<Plan>) -> Self {
         let width = plan.steps.iter().map(|step| step.id.as_str().len()).max().unwrap_or(0).clamp(8, 28);
         let index = plan.steps.iter().enumerate().map(|(at, step)| (step.id.clone(), at)).collect();
+        let undos = plan.undos.iter().enumerate().map(|(at, undo)| (undo.step.id.clone(), at)).collect();
         Self {
             run,
             plan,
             index,
+            undos,
             incident_ms: 0,
             width,
             started: HashMap::new(),
@@ -195,7 +199,7 @@ impl Story {
     fn attempt_started(&mut self, at_ms: i64, step: &StepId, attempt: u32) -> Vec<String> {
         self.started.entry(step.clone()).or_insert(at_ms);
         self.output.remove(step);
-        if let Some(undo) = self.plan.undos.iter().find(|undo| undo.step.id == step.whole()) {
+        if let Some(undo) = self.undos.get(&step.whole()).map(|at| &self.plan.undos[*at]) {
             let what = undo.built_in.as_ref().unwrap_or(&undo.step.title);
             let again = if attempt > 1 { format!(" (attempt {attempt})") } else { String::new() };
             return self.line(at_ms, (BOLD, "↶"), step.as_str(), &format!("{what}{again}"));

@@ -500,8 +500,9 @@ fn assemble(
     let runbooks = || inlined.files.iter().map(|file| file.analysis.spec);
     let sources = [&project.source, &environment.source];
     let sources = sources.into_iter().chain(runbooks().map(|runbook| &runbook.source));
+    let groups = planned_groups(inlined);
     Plan {
-        format: Plan::FORMAT,
+        format: Plan::format_for(&groups),
         project: project.spec.name.clone(),
         project_dir: project.spec.dir.clone(),
         runbook: runbook.name.value.clone(),
@@ -528,7 +529,7 @@ fn assemble(
             && !environment.protected,
         keep: false,
         steps,
-        groups: planned_groups(inlined),
+        groups,
         undos,
         scopes: called,
         locks: Vec::new(),
@@ -587,6 +588,7 @@ fn planned_groups(inlined: &Inlined<'_, '_>) -> Vec<PlannedGroup> {
             budget: common.budget.as_ref().map(|budget| budget.value),
             milestone: milestone(group.file, common),
             recovered: common.recovered,
+            ends: group.ends.iter().filter_map(|at| StepId::new(inlined.step_id(*at)).ok()).collect(),
         })
     });
     planned.collect()

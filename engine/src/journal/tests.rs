@@ -350,7 +350,8 @@ async fn newer_foreign_empty_missing_and_second_journals_are_told_apart() {
 #[tokio::test]
 async fn a_plan_of_a_newer_form_is_refused() {
     let dir = TempDir::new().unwrap();
-    let header = Header { plan: crate::plan::Plan { format: 2, ..plan() }, ..header() };
+    let header =
+        Header { plan: crate::plan::Plan { format: crate::plan::Plan::FORMAT + 1, ..plan() }, ..header() };
     drop(Journal::create(dir.path(), header, TickClock::starting_at(0)).unwrap());
     let error = Reader::open(dir.path()).unwrap_err();
     assert!(matches!(error, Error::Newer { what: "plan format", .. }), "{error}");

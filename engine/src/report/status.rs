@@ -14,7 +14,7 @@ use super::{loss, objectives, sections, standing, timeline, undo};
 use crate::model::evidence::{Progress, Unit};
 use crate::model::ids::{Attempt, StepId};
 use crate::model::outcome::{Failure, Mode};
-use crate::plan::PlannedStep;
+use crate::plan::{Needed, PlannedStep};
 
 /// How many of the running elements of a step are named.
 const MAX_ELEMENTS: usize = 16;
@@ -406,7 +406,13 @@ fn next(view: &View<'_>) -> Vec<Next> {
     if view.is_ended() {
         return Vec::new();
     }
-    let ended = |id: &StepId| view.fold.steps.get(id).is_some_and(|state| state.outcome.is_some());
+    let step_ended = |id: &StepId| view.fold.steps.get(id).is_some_and(|state| state.outcome.is_some());
+    let ended = |id: &StepId| match view.wiring.find(id) {
+        Some(Needed::Group(group)) => {
+            view.wiring.ends(group).iter().all(|end| step_ended(&view.plan.steps[*end].id))
+        }
+        _ => step_ended(id),
+    };
     let begun = |step: &PlannedStep| {
         view.state(step).is_some_and(|state| state.outcome.is_some() || state.started().is_some())
     };

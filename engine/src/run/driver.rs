@@ -116,6 +116,9 @@ const FAREWELL: Duration = GRACE.saturating_add(Duration::from_secs(5));
 /// Drives a run until it has ended, or cannot go on without a person, or is told to stop.
 ///
 /// Returns how it stands then. After an error nothing runs any more and the run can be resumed.
+///
+/// To be spawned on a runtime of several threads: a thread that only blocks on it is outside of them, and each attempt is
+/// then handed to another thread and back, which takes longer than a synced write.
 pub async fn drive(setup: Setup) -> Result<Situation, Error> {
     let (sender, messages) = mpsc::channel(MESSAGE_LIMIT);
     let (mut driver, inlets) = Driver::new(setup, sender, messages);
@@ -233,7 +236,13 @@ impl Driver {
                 continue;
             }
             let turn = tokio::select! {
-                Some(message) = self.messages.recv() => self.gather(message),
+                Some(message) = self.messages.recv() => {
+                    // Attempts that are about to end share the commit.
+                    if self.executor.runs_several() {
+                        tokio::task::yield_now().await;
+                    }
+                    self.gather(message)
+                }
                 Some(control) = inlets.controls.recv() => match control {
                     Control::Request(request) => said(request),
                     Control::Stop => one(Input::Stop),

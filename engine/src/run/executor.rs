@@ -19,9 +19,8 @@ use crate::model::ids::{Attempt, RunId, StepId};
 use crate::model::outcome::{Failure, FailureKind, Mode};
 use crate::plan::{Plan, PlannedStep};
 use crate::resource::{Resource, maker};
-use crate::runs::durable;
 use crate::secret::{SecretRef, Secrets};
-use crate::step::{Probe, Registry, StepContext, StepError, StepInfo, StepKind, StepParts};
+use crate::step::{Probe, Registry, StepContext, StepError, StepInfo, StepKind, StepParts, WorkDir};
 
 use super::link::{AttemptLink, Message, OutputSink};
 use super::poll::{Poll, PollLink, Seen};
@@ -143,6 +142,11 @@ impl Executor {
         !self.running.is_empty()
     }
 
+    /// Says whether more than one attempt runs.
+    pub(super) fn runs_several(&self) -> bool {
+        self.running.len() > 1
+    }
+
     fn time_limit(&self, step: &PlannedStep) -> Option<Duration> {
         let people = self.registry.spec(&step.uses).is_some_and(|spec| spec.waits_for_people);
         let patience = (people && self.plan.mode == Mode::Drill).then_some(DRILL_PATIENCE);
@@ -163,7 +167,7 @@ impl Executor {
         // A kind undoes its own work under the name of the step that did it.
         let undo = self.plan.undo_at(launch.unit.position).filter(|undo| undo.built_in.is_some());
         let of = undo.map(|undo| launch.unit.element.map_or(undo.of.clone(), |at| undo.of.of_element(at)));
-        let info = self.info(step, of.as_ref().unwrap_or(&id), launch.attempt)?;
+        let info = self.info(step, of.as_ref().unwrap_or(&id), launch.attempt);
         let link = Arc::new(AttemptLink {
             step: id,
             attempt: launch.attempt,
@@ -205,15 +209,8 @@ impl Executor {
         Ok(Work { kind, context, task, poll, writes, paths })
     }
 
-    fn info(&self, step: &PlannedStep, id: &StepId, attempt: Attempt) -> Result<StepInfo, StepError> {
-        let all = self.dir.join("work");
-        let work_dir = all.join(id.path());
-        durable::dirs_within(&all, &work_dir).map_err(|error| {
-            StepError::transient(code::LB0352, format!("cannot create `{}`", work_dir.display()))
-                .help("make room or mend the permissions of the state directory")
-                .caused_by(&error)
-        })?;
-        Ok(StepInfo {
+    fn info(&self, step: &PlannedStep, id: &StepId, attempt: Attempt) -> StepInfo {
+        StepInfo {
             run: self.run,
             runbook: self.plan.runbook.clone(),
             environment: self.plan.environment.clone(),
@@ -224,9 +221,9 @@ impl Executor {
             retries: step.retry.attempts > 1,
             incident_at: self.incident_at,
             project_dir: self.plan.project_dir.clone(),
-            work_dir,
+            work_dir: WorkDir::within(self.dir.join("work"), id.path()),
             children_lock: self.dir.join("children.lock"),
-        })
+        }
     }
 }
 

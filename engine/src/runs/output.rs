@@ -133,10 +133,9 @@ impl OutputFiles {
     }
 }
 
-/// An error with its cause.
+/// The reason for an error: its cause, if it has one.
 fn told(error: &Error) -> String {
-    let cause = std::error::Error::source(error).map(|cause| format!(": {cause}"));
-    format!("{error}{}", cause.unwrap_or_default())
+    std::error::Error::source(error).map_or_else(|| error.to_string(), ToString::to_string)
 }
 
 pub(super) fn name(stream: Stream) -> &'static str {

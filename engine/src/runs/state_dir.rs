@@ -330,6 +330,10 @@ mod tests {
                 decision: crate::model::event::Decision::Pause,
             })
             .unwrap();
+        let step = crate::model::StepId::new("caller/base").unwrap();
+        run.output().line(&step, 1, crate::model::Stream::Stdout, "printed").unwrap();
+        let work = run.path().join("work");
+        durable::dirs_within(&work, &work.join("caller/base")).unwrap();
         let mut seen = 0;
         let mut open = vec![root.clone()];
         while let Some(path) = open.pop() {
@@ -342,7 +346,7 @@ mod tests {
                 open.extend(fs::read_dir(&path).unwrap().map(|entry| entry.unwrap().path()));
             }
         }
-        assert!(seen >= 9, "{seen}");
+        assert!(seen >= 15, "{seen}");
         // Another member is let in, a member of none is not, and without the group it is a foreign one.
         StateDir::open_for(&root, Some(&group), &Fake { magic: 0xEF53, user: me() + 1 }).unwrap();
         let other = StateGroup { name: "dba".to_owned(), gid: gid + 1 };

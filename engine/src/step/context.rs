@@ -9,7 +9,7 @@ use serde::de::DeserializeOwned;
 use serde_json::{Map, Value};
 use tokio_util::sync::CancellationToken;
 
-use super::StepError;
+use super::{StepError, WorkDir};
 use crate::code;
 use crate::fence::{Fence, Origin};
 use crate::model::event::{Answer, Question};
@@ -34,8 +34,7 @@ pub struct StepInfo {
     pub incident_at: Timestamp,
     /// The directory of `lifeboat.yaml`.
     pub project_dir: PathBuf,
-    /// A directory of this step's own inside the run's state, the same in every attempt. Exists.
-    pub work_dir: PathBuf,
+    pub work_dir: WorkDir,
     /// Open this file and hold a shared lock on it in every child, so that survivors of a crash are found.
     pub children_lock: PathBuf,
 }
@@ -163,6 +162,11 @@ impl StepContext {
     /// Returns the parameters, evaluated and checked against the kind's description, in the step's own type.
     pub fn params<T: DeserializeOwned>(&self) -> Result<T, StepError> {
         serde_path(&self.with)
+    }
+
+    /// Returns a directory of this step's own inside the run's state, the same in every attempt, which exists from now on.
+    pub fn work_dir(&self) -> Result<&Path, StepError> {
+        self.info.work_dir.path()
     }
 
     /// Returns the evaluated parameters as they are in the journal.

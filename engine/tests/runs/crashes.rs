@@ -33,6 +33,7 @@ fn group(name: &str, max_parallel: usize) -> PlannedGroup {
         budget: None,
         milestone: None,
         recovered: false,
+        ends: Vec::new(),
     }
 }
 

@@ -49,7 +49,7 @@ impl StepKind for Act {
             Some("panic") => panic!("a defect"),
             Some("leave behind") => leave_behind(ctx).await,
             Some("make") => {
-                let path = ctx.info.work_dir.clone();
+                let path = ctx.work_dir()?.to_owned();
                 let made = json!({ "kind": "files", "path": path, "access": "write", "optional": false });
                 Ok(Done { resource: Some(made), ..Done::default() })
             }
@@ -79,7 +79,8 @@ impl StepKind for Act {
 /// The first attempt fails and leaves something behind that tries to act when the second one runs; the second one tells
 /// what became of that.
 async fn leave_behind(ctx: &StepContext) -> Result<Done, StepError> {
-    let file = |name: &str| ctx.info.work_dir.join(name);
+    let dir = ctx.info.work_dir.path()?.to_owned();
+    let file = |name: &str| dir.join(name);
     if ctx.info.attempt == 1 {
         let (link, second, told) = (ctx.link(), file("second"), file("told"));
         tokio::spawn(async move {

@@ -65,7 +65,7 @@ impl StepKind for Trace {
                 self.0.did(&format!("{name} after its fact"));
             }
             Some("create") => {
-                let path = ctx.info.work_dir.join("made");
+                let path = ctx.info.work_dir.path()?.join("made");
                 let kind = CreatedKind::File { path };
                 ctx.created(Created { id: "made".into(), what: "a file".into(), kind }).await?;
                 self.0.did(&format!("{name} made it"));

@@ -7,6 +7,7 @@ mod dispatch;
 mod drive;
 mod elements;
 mod faults;
+mod joins;
 mod oracle;
 mod plans;
 mod prefixes;

@@ -86,7 +86,7 @@ pub(crate) fn with_undo(plan: Plan, names: &[&str]) -> Plan {
 
 pub(crate) fn plan(steps: Vec<PlannedStep>) -> Plan {
     Plan {
-        format: Plan::FORMAT,
+        format: Plan::WITHOUT_WHOLE_GROUPS,
         project: "test".to_owned(),
         project_dir: "/nowhere".into(),
         runbook: "test".to_owned(),

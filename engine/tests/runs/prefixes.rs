@@ -46,6 +46,7 @@ fn group(name: &str, parent: Option<&str>, max_parallel: Option<usize>) -> Plann
         budget: Some(Span(Duration::from_secs(60))),
         milestone: None,
         recovered: false,
+        ends: Vec::new(),
     }
 }
 

@@ -59,7 +59,7 @@ impl Running {
         }
         let user = command.os_user.as_deref().map(OsUser::to_switch_to).transpose()?.flatten();
         let dir = command.working_dir(&ctx.info)?;
-        let variables = command.variables(&ctx.info, user.as_ref());
+        let variables = command.variables(&ctx.info, user.as_ref())?;
         let lock = spawn::open_children_lock(&ctx.info.children_lock)?;
         let Command { program, args, name, stdin, stdout_file, quiet, hook, grace, .. } = command;
         let sink = LineSink { link: ctx.link(), hook, quiet };

@@ -34,7 +34,7 @@ pub(crate) fn span(text: &str) -> Span {
 
 pub(crate) fn plan(mode: Mode) -> Plan {
     Plan {
-        format: Plan::FORMAT,
+        format: Plan::WITHOUT_WHOLE_GROUPS,
         project: "membership".into(),
         project_dir: "/srv/runbooks".into(),
         runbook: "restore".into(),
@@ -127,6 +127,7 @@ pub(crate) fn group(name: &str, budget: &str) -> PlannedGroup {
         budget: Some(span(budget)),
         milestone: None,
         recovered: false,
+        ends: Vec::new(),
     }
 }
 

@@ -33,7 +33,7 @@ pub(crate) use slots::USUAL;
 
 use elements::Loop;
 use ending::Undo;
-use graph::{Graph, part};
+use graph::{Graph, lets_go_on, part};
 use slots::Slots;
 
 /// What reaches the dispatcher.
@@ -474,13 +474,18 @@ impl Dispatcher {
 
     fn end_unit(&mut self, unit: Unit, outcome: Outcome) -> Result<(), IllegalEvent> {
         let failed = matches!(outcome, Outcome::Failed { .. });
+        let goes_on = lets_go_on(&self.plan, unit.position, &outcome);
         if self.of(unit).phase == StepPhase::Held {
             self.element_released(unit);
         }
         self.emit(EventKind::StepFinished { step: self.id(unit), outcome })?;
         self.unready(unit);
         if self.is_undo(unit) {
-            self.undos.retain(|undo| *undo != unit);
+            // They end in their order, unless a journal says otherwise.
+            match self.undos.front() {
+                Some(first) if *first == unit => drop(self.undos.pop_front()),
+                _ => self.undos.retain(|undo| *undo != unit),
+            }
             return Ok(());
         }
         if unit.element.is_some() {
@@ -489,10 +494,8 @@ impl Dispatcher {
         let at = unit.position;
         self.end_loop(at);
         self.graph.open[part(&self.plan, at)] -= 1;
-        for dependant in self.graph.dependants[at].clone() {
-            self.graph.blockers[dependant] -= 1;
-            let waits = self.state.steps[dependant].phase == StepPhase::Waiting;
-            if self.graph.blockers[dependant] == 0 && waits {
+        for dependant in self.graph.ended(at, goes_on) {
+            if self.state.steps[dependant].phase == StepPhase::Waiting {
                 self.make_ready(Unit::whole(dependant));
             }
         }

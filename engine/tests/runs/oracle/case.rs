@@ -100,6 +100,7 @@ impl Case {
             budget: None,
             milestone: None,
             recovered: false,
+            ends: Vec::new(),
         });
         let undos = self.steps.iter().enumerate().filter(|(_, step)| step.undo).map(|(at, _)| PlannedUndo {
             of: id(&name(at)),

@@ -11,8 +11,9 @@ use lifeboat_engine::model::{Outcome, RunId, RunOutcome};
 use lifeboat_engine::plan::Plan;
 use lifeboat_engine::runs::{StateDir, SystemProbe};
 
-use crate::measure::{ms, repeat, run, scratch};
+use crate::measure::{repeat, run, scratch};
 use crate::project;
+use crate::table::ms;
 
 const RUNS: usize = 10_000;
 
