@@ -6,13 +6,14 @@ use std::time::Duration;
 
 use crate::plans::{declared, id, person, plan, step};
 use async_trait::async_trait;
-use lifeboat_engine::clock::SystemClock;
+use lifeboat_engine::clock::{Clock, SystemClock};
 use lifeboat_engine::fence::Protected;
 use lifeboat_engine::journal::{self, Header, Journal};
 use lifeboat_engine::model::event::{Answer, AttemptResult, Done, EventKind, Question};
 use lifeboat_engine::model::{
     Attempt, Created, CreatedKind, FailureKind, Mode, Outcome, Request, RunId, RunOutcome, StepId, Stream,
 };
+use lifeboat_engine::notice::{Messenger, Notice, Occasion};
 use lifeboat_engine::plan::{Plan, PlannedStep, Retry};
 use lifeboat_engine::redact::Redactor;
 use lifeboat_engine::resource::{Resource, ResourceKind};
@@ -145,15 +146,25 @@ fn act(name: &str, needs: &[&str], what: &str) -> PlannedStep {
 }
 
 async fn run(dir: &Path, plan: Plan, controls: mpsc::Receiver<Control>) -> Situation {
+    run_with(dir, plan, controls, Arc::new(SystemClock), |_| {}).await
+}
+
+async fn run_with(
+    dir: &Path,
+    plan: Plan,
+    controls: mpsc::Receiver<Control>,
+    clock: Arc<dyn Clock>,
+    prepare: impl FnOnce(&mut Registry),
+) -> Situation {
     let run = RunId::generate();
     let header = Header { run, engine: "test".into(), created_ms: 0, plan: plan.clone() };
-    let clock = Arc::new(SystemClock);
     let journal = Journal::create(dir, header, clock.clone()).expect("a new journal");
     journal.append(vec![declared()]).await.expect("the declaration");
     let mut state = RunState::new(&plan);
     state.apply(&declared()).expect("the first event");
     let mut registry = Registry::new();
     registry.register(Act);
+    prepare(&mut registry);
     let setup = Setup {
         run,
         plan: Arc::new(plan),
@@ -370,4 +381,52 @@ async fn a_system_that_was_not_made_is_missed_by_name() {
     let use_it = PlannedStep { reads: vec!["from:a".into()], ..act("b", &["a"], "use") };
     run(dir.path(), plan(vec![act("a", &[], ""), use_it]), receiver).await;
     assert_eq!(code_of(&outcomes(dir.path())[1].1), "LB0340");
+}
+
+/// A clock on which a second is twenty minutes.
+struct Fast(std::time::Instant);
+
+impl Clock for Fast {
+    fn now_ms(&self) -> i64 {
+        i64::try_from(self.0.elapsed().as_millis()).unwrap_or(i64::MAX) * 1200
+    }
+}
+
+/// Keeps when each notice was posted.
+struct Posts(Arc<Fast>, Arc<std::sync::Mutex<Vec<(Occasion, i64)>>>);
+
+#[async_trait]
+impl Messenger for Posts {
+    async fn post(&self, _: &Resource, _: &Secrets, notice: &Notice) -> Result<(), StepError> {
+        self.1.lock().expect("nobody panicked").push((notice.occasion, self.0.now_ms()));
+        Ok(())
+    }
+}
+
+#[tokio::test]
+async fn whoever_is_waited_for_is_reminded_every_ten_minutes() {
+    const MINUTE: i64 = 60 * 1000;
+    let dir = tempfile::tempdir().unwrap();
+    let (clock, posts) = (Arc::new(Fast(std::time::Instant::now())), Arc::default());
+    let mut plan = plan(vec![act("a", &[], "ask")]);
+    plan.resources.insert("ops".into(), files(dir.path()));
+    plan.notices = [Occasion::Waiting, Occasion::Reminder].map(|it| (it, vec!["ops".to_owned()])).into();
+    let (controls, receiver) = mpsc::channel(8);
+    let messenger = Posts(Arc::clone(&clock), Arc::clone(&posts));
+    let prepare = |registry: &mut Registry| registry.set_messenger(messenger);
+    let work = run_with(dir.path(), plan, receiver, clock, prepare);
+    let stop = async {
+        while posts.lock().expect("nobody panicked").len() < 4 {
+            tokio::time::sleep(Duration::from_millis(5)).await;
+        }
+        controls.send(Control::Kill).await.unwrap();
+    };
+    tokio::time::timeout(Duration::from_secs(30), async { tokio::join!(work, stop) }).await.unwrap();
+    let posts = posts.lock().unwrap();
+    let occasions: Vec<_> = posts.iter().map(|(occasion, _)| *occasion).collect();
+    assert_eq!(occasions[0], Occasion::Waiting);
+    assert!(occasions[1..].iter().all(|occasion| *occasion == Occasion::Reminder), "{posts:?}");
+    // Not sooner; how much later is up to how busy the machine is, which the clock makes look like minutes.
+    let gaps: Vec<_> = posts.windows(2).map(|two| two[1].1 - two[0].1).collect();
+    assert!(gaps[1..].iter().all(|gap| *gap >= 9 * MINUTE), "{gaps:?}");
 }
