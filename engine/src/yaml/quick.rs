@@ -1,6 +1,6 @@
 //! Reads the part of YAML that nearly all files are written in, in a fraction of the time of the parser proper.
 //!
-//! It is here for one reason: `check` of a hundred runbooks is to take less than 50 ms, and the parser alone takes 30 of them
+//! It is here for one reason: `check` of a hundred runbooks is to take less than 50 ms, and the parser alone takes more than 30 of them
 //! (`docs/benchmarks.md`: 80 ms without this reader, 46 ms with it). It could be removed without any other change.
 //!
 //! Whatever is not certain is left to the parser: anchors, tags, several documents, text over several lines, tabs, every
