@@ -6,6 +6,7 @@
 mod disk;
 mod language;
 mod life;
+mod listing;
 mod measure;
 mod project;
 #[path = "../../../engine/benches/engine/runs.rs"]
@@ -36,8 +37,12 @@ fn main() {
         table::head();
         measure();
     }
-    let all: [(&str, fn()); 3] =
-        [("start", language::start), ("check", language::check), ("plan", language::plan)];
+    let all: [(&str, fn()); 4] = [
+        ("start", language::start),
+        ("check", language::check),
+        ("plan", language::plan),
+        ("runs", listing::runs),
+    ];
     let all: Vec<_> = all.iter().filter(|(name, _)| chosen(name)).collect();
     if !all.is_empty() {
         println!("| what | least | median |");

@@ -104,8 +104,9 @@ struct Output {
 }
 
 impl OutputSink for Output {
-    fn ended(&self, step: &StepId, attempt: Attempt) {
+    fn ended(&self, step: &StepId, attempt: Attempt) -> Option<String> {
         self.files.close(step, attempt);
+        None
     }
 
     fn line(&self, step: &StepId, attempt: Attempt, stream: Stream, line: &str) -> String {

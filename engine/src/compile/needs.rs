@@ -39,9 +39,12 @@ fn check_list(analysis: &Analysis<'_>, needs: &[NeedSpec], out: &mut Diagnostics
                 .help("name the step whose failure is meant, or write `on: any`"),
         );
     }
+    if possible.is_empty() {
+        return;
+    }
     let succeeded = succeeded_before(analysis, needs);
     let never = |place: &Place| members(analysis, *place).iter().all(|at| succeeded.contains(at));
-    if possible.is_empty() || !possible.iter().all(|(_, place)| never(place)) {
+    if !possible.iter().all(|(_, place)| never(place)) {
         return;
     }
     for (need, _) in possible {

@@ -313,8 +313,10 @@ impl<'s> Order<'s> {
                     Place::Group(at) => expanded.extend(ends[at].iter().map(|end| (*end, on))),
                 }
             }
-            let mut seen = HashSet::new();
-            expanded.retain(|edge| seen.insert(*edge));
+            if expanded.len() > 1 {
+                let mut seen = HashSet::new();
+                expanded.retain(|edge| seen.insert(*edge));
+            }
             whole.sort_unstable();
             whole.dedup();
             edges += expanded.len();

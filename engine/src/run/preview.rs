@@ -212,7 +212,7 @@ impl Shared<'_> {
                 retries: false,
                 incident_at: self.incident_at,
                 project_dir: self.plan.project_dir.clone(),
-                work_dir: WorkDir::at(PathBuf::from("/nonexistent")),
+                work_dir: WorkDir::within(PathBuf::from("/nonexistent"), ""),
                 children_lock: PathBuf::from("/nonexistent"),
             },
             cancel: CancellationToken::new(),

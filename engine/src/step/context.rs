@@ -123,6 +123,21 @@ impl StepContext {
         )))
     }
 
+    /// Refuses a directory that a step is about to fill where a protected environment has a system. Blocks.
+    pub fn keep_away_from(&self, dir: &Path) -> Result<(), StepError> {
+        let Some(fence) = &self.fence else { return Ok(()) };
+        let Err(breach) = fence.check_path(dir) else { return Ok(()) };
+        let message = format!(
+            "{} would be written, and is `{}` of the protected environment `{}`: {}",
+            dir.display(),
+            breach.name,
+            breach.environment,
+            breach.place
+        );
+        Err(StepError::permanent(code::LB0341, message)
+            .help("nothing was written by this step; name another directory and begin a new run"))
+    }
+
     /// Returns a context for a part of the work: with parameters of its own, and with a system that is being made.
     ///
     /// A kind whose work is made of others' runs them through this. Facts, things, progress and the time limit are

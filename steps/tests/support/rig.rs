@@ -247,7 +247,7 @@ impl Rig {
     }
 
     fn info(&self, step: &str) -> StepInfo {
-        let work_dir = WorkDir::at(self.dir.path().join("steps").join(step));
+        let work_dir = WorkDir::within(self.dir.path().join("steps"), step);
         let children_lock = self.dir.path().join("children.lock");
         std::fs::OpenOptions::new()
             .create(true)

@@ -17,6 +17,8 @@ use crate::plans::{always, id, plan, step};
 pub(super) enum Result {
     Fine,
     Fails(FailureKind),
+    /// It succeeds with a result that the step does not expect.
+    Unexpected,
     /// It was told to end, and did.
     Interrupted,
 }
@@ -30,6 +32,8 @@ pub(super) struct Step {
     pub(super) group: Option<usize>,
     pub(super) effect: Effect,
     pub(super) attempts: u32,
+    /// `retry.when`: only after attempts with a smaller number.
+    pub(super) retry_before: Option<u32>,
     pub(super) on_error: OnError,
     /// How many elements, and how many at once.
     pub(super) each: Option<(usize, usize)>,
@@ -115,7 +119,11 @@ impl Case {
             conditions: if own.condition { Vec::new() } else { vec![condition] },
             group: own.group.map(|group| id(&format!("g{group}"))),
             effect: own.effect,
-            retry: retry(own.attempts),
+            expect: vec!["output.bad is not defined".to_owned()],
+            retry: Retry {
+                when: own.retry_before.map(|before| format!("attempt < {before} and error.message == 'no'")),
+                ..retry(own.attempts)
+            },
             on_error: own.on_error,
             for_each: own
                 .each
@@ -149,6 +157,7 @@ fn result() -> impl Strategy<Value = Result> {
         6 => Just(Result::Fine),
         3 => Just(Result::Fails(FailureKind::Transient)),
         2 => Just(Result::Fails(FailureKind::Permanent)),
+        1 => Just(Result::Unexpected),
         2 => Just(Result::Fails(FailureKind::Uncertain)),
     ]
 }
@@ -176,23 +185,26 @@ fn raw() -> impl Strategy<Value = Raw> {
     ];
     let each = prop::option::weighted(0.3, (0_usize..5, 1_usize..4));
     let results = || prop::collection::vec(result(), 0..5);
+    let tries = (1_u32..4, prop::option::weighted(0.2, 1_u32..4));
     let own =
-        (prop::bool::weighted(0.85), effect, 1_u32..4, on_error, each, any::<bool>(), results(), results());
-    let own =
-        own.prop_map(|(condition, effect, attempts, on_error, each, undo, results, undo_results)| Step {
+        (prop::bool::weighted(0.85), effect, tries, on_error, each, any::<bool>(), results(), results());
+    let own = own.prop_map(
+        |(condition, effect, (attempts, retry_before), on_error, each, undo, results, undo_results)| Step {
             needs: Vec::new(),
             condition,
             group: None,
             effect,
             // What must not be repeated has no `retry`.
             attempts: if effect == Effect::Once { 1 } else { attempts },
+            retry_before,
             on_error,
             each,
             undo,
             always: false,
             results,
             undo_results,
-        });
+        },
+    );
     (needs, own, prop::option::weighted(0.5, any::<Index>()))
 }
 

@@ -84,6 +84,7 @@ impl Engine {
         let result = match result {
             Scripted::Fine => succeeded(json!({})),
             Scripted::Fails(kind) => failed(kind),
+            Scripted::Unexpected => succeeded(json!({ "bad": true })),
             Scripted::Interrupted => AttemptResult::Interrupted,
         };
         self.input(Input::AttemptEnded { step, attempt, result });
@@ -260,7 +261,9 @@ impl<'a> Pair<'a> {
             Move::Pause | Move::Unpause => {
                 let paused = matches!(happens, Move::Pause);
                 self.engine.decide(if paused { Decision::Pause } else { Decision::Unpause });
-                self.oracle.pause(paused);
+                if !self.oracle.pause(paused) {
+                    self.refusals += 1;
+                }
             }
             Move::Stop => {
                 self.engine.input(Input::Stop);

@@ -188,9 +188,14 @@ impl<'a> Oracle<'a> {
         open
     }
 
-    pub(super) fn pause(&mut self, paused: bool) {
-        self.paused = paused;
-        self.go_on();
+    /// Returns false if it is too late for that: nobody pauses an end.
+    pub(super) fn pause(&mut self, paused: bool) -> bool {
+        let granted = !paused || self.phase == Phase::Main;
+        if granted {
+            self.paused = paused;
+            self.go_on();
+        }
+        granted
     }
 
     pub(super) fn stop(&mut self) {
@@ -232,7 +237,12 @@ impl<'a> Oracle<'a> {
             self.over(key, if result == Result::Fine { End::Succeeded } else { End::Failed });
             return;
         }
-        let Result::Fails(kind) = result else { return self.over(key, End::Succeeded) };
+        let kind = match result {
+            Result::Fails(kind) => kind,
+            // Nobody has said what an undo is to give.
+            Result::Unexpected if !key.undo => FailureKind::Permanent,
+            _ => return self.over(key, End::Succeeded),
+        };
         let state = self.units[&key];
         let (attempts, once) = if key.undo {
             (UNDO_ATTEMPTS, false)
@@ -240,7 +250,8 @@ impl<'a> Oracle<'a> {
             (self.step(key).attempts, self.effect(key) == Effect::Once)
         };
         let may = kind == FailureKind::Transient || (kind == FailureKind::Uncertain && !once);
-        if may && state.used < attempts + state.granted {
+        let when = self.step(key).retry_before.is_none_or(|before| key.undo || state.attempts < before);
+        if may && when && state.used < attempts + state.granted {
             self.set(key, Now::Retry(self.now_ms + (DELAY_MS << (state.used - 1))));
         } else {
             self.give_up(key, kind);
