@@ -18,17 +18,27 @@ const PATIENCE: Duration = Duration::from_secs(120);
 /// How often the program is killed for a row.
 const KILLS: usize = 9;
 
+/// All rows about the program.
 pub(crate) fn rows() {
     start_up();
-    for steps in [1_000, 10_000, 100_000] {
-        whole_run(steps);
-    }
-    for steps in [10, 10_000] {
-        idle(steps);
-    }
-    for steps in [100, 10_000] {
-        killed(steps);
-    }
+    whole_runs();
+    memory_rows();
+    kills();
+}
+
+/// The rows about whole runs.
+pub(crate) fn whole_runs() {
+    [1_000, 10_000, 100_000].into_iter().for_each(whole_run);
+}
+
+/// The rows about memory.
+pub(crate) fn memory_rows() {
+    [10, 10_000].into_iter().for_each(idle);
+}
+
+/// The rows about the way back after a kill.
+pub(crate) fn kills() {
+    [100, 10_000].into_iter().for_each(killed);
 }
 
 fn start_up() {

@@ -25,9 +25,17 @@ fn main() {
     let chosen = |name: &str| wanted.is_empty() || wanted.iter().any(|it| name.contains(it.as_str()));
     if chosen("engine") {
         engine();
-    } else if chosen("program") {
+    }
+    // Parts of that table by themselves, which nobody who asks for everything wants twice.
+    let parts: [(&str, fn()); 4] = [
+        ("program", life::rows),
+        ("whole", life::whole_runs),
+        ("memory", life::memory_rows),
+        ("kill", life::kills),
+    ];
+    for (_, measure) in parts.iter().filter(|(name, _)| wanted.iter().any(|it| it == name)) {
         table::head();
-        life::rows();
+        measure();
     }
     let all: [(&str, fn()); 4] = [
         ("start", language::start),

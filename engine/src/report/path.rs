@@ -275,13 +275,13 @@ fn topological(view: &View<'_>) -> Vec<usize> {
     let nodes = steps.len() + view.plan.groups.len();
     let mut open = vec![0_usize; nodes];
     let mut dependants: Vec<Vec<usize>> = vec![Vec::new(); nodes];
-    for at in 0..steps.len() {
+    for (at, open) in open.iter_mut().enumerate().take(steps.len()) {
         for (needed, _) in view.wiring.direct(at) {
             let need = match needed {
                 Needed::Step(need) => need,
                 Needed::Group(group) => steps.len() + group,
             };
-            open[at] += 1;
+            *open += 1;
             dependants[need].push(at);
         }
     }
