@@ -9,6 +9,7 @@ mod exit;
 mod group;
 mod person;
 mod render;
+mod secrets;
 mod session;
 mod shipped;
 mod view;
@@ -21,7 +22,7 @@ use lifeboat_engine::model::Mode;
 use lifeboat_engine::model::event::Decision;
 use lifeboat_engine::project::Project;
 
-use args::{AnswerArgs, Cli, Command};
+use args::{AnswerArgs, Cli, Command, EvidenceArgs, EvidenceCommand};
 use exit::{Exit, Outcome};
 use session::{Manner, Site};
 
@@ -43,7 +44,7 @@ fn main() -> ExitCode {
         Ok(exit) => exit.into(),
         Err(failure) => {
             if !failure.message.is_empty() {
-                anstream::eprintln!("{failure}");
+                anstream::eprintln!("{}", secrets::clean(&failure.to_string()));
             }
             failure.exit.into()
         }
@@ -58,14 +59,16 @@ fn usage(error: &clap::Error) -> ExitCode {
 }
 
 fn prepare() {
+    secrets::clean_panics();
     let filter = tracing_subscriber::EnvFilter::try_from_env("LIFEBOAT_LOG")
         .unwrap_or_else(|_| tracing_subscriber::EnvFilter::new("warn"));
     tracing_subscriber::fmt()
         .with_env_filter(filter)
-        .with_writer(std::io::stderr)
+        .with_writer(|| secrets::CleanStderr)
         .without_time()
         .with_target(false)
         .init();
+    secrets::shield_memory();
     // Fails only if there is one already, and then there is one.
     let _ = rustls::crypto::aws_lc_rs::default_provider().install_default();
 }
@@ -81,6 +84,9 @@ fn dispatch(cli: &Cli) -> Outcome {
         Command::Steps { kind, .. } => commands::steps::steps(&registry, kind.as_deref(), cli.format),
         Command::Init { dir } => commands::init::init(&registry, &cli.project.join(dir)),
         Command::Schema(args) => commands::schema::schema(&registry, args),
+        Command::Evidence(EvidenceArgs { command: Some(EvidenceCommand::Verify(args)), .. }) => {
+            commands::evidence::verify(args, cli.format)
+        }
         Command::Completions { shell } => {
             clap_complete::generate(*shell, &mut Cli::command(), "lifeboat", &mut std::io::stdout());
             Ok(Exit::Success)
@@ -123,6 +129,7 @@ fn on_runs(cli: &Cli, project: &Project, site: &Site) -> Outcome {
         Command::Runs(args) => look::runs(state, args, cli.format),
         Command::Logs(args) => look::logs(state, args),
         Command::Report(args) => look::report(state, args, cli.format),
+        Command::Evidence(args) => commands::evidence::write(state, args, cli.format),
         Command::Approve(args) => decide::answer(state, by, args, &decide::Say::Yes),
         Command::Reject(args) => decide::answer(state, by, args, &decide::Say::No),
         Command::Answer { run, step, choice, comment } => {

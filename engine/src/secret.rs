@@ -6,9 +6,12 @@ mod resolve;
 use std::collections::BTreeMap;
 use std::fmt;
 use std::path::PathBuf;
+use std::sync::OnceLock;
 
 use secrecy::SecretString;
 use serde::{Deserialize, Serialize};
+
+use crate::redact::Redactor;
 
 pub use resolve::Unresolved;
 
@@ -38,12 +41,19 @@ impl fmt::Display for SecretRef {
 #[derive(Debug, Default)]
 pub struct Secrets {
     values: BTreeMap<SecretRef, SecretString>,
+    redactor: OnceLock<Redactor>,
 }
 
 impl Secrets {
     /// Keeps a resolved value.
     pub fn insert(&mut self, reference: SecretRef, value: SecretString) {
         self.values.insert(reference, value);
+        self.redactor.take();
+    }
+
+    /// Returns what removes these secrets from text; made once.
+    pub fn redactor(&self) -> &Redactor {
+        self.redactor.get_or_init(|| Redactor::new(self))
     }
 
     /// Returns the value of a reference that was resolved when the process began.

@@ -33,10 +33,20 @@ impl Ending<'_> {
             owner: Owner::Gone,
         };
         let report = RunReport::of(&source);
+        let head = journal::Reader::open(self.run.path()).and_then(|reader| reader.stored_head());
+        let head = head.map_err(|error| render::journal(&error))?;
+        let report = match (&head, events.last()) {
+            (Some(head), Some(last)) => report.with_head(last.seq, head),
+            _ => report,
+        };
         self.index(RunSummary::of(&header, &events));
         let places = self.save(&report);
         render::print_page(&lifeboat_engine::report::summary(&report));
-        anstream::eprintln!("\nall of it: lifeboat report {}", self.run.id().short());
+        let short = self.run.id().short();
+        anstream::eprintln!("\nall of it: lifeboat report {short}");
+        if let (Situation::Finished(_), Some(head)) = (self.situation, head) {
+            anstream::eprintln!("evidence:  lifeboat evidence {short}; its head is {head}");
+        }
         for place in places {
             anstream::eprintln!("to open:   {place}");
         }

@@ -1,6 +1,6 @@
 //! What connects a run with its directory: redacted output, and requests of other processes.
 
-use lifeboat_engine::model::{Attempt, Request, StepId, Stream};
+use lifeboat_engine::model::{Attempt, OutputFile, Request, StepId, Stream};
 use lifeboat_engine::redact::Redactor;
 use lifeboat_engine::run::driver::{OutputSink, RequestSource};
 use lifeboat_engine::runs::{Inbox, OutputFiles, RequestId};
@@ -25,6 +25,13 @@ impl OutputSink for Output {
             tracing::warn!(%step, attempt, %error, "output was not stored");
         }
         line
+    }
+
+    fn seal(&self, step: &StepId, attempt: Attempt) -> Vec<OutputFile> {
+        self.files.seal(step, attempt).unwrap_or_else(|error| {
+            tracing::warn!(%step, attempt, %error, "what a step printed is not tied to the journal");
+            Vec::new()
+        })
     }
 }
 

@@ -24,18 +24,26 @@ pub(crate) struct Declaration {
     pub(crate) incident_at: Timestamp,
     /// What was confirmed to be destroyed: the systems as they were found.
     pub(crate) targets: Vec<String>,
+    /// The files that the plan was made from, by name, and what they say.
+    pub(crate) sources: Vec<(String, String)>,
 }
 
 /// Declares a run and drives it.
 ///
 /// Locks and secrets come first: if one is refused, no run exists and nothing has happened.
 pub(crate) fn start(site: &Site, declaration: Declaration, manner: &Manner) -> Outcome {
-    let Declaration { plan, incident_at, targets } = declaration;
+    let Declaration { plan, incident_at, targets, sources } = declaration;
     let clock: Arc<dyn Clock> = Arc::new(SystemClock);
     let secrets = resolve_secrets(&plan)?;
     let id = RunId::generate();
     let locks = lock_resources(site, id, &plan, &*clock)?;
     let run = site.state.create_run(id).map_err(|error| render::runs(&error))?;
+    for (name, text) in &sources {
+        // They are evidence, and no run may fail for want of it: without them the archive says that they are missing.
+        if let Err(error) = run.keep_source(name, text) {
+            tracing::warn!(%error, "a file that the plan was made from is not kept with the run");
+        }
+    }
     let lock = run.lock(&*clock).map_err(|error| render::runs(&error))?;
     let declared = EventKind::RunDeclared {
         plan_digest: plan.digest(),

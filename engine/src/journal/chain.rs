@@ -24,7 +24,7 @@ impl Head {
     }
 
     /// The head of a journal without events: covers its header, and so the plan.
-    pub(super) fn genesis(header: &Header, plan: &str) -> Self {
+    pub fn genesis(header: &Header, plan: &str) -> Self {
         let mut hasher = Sha256::new();
         let run = header.run.to_string();
         for part in [&FORMAT.to_string(), &run, &header.engine, &header.created_ms.to_string(), plan] {

@@ -12,7 +12,7 @@ use super::Header;
 use crate::clock::Clock;
 use crate::model::event::{Answer, AttemptResult, Decision, Done, Person, Question};
 use crate::model::{
-    Check, Confidence, Created, CreatedKind, EventKind, Failure, FailureKind, Outcome, Progress,
+    Check, Confidence, Created, CreatedKind, EventKind, Failure, FailureKind, Outcome, OutputFile, Progress,
     RecoveryPoint, RunId, RunOutcome, StepId, Stream, Unit,
 };
 use crate::plan::Plan;
@@ -253,6 +253,8 @@ fn attempt_kind() -> impl Strategy<Value = EventKind> {
             .prop_map(|(step, elements)| EventKind::ElementsChosen { step, elements }),
         (step(), any::<u32>(), attempt_result())
             .prop_map(|(step, attempt, result)| EventKind::AttemptFinished { step, attempt, result }),
+        (step(), any::<u32>(), vec(output_file(), 0..3))
+            .prop_map(|(step, attempt, files)| EventKind::OutputKept { step, attempt, files }),
         (step(), any::<u32>(), any::<i64>())
             .prop_map(|(step, next_attempt, at_ms)| EventKind::RetryScheduled { step, next_attempt, at_ms }),
         (step(), outcome()).prop_map(|(step, outcome)| EventKind::StepFinished { step, outcome }),
@@ -263,6 +265,14 @@ fn attempt_kind() -> impl Strategy<Value = EventKind> {
             value
         }),
     ]
+}
+
+fn output_file() -> impl Strategy<Value = OutputFile> {
+    (any::<String>(), any::<u64>(), any::<String>()).prop_map(|(name, bytes, sha256)| OutputFile {
+        name,
+        bytes,
+        sha256,
+    })
 }
 
 fn thing_kind() -> impl Strategy<Value = EventKind> {
@@ -296,7 +306,7 @@ fn advisory_kind() -> impl Strategy<Value = EventKind> {
 }
 
 /// How many kinds there are.
-pub(crate) const KINDS: usize = 21;
+pub(crate) const KINDS: usize = 22;
 
 /// Numbers the kinds; does not compile when one is missing.
 pub(crate) fn number_of(kind: &EventKind) -> usize {
@@ -322,5 +332,6 @@ pub(crate) fn number_of(kind: &EventKind) -> usize {
         EventKind::ElementsChosen { .. } => 18,
         EventKind::Notified { .. } => 19,
         EventKind::TargetsConfirmed { .. } => 20,
+        EventKind::OutputKept { .. } => 21,
     }
 }

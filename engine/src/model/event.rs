@@ -5,7 +5,7 @@ use std::collections::BTreeMap;
 use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value};
 
-use super::evidence::{Check, Created, Progress, RecoveryPoint, Stream};
+use super::evidence::{Check, Created, OutputFile, Progress, RecoveryPoint, Stream};
 use super::ids::{Attempt, Seq, StepId};
 use super::occasion::Occasion;
 use super::outcome::{Failure, Outcome, RunOutcome};
@@ -69,6 +69,12 @@ pub enum EventKind {
         step: StepId,
         attempt: Attempt,
         result: AttemptResult,
+    },
+    /// What an attempt printed is complete; stands before its end. Ties the files to the chain.
+    OutputKept {
+        step: StepId,
+        attempt: Attempt,
+        files: Vec<OutputFile>,
     },
     RetryScheduled {
         step: StepId,

@@ -14,8 +14,8 @@ use crate::secret::{SecretRef, Secrets};
 /// What stands in the place of a secret.
 pub(super) const MASK: &str = "***";
 
-/// Removes the secrets of a run from text. Cheap to clone.
-#[derive(Clone)]
+/// Removes the secrets of a run from text; the default removes nothing. Cheap to clone.
+#[derive(Clone, Default)]
 pub struct Redactor {
     /// `None` if there is nothing to remove.
     search: Option<Arc<AhoCorasick>>,
@@ -91,6 +91,37 @@ impl Redactor {
         }
     }
 
+    /// Removes secrets from all texts of a thing but those under certain keys, whose words have a meaning of their own.
+    ///
+    /// Fails if it cannot be read back.
+    pub fn clean_but<T: Serialize + DeserializeOwned>(
+        &self,
+        kept: &[&str],
+        thing: T,
+    ) -> Result<T, serde_json::Error> {
+        if self.search.is_none() {
+            return Ok(thing);
+        }
+        let mut value = serde_json::to_value(&thing)?;
+        self.texts_but(kept, &mut value);
+        serde_json::from_value(value)
+    }
+
+    fn texts_but(&self, kept: &[&str], value: &mut Value) {
+        match value {
+            Value::Object(map) => {
+                let others = map.iter_mut().filter(|(key, _)| !kept.contains(&key.as_str()));
+                others.for_each(|(_, value)| self.texts_but(kept, value));
+            }
+            Value::Array(elements) => {
+                elements.iter_mut().for_each(|element| self.texts_but(kept, element));
+            }
+            Value::String(_) => self.value(value),
+            // A number stands where only a number may stand.
+            Value::Number(_) | Value::Null | Value::Bool(_) => {}
+        }
+    }
+
     /// Removes secrets from all keys and values of a map.
     pub fn map(&self, map: &mut Map<String, Value>) {
         let old = std::mem::take(map);
@@ -117,13 +148,42 @@ impl Redactor {
     pub(super) fn find(&self, text: &[u8]) -> Vec<Range<usize>> {
         let Some(search) = &self.search else { return Vec::new() };
         let found =
-            views::search(text, |view| search.find_overlapping_iter(view).map(|hit| hit.range()).collect());
+            views::search(text, &|view| search.find_overlapping_iter(view).map(|hit| hit.range()).collect());
         merge(found)
     }
 
-    /// Returns how long the text of one secret can be at most.
-    pub(super) fn reach(&self) -> usize {
-        self.longest * views::STRETCH
+    /// Returns how much must be known beyond a place where a text is to be cut, for [`cut`](Self::cut) to see each secret
+    /// that stands there. Bounded, whatever the secrets are.
+    pub fn reach(&self) -> usize {
+        /// `\u0020`, where each byte is escaped; most never are.
+        const ESCAPED: usize = 6;
+        const LIMIT: usize = 64 << 10;
+        (self.longest * ESCAPED).min(LIMIT)
+    }
+
+    /// Returns the place nearest before `at` where a text can be cut without a secret being cut in two: half a secret is
+    /// not found any more.
+    pub fn cut(&self, text: &[u8], at: usize) -> usize {
+        let reach = self.reach();
+        let from = at.saturating_sub(reach);
+        let around = &text[from..text.len().min(at + reach)];
+        let found = self.find(around);
+        found
+            .iter()
+            .find(|range| range.start + from < at && at < range.end + from)
+            .map_or(at, |range| range.start + from)
+    }
+
+    /// Returns the place nearest after `at` where a text can begin without the end of a secret standing there.
+    pub fn cut_after(&self, text: &[u8], at: usize) -> usize {
+        let reach = self.reach();
+        let from = at.saturating_sub(reach);
+        let around = &text[from..text.len().min(at + reach)];
+        let found = self.find(around);
+        found
+            .iter()
+            .find(|range| range.start + from < at && at < range.end + from)
+            .map_or(at, |range| range.end + from)
     }
 }
 

@@ -336,7 +336,9 @@ impl<'a> Fold<'a> {
             EventKind::Recorded { step, key, value: Value::String(text) } if key == NOTE => {
                 self.notes.push((at, Some(step), Cow::Borrowed(text)));
             }
-            EventKind::TargetsConfirmed { .. } | EventKind::Recorded { .. } => {}
+            EventKind::TargetsConfirmed { .. }
+            | EventKind::Recorded { .. }
+            | EventKind::OutputKept { .. } => {}
         }
     }
 

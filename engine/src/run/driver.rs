@@ -27,8 +27,8 @@ use super::cleanup;
 use super::dispatcher::{Action, Dispatcher, Input, Situation};
 use super::executor::{Executor, ExecutorParts, Launch};
 use super::herald::{Herald, Watch};
-use super::link::Message;
-use super::state::{IllegalEvent, RunState};
+use super::link::{Message, cleaned_request};
+use super::state::{IllegalEvent, RunState, StepPhase};
 use super::unit::Unit;
 
 pub use super::link::OutputSink;
@@ -207,7 +207,8 @@ impl Driver {
     async fn serve(&mut self, mut inlets: Inlets) -> Result<Situation, Error> {
         let host = rustix::system::uname().nodename().to_string_lossy().into_owned();
         let started = Input::EngineStarted { pid: std::process::id(), host, boot_id: boot_id() };
-        self.turn(Turn { inputs: vec![started], ..Turn::default() }).await?;
+        let lost = self.output_of_lost_attempts().await;
+        self.turn(Turn { inputs: std::iter::once(started).chain(lost).collect(), ..Turn::default() }).await?;
         let mut poll = tokio::time::interval(POLL_INTERVAL);
         poll.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
         loop {
@@ -225,7 +226,7 @@ impl Driver {
             let turn = tokio::select! {
                 Some(message) = self.messages.recv() => self.gather(message),
                 Some(control) = inlets.controls.recv() => match control {
-                    Control::Request(request) => one(Input::Request(request)),
+                    Control::Request(request) => one(Input::Request(cleaned_request(request, &self.redactor))),
                     Control::Stop => one(Input::Stop),
                     Control::Kill => return Ok(Situation::Stopped),
                 },
@@ -234,6 +235,32 @@ impl Driver {
             };
             self.turn(turn).await?;
         }
+    }
+
+    /// Says what those attempts have printed whose process is gone.
+    async fn output_of_lost_attempts(&self) -> Vec<Input> {
+        let state = self.dispatcher.state();
+        let mut lost = Vec::new();
+        for at in 0..state.steps.len() {
+            let elements = state.steps[at].elements.as_ref().map_or(0, |elements| elements.states.len());
+            let units = (0..elements).map(|element| Unit::element(at, element));
+            for unit in std::iter::once(Unit::whole(at)).chain(units) {
+                let now = state.of(unit);
+                if now.phase == StepPhase::Running {
+                    lost.push((unit.id(&self.plan), now.attempt));
+                }
+            }
+        }
+        let output = self.executor.output();
+        let seal = move || {
+            lost.into_iter()
+                .map(|(step, attempt)| {
+                    let files = output.seal(&step, attempt);
+                    Input::OutputKept { step, attempt, files }
+                })
+                .collect()
+        };
+        tokio::task::spawn_blocking(seal).await.unwrap_or_default()
     }
 
     /// Takes what else has arrived meanwhile, so that it shares a commit.
@@ -251,8 +278,10 @@ impl Driver {
 
     fn take(&mut self, message: Message, turn: &mut Turn) {
         let input = match message.cleaned(&self.redactor) {
-            Message::Ended { step, attempt, result } => {
+            Message::Ended { step, attempt, result, output } => {
                 self.executor.ended(&step);
+                let kept = Input::OutputKept { step: step.clone(), attempt, files: output };
+                turn.inputs.push(kept);
                 Input::AttemptEnded { step, attempt, result }
             }
             Message::Record { step, key, value, reply } => {
@@ -290,6 +319,7 @@ impl Driver {
     fn wish(&mut self) -> Turn {
         for (id, request) in self.requests.poll() {
             if !self.journal.knows(id) {
+                let request = cleaned_request(request, &self.redactor);
                 return Turn { inputs: vec![Input::Request(request)], request: Some(id), ..Turn::default() };
             }
             // An earlier process granted it and was gone before it could forget it.

@@ -103,13 +103,21 @@ impl Executor {
         let work = self.prepare(step, launch, &cancel);
         let limit = self.time_limit(step);
         tokio::spawn(async move {
-            let result = match work {
-                Ok(work) => work.carry_out(limit, &cancel).await,
-                Err(error) => failed(&error),
+            let (result, output) = match work {
+                Ok(work) => {
+                    let link = Arc::clone(&work.link);
+                    (work.carry_out(limit, &cancel).await, link.seal().await)
+                }
+                Err(error) => (failed(&error), Vec::new()),
             };
             // If nobody listens, the engine is ending and finds the attempt in the journal on resume.
-            let _ = messages.send(Message::Ended { step: id, attempt, result }).await;
+            let _ = messages.send(Message::Ended { step: id, attempt, result, output }).await;
         });
+    }
+
+    /// Where what steps print is kept.
+    pub(super) fn output(&self) -> Arc<dyn OutputSink> {
+        Arc::clone(&self.output)
     }
 
     /// Tells an attempt to end.
@@ -161,6 +169,7 @@ impl Executor {
             messages: self.messages.clone(),
             output: Arc::clone(&self.output),
             last_progress: Mutex::new(None),
+            printed: Mutex::default(),
         });
         let poll = step.until.clone().map(|until| Poll {
             until,
@@ -180,7 +189,7 @@ impl Executor {
             named_secrets: Arc::clone(&self.named_secrets),
             secrets: Arc::clone(&self.secrets),
             recorded: launch.recorded,
-            link: if poll.is_some() { Arc::new(PollLink(link)) } else { link },
+            link: if poll.is_some() { Arc::new(PollLink(Arc::clone(&link))) } else { Arc::clone(&link) as _ },
         });
         let task = match (of.is_some(), launch.probe) {
             (true, _) => Task::Undo,
@@ -189,7 +198,7 @@ impl Executor {
         };
         let context = Arc::new(context.fenced(Arc::clone(&self.fence)));
         let writes = if self.fence.is_open() { Vec::new() } else { written(step, &self.registry) };
-        Ok(Work { kind, context, task, poll, writes })
+        Ok(Work { kind, context, task, poll, writes, link })
     }
 
     fn info(&self, step: &PlannedStep, id: &StepId, attempt: Attempt) -> Result<StepInfo, StepError> {
@@ -220,6 +229,7 @@ impl Executor {
 struct Work {
     kind: Arc<dyn StepKind>,
     context: Arc<StepContext>,
+    link: Arc<AttemptLink>,
     task: Task,
     poll: Option<Poll>,
     /// The systems that it writes and that must be compared with those of protected environments first.

@@ -32,7 +32,7 @@ pub use error::{Candidate, Error};
 pub use inbox::{Inbox, Pending, RequestId};
 pub use index::{Filter, Index, RunSummary, Standing};
 pub use locks::{HolderState, ResourceLocks, Wanted};
-pub use output::OutputFiles;
+pub use output::{NAMES as OUTPUT_NAMES, OutputFiles};
 pub use owner::{Holder, RunLock};
 pub use run_dir::RunDir;
 pub use state_dir::{FileSystemProbe, StateDir, StateGroup, SystemProbe};

@@ -57,7 +57,7 @@ impl Running {
         let variables = command.variables(&ctx.info, user.as_ref());
         let lock = spawn::open_children_lock(&ctx.info.children_lock)?;
         let Command { program, args, name, stdin, stdout_file, quiet, hook, grace, .. } = command;
-        let sink = LineSink { link: ctx.link(), hook, quiet };
+        let sink = LineSink { link: ctx.link(), redactor: ctx.redactor().clone(), hook, quiet };
         let failed = |error: io::Error| cannot_start(&name, &error);
 
         let (stdout, stdout_reader) = match stdout_file {
