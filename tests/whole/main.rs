@@ -3,10 +3,12 @@
 mod asking;
 mod calendar;
 mod calls;
+mod canary;
 mod checking;
 mod crash;
 mod design;
 mod documents;
+mod evidence;
 mod hostile;
 mod init;
 mod inputs;

@@ -45,7 +45,8 @@ impl Ending<'_> {
         let short = self.run.id().short();
         anstream::eprintln!("\nall of it: lifeboat report {short}");
         if let (Situation::Finished(_), Some(head)) = (self.situation, head) {
-            anstream::eprintln!("evidence:  lifeboat evidence {short}; its head is {head}");
+            anstream::eprintln!("evidence:  lifeboat evidence {short}");
+            anstream::eprintln!("its head:  {head}");
         }
         for place in places {
             anstream::eprintln!("to open:   {place}");

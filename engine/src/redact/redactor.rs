@@ -110,7 +110,8 @@ impl Redactor {
     fn texts_but(&self, kept: &[&str], value: &mut Value) {
         match value {
             Value::Object(map) => {
-                let others = map.iter_mut().filter(|(key, _)| !kept.contains(&key.as_str()));
+                let is_kept = |key: &str, value: &Value| value.is_string() && kept.contains(&key);
+                let others = map.iter_mut().filter(|(key, value)| !is_kept(key, value));
                 others.for_each(|(_, value)| self.texts_but(kept, value));
             }
             Value::Array(elements) => {

@@ -15,7 +15,7 @@ use tokio::task::JoinHandle;
 
 use super::command::{Command, Output};
 use super::output::{Kept, LineSink, Reader};
-use super::{OsUser, codes, spawn};
+use super::{OsUser, codes, secret_file, spawn};
 
 /// How long output may still come after the program has ended.
 const DRAIN: Duration = Duration::from_secs(2);
@@ -56,7 +56,8 @@ impl Running {
         let dir = command.working_dir(&ctx.info)?;
         let variables = command.variables(&ctx.info, user.as_ref());
         let lock = spawn::open_children_lock(&ctx.info.children_lock)?;
-        let Command { program, args, name, stdin, stdout_file, quiet, hook, grace, .. } = command;
+        let Command { program, args, name, stdin, stdout_file, quiet, hook, grace, secret_files, .. } =
+            command;
         let sink = LineSink { link: ctx.link(), redactor: ctx.redactor().clone(), hook, quiet };
         let failed = |error: io::Error| cannot_start(&name, &error);
 
@@ -73,7 +74,8 @@ impl Running {
             Some(bytes) => expression.stdin_bytes(bytes),
             None => expression.stdin_null(),
         };
-        let handle = start(&expression, user, lock).map_err(failed)?;
+        let inherited = Inherited { lock, secret_files };
+        let handle = start(&expression, user, inherited).map_err(failed)?;
         // Both the expression and the hook in it hold open files that only the child may hold.
         drop(expression);
         let leader = handle.pids().first().copied().unwrap_or_default();
@@ -156,10 +158,25 @@ fn reader(stream: Stream, sink: LineSink) -> io::Result<(std::os::fd::OwnedFd, R
     Ok((writing.into(), Reader::start(reading, stream, sink)))
 }
 
-fn start(expression: &duct::Expression, user: Option<OsUser>, lock: File) -> io::Result<Arc<duct::Handle>> {
+/// Open files that a program gets besides its streams.
+struct Inherited {
+    lock: File,
+    secret_files: Vec<File>,
+}
+
+fn start(
+    expression: &duct::Expression,
+    user: Option<OsUser>,
+    inherited: Inherited,
+) -> io::Result<Arc<duct::Handle>> {
+    if let Some(user) = &user {
+        inherited.secret_files.iter().try_for_each(|file| secret_file::give(file, user))?;
+    }
     let prepared = expression.before_spawn(move |command| {
         command.process_group(0);
-        spawn::inherit(command, &lock);
+        spawn::inherit(command, &inherited.lock);
+        inherited.secret_files.iter().for_each(|file| spawn::inherit(command, file));
+        spawn::without_core(command);
         if let Some(user) = &user {
             spawn::run_as(command, user);
         }

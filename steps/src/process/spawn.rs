@@ -9,7 +9,7 @@ use std::process;
 use lifeboat_engine::step::StepError;
 use rustix::fs::FlockOperation;
 use rustix::io::FdFlags;
-use rustix::process::Gid;
+use rustix::process::{Gid, Resource, Rlimit, getrlimit, setrlimit};
 
 use super::{OsUser, codes};
 
@@ -33,6 +33,16 @@ pub(super) fn inherit(command: &mut process::Command, file: &File) {
     };
     // SAFETY: the closure makes one system call and allocates nothing.
     unsafe { command.pre_exec(keep_open) };
+}
+
+/// Keeps the memory of the child, and of whatever it starts, out of core dumps: secrets are in its variables.
+pub(super) fn without_core(command: &mut process::Command) {
+    let limit = || {
+        let maximum = getrlimit(Resource::Core).maximum;
+        Ok(setrlimit(Resource::Core, Rlimit { current: Some(0), maximum })?)
+    };
+    // SAFETY: the closure makes two system calls and allocates nothing.
+    unsafe { command.pre_exec(limit) };
 }
 
 /// Makes the child the leader of a session of its own, out of reach of the terminal.
