@@ -31,6 +31,10 @@ use session::{Manner, Site};
 static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
 
 fn main() -> ExitCode {
+    #[cfg(debug_assertions)]
+    if let Some(refused) = arm_crash() {
+        return refused;
+    }
     let cli = match Cli::try_parse() {
         Ok(cli) => cli,
         Err(error) => return usage(&error),
@@ -49,6 +53,17 @@ fn main() -> ExitCode {
             failure.exit.into()
         }
     }
+}
+
+/// Prepares the kill that a test wants; a misspelt place must not make a test that proves nothing.
+#[cfg(debug_assertions)]
+fn arm_crash() -> Option<ExitCode> {
+    let text = std::env::var("LIFEBOAT_CRASH_AT").ok()?;
+    if lifeboat_engine::crash::arm(&text) {
+        return None;
+    }
+    anstream::eprintln!("LIFEBOAT_CRASH_AT: `{text}` is no place to crash at");
+    Some(Exit::Usage.into())
 }
 
 /// Help and version are answers, everything else is a usage error.

@@ -5,6 +5,7 @@ use std::io::Write;
 use std::path::{Path, PathBuf};
 
 use anstyle::{AnsiColor, Style};
+use lifeboat_engine::crash::{self, Point};
 use lifeboat_engine::drawing::Glyphs;
 use lifeboat_engine::journal;
 use lifeboat_engine::report::page::{Page, Piece, Tone};
@@ -95,7 +96,9 @@ pub(crate) fn write(path: &Path, text: &str) -> Result<(), Failure> {
         file.sync_all()?;
         fs::rename(&new, path)
     };
-    attempt().map_err(|error| unwritable(path, &error))
+    attempt().map_err(|error| unwritable(path, &error))?;
+    crash::point(Point::ReportWritten);
+    Ok(())
 }
 
 fn unwritable(path: &Path, error: &std::io::Error) -> Failure {

@@ -2,6 +2,7 @@
 
 use std::path::Path;
 
+use lifeboat_engine::crash::{self, Point};
 use lifeboat_engine::journal;
 use lifeboat_engine::model::RunOutcome;
 use lifeboat_engine::report::human::Moment;
@@ -39,7 +40,9 @@ impl Ending<'_> {
             (Some(head), Some(last)) => report.with_head(last.seq, head),
             _ => report,
         };
+        crash::point(Point::IndexOpened);
         self.index(RunSummary::of(&header, &events));
+        crash::point(Point::IndexUpdated);
         let places = self.save(&report);
         render::print_page(&lifeboat_engine::report::summary(&report));
         let short = self.run.id().short();

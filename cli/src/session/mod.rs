@@ -12,12 +12,14 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use lifeboat_engine::clock::{Clock, SystemClock};
+use lifeboat_engine::code;
+use lifeboat_engine::crash::{self, Point};
 use lifeboat_engine::journal::{self, Journal};
 use lifeboat_engine::model::event::{Decision, EventKind, Person};
 use lifeboat_engine::model::{Event, Request};
 use lifeboat_engine::plan::Plan;
 use lifeboat_engine::run::driver::{Control, Patience, Reporter, Setup, drive};
-use lifeboat_engine::run::{RunState, Situation};
+use lifeboat_engine::run::{Phase, RunState, Situation};
 use lifeboat_engine::runs::{ResourceLocks, RunDir, RunLock, StateDir, end_survivors};
 use lifeboat_engine::secret::Secrets;
 use lifeboat_engine::step::Registry;
@@ -65,7 +67,12 @@ pub(crate) fn resume(site: &Site, text: &str, manner: &Manner, confirm: Option<&
     let journal = Journal::open(run.path(), Arc::clone(&clock)).map_err(|error| render::journal(&error))?;
     let (header, mut events) = journal::read(run.path()).map_err(|error| render::journal(&error))?;
     let mut state = fold(&header.plan, &events)?;
-    if let lifeboat_engine::run::Phase::Finished(_) = state.phase {
+    if state.phase == Phase::New {
+        let message = format!("the run {} was never declared: nothing was started in it", run.id().short());
+        let failure = Failure::new(Exit::Refused, message).code(code::LB0315);
+        return Err(failure.help("begin anew with `lifeboat run`"));
+    }
+    if let Phase::Finished(_) = state.phase {
         return Err(Failure::new(Exit::Refused, format!("the run {} has ended", run.id().short())).help(
             format!(
                 "see it with `lifeboat report {}`; a new run begins with `lifeboat run`",
@@ -127,6 +134,7 @@ fn serve(site: &Site, held: Held, begun: Begun, manner: &Manner) -> Outcome {
     // A blocking task that does not end must not keep the process.
     runtime.shutdown_timeout(Duration::from_secs(2));
     if let Situation::Finished(_) = situation {
+        crash::point(Point::RunFinished);
         held.locks.release().map_err(|error| render::runs(&error))?;
     }
     let ending = end::Ending { state: &site.state, run: &run, situation, report: manner.report.as_deref() };

@@ -5,6 +5,7 @@ use std::sync::Arc;
 use jiff::Timestamp;
 use lifeboat_engine::clock::{Clock, SystemClock};
 use lifeboat_engine::compile::written_identities;
+use lifeboat_engine::crash::{self, Point};
 use lifeboat_engine::journal::{Header, Journal};
 use lifeboat_engine::model::RunId;
 use lifeboat_engine::model::event::EventKind;
@@ -55,6 +56,7 @@ pub(crate) fn start(site: &Site, declaration: Declaration, manner: &Manner) -> O
     let confirmed = EventKind::TargetsConfirmed { by: site.by.clone(), targets };
     let said = if confirms(&confirmed) { vec![declared, confirmed] } else { vec![declared] };
     let (journal, events) = declare(&run, &plan, said, clock)?;
+    crash::point(Point::RunDeclared);
     let state = fold(&plan, &events)?;
     let begun = Begun { plan: Arc::new(plan), journal, state, events, secrets };
     serve(site, Held { run, _lock: lock, locks }, begun, manner)

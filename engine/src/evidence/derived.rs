@@ -6,7 +6,7 @@ use serde::{Deserialize, Serialize};
 use serde_json::json;
 
 use super::FORMAT;
-use crate::journal::{self, Head, Header};
+use crate::journal::{Head, Header};
 use crate::model::outcome::{Mode, RunOutcome};
 use crate::model::{Event, EventClass, EventKind, RunId};
 use crate::report::human::Moment;
@@ -125,9 +125,10 @@ pub(super) struct HeaderFile {
 }
 
 impl HeaderFile {
-    pub(super) fn of(header: &Header) -> Self {
+    /// `format` is the one that the run was declared in.
+    pub(super) fn of(header: &Header, format: u32) -> Self {
         let Header { run, engine, created_ms, .. } = header;
-        Self { format: journal::FORMAT, run: *run, engine: engine.clone(), created_ms: *created_ms }
+        Self { format, run: *run, engine: engine.clone(), created_ms: *created_ms }
     }
 }
 

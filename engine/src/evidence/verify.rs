@@ -194,7 +194,7 @@ impl Archive {
             Member::Header => {
                 let file: HeaderFile = serde_json::from_str(&text)
                     .map_err(|error| self.changed(&place, format!("it cannot be read: {error}")))?;
-                if file.format != journal::FORMAT {
+                if file.format > journal::FORMAT {
                     let what = format!("format {}, and this program knows {}", file.format, journal::FORMAT);
                     return Err(self.no_archive(place, what));
                 }
@@ -230,9 +230,9 @@ impl Archive {
             let what = "the events come before what they are about";
             return Err(self.no_archive("`journal/events.jsonl`".to_owned(), what));
         };
-        let HeaderFile { run, engine, created_ms, .. } = file;
+        let HeaderFile { run, engine, created_ms, format } = file;
         let header = Header { run, engine, created_ms, plan: plan.clone() };
-        let mut head = Head::genesis(&header, text);
+        let mut head = Head::genesis(&header, text, format);
         let mut content = BufReader::new(content);
         let mut line = Vec::new();
         loop {

@@ -153,7 +153,7 @@ impl<W: Write> Archive<'_, W> {
 
     /// Adds what the chain covers, in the order in which it is read.
     fn journal(&mut self) -> Result<(), Error> {
-        let header = pretty(&HeaderFile::of(self.reader.header()));
+        let header = pretty(&HeaderFile::of(self.reader.header(), self.reader.declared_format()));
         self.add(&Member::Header, &header)?;
         self.add(&Member::Plan, self.reader.plan_text().as_bytes())?;
         let Spool { file, length, .. } = &self.spool;

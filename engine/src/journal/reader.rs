@@ -20,6 +20,8 @@ pub struct Reader {
     header: Header,
     /// The plan as it is stored.
     plan: String,
+    /// The format that the run was declared in: the chain begins with it.
+    format: u32,
     genesis: Head,
 }
 
@@ -66,8 +68,9 @@ impl Reader {
     /// Reads through an open connection.
     pub(super) fn over(path: PathBuf, conn: Connection) -> Result<Self, Error> {
         let (header, plan) = format::read_header(&path, &conn)?;
-        let genesis = Head::genesis(&header, &plan);
-        Ok(Self { path, conn, header, plan, genesis })
+        let format = format::FORMAT;
+        let genesis = Head::genesis(&header, &plan, format);
+        Ok(Self { path, conn, header, plan, format, genesis })
     }
 
     pub(super) fn into_connection(self) -> Connection {
@@ -77,6 +80,11 @@ impl Reader {
     /// Returns what was stored when the run was declared.
     pub fn header(&self) -> &Header {
         &self.header
+    }
+
+    /// Returns the format that the run was declared in, which the chain covers.
+    pub fn declared_format(&self) -> u32 {
+        self.format
     }
 
     /// Returns the plan as the very text that the chain covers.
@@ -133,6 +141,13 @@ impl Reader {
             Ok(true)
         })?;
         Ok(events)
+    }
+
+    /// Returns whether the run was declared: until then nothing was started in it.
+    pub fn is_declared(&self) -> Result<bool, Error> {
+        self.conn
+            .query_row("SELECT EXISTS (SELECT 1 FROM events)", [], |row| row.get(0))
+            .map_err(|error| Error::sqlite(&self.path, "read", error))
     }
 
     /// Returns whether the run has ended.

@@ -15,10 +15,11 @@ use uuid::Uuid;
 use super::FILE;
 use super::chain::Head;
 use super::error::Error;
-use super::format::{self, Header};
+use super::format::{self, FORMAT, Header};
 use super::reader::Reader;
 use super::record::{class_word, tag};
 use crate::clock::Clock;
+use crate::crash::{self, Point};
 use crate::model::{Event, EventClass, EventKind};
 use crate::runs::durable::share;
 
@@ -103,10 +104,12 @@ impl Journal {
         format::lay_out(&unfinished, &mut conn, &header, &plan)?;
         // Closing moves everything from the side files into the file itself.
         conn.close().map_err(|(_, error)| Error::sqlite(&unfinished, "created", error))?;
+        crash::point(Point::JournalLaidOut);
         std::fs::rename(&unfinished, &path).map_err(|error| Error::io(&path, "created", error))?;
         format::sync_dir(dir)?;
+        crash::point(Point::JournalNamed);
         let conn = format::connect_writer(&path)?;
-        let head = Head::genesis(&header, &plan);
+        let head = Head::genesis(&header, &plan, FORMAT);
         Self::start(path, conn, header, (head, clock))
     }
 
@@ -124,6 +127,7 @@ impl Journal {
         let header = reader.header().clone();
         // The write-ahead log may just have been made anew.
         format::sync_dir(dir)?;
+        crash::point(Point::JournalOpened);
         Self::start(path, reader.into_connection(), header, (head, clock))
     }
 
@@ -335,7 +339,9 @@ impl Writer {
                 }
             }
         }
+        crash::point(Point::BeforeCommit);
         tx.commit()?;
+        crash::point(Point::AfterCommit);
         Ok((head, replies))
     }
 

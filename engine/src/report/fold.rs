@@ -313,7 +313,7 @@ impl<'a> Fold<'a> {
             EventKind::EndingBegan { outcome, reason, undo } => {
                 self.ending = Some((at, *outcome, reason));
                 self.undoing = *undo;
-                self.paused = false;
+                self.paused &= *outcome != RunOutcome::Aborted;
                 self.release_held(at);
             }
             EventKind::RunFinished { outcome } => self.finished = Some(*outcome),

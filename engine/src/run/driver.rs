@@ -12,6 +12,7 @@ use tokio::task::JoinSet;
 use uuid::Uuid;
 
 use crate::clock::Clock;
+use crate::crash::{self, Point};
 use crate::journal::{self, Journal};
 use crate::model::event::{Answer, EventClass, EventKind};
 use crate::model::evidence::Created;
@@ -216,17 +217,15 @@ impl Driver {
             let situation = self.dispatcher.situation();
             if must_leave(situation, &inlets) {
                 // What people have decided meanwhile may be what it waits for.
-                let wish = self.wish();
-                if wish.inputs.is_empty() || !only_people_can_help(situation) {
-                    return Ok(situation);
-                }
+                let wish = if only_people_can_help(situation) { self.last_wish(&mut inlets) } else { None };
+                let Some(wish) = wish else { return Ok(situation) };
                 self.turn(wish).await?;
                 continue;
             }
             let turn = tokio::select! {
                 Some(message) = self.messages.recv() => self.gather(message),
                 Some(control) = inlets.controls.recv() => match control {
-                    Control::Request(request) => one(Input::Request(cleaned_request(request, &self.redactor))),
+                    Control::Request(request) => one(Input::Request(request)),
                     Control::Stop => one(Input::Stop),
                     Control::Kill => return Ok(Situation::Stopped),
                 },
@@ -261,6 +260,14 @@ impl Driver {
                 .collect()
         };
         tokio::task::spawn_blocking(seal).await.unwrap_or_default()
+    }
+
+    /// Takes what people have said, in this process or another one, and nobody has looked at yet.
+    fn last_wish(&mut self, inlets: &mut Inlets) -> Option<Turn> {
+        if let Ok(Control::Request(request)) = inlets.controls.try_recv() {
+            return Some(one(Input::Request(request)));
+        }
+        Some(self.wish()).filter(|wish| !wish.inputs.is_empty())
     }
 
     /// Takes what else has arrived meanwhile, so that it shares a commit.
@@ -319,7 +326,6 @@ impl Driver {
     fn wish(&mut self) -> Turn {
         for (id, request) in self.requests.poll() {
             if !self.journal.knows(id) {
-                let request = cleaned_request(request, &self.redactor);
                 return Turn { inputs: vec![Input::Request(request)], request: Some(id), ..Turn::default() };
             }
             // An earlier process granted it and was gone before it could forget it.
@@ -343,6 +349,10 @@ impl Driver {
         let mut events = Vec::new();
         let mut actions = Vec::new();
         for input in turn.inputs {
+            let input = match input {
+                Input::Request(request) => Input::Request(cleaned_request(request, &self.redactor)),
+                other => other,
+            };
             for action in self.dispatcher.handle(input, now)? {
                 match action {
                     Action::Append(event) if event.class() == EventClass::Advisory => self.advise(event),
@@ -359,7 +369,9 @@ impl Driver {
             let head = self.journal.head();
             self.herald.observe(written.iter().map(|event| &event.kind), self.dispatcher.state(), &head);
         }
+        crash::point(Point::TurnCommitted);
         actions.into_iter().for_each(|action| self.perform(action));
+        crash::point(Point::TurnPerformed);
         if let Some(id) = turn.request {
             self.requests.done(id);
         }
@@ -403,6 +415,7 @@ impl Driver {
         tokio::task::spawn_blocking(move || {
             for thing in things {
                 let cleanup::Removal { removed, proof } = cleanup::remove(&thing);
+                crash::point(Point::ThingRemoved);
                 // Without a listener the engine is ending; resume tries again.
                 let _ = sender.blocking_send(Message::Removed { id: thing.id, proof, removed });
             }

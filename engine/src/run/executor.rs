@@ -12,6 +12,7 @@ use tokio_util::sync::CancellationToken;
 
 use crate::code;
 use crate::compile::written;
+use crate::crash::{self, Point};
 use crate::fence::{Fence, Origin};
 use crate::model::event::{AttemptResult, Done};
 use crate::model::ids::{Attempt, RunId, StepId};
@@ -97,11 +98,16 @@ impl Executor {
         let plan = Arc::clone(&self.plan);
         let step = plan.at(launch.unit.position);
         let cancel = CancellationToken::new();
-        let (id, attempt) = (launch.unit.id(&plan), launch.attempt);
+        let (id, attempt, position) = (launch.unit.id(&plan), launch.attempt, launch.unit.position);
         self.running.insert(id.clone(), cancel.clone());
         let messages = self.messages.clone();
         let work = self.prepare(step, launch, &cancel);
         let limit = self.time_limit(step);
+        crash::point(match (plan.undo_at(position).is_some(), step.always) {
+            (true, _) => Point::UndoLaunched,
+            (false, true) => Point::AlwaysLaunched,
+            (false, false) => Point::AttemptLaunched,
+        });
         tokio::spawn(async move {
             let (result, output) = match work {
                 Ok(work) => {
@@ -110,6 +116,7 @@ impl Executor {
                 }
                 Err(error) => (failed(&error), Vec::new()),
             };
+            crash::point(Point::AttemptEnded);
             // If nobody listens, the engine is ending and finds the attempt in the journal on resume.
             let _ = messages.send(Message::Ended { step: id, attempt, result, output }).await;
         });

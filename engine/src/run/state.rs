@@ -5,7 +5,7 @@ use std::collections::{BTreeMap, HashMap};
 use serde_json::{Map, Value};
 
 use crate::code;
-use crate::model::event::{Answer, AttemptResult, Done, EventKind, Question};
+use crate::model::event::{Answer, AttemptResult, Decision, Done, EventKind, Person, Question};
 use crate::model::evidence::Created;
 use crate::model::ids::{Attempt, StepId};
 use crate::model::outcome::{Failure, Outcome, RunOutcome};
@@ -27,6 +27,8 @@ pub struct RunState {
     pub begun: Vec<Unit>,
     /// The run ends with undo: what has begun is taken back before `always`.
     pub undoing: bool,
+    /// A person has ended the run, and that its end begins is not yet recorded.
+    pub ended_by: Option<(Person, Decision)>,
     /// What the systems to be written were when destroying them was confirmed; empty where nothing had to be.
     pub targets: Vec<String>,
     /// What was made and not yet removed, in the order in which it was made.
@@ -90,6 +92,8 @@ pub enum StepPhase {
         at_ms: i64,
     },
     Held,
+    /// A person has decided what becomes of it, and its end is not yet recorded.
+    Decided(Outcome),
     /// What it is repeated for is known, and not all elements have ended.
     Repeating,
     Ended(Outcome),
@@ -121,6 +125,7 @@ impl RunState {
             steps: vec![StepState::default(); plan.steps.len() + plan.undos.len()],
             begun: Vec::new(),
             undoing: false,
+            ended_by: None,
             targets: Vec::new(),
             things: Vec::new(),
             made: BTreeMap::new(),
@@ -174,8 +179,9 @@ impl RunState {
             EventKind::EndingBegan { outcome, undo, .. } => {
                 self.expect_phase(event, &[Phase::Main])?;
                 self.undoing = *undo;
-                // Who ends a run wants its end, and not what is paused.
-                self.paused = false;
+                self.ended_by = None;
+                // Who ends a run wants its end, and not what is paused. An end that nobody has asked for waits.
+                self.paused &= *outcome != RunOutcome::Aborted;
                 self.phase = Phase::Ending(*outcome);
             }
             EventKind::RunFinished { outcome } => {
@@ -188,7 +194,7 @@ impl RunState {
                     self.things.retain(|(_, thing)| &thing.id != id);
                 }
             }
-            EventKind::Decided { decision, .. } => self.decided(event, decision)?,
+            EventKind::Decided { by, decision } => self.decided(event, by, decision)?,
             _ => self.apply_step(event)?,
         }
         Ok(())
@@ -284,12 +290,7 @@ impl RunState {
         }
     }
 
-    fn decided(
-        &mut self,
-        event: &EventKind,
-        decision: &crate::model::event::Decision,
-    ) -> Result<(), IllegalEvent> {
-        use crate::model::event::Decision;
+    fn decided(&mut self, event: &EventKind, by: &Person, decision: &Decision) -> Result<(), IllegalEvent> {
         match decision {
             Decision::Pause => self.paused = true,
             Decision::Unpause => self.paused = false,
@@ -300,7 +301,18 @@ impl RunState {
                 state.questions.clear();
                 state.phase = StepPhase::Waiting;
             }
-            _ => {}
+            Decision::SkipStep { step, reason } => {
+                let reason = format!("skipped by {}: {reason}", by.name);
+                self.step_mut(event, step)?.phase = StepPhase::Decided(Outcome::Skipped { reason });
+            }
+            Decision::MarkDone { step, reason } => {
+                let outcome = Outcome::MarkedDone { by: by.name.clone(), reason: reason.clone() };
+                self.step_mut(event, step)?.phase = StepPhase::Decided(outcome);
+            }
+            Decision::Abort { .. } | Decision::Cancel { .. } => {
+                self.ended_by = Some((by.clone(), decision.clone()));
+            }
+            Decision::Note { .. } => {}
         }
         Ok(())
     }

@@ -9,6 +9,7 @@ use std::os::unix::fs::{DirBuilderExt, MetadataExt, OpenOptionsExt, PermissionsE
 use std::path::Path;
 
 use super::error::Error;
+use crate::crash::{self, Point};
 
 /// Makes the names in a directory durable.
 pub(super) fn sync_dir(dir: &Path) -> Result<(), Error> {
@@ -56,9 +57,11 @@ pub(super) fn replace(path: &Path, content: &[u8]) -> Result<(), Error> {
         share(&temporary)?;
         file.write_all(content)?;
         file.sync_all()?;
+        crash::point(Point::FileWritten);
         fs::rename(&temporary, path)
     };
     write().map_err(Error::io("write", path))?;
+    crash::point(Point::FileRenamed);
     sync_dir(dir)
 }
 

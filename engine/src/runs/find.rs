@@ -37,7 +37,9 @@ impl StateDir {
         let runs = self.runs()?;
         // A journal that cannot be read may well be the run that a person is looking for.
         let open = runs.iter().find(|run| run.is_open().unwrap_or(true));
-        open.or(runs.first())
+        // What is left of a start that was killed is no run.
+        open.or_else(|| runs.iter().find(|run| run.may_be_declared()))
+            .or(runs.first())
             .cloned()
             .ok_or_else(|| Error::NoSuchRun { text: "latest".to_owned(), known: Vec::new() })
     }
@@ -116,5 +118,20 @@ mod tests {
         let journal = Journal::open(state.find(EARLY).unwrap().path(), TickClock::starting_at(0)).unwrap();
         journal.append(vec![finished(RunOutcome::Failed)]).await.unwrap();
         assert_eq!(state.find("latest").unwrap().id().to_string(), LATE);
+    }
+
+    #[tokio::test]
+    async fn what_a_killed_start_has_left_is_no_open_run_and_not_the_latest() {
+        let (_keep, state) = state();
+        declare(&state, EARLY, true).await;
+        let id: RunId = LATE.parse().unwrap();
+        let dir = state.create_run(id).unwrap();
+        assert_eq!(state.find("latest").unwrap().id().to_string(), EARLY, "it has no journal");
+        let header = crate::journal::Header { run: id, ..header() };
+        let journal = Journal::create(dir.path(), header, TickClock::starting_at(0)).unwrap();
+        assert!(!dir.is_open().unwrap(), "its journal has no event");
+        assert_eq!(state.find("latest").unwrap().id().to_string(), EARLY);
+        journal.append(vec![declared()]).await.unwrap();
+        assert!(dir.is_open().unwrap());
     }
 }

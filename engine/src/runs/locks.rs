@@ -19,6 +19,7 @@ use super::error::Error;
 use super::owner::{elapsed, try_exclusive};
 use super::state_dir::StateDir;
 use crate::clock::Clock;
+use crate::crash::{self, Point};
 use crate::model::RunId;
 use crate::plan::hex;
 
@@ -102,12 +103,14 @@ impl ResourceLocks {
         for held in &held {
             refuse_if_remembered(state, held, wanted.run, clock)?;
         }
+        crash::point(Point::LocksTaken);
         for Held { identity, record, .. } in &held {
             let (by, identity) = (wanted.by.clone(), identity.clone());
             let content =
                 Record { run: wanted.run, by, identity, since_ms: since(record, wanted.run, clock) };
             let text = serde_json::to_vec_pretty(&content).expect("a record is plain text and numbers");
             durable::replace(record, &text)?;
+            crash::point(Point::LockRemembered);
         }
         Ok(Self { dir, held })
     }
@@ -121,6 +124,7 @@ impl ResourceLocks {
                 }
                 _ => {}
             }
+            crash::point(Point::LockForgotten);
         }
         durable::sync_dir(&self.dir)
     }

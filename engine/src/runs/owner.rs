@@ -8,6 +8,7 @@ use super::durable;
 use super::error::Error;
 use super::run_dir::RunDir;
 use crate::clock::Clock;
+use crate::crash::{self, Point};
 use crate::process::{Identity, boot_id};
 
 /// How long to wait for a lock that somebody is only looking at.
@@ -62,6 +63,7 @@ impl RunLock {
             }
             std::thread::sleep(Duration::from_millis(10));
         }
+        crash::point(Point::OwnerLocked);
         let holder = Holder::this_process(clock);
         let text = serde_json::to_vec(&holder).expect("a holder is plain text and numbers");
         // Not replaced by renaming: the lock is on this very file.

@@ -8,6 +8,7 @@ use super::inbox::Inbox;
 use super::output::OutputFiles;
 use super::owner::{Holder, RunLock};
 use crate::clock::Clock;
+use crate::crash::{self, Point};
 use crate::journal;
 use crate::model::RunId;
 
@@ -26,6 +27,7 @@ impl RunDir {
     pub(super) fn create(runs: &Path, id: RunId) -> Result<Self, Error> {
         let dir = Self::at(runs, id);
         durable::private_dir(&dir.path)?;
+        crash::point(Point::RunDirMade);
         for name in ["inbox", "output", "work"] {
             durable::private_dir(&dir.path.join(name))?;
         }
@@ -33,6 +35,7 @@ impl RunDir {
             durable::lock_file(&dir.path.join(name))?;
         }
         durable::sync_dir(&dir.path)?;
+        crash::point(Point::RunDirComplete);
         Ok(dir)
     }
 
@@ -93,10 +96,19 @@ impl RunDir {
     /// Returns whether the run has not ended. A run that was never declared, or whose journal does not exist, is not
     /// open: nothing was started in it.
     pub fn is_open(&self) -> Result<bool, Error> {
-        match journal::Reader::open(&self.path).and_then(|reader| reader.is_finished()) {
-            Ok(finished) => Ok(!finished),
+        let open = |reader: journal::Reader| Ok(reader.is_declared()? && !reader.is_finished()?);
+        match journal::Reader::open(&self.path).and_then(open) {
+            Ok(open) => Ok(open),
             Err(journal::Error::Missing { .. } | journal::Error::Empty { .. }) => Ok(false),
             Err(error) => Err(error.into()),
+        }
+    }
+
+    /// Returns whether the run was ever declared; one whose journal cannot be read may have been.
+    pub(super) fn may_be_declared(&self) -> bool {
+        match journal::Reader::open(&self.path).and_then(|reader| reader.is_declared()) {
+            Ok(declared) => declared,
+            Err(error) => !matches!(error, journal::Error::Missing { .. } | journal::Error::Empty { .. }),
         }
     }
 

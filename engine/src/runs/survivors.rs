@@ -11,6 +11,7 @@ use rustix::process::{Signal, getpgrp, kill_process};
 use super::durable;
 use super::error::Error;
 use super::owner::try_exclusive;
+use crate::crash::{self, Point};
 use crate::process::{AFTER_KILL, Stat, pids, raw, signal_group};
 
 /// A process that was ended.
@@ -55,6 +56,7 @@ pub fn end_survivors(children_lock: &Path, grace: Duration) -> Result<Vec<Ended>
         let what = format!("it cannot be seen by this user, but holds `{}`", children_lock.display());
         return Err(Error::Survivor { what });
     }
+    crash::point(Point::SurvivorsEnded);
     Ok(hunt.ended.into_values().collect())
 }
 

@@ -7,6 +7,7 @@ use std::process::ExitStatus;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
+use lifeboat_engine::crash::{self, Point};
 use lifeboat_engine::model::evidence::Stream;
 use lifeboat_engine::process::{AFTER_KILL, group_runs, signal_group};
 use lifeboat_engine::step::{StepContext, StepError};
@@ -76,6 +77,7 @@ impl Running {
         };
         let inherited = Inherited { lock, secret_files };
         let handle = start(&expression, user, inherited).map_err(failed)?;
+        crash::point(Point::ChildStarted);
         // Both the expression and the hook in it hold open files that only the child may hold.
         drop(expression);
         let leader = handle.pids().first().copied().unwrap_or_default();
@@ -91,6 +93,7 @@ impl Running {
             status = &mut self.exit => status,
             () = ctx.cancelled() => return Err(self.end().await),
         };
+        crash::point(Point::ChildEnded);
         let status = status
             .map_err(io::Error::other)
             .and_then(|status| status)

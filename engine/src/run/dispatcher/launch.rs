@@ -7,7 +7,7 @@ use crate::expr;
 use crate::model::event::{AttemptResult, EventKind};
 use crate::model::outcome::{Failure, FailureKind, Outcome};
 use crate::plan::{Need, NeedOn, OnError};
-use crate::run::state::{IllegalEvent, Phase};
+use crate::run::state::{IllegalEvent, Phase, StepPhase};
 use crate::run::unit::Unit;
 use crate::step::Effect;
 
@@ -48,10 +48,11 @@ impl Dispatcher {
         if self.is_undo(unit) {
             return ending;
         }
-        if ending && !self.undos.is_empty() {
-            return false;
-        }
         let step = self.step(unit);
+        if ending && !self.undos.is_empty() {
+            // What ran when the run was ended comes to its end first, also if a crash took its attempt away.
+            return step.concludes.is_some() && self.is_lost(unit);
+        }
         if step.concludes.is_some() {
             // It waits for its own scope only, and the end of the run does not keep it from running.
             true
@@ -60,6 +61,12 @@ impl Dispatcher {
         } else {
             !ending
         }
+    }
+
+    /// Says whether the last attempt was taken away by a crash or a signal.
+    fn is_lost(&self, unit: Unit) -> bool {
+        use AttemptResult::{Interrupted, Lost};
+        matches!(&self.of(unit).phase, StepPhase::Settling(Lost | Interrupted))
     }
 
     pub(super) fn make_ready(&mut self, unit: Unit) {

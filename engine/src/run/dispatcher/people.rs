@@ -2,12 +2,13 @@
 
 use crate::model::event::{Answer, Decision, EventKind, Person, Question};
 use crate::model::ids::StepId;
-use crate::model::outcome::{Mode, Outcome, RunOutcome};
+use crate::model::outcome::Mode;
 use crate::model::request::Request;
 use crate::run::answer::{automatic, check_answer};
 use crate::run::state::{IllegalEvent, Phase, StepPhase};
 
-use super::ending::Undo;
+use crate::run::unit::Unit;
+
 use super::{Action, Dispatcher};
 
 impl Dispatcher {
@@ -49,10 +50,10 @@ impl Dispatcher {
         Ok(())
     }
 
-    pub(super) fn request(&mut self, request: Request, now_ms: i64) -> Result<(), IllegalEvent> {
+    pub(super) fn request(&mut self, request: Request) -> Result<(), IllegalEvent> {
         let refusal = match request {
             Request::Answer { step, question, answer } => self.take_answer(step, question, answer)?,
-            Request::Decide { by, decision } => self.decide(by, decision, now_ms)?,
+            Request::Decide { by, decision } => self.decide(by, decision)?,
         };
         if let Some(reason) = refusal {
             self.actions.push(Action::Refuse { reason });
@@ -99,12 +100,7 @@ impl Dispatcher {
         if self.undos.is_empty() { "" } else { ": the run is being undone, which goes on to its end" }
     }
 
-    fn decide(
-        &mut self,
-        by: Person,
-        decision: Decision,
-        now_ms: i64,
-    ) -> Result<Option<String>, IllegalEvent> {
+    fn decide(&mut self, by: Person, decision: Decision) -> Result<Option<String>, IllegalEvent> {
         let held = match &decision {
             Decision::RetryStep { step }
             | Decision::SkipStep { step, .. }
@@ -120,27 +116,26 @@ impl Dispatcher {
             }
             _ => None,
         };
-        let name = by.name.clone();
-        self.emit(EventKind::Decided { by, decision: decision.clone() })?;
-        match (decision, held) {
-            (Decision::RetryStep { .. }, Some(unit)) => {
-                self.element_released(unit);
-                self.launch(unit, now_ms)?;
-            }
-            (Decision::SkipStep { reason, .. }, Some(unit)) => {
-                self.end_unit(unit, Outcome::Skipped { reason: format!("skipped by {name}: {reason}") })?;
-            }
-            (Decision::MarkDone { reason, .. }, Some(unit)) => {
-                self.end_unit(unit, Outcome::MarkedDone { by: name, reason })?;
-            }
-            (Decision::Abort { reason }, _) => {
-                self.begin_ending(RunOutcome::Aborted, format!("ended by {name}: {reason}"), Undo::Begun)?;
-            }
-            (Decision::Cancel { reason }, _) => {
-                self.begin_ending(RunOutcome::Aborted, format!("ended by {name}: {reason}"), Undo::Nothing)?;
-            }
-            _ => {}
+        if let Some(unit) = held {
+            self.element_released(unit);
+        }
+        self.emit(EventKind::Decided { by, decision })?;
+        match held {
+            Some(unit) => self.follow_decision(unit)?,
+            None => self.end_as_decided()?,
         }
         Ok(None)
+    }
+
+    /// Goes on with a step or an element that a person has decided about.
+    pub(super) fn follow_decision(&mut self, unit: Unit) -> Result<(), IllegalEvent> {
+        match self.of(unit).phase.clone() {
+            StepPhase::Decided(outcome) => self.end_unit(unit, outcome),
+            // To be tried again: it waits for its place like everything else.
+            _ => {
+                self.make_ready(unit);
+                Ok(())
+            }
+        }
     }
 }

@@ -4,9 +4,9 @@ use lifeboat_engine::model::evidence::Check;
 use lifeboat_engine::resource::Postgres;
 use lifeboat_engine::step::{StepContext, StepError};
 
+use super::super::account;
 use super::super::connect::{Endpoint, Login};
 use super::super::tools::Tools;
-use super::super::{account, codes};
 use crate::process::Command;
 
 /// Runs it over some databases. The server must take writes, for the extension that it needs.
