@@ -455,3 +455,21 @@ fn none_of_twenty_secrets_is_found_in_anything_that_a_run_leaves_or_shows() {
     }
     assert!(!project.file("pwned").exists());
 }
+
+#[test]
+fn a_password_that_is_a_word_of_the_plan_spoils_no_path_and_is_warned_of() {
+    let project = Project::with_steps(
+        "- { id: make, effect: idempotent, env: { P: { secret: p }, Q: { secret: q } }, run: 'mkdir -p postgres/data; echo postgres/data; echo \"$P $Q\" >&2' }\n\
+         - { id: use, effect: read, run: 'cd {{ steps.make.stdout }}' }",
+    );
+    project.write(
+        "environments/sandbox.yaml",
+        "environment: sandbox\nsecrets: { p: { env: P }, q: { env: Q } }\n",
+    );
+    let ran = crate::project::Ran::of(
+        project.command(&["run", "job"]).env("P", "postgres").env("Q", "hunter22-33"),
+    );
+    let ran = ran.expect(0);
+    assert!(ran.stderr.contains("warning[LB0389]") && ran.stderr.contains("variable `P`"), "{}", ran.stderr);
+    assert!(project.run(&["logs"]).stdout.contains("postgres ***"));
+}

@@ -114,10 +114,30 @@ pub(super) fn resolve_secrets(plan: &Plan) -> Result<Secrets, Failure> {
         _ => None,
     });
     let base = plan.project_dir.join("environments");
-    Secrets::resolve(plan.secrets.values().chain(webhooks), &base).map_err(|problems| {
+    let resolved = Secrets::resolve(plan.secrets.values().chain(webhooks), &base).map_err(|problems| {
         let mut problems = problems.iter();
         let Some(first) = problems.next() else { return Failure::internal("a secret cannot be read") };
         let failure = Failure::new(Exit::Refused, first.to_string()).code(first.code()).help(first.help());
         problems.fold(failure, |failure, problem| failure.caused_by(problem))
-    })
+    })?;
+    warn_of_words(resolved, plan)
+}
+
+/// Warns of secrets that are no secrets, for the plan says them.
+fn warn_of_words(mut secrets: Secrets, plan: &Plan) -> Result<Secrets, Failure> {
+    if secrets.iter().next().is_none() {
+        return Ok(secrets);
+    }
+    let text = render::json(plan)?;
+    for found in secrets.found_in(&text) {
+        let what = match found.removed {
+            true => "which is stored and shown",
+            false => "and is so short that it may be an ordinary word: it is not removed from output",
+        };
+        anstream::eprintln!(
+            "warning[LB0389]: the secret from {} stands in the plan too, {what}",
+            found.reference
+        );
+    }
+    Ok(secrets)
 }

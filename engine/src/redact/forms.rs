@@ -7,7 +7,7 @@ use base64::engine::general_purpose::{STANDARD, STANDARD_NO_PAD, URL_SAFE, URL_S
 use serde_json::Value;
 
 /// A shorter form would be found in ordinary words.
-pub(super) const SHORTEST: usize = 8;
+pub(crate) const SHORTEST: usize = 8;
 
 /// Where tools break lines of base64: `openssl` and PEM at 64, `base64` at 76.
 const WIDTHS: [usize; 2] = [64, 76];

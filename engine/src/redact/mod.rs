@@ -10,4 +10,5 @@ mod redactor;
 mod tests;
 mod views;
 
+pub(crate) use forms::SHORTEST;
 pub use redactor::Redactor;

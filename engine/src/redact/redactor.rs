@@ -28,7 +28,7 @@ impl Redactor {
     pub fn new(secrets: &Secrets) -> Self {
         let mut all = std::collections::BTreeSet::new();
         let mut too_short = Vec::new();
-        for (reference, value) in secrets.iter() {
+        for (reference, value) in secrets.iter().filter(|(reference, _)| !secrets.is_word(reference)) {
             let value = value.expose_secret();
             // One of many short lines can be removed as a whole only, which lines of output never show.
             if forms::pieces(value).iter().all(|piece| piece.contains('\n')) {

@@ -129,6 +129,21 @@ fn secrets_that_are_too_short_are_named_and_left_alone() {
 }
 
 #[test]
+fn a_word_of_the_plan_is_left_alone_and_named_and_a_long_one_is_removed_all_the_same() {
+    let mut secrets = Secrets::default();
+    let [word, long, other] = ["WORD", "LONG", "OTHER"].map(|name| SecretRef::Env(name.into()));
+    secrets.insert(word.clone(), "postgres".into());
+    secrets.insert(long.clone(), "pasted-into-a-runbook".into());
+    secrets.insert(other, "hunter22!".into());
+    let found =
+        secrets.found_in(r#"{"data_dir":"/var/lib/postgresql","script":"curl -u pasted-into-a-runbook"}"#);
+    let named: Vec<_> = found.into_iter().map(|it| (it.reference, it.removed)).collect();
+    assert_eq!(named, [(long, true), (word, false)]);
+    let text = "hunter22! for pasted-into-a-runbook in /var/lib/postgresql";
+    assert_eq!(secrets.redactor().text(text), "*** for *** in /var/lib/postgresql");
+}
+
+#[test]
 fn without_secrets_nothing_changes() {
     let redactor = redactor(&[]);
     assert!(matches!(redactor.text("anything %41 \\n"), std::borrow::Cow::Borrowed(_)));
