@@ -9,6 +9,7 @@ mod exit;
 mod group;
 mod person;
 mod render;
+mod say;
 mod secrets;
 mod session;
 mod shipped;
@@ -48,7 +49,7 @@ fn main() -> ExitCode {
         Ok(exit) => exit.into(),
         Err(failure) => {
             if !failure.message.is_empty() {
-                anstream::eprintln!("{}", secrets::clean(&failure.to_string()));
+                crate::say::say!("{}", say::visible(&secrets::clean(&failure.to_string())));
             }
             failure.exit.into()
         }
@@ -62,7 +63,7 @@ fn arm_crash() -> Option<ExitCode> {
     if lifeboat_engine::crash::arm(&text) {
         return None;
     }
-    anstream::eprintln!("LIFEBOAT_CRASH_AT: `{text}` is no place to crash at");
+    crate::say::say!("LIFEBOAT_CRASH_AT: `{text}` is no place to crash at");
     Some(Exit::Usage.into())
 }
 
@@ -82,6 +83,8 @@ fn prepare() {
         .with_writer(|| secrets::CleanStderr)
         .without_time()
         .with_target(false)
+        // Standard error may be gone, which must not end a recovery.
+        .log_internal_errors(false)
         .init();
     secrets::shield_memory();
     // Fails only if there is one already, and then there is one.
@@ -93,7 +96,7 @@ fn dispatch(cli: &Cli) -> Outcome {
     match &cli.command {
         Command::Explain { code } => commands::explain::explain(code),
         Command::Steps { reference: true, .. } => {
-            anstream::print!("{}", commands::steps::reference(&registry));
+            crate::say::put!("{}", commands::steps::reference(&registry));
             Ok(Exit::Success)
         }
         Command::Steps { kind, .. } => commands::steps::steps(&registry, kind.as_deref(), cli.format),
@@ -132,17 +135,18 @@ fn on_runs(cli: &Cli, project: &Project, site: &Site) -> Outcome {
     match &cli.command {
         Command::Run(args) => execute::run(project, site, args, Mode::Recovery),
         Command::Drill(args) => execute::run(project, site, args, Mode::Drill),
-        Command::Resume(args) if decide::is_paused_elsewhere(state, &args.run)? => {
+        Command::Resume(args) if !args.take_over && decide::is_paused_elsewhere(state, &args.run)? => {
             decide::decide(state, by, &args.run, Decision::Unpause)
         }
         Command::Resume(args) => {
             let manner = Manner { report: args.report.clone(), no_wait: args.no_wait };
-            session::resume(site, &args.run, &manner, args.confirm.as_deref())
+            let run = if args.take_over { session::take_over(site, &args.run)? } else { args.run.clone() };
+            session::resume(site, &run, &manner, args.confirm.as_deref())
         }
         Command::Status { run } => look::status(state, run.as_deref(), cli.format),
-        Command::Watch { run } => look::watch(state, run.as_deref()),
+        Command::Watch { run } => commands::watch::watch(state, run.as_deref()),
         Command::Runs(args) => look::runs(state, args, cli.format),
-        Command::Logs(args) => look::logs(state, args),
+        Command::Logs(args) => commands::logs::logs(state, args),
         Command::Report(args) => look::report(state, args, cli.format),
         Command::Evidence(args) => commands::evidence::write(state, args, cli.format),
         Command::Approve(args) => decide::answer(state, by, args, &decide::Say::Yes),

@@ -72,4 +72,5 @@ define_codes! {
     LB0351 "the journal takes nothing more";
     LB0352 "the state directory cannot be written";
     LB0353 "a result made of secrets";
+    LB0371 "an approval that nobody could give";
 }

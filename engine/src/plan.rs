@@ -63,6 +63,9 @@ pub struct Plan {
     /// The channels of each notice, by the names of resources.
     #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
     pub notices: BTreeMap<Occasion, Vec<String>>,
+    /// Who may answer for each role that is asked, where the project names its people; absent where it names none.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub approvers: Option<BTreeMap<String, Vec<String>>>,
     /// How to reach the people of each role.
     #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
     pub contacts: BTreeMap<String, Vec<String>>,

@@ -113,6 +113,12 @@ impl Project {
         Running::of(&mut self.command(args))
     }
 
+    /// The directory of the only run.
+    pub(crate) fn run_dir(&self) -> PathBuf {
+        let runs = fs::read_dir(self.file(".lifeboat/state/runs")).expect("runs");
+        runs.flatten().next().expect("a run").path()
+    }
+
     /// The events of the newest run, as its report tells them.
     pub(crate) fn report(&self) -> Value {
         self.run(&["report", "--format", "json"]).json()

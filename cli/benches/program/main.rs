@@ -5,12 +5,17 @@
 mod language;
 mod measure;
 mod project;
+mod runs;
 
 fn main() {
     let wanted: Vec<_> = std::env::args().skip(1).filter(|arg| !arg.starts_with("--")).collect();
     let chosen = |name: &str| wanted.is_empty() || wanted.iter().any(|it| name.contains(it.as_str()));
-    let all: [(&str, fn()); 3] =
-        [("start", language::start), ("check", language::check), ("plan", language::plan)];
+    let all: [(&str, fn()); 4] = [
+        ("start", language::start),
+        ("check", language::check),
+        ("plan", language::plan),
+        ("runs", runs::runs),
+    ];
     println!("| what | least | median |");
     println!("|---|---|---|");
     for (_, measure) in all.iter().filter(|(name, _)| chosen(name)) {

@@ -23,7 +23,7 @@ pub(crate) fn write(state: &StateDir, args: &EvidenceArgs, format: Format) -> Ou
     let now = Moment(jiff::Timestamp::now().as_millisecond());
     let written = evidence::write(&run, owner, now, &path).map_err(|error| failure(&error))?;
     match format {
-        Format::Json => anstream::print!("{}", render::json(&facts(&written, &path, &run.id().to_string()))?),
+        Format::Json => crate::say::put!("{}", render::json(&facts(&written, &path, &run.id().to_string()))?),
         Format::Text => tell_written(&written, &path),
         _ => return Err(Failure::usage("what was written is told as text or json")),
     }
@@ -45,22 +45,22 @@ fn facts(written: &Written, path: &Path, run: &str) -> serde_json::Value {
 }
 
 fn tell_written(written: &Written, path: &Path) {
-    anstream::println!("{}", path.display());
-    anstream::println!("  head    {}", written.head);
-    anstream::println!("  sha256  {}", written.sha256);
+    crate::say::putln!("{}", path.display());
+    crate::say::putln!("  head    {}", written.head);
+    crate::say::putln!("  sha256  {}", written.sha256);
     for name in &written.missing {
-        anstream::eprintln!("warning: {name} is not in it, for it is not there any more");
+        crate::say::say!("warning: {name} is not in it, for it is not there any more");
     }
     for name in &written.not_in_chain {
-        anstream::eprintln!("warning: {name} is in it, but nothing in the journal says what it was");
+        crate::say::say!("warning: {name} is in it, but nothing in the journal says what it was");
     }
     if !written.ended {
-        anstream::eprintln!(
+        crate::say::say!(
             "the run has not ended: what comes later is not in it, and the head will be another"
         );
     }
     let (path, head) = (lifeboat_engine::expr::quote(&path.display().to_string()), &written.head);
-    anstream::eprintln!("\nto check it: lifeboat evidence verify {path} --head {head}");
+    crate::say::say!("\nto check it: lifeboat evidence verify {path} --head {head}");
 }
 
 /// Checks an archive of evidence, with nothing but the archive and the head.
@@ -73,7 +73,7 @@ pub(crate) fn verify(args: &VerifyArgs, format: Format) -> Outcome {
     }
     let verified = evidence::verify(&args.archive, args.head.as_deref()).map_err(|error| failure(&error))?;
     match format {
-        Format::Json => anstream::print!("{}", render::json(&found(&verified))?),
+        Format::Json => crate::say::put!("{}", render::json(&found(&verified))?),
         Format::Text => tell_verified(&verified),
         _ => return Err(Failure::usage("what was found is told as text or json")),
     }
@@ -115,26 +115,26 @@ fn tell_verified(verified: &Verified) {
         (false, _) => "CONSISTENT IN ITSELF, which proves little",
     };
     let Verified { run, runbook, environment, essential_events, advisory_events, files, .. } = verified;
-    anstream::println!("{verdict}: {runbook}@{environment}, run {run}, which {outcome}");
-    anstream::println!(
+    crate::say::putln!("{verdict}: {runbook}@{environment}, run {run}, which {outcome}");
+    crate::say::putln!(
         "  {essential_events} events and the plan are as they were written, up to the head {}",
         verified.head
     );
-    anstream::println!(
+    crate::say::putln!(
         "  {files} files of output and sources are those that the events and the plan speak of"
     );
-    anstream::println!("  the reports are what the events say");
+    crate::say::putln!("  the reports are what the events say");
     if *advisory_events > 0 {
-        anstream::println!("  not proven: {advisory_events} advisory events (progress, delivery of notices)");
+        crate::say::putln!("  not proven: {advisory_events} advisory events (progress, delivery of notices)");
     }
     for name in &verified.not_in_chain {
-        anstream::println!("  not proven: {name}, of which no event speaks");
+        crate::say::putln!("  not proven: {name}, of which no event speaks");
     }
     for name in &verified.missing {
-        anstream::println!("  missing: {name}");
+        crate::say::putln!("  missing: {name}");
     }
     if !verified.compared {
-        anstream::eprintln!(
+        crate::say::say!(
             "\nwithout --head nobody can tell whether the end is missing or all of it was made up: take the head from the \
              last lines of the run or from the notice in the channel"
         );

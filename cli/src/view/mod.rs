@@ -16,6 +16,7 @@ use story::Story;
 
 /// Shows a run on standard error.
 pub(crate) struct View {
+    place: Place,
     story: Story,
     screen: Screen,
 }
@@ -28,23 +29,26 @@ enum Screen {
 /// Where a run is shown.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Place {
+    /// Where words can be typed.
     Terminal,
+    /// A terminal that only looks on.
+    Onlooker,
     Pipe,
 }
 
 impl View {
     pub(crate) fn new(run: RunId, plan: Arc<Plan>, place: Place) -> Self {
         let screen = match place {
-            Place::Terminal => Screen::Live(Live::new(Arc::clone(&plan))),
+            Place::Terminal | Place::Onlooker => Screen::Live(Live::new(Arc::clone(&plan))),
             Place::Pipe => Screen::Lines,
         };
-        Self { story: Story::new(run, plan), screen }
+        Self { place, story: Story::new(run, plan), screen }
     }
 
     /// Takes in what happened before this process took the run over, without showing it again.
     pub(crate) fn catch_up(&mut self, events: &[Event]) {
         for event in events {
-            drop(self.story.tell(event.at_ms, &event.kind, Place::Terminal));
+            drop(self.story.tell(event.at_ms, &event.kind, self.place));
             if let Screen::Live(screen) = &mut self.screen {
                 screen.catch_up(event);
             }
@@ -54,13 +58,9 @@ impl View {
 
 impl Reporter for View {
     fn on_event(&mut self, at_ms: i64, event: &EventKind) {
-        let place = match self.screen {
-            Screen::Live(_) => Place::Terminal,
-            Screen::Lines => Place::Pipe,
-        };
-        let lines = self.story.tell(at_ms, event, place);
+        let lines = self.story.tell(at_ms, event, self.place);
         match &mut self.screen {
-            Screen::Lines => lines.iter().for_each(|line| anstream::eprintln!("{line}")),
+            Screen::Lines => lines.iter().for_each(|line| crate::say::say!("{line}")),
             Screen::Live(screen) => {
                 screen.on_event(at_ms, event);
                 lines.iter().for_each(|line| screen.print(line));

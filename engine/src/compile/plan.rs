@@ -75,6 +75,7 @@ pub fn compile(request: &CompileRequest<'_>) -> Result<Compiled, Diagnostics> {
     }
     let mut plan = Plan { locks, notices, ..assemble(request, &inlined, (steps, undos), scopes) };
     plan.contacts = contacts(request.project, &plan);
+    plan.approvers = approvers(request, &plan);
     Ok(Compiled { plan, warnings: out })
 }
 
@@ -532,6 +533,7 @@ fn assemble(
         scopes: called,
         locks: Vec::new(),
         notices: BTreeMap::new(),
+        approvers: None,
         contacts: BTreeMap::new(),
         fence: if environment.protected && request.mode == Mode::Recovery {
             Vec::new()
@@ -552,6 +554,20 @@ fn contacts(project: &Project, plan: &Plan) -> BTreeMap<String, Vec<String>> {
     let roles = plan.roles.keys().map(String::as_str).chain(asked);
     let people = roles.map(|role| (role.to_owned(), project.spec.contacts(role)));
     people.filter(|(_, people)| !people.is_empty()).collect()
+}
+
+/// Returns who holds each role that the plan asks, as people are called when they act.
+fn approvers(request: &CompileRequest<'_>, plan: &Plan) -> Option<BTreeMap<String, Vec<String>>> {
+    let project = &request.project.spec;
+    let asks = |step: &&PlannedStep| request.registry.spec(&step.uses).is_some_and(|it| it.waits_for_people);
+    let asking: Vec<_> = plan.steps.iter().filter(asks).collect();
+    if project.people.is_empty() || asking.is_empty() {
+        return None;
+    }
+    let roles = asking.iter().filter_map(|step| step.with.get("role").and_then(Value::as_str));
+    let roles = roles.chain(plan.roles.keys().map(String::as_str));
+    let held = roles.map(|role| (role.to_owned(), project.holders(role)));
+    Some(held.filter(|(_, people)| !people.is_empty()).collect())
 }
 
 fn hash(text: &str) -> String {

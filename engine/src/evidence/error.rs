@@ -52,9 +52,9 @@ impl Error {
     }
 
     /// Says what to do next.
-    pub fn help(&self) -> &'static str {
-        match self {
-            Self::Journal(error) => error.help(),
+    pub fn help(&self) -> String {
+        let help = match self {
+            Self::Journal(error) => return error.help(),
             Self::Io { .. } => "look at the cause, the free space and the owner of the file",
             Self::NotKept { .. } => {
                 "somebody changed the run's directory: keep a copy of it as it is, and find out who and why"
@@ -69,7 +69,8 @@ impl Error {
                 "compare the run's id with that of the notice: it is another run, one that went on later, or the end of \
                  the journal was cut off"
             }
-        }
+        };
+        help.to_owned()
     }
 
     pub(super) fn io(path: &Path, action: &'static str) -> impl FnOnce(io::Error) -> Self {

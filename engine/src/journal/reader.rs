@@ -1,6 +1,7 @@
 use std::path::{Path, PathBuf};
 
 use rusqlite::{Connection, OptionalExtension};
+use uuid::Uuid;
 
 use super::FILE;
 use super::chain::Head;
@@ -41,9 +42,16 @@ impl Reader {
     /// Opens the journal in a run's directory.
     pub fn open(dir: &Path) -> Result<Self, Error> {
         let path = dir.join(FILE);
-        let conn = format::connect_reader(&path)?;
-        format::check_version(&path, &conn)?;
-        Self::over(path, conn)
+        let open = || {
+            let conn = format::connect_reader(&path)?;
+            let version = format::check_version(&path, &conn)?;
+            Self::over(path.clone(), conn, version)
+        };
+        match open() {
+            // On a full disk there is no room for the files that readers share; one that nobody writes needs none.
+            Err(Error::Unusable { .. }) => Self::open_at_rest(dir)?.map_or_else(open, Ok),
+            other => other,
+        }
     }
 
     /// Opens a journal that nobody writes, touching nothing on the disk. `None` if a process writes it, or one that did
@@ -51,8 +59,8 @@ impl Reader {
     pub fn open_at_rest(dir: &Path) -> Result<Option<Self>, Error> {
         let path = dir.join(FILE);
         let Some(conn) = format::connect_at_rest(&path)? else { return Ok(None) };
-        format::check_version(&path, &conn)?;
-        Self::over(path, conn).map(Some)
+        let version = format::check_version(&path, &conn)?;
+        Self::over(path, conn, version).map(Some)
     }
 
     /// Opens the journal in a run's directory as it is at this moment: what is written later is not seen.
@@ -61,15 +69,15 @@ impl Reader {
         let conn = format::connect_reader(&path)?;
         // The first read begins it; it ends with the connection.
         conn.execute_batch("BEGIN").map_err(|error| Error::sqlite(&path, "read", error))?;
-        format::check_version(&path, &conn)?;
-        Self::over(path, conn)
+        let version = format::check_version(&path, &conn)?;
+        Self::over(path, conn, version)
     }
 
-    /// Reads through an open connection.
-    pub(super) fn over(path: PathBuf, conn: Connection) -> Result<Self, Error> {
-        let (header, plan) = format::read_header(&path, &conn)?;
-        let format = format::FORMAT;
-        let genesis = Head::genesis(&header, &plan, format);
+    /// Reads through an open connection to a journal of a version.
+    pub(super) fn over(path: PathBuf, conn: Connection, version: u32) -> Result<Self, Error> {
+        let stored = format::read_header(&path, &conn, version)?;
+        let genesis = Head::genesis(&stored.header, &stored.plan, stored.format);
+        let format::Stored { header, plan, format } = stored;
         Ok(Self { path, conn, header, plan, format, genesis })
     }
 
@@ -141,6 +149,15 @@ impl Reader {
             Ok(true)
         })?;
         Ok(events)
+    }
+
+    /// Returns whether what follows from a request is in the journal.
+    pub fn knows(&self, request: Uuid) -> Result<bool, Error> {
+        self.conn
+            .query_row("SELECT EXISTS (SELECT 1 FROM requests WHERE id = ?1)", [request.to_string()], |row| {
+                row.get(0)
+            })
+            .map_err(|error| Error::sqlite(&self.path, "read", error))
     }
 
     /// Returns whether the run was declared: until then nothing was started in it.

@@ -91,38 +91,6 @@ impl Redactor {
         }
     }
 
-    /// Removes secrets from all texts of a thing but those under certain keys, whose words have a meaning of their own.
-    ///
-    /// Fails if it cannot be read back.
-    pub fn clean_but<T: Serialize + DeserializeOwned>(
-        &self,
-        kept: &[&str],
-        thing: T,
-    ) -> Result<T, serde_json::Error> {
-        if self.search.is_none() {
-            return Ok(thing);
-        }
-        let mut value = serde_json::to_value(&thing)?;
-        self.texts_but(kept, &mut value);
-        serde_json::from_value(value)
-    }
-
-    fn texts_but(&self, kept: &[&str], value: &mut Value) {
-        match value {
-            Value::Object(map) => {
-                let is_kept = |key: &str, value: &Value| value.is_string() && kept.contains(&key);
-                let others = map.iter_mut().filter(|(key, value)| !is_kept(key, value));
-                others.for_each(|(_, value)| self.texts_but(kept, value));
-            }
-            Value::Array(elements) => {
-                elements.iter_mut().for_each(|element| self.texts_but(kept, element));
-            }
-            Value::String(_) => self.value(value),
-            // A number stands where only a number may stand.
-            Value::Number(_) | Value::Null | Value::Bool(_) => {}
-        }
-    }
-
     /// Removes secrets from all keys and values of a map.
     pub fn map(&self, map: &mut Map<String, Value>) {
         let old = std::mem::take(map);

@@ -3,7 +3,7 @@
 use serde::{Deserialize, Serialize};
 
 use super::elements::{self, typed};
-use super::fold::StepFold;
+use super::fold::{QuestionFold, StepFold};
 use super::human::{self, DayClock, Moment, duration};
 use super::model::{
     BudgetReport, Doing, ElementsReport, Forecast, Owner, Rpo, Rto, RunStanding, State, UndoReport, Verdict,
@@ -423,15 +423,28 @@ fn next(view: &View<'_>) -> Vec<Next> {
         .collect()
 }
 
+/// Says how many of the approvals that are needed have been given, and by whom.
+fn so_far(asked: &QuestionFold<'_>) -> String {
+    let Some(minimum) = asked.question.rule.map(|rule| rule.minimum).filter(|minimum| *minimum > 1) else {
+        return String::new();
+    };
+    let names: Vec<_> = asked.before.iter().map(|(_, answer)| answer.by.name.as_str()).collect();
+    match names.len() {
+        0 => format!(" ({minimum} people must approve)"),
+        given => format!(" ({given} of {minimum} have approved: {})", names.join(", ")),
+    }
+}
+
 fn needs_person(view: &View<'_>) -> Vec<NeedsPerson> {
     let end = view.fold.end;
     let short = view.source.run.short();
-    let mut needs: Vec<NeedsPerson> = standing::open_questions(view)
+    let mut needs: Vec<NeedsPerson> = standing::open_folds(view)
         .into_iter()
-        .map(|(since, step, question)| NeedsPerson {
+        .map(|asked| (asked, asked.step, asked.question))
+        .map(|(asked, step, question)| NeedsPerson {
             step: step.clone(),
-            since: Moment(since),
-            waited_ms: end - since,
+            since: Moment(asked.asked),
+            waited_ms: end - asked.asked,
             role: question.role.clone(),
             contacts: question
                 .role
@@ -439,7 +452,7 @@ fn needs_person(view: &View<'_>) -> Vec<NeedsPerson> {
                 .and_then(|role| view.plan.contacts.get(role))
                 .cloned()
                 .unwrap_or_default(),
-            message: question.message.clone(),
+            message: format!("{}{}", question.message, so_far(asked)),
             choices: question.choices.clone(),
             failure: None,
             command: standing::answer_command(view, step, question),

@@ -11,12 +11,12 @@ use tokio::sync::{mpsc, oneshot};
 use tokio::task::JoinSet;
 use uuid::Uuid;
 
-use crate::clock::Clock;
+use crate::clock::{Clock, NOTABLE_MS, Reading};
 use crate::crash::{self, Point};
 use crate::journal::{self, Journal};
 use crate::model::event::{Answer, EventClass, EventKind};
 use crate::model::evidence::Created;
-use crate::model::ids::{RunId, StepId};
+use crate::model::ids::{Attempt, RunId, StepId};
 use crate::model::request::Request;
 use crate::plan::Plan;
 use crate::process::boot_id;
@@ -24,11 +24,12 @@ use crate::redact::Redactor;
 use crate::secret::Secrets;
 use crate::step::Registry;
 
+use super::away;
 use super::cleanup;
 use super::dispatcher::{Action, Dispatcher, Input, Situation};
-use super::executor::{Executor, ExecutorParts, Launch};
+use super::executor::{Executor, ExecutorParts, GRACE, Launch};
 use super::herald::{Herald, Watch};
-use super::link::{Message, cleaned_request};
+use super::link::Message;
 use super::state::{IllegalEvent, RunState, StepPhase};
 use super::unit::Unit;
 
@@ -108,8 +109,9 @@ const TURN_LIMIT: usize = 512;
 /// How often wishes of other processes are looked for.
 const POLL_INTERVAL: Duration = Duration::from_millis(200);
 
-/// How long running attempts may take to end after the journal has failed.
-const FAREWELL: Duration = Duration::from_secs(20);
+/// How long running attempts may take to end after the journal has failed: what they have anyway, and a little for the
+/// way of the message.
+const FAREWELL: Duration = GRACE.saturating_add(Duration::from_secs(5));
 
 /// Drives a run until it has ended, or cannot go on without a person, or is told to stop.
 ///
@@ -119,6 +121,8 @@ pub async fn drive(setup: Setup) -> Result<Situation, Error> {
     let (mut driver, inlets) = Driver::new(setup, sender, messages);
     let result = driver.serve(inlets).await;
     match &result {
+        // Who says it twice does not want to wait for notices.
+        Ok(_) if driver.killed => {}
         Ok(situation) => driver.say_goodbye(*situation).await,
         Err(_) => driver.end_everything().await,
     }
@@ -144,8 +148,12 @@ struct Driver {
     requests: Box<dyn RequestSource>,
     sender: mpsc::Sender<Message>,
     messages: mpsc::Receiver<Message>,
+    /// How far the wall clock was ahead of the run's time when that was last recorded.
+    ahead_ms: Option<i64>,
     /// Attempts that wait for a person.
     asking: HashMap<(StepId, String), oneshot::Sender<Answer>>,
+    /// Told to leave at once.
+    killed: bool,
 }
 
 /// Inputs of one turn, with those who wait for their durability.
@@ -198,7 +206,9 @@ impl Driver {
             requests: setup.requests,
             sender,
             messages,
+            ahead_ms: None,
             asking: HashMap::new(),
+            killed: false,
         };
         let inlets =
             Inlets { controls: setup.controls, when_held: setup.when_held, when_waiting: setup.when_waiting };
@@ -207,8 +217,9 @@ impl Driver {
 
     async fn serve(&mut self, mut inlets: Inlets) -> Result<Situation, Error> {
         let host = rustix::system::uname().nodename().to_string_lossy().into_owned();
+        self.read_clock();
         let started = Input::EngineStarted { pid: std::process::id(), host, boot_id: boot_id() };
-        let lost = self.output_of_lost_attempts().await;
+        let lost = printed_by(self.lost_attempts(), self.executor.output()).await;
         self.turn(Turn { inputs: std::iter::once(started).chain(lost).collect(), ..Turn::default() }).await?;
         let mut poll = tokio::time::interval(POLL_INTERVAL);
         poll.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
@@ -225,19 +236,25 @@ impl Driver {
             let turn = tokio::select! {
                 Some(message) = self.messages.recv() => self.gather(message),
                 Some(control) = inlets.controls.recv() => match control {
-                    Control::Request(request) => one(Input::Request(request)),
+                    Control::Request(request) => said(request),
                     Control::Stop => one(Input::Stop),
-                    Control::Kill => return Ok(Situation::Stopped),
+                    Control::Kill => {
+                        self.killed = true;
+                        return Ok(Situation::Stopped);
+                    }
                 },
                 () = sleep_until(self.dispatcher.next_wake_ms(), &*self.clock) => one(Input::Tick),
-                _ = poll.tick() => self.wish(),
+                _ = poll.tick() => {
+                    self.read_clock();
+                    self.wish()
+                }
             };
             self.turn(turn).await?;
         }
     }
 
-    /// Says what those attempts have printed whose process is gone.
-    async fn output_of_lost_attempts(&self) -> Vec<Input> {
+    /// Returns the attempts whose process is gone.
+    fn lost_attempts(&self) -> Vec<(StepId, Attempt)> {
         let state = self.dispatcher.state();
         let mut lost = Vec::new();
         for at in 0..state.steps.len() {
@@ -250,22 +267,25 @@ impl Driver {
                 }
             }
         }
-        let output = self.executor.output();
-        let seal = move || {
-            lost.into_iter()
-                .map(|(step, attempt)| {
-                    let files = output.seal(&step, attempt);
-                    Input::OutputKept { step, attempt, files }
-                })
-                .collect()
-        };
-        tokio::task::spawn_blocking(seal).await.unwrap_or_default()
+        lost
+    }
+
+    /// Records what the clocks show, for later processes, and that somebody has set one.
+    fn read_clock(&mut self) {
+        let Some(reading) = self.clock.reading() else { return };
+        let ahead = reading.ahead_ms();
+        if self.ahead_ms.is_some_and(|known| ahead.abs_diff(known) < NOTABLE_MS.unsigned_abs()) {
+            return;
+        }
+        self.ahead_ms = Some(ahead);
+        let Reading { run_ms, wall_ms, boot_ms, boot_id } = reading;
+        self.advise(EventKind::ClockRead { run_ms, wall_ms, boot_ms, boot_id });
     }
 
     /// Takes what people have said, in this process or another one, and nobody has looked at yet.
     fn last_wish(&mut self, inlets: &mut Inlets) -> Option<Turn> {
         if let Ok(Control::Request(request)) = inlets.controls.try_recv() {
-            return Some(one(Input::Request(request)));
+            return Some(said(request));
         }
         Some(self.wish()).filter(|wish| !wish.inputs.is_empty())
     }
@@ -284,6 +304,10 @@ impl Driver {
     }
 
     fn take(&mut self, message: Message, turn: &mut Turn) {
+        if self.is_superseded(&message, turn) {
+            // Without a reply it learns that the journal is closed to it, and stops.
+            return;
+        }
         let input = match message.cleaned(&self.redactor) {
             Message::Ended { step, attempt, result, output } => {
                 self.executor.ended(&step);
@@ -291,15 +315,15 @@ impl Driver {
                 turn.inputs.push(kept);
                 Input::AttemptEnded { step, attempt, result }
             }
-            Message::Record { step, key, value, reply } => {
+            Message::Record { step, key, value, reply, .. } => {
                 turn.replies.push(reply);
                 Input::Recorded { step, key, value }
             }
-            Message::Created { step, thing, reply } => {
+            Message::Created { step, thing, reply, .. } => {
                 turn.replies.push(reply);
                 Input::ThingCreated { step, thing }
             }
-            Message::Asked { step, question, reply } => {
+            Message::Asked { step, question, reply, .. } => {
                 self.asking.insert((step.clone(), question.id.clone()), reply);
                 Input::Asked { step, question }
             }
@@ -320,6 +344,19 @@ impl Driver {
             }
         };
         turn.inputs.push(input);
+    }
+
+    /// Says whether an attempt wants to act that has ended already, or that another one has followed: something of it goes
+    /// on although it was told to end.
+    fn is_superseded(&self, message: &Message, turn: &Turn) -> bool {
+        let (Message::Record { step, attempt, .. }
+        | Message::Created { step, attempt, .. }
+        | Message::Asked { step, attempt, .. }) = message
+        else {
+            return false;
+        };
+        let ended = |input: &Input| matches!(input, Input::AttemptEnded { step: of, .. } if of == step);
+        !self.dispatcher.runs(step, *attempt) || turn.inputs.iter().any(ended)
     }
 
     /// Takes the oldest wish of another process; the next one follows with the next look.
@@ -343,20 +380,29 @@ impl Driver {
         }
     }
 
+    /// Removes secrets from what people wrote.
+    fn cleaned(&self, input: Input) -> Input {
+        match input {
+            Input::Request(request) => Input::Request(away::cleaned(&self.redactor, request)),
+            other => other,
+        }
+    }
+
     /// Handles inputs, commits all events that follow, then performs the actions.
     async fn turn(&mut self, turn: Turn) -> Result<(), Error> {
         let now = self.clock.now_ms();
         let mut events = Vec::new();
         let mut actions = Vec::new();
         for input in turn.inputs {
-            let input = match input {
-                Input::Request(request) => Input::Request(cleaned_request(request, &self.redactor)),
-                other => other,
-            };
+            let input = self.cleaned(input);
             for action in self.dispatcher.handle(input, now)? {
                 match action {
                     Action::Append(event) if event.class() == EventClass::Advisory => self.advise(event),
                     Action::Append(event) => events.push(event),
+                    Action::Refuse { by, reason } => {
+                        let request = turn.request.unwrap_or_default();
+                        events.push(EventKind::Refused { request, by, reason });
+                    }
                     other => actions.push(other),
                 }
             }
@@ -395,8 +441,9 @@ impl Driver {
                 }
             }
             Action::CleanUp(things) => self.clean_up(things),
-            Action::Refuse { reason } => self.advise(EventKind::Noted { step: None, text: reason }),
-            Action::Append(_) => unreachable!("events are taken out before actions are performed"),
+            Action::Refuse { .. } | Action::Append(_) => {
+                unreachable!("events are taken out before actions are performed")
+            }
         }
     }
 
@@ -425,6 +472,7 @@ impl Driver {
 
     /// Waits for the last notices, and takes down what became of them.
     async fn say_goodbye(&mut self, situation: Situation) {
+        self.read_clock();
         self.herald.leave(situation, &self.journal.head()).await;
         while let Ok(message) = self.messages.try_recv() {
             if let Message::Notified { occasion, channel, problem } = message.cleaned(&self.redactor) {
@@ -449,8 +497,23 @@ impl Driver {
     }
 }
 
+/// Says what attempts have printed whose process is gone.
+async fn printed_by(lost: Vec<(StepId, Attempt)>, output: Arc<dyn OutputSink>) -> Vec<Input> {
+    let seal = move |(step, attempt): (StepId, Attempt)| {
+        let files = output.seal(&step, attempt);
+        Input::OutputKept { step, attempt, files }
+    };
+    tokio::task::spawn_blocking(move || lost.into_iter().map(seal).collect()).await.unwrap_or_default()
+}
+
 fn one(input: Input) -> Turn {
     Turn { inputs: vec![input], ..Turn::default() }
+}
+
+/// Takes what was said in this process. It gets an id as requests of other processes have, so that both leave the same
+/// record.
+fn said(request: Request) -> Turn {
+    Turn { request: Some(Uuid::now_v7()), ..one(Input::Request(request)) }
 }
 
 fn only_people_can_help(situation: Situation) -> bool {

@@ -11,7 +11,6 @@ use crate::code;
 use crate::model::event::{Answer, AttemptResult, Question};
 use crate::model::evidence::{Created, OutputFile, Progress, Stream};
 use crate::model::ids::{Attempt, StepId};
-use crate::model::request::Request;
 use crate::notice::Occasion;
 use crate::redact::Redactor;
 use crate::step::{StepError, StepLink};
@@ -29,12 +28,14 @@ pub(super) enum Message {
     /// The reply comes when the fact is durable.
     Record {
         step: StepId,
+        attempt: Attempt,
         key: String,
         value: Value,
         reply: oneshot::Sender<()>,
     },
     Created {
         step: StepId,
+        attempt: Attempt,
         thing: Created,
         reply: oneshot::Sender<()>,
     },
@@ -45,6 +46,7 @@ pub(super) enum Message {
     },
     Asked {
         step: StepId,
+        attempt: Attempt,
         question: Question,
         reply: oneshot::Sender<Answer>,
     },
@@ -81,13 +83,13 @@ impl Message {
                 let result = redactor.clean(result).unwrap_or_else(|error| spoiled(&error));
                 Self::Ended { step, attempt, result, output }
             }
-            Self::Record { step, key, mut value, reply } => {
+            Self::Record { step, attempt, key, mut value, reply } => {
                 redactor.value(&mut value);
-                Self::Record { step, key, value, reply }
+                Self::Record { step, attempt, key, value, reply }
             }
-            Self::Asked { step, mut question, reply } => {
+            Self::Asked { step, attempt, mut question, reply } => {
                 question.message = redactor.text(&question.message).into_owned();
-                Self::Asked { step, question, reply }
+                Self::Asked { step, attempt, question, reply }
             }
             Self::Progressed { step, attempt, mut progress } => {
                 progress.note = redactor.text(&progress.note).into_owned();
@@ -97,10 +99,10 @@ impl Message {
                 let problem = problem.map(|text| redactor.text(&text).into_owned());
                 Self::Notified { occasion, channel, problem }
             }
-            Self::Created { step, mut thing, reply } => {
+            Self::Created { step, attempt, mut thing, reply } => {
                 // Where it is must stay as it is: it has to be found again.
                 thing.what = redactor.text(&thing.what).into_owned();
-                Self::Created { step, thing, reply }
+                Self::Created { step, attempt, thing, reply }
             }
             Self::Gone { id, proof, reply } => {
                 let proof = redactor.text(&proof).into_owned();
@@ -111,19 +113,6 @@ impl Message {
                 Self::Removed { id, proof, removed }
             }
             other @ (Self::Line { .. } | Self::CleanedUp) => other,
-        }
-    }
-}
-
-/// Returns what a person has said without secrets: people paste.
-pub(super) fn cleaned_request(request: Request, redactor: &Redactor) -> Request {
-    // These name what is meant and hold nothing that a person has made up.
-    const NAMES: [&str; 5] = ["request", "decision", "step", "question", "automatic"];
-    match redactor.clean_but(&NAMES, request.clone()) {
-        Ok(clean) => clean,
-        Err(error) => {
-            tracing::warn!(%error, "a request was not searched for secrets");
-            request
         }
     }
 }
@@ -142,6 +131,13 @@ pub trait OutputSink: Send + Sync {
     /// Forgets what an attempt has printed so far, because it begins anew.
     fn restart(&self, step: &StepId, attempt: Attempt) {
         let _ = (step, attempt);
+    }
+
+    /// Takes note that an attempt prints nothing more. Returns what of its output could not be stored, in words for
+    /// people; nothing if all was.
+    fn ended(&self, step: &StepId, attempt: Attempt) -> Option<String> {
+        let _ = (step, attempt);
+        None
     }
 
     /// Stores a line and returns it with secrets removed.
@@ -218,6 +214,16 @@ impl AttemptLink {
     }
 }
 
+/// Very long lines would fill the queue with what no screen shows.
+fn beginning(mut line: String) -> String {
+    const SHOWN: usize = 1000;
+    if line.len() > SHOWN {
+        line.truncate(line.floor_char_boundary(SHOWN));
+        line.push('…');
+    }
+    line
+}
+
 fn closed() -> StepError {
     StepError::uncertain(code::LB0351, "the journal takes nothing more, so this step must not go on")
         .help("`lifeboat status RUN` says why; `lifeboat resume RUN` goes on when that is mended")
@@ -246,7 +252,8 @@ impl StepLink for AttemptLink {
         *printed = Printed::Something;
         let line = self.output.line(&self.step, self.attempt, stream, line);
         drop(printed);
-        // The line is in the step's file; only its live display can be lost.
+        // The line is in the step's file; only its live display can be lost, and nobody reads more of it there.
+        let line = beginning(line);
         let _ = self.messages.try_send(Message::Line {
             step: self.step.clone(),
             attempt: self.attempt,
@@ -256,13 +263,13 @@ impl StepLink for AttemptLink {
     }
 
     async fn record(&self, key: &str, value: Value) -> Result<(), StepError> {
-        let (step, key) = (self.step.clone(), key.to_owned());
-        self.send(|reply| Message::Record { step, key, value, reply }).await
+        let (step, attempt, key) = (self.step.clone(), self.attempt, key.to_owned());
+        self.send(|reply| Message::Record { step, attempt, key, value, reply }).await
     }
 
     async fn created(&self, thing: Created) -> Result<(), StepError> {
-        let step = self.step.clone();
-        self.send(|reply| Message::Created { step, thing, reply }).await
+        let (step, attempt) = (self.step.clone(), self.attempt);
+        self.send(|reply| Message::Created { step, attempt, thing, reply }).await
     }
 
     async fn removed(&self, id: &str, proof: &str) -> Result<(), StepError> {
@@ -271,7 +278,7 @@ impl StepLink for AttemptLink {
     }
 
     async fn ask(&self, question: Question) -> Result<Answer, StepError> {
-        let step = self.step.clone();
-        self.send(|reply| Message::Asked { step, question, reply }).await
+        let (step, attempt) = (self.step.clone(), self.attempt);
+        self.send(|reply| Message::Asked { step, attempt, question, reply }).await
     }
 }

@@ -6,7 +6,7 @@ use super::durable;
 use super::error::{Candidate, Error};
 use super::inbox::Inbox;
 use super::output::OutputFiles;
-use super::owner::{Holder, RunLock};
+use super::owner::{Holder, Ousted, RunLock};
 use crate::clock::Clock;
 use crate::crash::{self, Point};
 use crate::journal;
@@ -26,6 +26,19 @@ impl RunDir {
 
     pub(super) fn create(runs: &Path, id: RunId) -> Result<Self, Error> {
         let dir = Self::at(runs, id);
+        dir.fill().inspect_err(|_| dir.discard())?;
+        Ok(dir)
+    }
+
+    /// Removes the directory of a run that was never declared, as far as that is possible.
+    pub fn discard(&self) {
+        if let Err(error) = std::fs::remove_dir_all(&self.path) {
+            tracing::debug!(dir = %self.path.display(), %error, "what is left of a run that never was stays");
+        }
+    }
+
+    fn fill(&self) -> Result<(), Error> {
+        let dir = self;
         durable::private_dir(&dir.path)?;
         crash::point(Point::RunDirMade);
         for name in ["inbox", "output", "work"] {
@@ -36,7 +49,7 @@ impl RunDir {
         }
         durable::sync_dir(&dir.path)?;
         crash::point(Point::RunDirComplete);
-        Ok(dir)
+        Ok(())
     }
 
     /// Returns the run's id.
@@ -57,6 +70,12 @@ impl RunDir {
     /// Takes the run for this process.
     pub fn lock(&self, clock: &dyn Clock) -> Result<RunLock, Error> {
         RunLock::acquire(self, clock)
+    }
+
+    /// Ends the process that owns the run, if one does, so that this one can take it: SIGTERM, and SIGKILL after
+    /// `patience`. Never breaks the lock of a process that goes on. Blocks.
+    pub fn take_over(&self, patience: std::time::Duration) -> Result<Option<Ousted>, Error> {
+        RunLock::take_from(self, patience)
     }
 
     /// Returns the process that owns the run now, if any does.
@@ -101,14 +120,6 @@ impl RunDir {
             Ok(open) => Ok(open),
             Err(journal::Error::Missing { .. } | journal::Error::Empty { .. }) => Ok(false),
             Err(error) => Err(error.into()),
-        }
-    }
-
-    /// Returns whether the run was ever declared; one whose journal cannot be read may have been.
-    pub(super) fn may_be_declared(&self) -> bool {
-        match journal::Reader::open(&self.path).and_then(|reader| reader.is_declared()) {
-            Ok(declared) => declared,
-            Err(error) => !matches!(error, journal::Error::Missing { .. } | journal::Error::Empty { .. }),
         }
     }
 

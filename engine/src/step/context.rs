@@ -1,5 +1,5 @@
 use std::collections::BTreeMap;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use async_trait::async_trait;
@@ -123,6 +123,21 @@ impl StepContext {
             "nothing was written by this step; give environments/{}.yaml a system of its own and begin a new run",
             self.info.environment
         )))
+    }
+
+    /// Refuses a directory that a step is about to fill where a protected environment has a system. Blocks.
+    pub fn keep_away_from(&self, dir: &Path) -> Result<(), StepError> {
+        let Some(fence) = &self.fence else { return Ok(()) };
+        let Err(breach) = fence.check_path(dir) else { return Ok(()) };
+        let message = format!(
+            "{} would be written, and is `{}` of the protected environment `{}`: {}",
+            dir.display(),
+            breach.name,
+            breach.environment,
+            breach.place
+        );
+        Err(StepError::permanent(code::LB0341, message)
+            .help("nothing was written by this step; name another directory and begin a new run"))
     }
 
     /// Returns a context for a part of the work: with parameters of its own, and with a system that is being made.

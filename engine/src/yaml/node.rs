@@ -1,16 +1,17 @@
+use std::collections::HashSet;
 use std::ops::Range;
 
 use super::scalar::{self, Doubt, Resolved};
 
 /// One value with the bytes it stands on.
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, PartialEq)]
 pub struct Node {
     pub span: Range<usize>,
     pub content: Content,
 }
 
 /// What a node is.
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, PartialEq)]
 pub enum Content {
     Scalar(Scalar),
     Sequence(Vec<Node>),
@@ -19,21 +20,21 @@ pub enum Content {
 }
 
 /// A key and its value.
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, PartialEq)]
 pub struct Entry {
     pub key: Key,
     pub value: Node,
 }
 
 /// The key of an entry.
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, PartialEq)]
 pub struct Key {
     pub text: String,
     pub span: Range<usize>,
 }
 
 /// A scalar as written.
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, PartialEq)]
 pub struct Scalar {
     /// With escapes and folding resolved.
     pub text: String,
@@ -151,6 +152,25 @@ impl Node {
             |found| self.span.start + found.start..self.span.start + found.end,
         )
     }
+}
+
+/// So few keys are compared with one another: most maps are small, and a table of their keys costs more than they do.
+const FEW: usize = 16;
+
+/// Says whether a key stands in a map twice.
+pub(super) fn has_equal_keys(entries: &[Entry]) -> bool {
+    if entries.len() > FEW {
+        let mut seen = HashSet::with_capacity(entries.len());
+        return !entries.iter().all(|entry| seen.insert(entry.key.text.as_str()));
+    }
+    let mut rest = entries;
+    while let [first, others @ ..] = rest {
+        if others.iter().any(|other| other.key.text == first.key.text) {
+            return true;
+        }
+        rest = others;
+    }
+    false
 }
 
 /// Walks along a scalar as written and as read, and returns the bytes as written of a range of the text. `None` where

@@ -178,3 +178,42 @@ fn a_retry_that_a_person_grants_does_not_start_in_a_paused_run() {
     decide(&mut world, Decision::Unpause);
     assert_eq!(world.run(), Situation::Finished(RunOutcome::Succeeded));
 }
+
+/// "Task with retry stays in running state…, blocking other task" (dagucloud/dagu#1792): a step that waits for its retry
+/// holds no place of its group.
+#[test]
+fn a_waiting_retry_leaves_its_place_to_others_and_takes_the_next_free_one() {
+    let in_group = |name: &str| PlannedStep { group: Some(id("g")), ..step(name, &[]) };
+    let a = PlannedStep { retry: Retry { attempts: 2, ..Retry::default() }, ..in_group("a") };
+    let plan = Plan { groups: vec![group("g", 1)], ..plan(vec![a, in_group("b"), in_group("c")]) };
+    let mut world = World::new(plan, |step, attempt| match (step.as_str(), attempt) {
+        ("a", 1) => failed(FailureKind::Transient),
+        _ => succeeded(json!({})),
+    });
+    world.end_one(0);
+    assert_eq!(world.order(), ["a", "b"], "the place is free as soon as the attempt has failed");
+    world.now_ms = 60_000;
+    world.input(Input::Tick);
+    assert_eq!(world.running(), 1, "and not taken back before it is free again");
+    assert_eq!(world.run(), Situation::Finished(RunOutcome::Succeeded));
+    assert_eq!(world.order(), ["a", "b", "a", "c"]);
+}
+
+/// Deadlines of suspended runs (argoproj/argo-workflows#13722): what falls due in a pause waits for its end.
+#[test]
+fn a_retry_that_falls_due_in_a_pause_starts_when_the_pause_ends() {
+    let a = PlannedStep { retry: Retry { attempts: 2, ..Retry::default() }, ..step("a", &[]) };
+    let plan = plan(vec![a]);
+    let script = |_: &StepId, attempt: u32| match attempt {
+        1 => failed(FailureKind::Uncertain),
+        _ => succeeded(json!({})),
+    };
+    let mut world = World::new(plan.clone(), script);
+    decide(&mut world, Decision::Pause);
+    assert_eq!(world.run(), Situation::Paused);
+    assert_eq!(world.launched.len(), 1, "the delay is over, the pause is not");
+    let mut resumed = World::resume(plan, world.journal, script);
+    assert_eq!(resumed.run(), Situation::Paused, "a pause outlives the process");
+    decide(&mut resumed, Decision::Unpause);
+    assert_eq!(resumed.run(), Situation::Finished(RunOutcome::Succeeded));
+}

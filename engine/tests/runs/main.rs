@@ -1,11 +1,14 @@
 //! Runs of the engine over step kinds of the tests' own.
 
 mod calls;
+mod clocks;
 mod crashes;
 mod dispatch;
 mod drive;
 mod elements;
+mod faults;
 mod oracle;
 mod plans;
+mod prefixes;
 mod undo;
 mod world;

@@ -111,6 +111,7 @@ pub(crate) fn plan(steps: Vec<PlannedStep>) -> Plan {
         scopes: Vec::new(),
         locks: Vec::new(),
         notices: BTreeMap::default(),
+        approvers: None,
         contacts: BTreeMap::default(),
         fence: Vec::new(),
         sources: BTreeMap::new(),

@@ -89,6 +89,7 @@ fn stage(command: &Command, ctx: &StepContext, log: File) -> Result<process::Chi
     stage.env_clear().envs(variables).current_dir(dir);
     stage.stdin(process::Stdio::piped()).stdout(log).stderr(second);
     spawn::new_session(&mut stage);
+    spawn::default_signals(&mut stage);
     if let Some(user) = &user {
         spawn::run_as(&mut stage, user);
     }

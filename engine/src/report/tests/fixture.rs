@@ -59,6 +59,7 @@ pub(crate) fn plan(mode: Mode) -> Plan {
         scopes: Vec::new(),
         locks: Vec::new(),
         notices: BTreeMap::default(),
+        approvers: None,
         contacts: BTreeMap::default(),
         fence: Vec::new(),
         sources: BTreeMap::new(),
@@ -275,6 +276,7 @@ impl Journal {
             message: message.into(),
             choices,
             typed: None,
+            rule: None,
         };
         self.push(EventKind::QuestionAsked { step: id(step), question })
     }

@@ -209,11 +209,6 @@ impl Dispatcher {
         open.into_iter().flatten().map(|element| Unit::element(at, *element)).collect()
     }
 
-    /// Returns the first element of a step that waits for a person's decision.
-    pub(super) fn held_element(&self, at: usize) -> Option<Unit> {
-        self.open_elements(at).into_iter().find(|unit| self.of(*unit).phase == StepPhase::Held)
-    }
-
     /// Ends a step of which no element runs, those of its elements that are open first.
     pub(super) fn close_loop(&mut self, at: usize) -> Result<(), IllegalEvent> {
         if let Some(each) = self.loops.get_mut(&at) {

@@ -7,7 +7,7 @@ use serde_json::{Map, Value, json};
 
 use crate::code;
 use crate::expr;
-use crate::model::event::{Answer, AttemptResult, Decision, EventKind, Question};
+use crate::model::event::{Answer, AttemptResult, Decision, EventKind, Person, Question};
 use crate::model::evidence::{Created, OutputFile};
 use crate::model::ids::{Attempt, RunId, StepId};
 use crate::model::outcome::{Failure, FailureKind, Outcome, RunOutcome};
@@ -109,6 +109,7 @@ pub enum Action {
     CleanUp(Vec<Created>),
     /// Tells whoever asked that a request could not be granted.
     Refuse {
+        by: Person,
         reason: String,
     },
 }
@@ -132,6 +133,7 @@ pub enum Situation {
 
 /// The owner of the state of a run.
 pub struct Dispatcher {
+    run: RunId,
     plan: Arc<Plan>,
     registry: Arc<Registry>,
     names: Names,
@@ -168,6 +170,7 @@ impl Dispatcher {
         let waits = |step: &PlannedStep| registry.spec(&step.uses).is_some_and(|spec| spec.waits_for_people);
         let people = plan.everything().map(waits).collect();
         let mut dispatcher = Self {
+            run,
             slots: Slots::new(&plan, people),
             names,
             graph,
@@ -193,6 +196,12 @@ impl Dispatcher {
     /// Returns the state after every input so far.
     pub fn state(&self) -> &RunState {
         &self.state
+    }
+
+    /// Says whether this attempt of a step or an element is the one that runs.
+    pub fn runs(&self, step: &StepId, attempt: Attempt) -> bool {
+        let state = self.state.unit(step).map(|unit| self.of(unit));
+        state.is_some_and(|state| state.phase == StepPhase::Running && state.attempt == attempt)
     }
 
     /// Returns the moment at which a [`Input::Tick`] is due.
