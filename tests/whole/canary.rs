@@ -448,7 +448,7 @@ fn none_of_twenty_secrets_is_found_in_anything_that_a_run_leaves_or_shows() {
         ("report", "LB"),
         ("posts", "Promote ***"),
         ("posts", "end: ***"),
-        ("terminal", "raw"),
+        ("terminal", "left ***"),
         ("the archive, unpacked", "held by ***"),
     ] {
         assert!(all[place].contains(text), "no `{text}` in {place}:\n{}", all[place]);
