@@ -84,6 +84,9 @@ pub(crate) enum Command {
     Logs(LogsArgs),
     /// Print the report of a run
     Report(ReportArgs),
+    /// Pack all that is known of a run into one archive, or check one
+    #[command(args_conflicts_with_subcommands = true)]
+    Evidence(EvidenceArgs),
     /// Answer a waiting step with its first choice
     Approve(AnswerArgs),
     /// Answer a waiting step with no
@@ -290,6 +293,32 @@ pub(crate) struct ReportArgs {
     /// Write to this file instead of standard output
     #[arg(long, short, value_name = "FILE")]
     pub(crate) output: Option<PathBuf>,
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct EvidenceArgs {
+    #[command(subcommand)]
+    pub(crate) command: Option<EvidenceCommand>,
+    /// The run: its id, part of it, or `latest`
+    #[arg(default_value = "latest")]
+    pub(crate) run: String,
+    /// The archive to write; default: `evidence-RUN.tar.gz` in the current directory
+    #[arg(long, short, value_name = "FILE")]
+    pub(crate) output: Option<PathBuf>,
+}
+
+#[derive(Debug, Subcommand)]
+pub(crate) enum EvidenceCommand {
+    /// Check an archive: every event, every file, every report. Needs no project
+    Verify(VerifyArgs),
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct VerifyArgs {
+    pub(crate) archive: PathBuf,
+    /// The hash that was printed and posted when the run ended. Without it only consistency is checked: exits with 5
+    #[arg(long, value_name = "HASH")]
+    pub(crate) head: Option<String>,
 }
 
 #[derive(Debug, Args)]

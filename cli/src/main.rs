@@ -10,6 +10,7 @@ mod group;
 mod person;
 mod render;
 mod say;
+mod secrets;
 mod session;
 mod shipped;
 mod view;
@@ -23,7 +24,7 @@ use lifeboat_engine::model::Mode;
 use lifeboat_engine::model::event::Decision;
 use lifeboat_engine::project::Project;
 
-use args::{AnswerArgs, Cli, Command};
+use args::{AnswerArgs, Cli, Command, EvidenceArgs, EvidenceCommand};
 use exit::{Exit, Outcome};
 use session::{Manner, Site};
 
@@ -49,7 +50,7 @@ fn main() -> ExitCode {
         Ok(exit) => exit.into(),
         Err(failure) => {
             if !failure.message.is_empty() {
-                crate::say::say!("{}", say::visible(&failure.to_string()));
+                crate::say::say!("{}", say::visible(&secrets::clean(&failure.to_string())));
             }
             failure.exit.into()
         }
@@ -88,16 +89,18 @@ fn usage(error: &clap::Error) -> ExitCode {
 }
 
 fn prepare() {
+    secrets::clean_panics();
     let filter = tracing_subscriber::EnvFilter::try_from_env("LIFEBOAT_LOG")
         .unwrap_or_else(|_| tracing_subscriber::EnvFilter::new("warn"));
     tracing_subscriber::fmt()
         .with_env_filter(filter)
-        .with_writer(std::io::stderr)
+        .with_writer(|| secrets::CleanStderr)
         .without_time()
         .with_target(false)
         // Standard error may be gone, which must not end a recovery.
         .log_internal_errors(false)
         .init();
+    secrets::shield_memory();
     // Fails only if there is one already, and then there is one.
     let _ = rustls::crypto::aws_lc_rs::default_provider().install_default();
 }
@@ -113,6 +116,9 @@ fn dispatch(cli: &Cli) -> Outcome {
         Command::Steps { kind, .. } => commands::steps::steps(&registry, kind.as_deref(), cli.format),
         Command::Init { dir } => commands::init::init(&registry, &cli.project.join(dir)),
         Command::Schema(args) => commands::schema::schema(&registry, args),
+        Command::Evidence(EvidenceArgs { command: Some(EvidenceCommand::Verify(args)), .. }) => {
+            commands::evidence::verify(args, cli.format)
+        }
         Command::Completions { shell } => {
             clap_complete::generate(*shell, &mut Cli::command(), "lifeboat", &mut std::io::stdout());
             Ok(Exit::Success)
@@ -157,6 +163,7 @@ fn on_runs(cli: &Cli, project: &Project, site: &Site) -> Outcome {
         Command::Runs(args) => look::runs(state, args, cli.format),
         Command::Logs(args) => commands::logs::logs(state, args),
         Command::Report(args) => look::report(state, args, cli.format),
+        Command::Evidence(args) => commands::evidence::write(state, args, cli.format),
         Command::Approve(args) => decide::answer(state, by, args, &decide::Say::Yes),
         Command::Reject(args) => decide::answer(state, by, args, &decide::Say::No),
         Command::Answer { run, step, choice, comment } => {

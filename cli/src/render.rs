@@ -115,7 +115,7 @@ pub(crate) fn journal(error: &journal::Error) -> Failure {
 }
 
 /// Adds the causes of an error, without the error itself.
-fn because(failure: Failure, error: &dyn std::error::Error) -> Failure {
+pub(crate) fn because(failure: Failure, error: &dyn std::error::Error) -> Failure {
     match error.source() {
         Some(source) => failure.caused_by(source),
         None => failure,

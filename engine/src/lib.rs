@@ -9,6 +9,7 @@ pub mod compile;
 pub mod crash;
 pub mod diagnostic;
 pub mod drawing;
+pub mod evidence;
 pub mod expr;
 pub mod fence;
 pub mod journal;
@@ -32,7 +33,14 @@ pub mod yaml;
 
 /// Returns the error codes of the engine, for `lifeboat explain`.
 pub fn codes() -> impl Iterator<Item = &'static code::Code> {
-    [diagnostic::codes::ALL, code::ALL, journal::codes::ALL, runs::codes::ALL, secret::codes::ALL]
-        .into_iter()
-        .flatten()
+    [
+        diagnostic::codes::ALL,
+        code::ALL,
+        journal::codes::ALL,
+        runs::codes::ALL,
+        secret::codes::ALL,
+        evidence::codes::ALL,
+    ]
+    .into_iter()
+    .flatten()
 }

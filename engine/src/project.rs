@@ -10,6 +10,7 @@ use serde_json::{Map, Value};
 use crate::compile::{self, CompileRequest, Compiled};
 use crate::diagnostic::{Diagnostic, Diagnostics, Source, codes, nearest_help};
 use crate::model::outcome::Mode;
+use crate::plan::Plan;
 use crate::spec::{EnvironmentSpec, ProjectSpec, RunbookSpec, Spanned, find_project};
 use crate::step::Registry;
 
@@ -107,6 +108,17 @@ impl Project {
                 }
             }
         }
+    }
+
+    /// Returns the files that a plan was made from, by name, with what they say.
+    pub fn sources_of<'a>(&'a self, plan: &'a Plan) -> impl Iterator<Item = (&'a str, &'a str)> {
+        let environments = self.environments.values().map(|environment| &environment.source);
+        let runbooks = self.runbooks.values().chain(self.shipped.values()).map(|runbook| &runbook.source);
+        std::iter::once(&self.source)
+            .chain(environments)
+            .chain(runbooks)
+            .filter(|source| plan.sources.contains_key(&source.name))
+            .map(|source| (source.name.as_str(), source.text.as_str()))
     }
 
     /// Adds the runbooks that come with the program, each with its name and text. They are called `builtin/NAME`, which no

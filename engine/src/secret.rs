@@ -3,12 +3,15 @@
 pub mod codes;
 mod resolve;
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::fmt;
 use std::path::PathBuf;
+use std::sync::OnceLock;
 
-use secrecy::SecretString;
+use secrecy::{ExposeSecret, SecretString};
 use serde::{Deserialize, Serialize};
+
+use crate::redact::{self, Redactor};
 
 pub use resolve::Unresolved;
 
@@ -38,12 +41,53 @@ impl fmt::Display for SecretRef {
 #[derive(Debug, Default)]
 pub struct Secrets {
     values: BTreeMap<SecretRef, SecretString>,
+    /// Those that are words which everybody may read.
+    words: BTreeSet<SecretRef>,
+    redactor: OnceLock<Redactor>,
+}
+
+/// A secret that stands in a plan as well.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct InPlan {
+    pub reference: SecretRef,
+    /// False if it is so short that it may be an ordinary word: it is not removed from anything then, for that would
+    /// spoil the paths and names that steps work with.
+    pub removed: bool,
 }
 
 impl Secrets {
     /// Keeps a resolved value.
     pub fn insert(&mut self, reference: SecretRef, value: SecretString) {
         self.values.insert(reference, value);
+        self.redactor.take();
+    }
+
+    /// Finds secrets that stand in a text which is stored and shown anyway, such as a plan.
+    pub fn found_in(&mut self, text: &str) -> Vec<InPlan> {
+        /// No name of a directory or a database is that long by chance.
+        const NO_WORD: usize = 16;
+        let mut found = Vec::new();
+        for (reference, value) in &self.values {
+            let value = value.expose_secret();
+            if value.len() >= redact::SHORTEST && text.contains(value) {
+                let removed = value.len() >= NO_WORD;
+                found.push(InPlan { reference: reference.clone(), removed });
+            }
+        }
+        let words = found.iter().filter(|it| !it.removed).map(|it| it.reference.clone());
+        self.words.extend(words);
+        self.redactor.take();
+        found
+    }
+
+    /// Says whether a secret is a word that everybody may read.
+    pub(crate) fn is_word(&self, reference: &SecretRef) -> bool {
+        self.words.contains(reference)
+    }
+
+    /// Returns what removes these secrets from text; made once.
+    pub fn redactor(&self) -> &Redactor {
+        self.redactor.get_or_init(|| Redactor::new(self))
     }
 
     /// Returns the value of a reference that was resolved when the process began.

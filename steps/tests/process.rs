@@ -98,6 +98,27 @@ async fn death_by_signal_is_uncertain() {
 }
 
 #[tokio::test]
+async fn a_secret_file_is_for_the_program_alone_and_on_no_disk() {
+    let rig = Rig::drill();
+    let look = r#"cat "$FILE"; stat -L -c ' %a %U %F' "$FILE"; readlink "$FILE"; ulimit -c"#;
+    let users = [
+        None,
+        OsUser::lookup("nobody").ok().filter(|_| OsUser::lookup("root").is_ok_and(|root| root.is_current())),
+    ];
+    for user in users.iter().enumerate().filter(|(at, user)| *at == 0 || user.is_some()).map(|(_, user)| user)
+    {
+        let user = user.as_ref().map(|user| user.name.as_str());
+        let command = bash(look).dir("/").os_user(user).secret_file("FILE", "s3cret").unwrap();
+        let output = command.run_checked(&rig.bare_context()).await.unwrap().stdout.text();
+        let lines: Vec<_> = output.lines().collect();
+        assert!(lines[0].starts_with("s3cret 600 ") && lines[0].ends_with(" regular file"), "{output}");
+        assert!(user.is_none_or(|user| lines[0].contains(user)), "{output}");
+        assert!(lines[1].starts_with("/memfd:"), "{output}");
+        assert_eq!(lines[2], "0", "a core dump would hold it: {output}");
+    }
+}
+
+#[tokio::test]
 async fn cancelling_ends_the_whole_group_even_if_it_ignores_term() {
     let rig = Rig::drill();
     let pid_file = rig.dir().join("pid");
@@ -195,7 +216,7 @@ async fn a_command_runs_as_another_user_only_if_root_runs_it() {
     let rig = Rig::drill();
     let command = bash("id -un; echo $HOME").os_user(Some("daemon")).dir("/");
     let result = command.run_checked(&rig.bare_context()).await;
-    if rustix::process::geteuid().is_root() {
+    if OsUser::lookup("root").is_ok_and(|root| root.is_current()) {
         let home = OsUser::lookup("daemon").unwrap().home;
         assert_eq!(result.unwrap().stdout.text(), format!("daemon\n{}", home.display()));
     } else {

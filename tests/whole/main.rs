@@ -3,12 +3,14 @@
 mod asking;
 mod calendar;
 mod calls;
+mod canary;
 mod checking;
 mod crash;
 mod crowded;
 mod decisions;
 mod design;
 mod documents;
+mod evidence;
 mod faults;
 mod following;
 mod hostile;

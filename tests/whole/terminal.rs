@@ -7,6 +7,7 @@ use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 
 use rustix::pty::{OpenptFlags, grantpt, openpt, ptsname, unlockpt};
+use rustix::termios::{LocalModes, OptionalActions, tcgetattr, tcsetattr};
 
 use crate::project::until;
 
@@ -46,6 +47,13 @@ impl Terminal {
     /// Returns everything shown so far.
     pub(crate) fn shown(&self) -> String {
         String::from_utf8_lossy(&self.shown.lock().expect("nobody panicked")).into_owned()
+    }
+
+    /// Does not show what is typed: a terminal does, and the program has no part in it.
+    pub(crate) fn hush(&self) {
+        let mut settings = tcgetattr(&self.keys).expect("settings of a terminal");
+        settings.local_modes.remove(LocalModes::ECHO);
+        tcsetattr(&self.keys, OptionalActions::Now, &settings).expect("a terminal of ours");
     }
 
     pub(crate) fn until_shows(&self, text: &str) {

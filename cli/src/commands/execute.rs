@@ -41,7 +41,8 @@ pub(crate) fn run(project: &Project, site: &Site, args: &RunArgs, mode: Mode) ->
         confirm::confirm(&plan, args.confirm.as_deref(), || previews(&plan, &site.registry, incident_at))?;
     let incident_at = incident_at.unwrap_or_else(Timestamp::now);
     let manner = Manner { report: args.report.clone(), no_wait: args.no_wait };
-    start(site, Declaration { plan, incident_at, targets }, &manner)
+    let sources = project.sources_of(&plan).map(|(name, text)| (name.to_owned(), text.to_owned())).collect();
+    start(site, Declaration { plan, incident_at, targets, sources }, &manner)
 }
 
 /// Makes the plan of what was typed.

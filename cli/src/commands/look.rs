@@ -28,6 +28,18 @@ impl Told {
         Ok(Self { run, header, events, owner })
     }
 
+    /// The report, with the head of the chain as it is now.
+    fn report(&self) -> Result<RunReport, Failure> {
+        let head = journal::Reader::open(self.run.path()).and_then(|reader| reader.stored_head());
+        let head = head.map_err(|error| render::journal(&error))?;
+        let report = RunReport::of(&self.source());
+        let events = self.events.last().map_or(0, |event| event.seq);
+        Ok(match head {
+            Some(head) => report.with_head(events, &head),
+            None => report,
+        })
+    }
+
     fn source(&self) -> Source<'_> {
         Source {
             run: self.run.id(),
@@ -58,7 +70,7 @@ pub(crate) fn status(state: &StateDir, run: Option<&str>, format: Format) -> Out
 /// Prints the report of a run.
 pub(crate) fn report(state: &StateDir, args: &ReportArgs, format: Format) -> Outcome {
     let told = Told::find(state, &args.run)?;
-    let report = RunReport::of(&told.source());
+    let report = told.report()?;
     let text = match format {
         Format::Json => render::json(&report)?,
         Format::Markdown => report::markdown(&report),

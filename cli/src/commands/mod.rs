@@ -2,6 +2,7 @@
 
 pub(crate) mod confirm;
 pub(crate) mod decide;
+pub(crate) mod evidence;
 pub(crate) mod execute;
 pub(crate) mod explain;
 pub(crate) mod files;

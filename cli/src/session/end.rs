@@ -36,12 +36,23 @@ impl Ending<'_> {
             owner: Owner::Gone,
         };
         let report = RunReport::of(&source);
+        let head = journal::Reader::open(self.run.path()).and_then(|reader| reader.stored_head());
+        let head = head.map_err(|error| render::journal(&error))?;
+        let report = match (&head, events.last()) {
+            (Some(head), Some(last)) => report.with_head(last.seq, head),
+            _ => report,
+        };
         crash::point(Point::IndexOpened);
         self.index(RunSummary::of(&header, &events));
         crash::point(Point::IndexUpdated);
         let places = self.save(&report);
         render::print_page(&lifeboat_engine::report::summary(&report));
-        crate::say::say!("\nall of it: lifeboat report {}", self.run.id().short());
+        let short = self.run.id().short();
+        crate::say::say!("\nall of it: lifeboat report {short}");
+        if let (Situation::Finished(_), Some(head)) = (self.situation, head) {
+            crate::say::say!("evidence:  lifeboat evidence {short}");
+            crate::say::say!("its head:  {head}");
+        }
         for place in places {
             crate::say::say!("to open:   {place}");
         }

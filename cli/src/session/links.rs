@@ -3,7 +3,7 @@
 use std::collections::HashSet;
 use std::sync::Mutex;
 
-use lifeboat_engine::model::{Attempt, Request, StepId, Stream};
+use lifeboat_engine::model::{Attempt, OutputFile, Request, StepId, Stream};
 use lifeboat_engine::redact::Redactor;
 use lifeboat_engine::run::driver::{OutputSink, RequestSource};
 use lifeboat_engine::runs::{Inbox, OutputFiles, RequestId};
@@ -36,6 +36,13 @@ impl OutputSink for Output {
             }
         }
         line
+    }
+
+    fn seal(&self, step: &StepId, attempt: Attempt) -> Vec<OutputFile> {
+        self.files.seal(step, attempt).unwrap_or_else(|error| {
+            tracing::warn!(%step, attempt, %error, "what a step printed is not tied to the journal");
+            Vec::new()
+        })
     }
 
     fn ended(&self, step: &StepId, attempt: Attempt) -> Option<String> {

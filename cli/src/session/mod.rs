@@ -19,7 +19,6 @@ use lifeboat_engine::journal::{self, Journal};
 use lifeboat_engine::model::event::{Decision, EventKind, Person};
 use lifeboat_engine::model::{Event, Request};
 use lifeboat_engine::plan::Plan;
-use lifeboat_engine::redact::Redactor;
 use lifeboat_engine::run::driver::{Control, Patience, Reporter, Setup, drive};
 use lifeboat_engine::run::{Phase, RunState, Situation};
 use lifeboat_engine::runs::{ResourceLocks, RunDir, RunLock, StateDir, end_survivors};
@@ -30,6 +29,7 @@ use tokio::sync::mpsc;
 use crate::commands::confirm::confirm_again;
 use crate::exit::{Exit, Failure, Outcome};
 use crate::render;
+use crate::secrets;
 use crate::view::{Aside, Place, View};
 
 pub(crate) use away::take_down;
@@ -187,7 +187,8 @@ async fn drive_run(
         // The channel is new and has room.
         let _ = controls.try_send(Control::Request(request));
     }
-    let redactor = Redactor::new(&begun.secrets);
+    let redactor = begun.secrets.redactor().clone();
+    secrets::know(&redactor);
     for reference in redactor.too_short() {
         crate::say::say!(
             "warning[LB0331]: the secret from {reference} is too short to be removed from output"

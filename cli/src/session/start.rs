@@ -27,13 +27,15 @@ pub(crate) struct Declaration {
     pub(crate) incident_at: Timestamp,
     /// What was confirmed to be destroyed: the systems as they were found.
     pub(crate) targets: Vec<String>,
+    /// The files that the plan was made from, by name, and what they say.
+    pub(crate) sources: Vec<(String, String)>,
 }
 
 /// Declares a run and drives it.
 ///
 /// Locks and secrets come first: if one is refused, no run exists and nothing has happened.
 pub(crate) fn start(site: &Site, declaration: Declaration, manner: &Manner) -> Outcome {
-    let Declaration { plan, incident_at, targets } = declaration;
+    let Declaration { plan, incident_at, targets, sources } = declaration;
     refuse_unapprovable(site, &plan)?;
     let clock: Arc<dyn Clock> = Arc::new(RunClock::begin(Arc::new(ThisMachine)));
     let secrets = resolve_secrets(&plan)?;
@@ -56,6 +58,12 @@ pub(crate) fn start(site: &Site, declaration: Declaration, manner: &Manner) -> O
             return Err(failure);
         }
     };
+    for (name, text) in &sources {
+        // They are evidence, and no run may fail for want of it: without them the archive says that they are missing.
+        if let Err(error) = run.keep_source(name, text) {
+            tracing::warn!(%error, "a file that the plan was made from is not kept with the run");
+        }
+    }
     crash::point(Point::RunDeclared);
     let state = fold(&plan, &events)?;
     let begun = Begun { plan: Arc::new(plan), journal, clock, state, events, secrets };
@@ -156,10 +164,30 @@ pub(super) fn resolve_secrets(plan: &Plan) -> Result<Secrets, Failure> {
         _ => None,
     });
     let base = plan.project_dir.join("environments");
-    Secrets::resolve(plan.secrets.values().chain(webhooks), &base).map_err(|problems| {
+    let resolved = Secrets::resolve(plan.secrets.values().chain(webhooks), &base).map_err(|problems| {
         let mut problems = problems.iter();
         let Some(first) = problems.next() else { return Failure::internal("a secret cannot be read") };
         let failure = Failure::new(Exit::Refused, first.to_string()).code(first.code()).help(first.help());
         problems.fold(failure, |failure, problem| failure.caused_by(problem))
-    })
+    })?;
+    warn_of_words(resolved, plan)
+}
+
+/// Warns of secrets that are no secrets, for the plan says them.
+fn warn_of_words(mut secrets: Secrets, plan: &Plan) -> Result<Secrets, Failure> {
+    if secrets.iter().next().is_none() {
+        return Ok(secrets);
+    }
+    let text = render::json(plan)?;
+    for found in secrets.found_in(&text) {
+        let what = match found.removed {
+            true => "which is stored and shown",
+            false => "and is so short that it may be an ordinary word: it is not removed from output",
+        };
+        crate::say::say!(
+            "warning[LB0389]: the secret from {} stands in the plan too, {what}",
+            found.reference
+        );
+    }
+    Ok(secrets)
 }

@@ -25,7 +25,7 @@ impl Head {
 
     /// The head of a journal without events: covers its header, and so the plan. `format` is the one that the run was
     /// declared in, whatever the file has been migrated to since.
-    pub(super) fn genesis(header: &Header, plan: &str, format: u32) -> Self {
+    pub fn genesis(header: &Header, plan: &str, format: u32) -> Self {
         let mut hasher = Sha256::new();
         let run = header.run.to_string();
         for part in [&format.to_string(), &run, &header.engine, &header.created_ms.to_string(), plan] {

@@ -9,6 +9,7 @@ pub mod codes;
 mod error;
 mod format;
 mod reader;
+mod record;
 #[cfg(test)]
 pub(crate) mod test_support;
 #[cfg(test)]
@@ -19,6 +20,7 @@ pub use chain::Head;
 pub use error::{Error, Fault};
 pub use format::{FORMAT, Header};
 pub use reader::{Reader, read};
+pub use record::{Misfit, Record};
 pub use writer::Journal;
 
 /// The name of the journal inside the directory of its run.

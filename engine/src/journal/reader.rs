@@ -1,13 +1,15 @@
 use std::path::{Path, PathBuf};
 
-use rusqlite::Connection;
+use rusqlite::{Connection, OptionalExtension};
 use uuid::Uuid;
 
 use super::FILE;
-use super::chain::{Hash, Head};
+use super::chain::Head;
 use super::error::Error;
 use super::format::{self, Header};
-use crate::model::{Event, EventClass, EventKind, Seq};
+use super::record::Record;
+use crate::model::{Event, EventKind, Seq};
+use crate::plan::hex;
 
 /// Reads a journal, also while another process writes it. Never changes it.
 ///
@@ -17,6 +19,10 @@ pub struct Reader {
     path: PathBuf,
     conn: Connection,
     header: Header,
+    /// The plan as it is stored.
+    plan: String,
+    /// The format that the run was declared in: the chain begins with it.
+    format: u32,
     genesis: Head,
 }
 
@@ -31,16 +37,6 @@ const ALL: &str = "SELECT seq, at_ms, class, kind, body, hash FROM events WHERE 
 
 const ESSENTIAL: &str = "SELECT seq, at_ms, class, kind, body, hash FROM events \
                          WHERE seq > ?1 AND class = 'essential' ORDER BY seq";
-
-/// One row of `events`.
-struct Row {
-    seq: Seq,
-    at_ms: i64,
-    class: String,
-    kind: String,
-    body: String,
-    hash: Option<Vec<u8>>,
-}
 
 impl Reader {
     /// Opens the journal in a run's directory.
@@ -67,11 +63,22 @@ impl Reader {
         Self::over(path, conn, version).map(Some)
     }
 
+    /// Opens the journal in a run's directory as it is at this moment: what is written later is not seen.
+    pub fn open_snapshot(dir: &Path) -> Result<Self, Error> {
+        let path = dir.join(FILE);
+        let conn = format::connect_reader(&path)?;
+        // The first read begins it; it ends with the connection.
+        conn.execute_batch("BEGIN").map_err(|error| Error::sqlite(&path, "read", error))?;
+        let version = format::check_version(&path, &conn)?;
+        Self::over(path, conn, version)
+    }
+
     /// Reads through an open connection to a journal of a version.
     pub(super) fn over(path: PathBuf, conn: Connection, version: u32) -> Result<Self, Error> {
         let stored = format::read_header(&path, &conn, version)?;
         let genesis = Head::genesis(&stored.header, &stored.plan, stored.format);
-        Ok(Self { path, conn, header: stored.header, genesis })
+        let format::Stored { header, plan, format } = stored;
+        Ok(Self { path, conn, header, plan, format, genesis })
     }
 
     pub(super) fn into_connection(self) -> Connection {
@@ -81,6 +88,40 @@ impl Reader {
     /// Returns what was stored when the run was declared.
     pub fn header(&self) -> &Header {
         &self.header
+    }
+
+    /// Returns the format that the run was declared in, which the chain covers.
+    pub fn declared_format(&self) -> u32 {
+        self.format
+    }
+
+    /// Returns the plan as the very text that the chain covers.
+    pub fn plan_text(&self) -> &str {
+        &self.plan
+    }
+
+    /// Calls `visit` with each record in order, checked against the chain, and returns the head. Memory does not depend on
+    /// their number.
+    pub fn records<E: From<Error>>(
+        &self,
+        mut visit: impl FnMut(&Record, Option<EventKind>) -> Result<(), E>,
+    ) -> Result<Head, E> {
+        let mut head = self.genesis.clone();
+        let mut failed = None;
+        self.each(0, |record| {
+            let kind = record.check(&mut head).map_err(|wrong| self.damaged(Some(wrong.seq), wrong.what))?;
+            failed = visit(&record, kind).err();
+            Ok(failed.is_none())
+        })?;
+        failed.map_or(Ok(head), Err)
+    }
+
+    /// Returns the hash of the last essential event as it is stored, without checking what comes before it; `None` if there
+    /// is none.
+    pub fn stored_head(&self) -> Result<Option<String>, Error> {
+        const LAST: &str = "SELECT hash FROM events WHERE class = 'essential' ORDER BY seq DESC LIMIT 1";
+        let hash = self.conn.query_row(LAST, [], |row| row.get::<_, Vec<u8>>(0)).optional();
+        Ok(hash.map_err(|error| Error::sqlite(&self.path, "read", error))?.map(|hash| hex(&hash)))
     }
 
     /// Returns all events in order.
@@ -142,8 +183,8 @@ impl Reader {
     pub fn verify(&self) -> Result<Head, Error> {
         self.quick_check()?;
         let mut head = self.genesis.clone();
-        self.each(0, |row| {
-            self.verify_row(&mut head, &row)?;
+        self.each(0, |record| {
+            record.check(&mut head).map_err(|wrong| self.damaged(Some(wrong.seq), wrong.what))?;
             Ok(true)
         })?;
         Ok(head)
@@ -157,41 +198,12 @@ impl Reader {
         if verdict == "ok" { Ok(()) } else { Err(self.damaged(None, verdict)) }
     }
 
-    fn verify_row(&self, head: &mut Head, row: &Row) -> Result<(), Error> {
-        let damaged = |what: &str| Err(self.damaged(Some(row.seq), what.to_owned()));
-        if row.seq != head.seq + 1 {
-            let what = format!("event {} is missing", head.seq + 1);
-            return Err(self.damaged(Some(head.seq + 1), what));
-        }
-        let kind = self.decode(row)?;
-        if kind.as_ref().is_some_and(|kind| class_word(kind.class()) != row.class) {
-            return damaged("its class does not fit its kind");
-        }
-        if tag(&row.body) != Some(row.kind.as_str()) {
-            return damaged("its kind does not fit its content");
-        }
-        if row.class == "advisory" {
-            head.push_advisory(row.seq);
-            return Ok(());
-        }
-        let expected: Hash = head.push_essential(row.seq, row.at_ms, &row.body);
-        if row.hash.as_deref() == Some(&expected) {
-            Ok(())
-        } else {
-            damaged("its hash does not fit, so it or an event before it was changed")
-        }
-    }
-
-    fn decode(&self, row: &Row) -> Result<Option<EventKind>, Error> {
-        match serde_json::from_str(&row.body) {
-            Ok(kind) => Ok(Some(kind)),
-            Err(_) if row.class == "advisory" => Ok(None),
-            Err(error) => Err(self.damaged(Some(row.seq), format!("`{}` cannot be read: {error}", row.kind))),
-        }
+    fn decode(&self, record: &Record) -> Result<Option<EventKind>, Error> {
+        record.decode().map_err(|wrong| self.damaged(Some(wrong.seq), wrong.what))
     }
 
     /// Calls `visit` with each row after `seq` until it returns false.
-    fn each(&self, seq: Seq, visit: impl FnMut(Row) -> Result<bool, Error>) -> Result<(), Error> {
+    fn each(&self, seq: Seq, visit: impl FnMut(Record) -> Result<bool, Error>) -> Result<(), Error> {
         self.select(ALL, seq, visit)
     }
 
@@ -199,14 +211,14 @@ impl Reader {
         &self,
         sql: &str,
         seq: Seq,
-        mut visit: impl FnMut(Row) -> Result<bool, Error>,
+        mut visit: impl FnMut(Record) -> Result<bool, Error>,
     ) -> Result<(), Error> {
         let failed = |error| Error::sqlite(&self.path, "read", error);
         let mut statement = self.conn.prepare_cached(sql).map_err(failed)?;
         let after = i64::try_from(seq).unwrap_or(i64::MAX);
         let mut rows = statement.query([after]).map_err(failed)?;
         while let Some(row) = rows.next().map_err(failed)? {
-            if !visit(Row::from_sql(row).map_err(failed)?)? {
+            if !visit(Record::from_sql(row).map_err(failed)?)? {
                 break;
             }
         }
@@ -216,30 +228,4 @@ impl Reader {
     fn damaged(&self, seq: Option<Seq>, what: String) -> Error {
         Error::Damaged { path: self.path.clone(), seq, what }
     }
-}
-
-impl Row {
-    fn from_sql(row: &rusqlite::Row<'_>) -> rusqlite::Result<Self> {
-        Ok(Self {
-            seq: row.get::<_, i64>(0)?.cast_unsigned(),
-            at_ms: row.get(1)?,
-            class: row.get(2)?,
-            kind: row.get(3)?,
-            body: row.get(4)?,
-            hash: row.get(5)?,
-        })
-    }
-}
-
-/// The word that a class is stored as.
-pub(super) fn class_word(class: EventClass) -> &'static str {
-    match class {
-        EventClass::Essential => "essential",
-        EventClass::Advisory => "advisory",
-    }
-}
-
-/// The kind that a stored event names: its tag always stands first.
-pub(super) fn tag(body: &str) -> Option<&str> {
-    body.strip_prefix(r#"{"kind":""#)?.split('"').next()
 }

@@ -12,7 +12,7 @@ use super::Header;
 use crate::clock::Clock;
 use crate::model::event::{Answer, AttemptResult, Decision, Done, Person, Question};
 use crate::model::{
-    Check, Confidence, Created, CreatedKind, EventKind, Failure, FailureKind, Outcome, Progress,
+    Check, Confidence, Created, CreatedKind, EventKind, Failure, FailureKind, Outcome, OutputFile, Progress,
     RecoveryPoint, RunId, RunOutcome, StepId, Stream, Unit,
 };
 use crate::plan::Plan;
@@ -259,6 +259,8 @@ fn attempt_kind() -> impl Strategy<Value = EventKind> {
             .prop_map(|(step, elements)| EventKind::ElementsChosen { step, elements }),
         (step(), any::<u32>(), attempt_result())
             .prop_map(|(step, attempt, result)| EventKind::AttemptFinished { step, attempt, result }),
+        (step(), any::<u32>(), vec(output_file(), 0..3))
+            .prop_map(|(step, attempt, files)| EventKind::OutputKept { step, attempt, files }),
         (step(), any::<u32>(), any::<i64>())
             .prop_map(|(step, next_attempt, at_ms)| EventKind::RetryScheduled { step, next_attempt, at_ms }),
         (step(), outcome()).prop_map(|(step, outcome)| EventKind::StepFinished { step, outcome }),
@@ -269,6 +271,14 @@ fn attempt_kind() -> impl Strategy<Value = EventKind> {
             value
         }),
     ]
+}
+
+fn output_file() -> impl Strategy<Value = OutputFile> {
+    (any::<String>(), any::<u64>(), any::<String>()).prop_map(|(name, bytes, sha256)| OutputFile {
+        name,
+        bytes,
+        sha256,
+    })
 }
 
 fn thing_kind() -> impl Strategy<Value = EventKind> {
@@ -305,7 +315,7 @@ fn advisory_kind() -> impl Strategy<Value = EventKind> {
 }
 
 /// How many kinds there are.
-pub(crate) const KINDS: usize = 23;
+pub(crate) const KINDS: usize = 24;
 
 /// Numbers the kinds; does not compile when one is missing.
 pub(crate) fn number_of(kind: &EventKind) -> usize {
@@ -333,5 +343,6 @@ pub(crate) fn number_of(kind: &EventKind) -> usize {
         EventKind::TargetsConfirmed { .. } => 20,
         EventKind::ClockRead { .. } => 21,
         EventKind::Refused { .. } => 22,
+        EventKind::OutputKept { .. } => 23,
     }
 }

@@ -6,7 +6,7 @@ use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value};
 use uuid::Uuid;
 
-use super::evidence::{Check, Created, Progress, RecoveryPoint, Stream};
+use super::evidence::{Check, Created, OutputFile, Progress, RecoveryPoint, Stream};
 use super::ids::{Attempt, Seq, StepId};
 use super::occasion::Occasion;
 use super::outcome::{Failure, Outcome, RunOutcome};
@@ -70,6 +70,12 @@ pub enum EventKind {
         step: StepId,
         attempt: Attempt,
         result: AttemptResult,
+    },
+    /// What an attempt printed is complete; stands before its end. Ties the files to the chain.
+    OutputKept {
+        step: StepId,
+        attempt: Attempt,
+        files: Vec<OutputFile>,
     },
     RetryScheduled {
         step: StepId,

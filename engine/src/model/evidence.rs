@@ -34,6 +34,15 @@ pub enum Stream {
     Stderr,
 }
 
+/// One file of what an attempt printed, as it was when the attempt had ended.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct OutputFile {
+    /// Its name in the attempt's directory: `stdout`, `stderr.tail`.
+    pub name: String,
+    pub bytes: u64,
+    pub sha256: String,
+}
+
 /// One thing that was checked, with what was expected and what was found.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct Check {

@@ -8,7 +8,9 @@ pub mod outcome;
 pub mod request;
 
 pub use event::{Event, EventClass, EventKind};
-pub use evidence::{Check, Confidence, Created, CreatedKind, Progress, RecoveryPoint, Stream, Unit};
+pub use evidence::{
+    Check, Confidence, Created, CreatedKind, OutputFile, Progress, RecoveryPoint, Stream, Unit,
+};
 pub use ids::{Attempt, RunId, Seq, StepId};
 pub use occasion::Occasion;
 pub use outcome::{Failure, FailureKind, Mode, Outcome, RunOutcome};

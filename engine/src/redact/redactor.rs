@@ -14,8 +14,8 @@ use crate::secret::{SecretRef, Secrets};
 /// What stands in the place of a secret.
 pub(super) const MASK: &str = "***";
 
-/// Removes the secrets of a run from text. Cheap to clone.
-#[derive(Clone)]
+/// Removes the secrets of a run from text; the default removes nothing. Cheap to clone.
+#[derive(Clone, Default)]
 pub struct Redactor {
     /// `None` if there is nothing to remove.
     search: Option<Arc<AhoCorasick>>,
@@ -28,7 +28,7 @@ impl Redactor {
     pub fn new(secrets: &Secrets) -> Self {
         let mut all = std::collections::BTreeSet::new();
         let mut too_short = Vec::new();
-        for (reference, value) in secrets.iter() {
+        for (reference, value) in secrets.iter().filter(|(reference, _)| !secrets.is_word(reference)) {
             let value = value.expose_secret();
             // One of many short lines can be removed as a whole only, which lines of output never show.
             if forms::pieces(value).iter().all(|piece| piece.contains('\n')) {
@@ -117,13 +117,42 @@ impl Redactor {
     pub(super) fn find(&self, text: &[u8]) -> Vec<Range<usize>> {
         let Some(search) = &self.search else { return Vec::new() };
         let found =
-            views::search(text, |view| search.find_overlapping_iter(view).map(|hit| hit.range()).collect());
+            views::search(text, &|view| search.find_overlapping_iter(view).map(|hit| hit.range()).collect());
         merge(found)
     }
 
-    /// Returns how long the text of one secret can be at most.
-    pub(super) fn reach(&self) -> usize {
-        self.longest * views::STRETCH
+    /// Returns how much must be known beyond a place where a text is to be cut, for [`cut`](Self::cut) to see each secret
+    /// that stands there. Bounded, whatever the secrets are.
+    pub fn reach(&self) -> usize {
+        /// `\u0020`, where each byte is escaped; most never are.
+        const ESCAPED: usize = 6;
+        const LIMIT: usize = 64 << 10;
+        (self.longest * ESCAPED).min(LIMIT)
+    }
+
+    /// Returns the place nearest before `at` where a text can be cut without a secret being cut in two: half a secret is
+    /// not found any more.
+    pub fn cut(&self, text: &[u8], at: usize) -> usize {
+        let reach = self.reach();
+        let from = at.saturating_sub(reach);
+        let around = &text[from..text.len().min(at + reach)];
+        let found = self.find(around);
+        found
+            .iter()
+            .find(|range| range.start + from < at && at < range.end + from)
+            .map_or(at, |range| range.start + from)
+    }
+
+    /// Returns the place nearest after `at` where a text can begin without the end of a secret standing there.
+    pub fn cut_after(&self, text: &[u8], at: usize) -> usize {
+        let reach = self.reach();
+        let from = at.saturating_sub(reach);
+        let around = &text[from..text.len().min(at + reach)];
+        let found = self.find(around);
+        found
+            .iter()
+            .find(|range| range.start + from < at && at < range.end + from)
+            .map_or(at, |range| range.end + from)
     }
 }
 

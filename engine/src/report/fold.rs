@@ -355,7 +355,9 @@ impl<'a> Fold<'a> {
             EventKind::Refused { by, reason, .. } => {
                 self.notes.push((at, None, Cow::Owned(format!("refused to {}: {reason}", by.name))));
             }
-            EventKind::TargetsConfirmed { .. } | EventKind::Recorded { .. } => {}
+            EventKind::TargetsConfirmed { .. }
+            | EventKind::Recorded { .. }
+            | EventKind::OutputKept { .. } => {}
         }
     }
 

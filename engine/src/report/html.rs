@@ -22,6 +22,7 @@ struct View {
     cards: Vec<Card>,
     spent: Vec<Share>,
     total: String,
+    span: &'static str,
     chart: Option<Chart>,
     engine: String,
 }
@@ -59,6 +60,7 @@ pub fn html(report: &RunReport) -> String {
         cards: vec![rto_card(report), rpo_card(report)],
         spent: shares(report),
         total: duration(report.time.total_ms),
+        span: sections::from_to(report),
         chart: chart(report),
         engine: report.identity.engine_version.clone().unwrap_or_default(),
         page,

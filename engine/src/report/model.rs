@@ -82,6 +82,17 @@ pub struct Identity {
     pub people: Vec<Person>,
     pub inputs: Map<String, Value>,
     pub sources: BTreeMap<String, String>,
+    /// What the record of the run can be checked against.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub journal: Option<JournalHead>,
+}
+
+/// The end of the journal when the report was made.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct JournalHead {
+    pub events: u64,
+    /// The hash of the last essential event, which covers all before it and the plan.
+    pub head: String,
 }
 
 /// One process that worked on the run.

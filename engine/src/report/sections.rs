@@ -148,7 +148,9 @@ fn failure(report: &RunReport) -> Option<Section> {
                 human::count(failed.attempts as usize, "attempt")
             )),
         ]));
-        blocks.extend(failure.causes.iter().map(|cause| Block::Line(dim(format!("because {cause}")))));
+        // What the program itself said is mostly the reason.
+        let because = |cause: &String| Block::Line(vec![Piece::dim("because "), Piece::plain(cause)]);
+        blocks.extend(failure.causes.iter().map(because));
         let explain = format!("lifeboat explain {}", failure.code);
         let more = vec![Piece::dim("more about it: "), Piece::code(explain)];
         blocks.extend(failure.help.iter().map(|help| Block::Line(plain(format!("help: {help}")))));
@@ -159,6 +161,14 @@ fn failure(report: &RunReport) -> Option<Section> {
     }
     let title = if report.outcome.state.is_ended() { "What went wrong" } else { "What holds it" };
     section(title, blocks)
+}
+
+/// Which time the parts of the time add up to.
+pub(super) fn from_to(report: &RunReport) -> &'static str {
+    match report.outcome.state.is_ended() {
+        true => "from the incident to the end",
+        false => "from the incident to now",
+    }
 }
 
 fn warnings(report: &RunReport) -> Option<Section> {
@@ -188,7 +198,7 @@ fn objectives(report: &RunReport, clock: &DayClock) -> Option<Section> {
         verdict(rpo.verdict),
         plain(format!("data loss {lost}{of}; {}", rpo.reason)),
     ]);
-    section(OBJECTIVES, vec![Block::Table(verdicts), Block::Table(spent(&report.time))])
+    section(OBJECTIVES, vec![Block::Table(verdicts), Block::Table(spent(report))])
 }
 
 pub(super) fn rto_words(report: &RunReport, clock: &DayClock) -> String {
@@ -225,12 +235,13 @@ pub(super) fn parts(time: &TimeSpent) -> Vec<(&'static str, i64)> {
     all.into_iter().filter(|(_, spent)| *spent > 0).collect()
 }
 
-fn spent(time: &TimeSpent) -> Table {
+fn spent(report: &RunReport) -> Table {
+    let time = &report.time;
     let mut table = Table::new(&["Where the time went", ">", ">"]);
     for (name, ms) in parts(time) {
         table.row(vec![plain(name), plain(duration(ms)), dim(percent(ms, time.total_ms))]);
     }
-    table.row(vec![plain("from the incident to the end"), plain(duration(time.total_ms)), dim("")]);
+    table.row(vec![plain(from_to(report)), plain(duration(time.total_ms)), dim("")]);
     table
 }
 

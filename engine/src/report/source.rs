@@ -3,7 +3,7 @@ use std::collections::{HashMap, HashSet};
 
 use super::fold::{Fold, StepFold};
 use super::human::Moment;
-use super::model::{Owner, RunReport, Verdict};
+use super::model::{JournalHead, Owner, RunReport, Verdict};
 use super::{evidence, loss, objectives, path, standing, timeline, undo};
 use crate::model::event::Event;
 use crate::model::ids::{RunId, StepId};
@@ -60,6 +60,13 @@ impl RunReport {
 }
 
 impl RunReport {
+    /// Adds what the record of the run can be checked against: how many events there are, and the hash of the chain.
+    #[must_use]
+    pub fn with_head(mut self, events: u64, hash: &str) -> Self {
+        self.identity.journal = Some(JournalHead { events, head: hash.to_owned() });
+        self
+    }
+
     /// Says whether every objective that was set is proven to be met.
     pub fn objectives_met(&self) -> bool {
         let verdicts = [self.rto.verdict, self.rpo.verdict];

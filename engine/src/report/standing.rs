@@ -46,6 +46,7 @@ pub(super) fn identity(view: &View<'_>) -> Identity {
         people: people(view),
         inputs: declared.map_or_else(|| plan.inputs.clone(), |declared| declared.inputs.clone()),
         sources: plan.sources.clone(),
+        journal: None,
     }
 }
 

@@ -16,7 +16,7 @@ use crate::crash::{self, Point};
 use crate::journal::{self, Journal};
 use crate::model::event::{Answer, EventClass, EventKind};
 use crate::model::evidence::Created;
-use crate::model::ids::{RunId, StepId};
+use crate::model::ids::{Attempt, RunId, StepId};
 use crate::model::request::Request;
 use crate::plan::Plan;
 use crate::process::boot_id;
@@ -30,7 +30,7 @@ use super::dispatcher::{Action, Dispatcher, Input, Situation};
 use super::executor::{Executor, ExecutorParts, GRACE, Launch};
 use super::herald::{Herald, Watch};
 use super::link::Message;
-use super::state::{IllegalEvent, RunState};
+use super::state::{IllegalEvent, RunState, StepPhase};
 use super::unit::Unit;
 
 pub use super::link::OutputSink;
@@ -222,7 +222,8 @@ impl Driver {
         let host = rustix::system::uname().nodename().to_string_lossy().into_owned();
         self.read_clock();
         let started = Input::EngineStarted { pid: std::process::id(), host, boot_id: boot_id() };
-        self.turn(Turn { inputs: vec![started], ..Turn::default() }).await?;
+        let lost = printed_by(self.lost_attempts(), self.executor.output()).await;
+        self.turn(Turn { inputs: std::iter::once(started).chain(lost).collect(), ..Turn::default() }).await?;
         let mut poll = tokio::time::interval(POLL_INTERVAL);
         poll.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
         loop {
@@ -259,6 +260,23 @@ impl Driver {
             };
             self.turn(turn).await?;
         }
+    }
+
+    /// Returns the attempts whose process is gone.
+    fn lost_attempts(&self) -> Vec<(StepId, Attempt)> {
+        let state = self.dispatcher.state();
+        let mut lost = Vec::new();
+        for at in 0..state.steps.len() {
+            let elements = state.steps[at].elements.as_ref().map_or(0, |elements| elements.states.len());
+            let units = (0..elements).map(|element| Unit::element(at, element));
+            for unit in std::iter::once(Unit::whole(at)).chain(units) {
+                let now = state.of(unit);
+                if now.phase == StepPhase::Running {
+                    lost.push((unit.id(&self.plan), now.attempt));
+                }
+            }
+        }
+        lost
     }
 
     /// Records what the clocks show, for later processes, and that somebody has set one.
@@ -300,8 +318,10 @@ impl Driver {
             return;
         }
         let input = match message.cleaned(&self.redactor) {
-            Message::Ended { step, attempt, result } => {
+            Message::Ended { step, attempt, result, output } => {
                 self.executor.ended(&step);
+                let kept = Input::OutputKept { step: step.clone(), attempt, files: output };
+                turn.inputs.push(kept);
                 Input::AttemptEnded { step, attempt, result }
             }
             Message::Record { step, key, value, reply, .. } => {
@@ -484,6 +504,15 @@ impl Driver {
             }
         }
     }
+}
+
+/// Says what attempts have printed whose process is gone.
+async fn printed_by(lost: Vec<(StepId, Attempt)>, output: Arc<dyn OutputSink>) -> Vec<Input> {
+    let seal = move |(step, attempt): (StepId, Attempt)| {
+        let files = output.seal(&step, attempt);
+        Input::OutputKept { step, attempt, files }
+    };
+    tokio::task::spawn_blocking(move || lost.into_iter().map(seal).collect()).await.unwrap_or_default()
 }
 
 fn one(input: Input) -> Turn {

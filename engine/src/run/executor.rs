@@ -109,15 +109,23 @@ impl Executor {
             (false, false) => Point::AttemptLaunched,
         });
         tokio::spawn(async move {
-            let result = match work {
-                Ok(work) => work.carry_out(limit, &cancel).await,
-                Err(error) => failed(&error),
+            let (result, printed) = match work {
+                Ok(work) => {
+                    let link = Arc::clone(&work.link);
+                    (work.carry_out(limit, &cancel).await, link.seal().await)
+                }
+                Err(error) => (failed(&error), Vec::new()),
             };
             let result = with_loss(result, output.ended(&id, attempt));
             crash::point(Point::AttemptEnded);
             // If nobody listens, the engine is ending and finds the attempt in the journal on resume.
-            let _ = messages.send(Message::Ended { step: id, attempt, result }).await;
+            let _ = messages.send(Message::Ended { step: id, attempt, result, output: printed }).await;
         });
+    }
+
+    /// Where what steps print is kept.
+    pub(super) fn output(&self) -> Arc<dyn OutputSink> {
+        Arc::clone(&self.output)
     }
 
     /// Tells an attempt to end.
@@ -174,6 +182,7 @@ impl Executor {
             messages: self.messages.clone(),
             output: Arc::clone(&self.output),
             last_progress: Mutex::new(None),
+            printed: Mutex::default(),
         });
         let poll = step.until.clone().map(|until| Poll {
             until,
@@ -193,7 +202,7 @@ impl Executor {
             named_secrets: Arc::clone(&self.named_secrets),
             secrets: Arc::clone(&self.secrets),
             recorded: launch.recorded,
-            link: if poll.is_some() { Arc::new(PollLink(link)) } else { link },
+            link: if poll.is_some() { Arc::new(PollLink(Arc::clone(&link))) } else { Arc::clone(&link) as _ },
         });
         let task = match (of.is_some(), launch.probe) {
             (true, _) => Task::Undo,
@@ -206,7 +215,7 @@ impl Executor {
             writes = written(step, &self.registry);
             paths = written_paths(step, &self.registry, context.with());
         }
-        Ok(Work { kind, context, task, poll, writes, paths })
+        Ok(Work { kind, context, task, poll, writes, paths, link })
     }
 
     fn info(&self, step: &PlannedStep, id: &StepId, attempt: Attempt) -> StepInfo {
@@ -231,6 +240,7 @@ impl Executor {
 struct Work {
     kind: Arc<dyn StepKind>,
     context: Arc<StepContext>,
+    link: Arc<AttemptLink>,
     task: Task,
     poll: Option<Poll>,
     /// The systems that it writes and that must be compared with those of protected environments first.

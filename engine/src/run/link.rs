@@ -1,6 +1,6 @@
 //! The way from an attempt to the dispatcher.
 
-use std::sync::{Arc, Mutex};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
 use async_trait::async_trait;
@@ -9,7 +9,7 @@ use tokio::sync::{mpsc, oneshot};
 
 use crate::code;
 use crate::model::event::{Answer, AttemptResult, Question};
-use crate::model::evidence::{Created, Progress, Stream};
+use crate::model::evidence::{Created, OutputFile, Progress, Stream};
 use crate::model::ids::{Attempt, StepId};
 use crate::notice::Occasion;
 use crate::redact::Redactor;
@@ -22,6 +22,8 @@ pub(super) enum Message {
         step: StepId,
         attempt: Attempt,
         result: AttemptResult,
+        /// What it has printed.
+        output: Vec<OutputFile>,
     },
     /// The reply comes when the fact is durable.
     Record {
@@ -77,9 +79,9 @@ impl Message {
     /// Returns the message without secrets. Lines come clean from the [`OutputSink`].
     pub(super) fn cleaned(self, redactor: &Redactor) -> Self {
         match self {
-            Self::Ended { step, attempt, result } => {
+            Self::Ended { step, attempt, result, output } => {
                 let result = redactor.clean(result).unwrap_or_else(|error| spoiled(&error));
-                Self::Ended { step, attempt, result }
+                Self::Ended { step, attempt, result, output }
             }
             Self::Record { step, attempt, key, mut value, reply } => {
                 redactor.value(&mut value);
@@ -97,7 +99,20 @@ impl Message {
                 let problem = problem.map(|text| redactor.text(&text).into_owned());
                 Self::Notified { occasion, channel, problem }
             }
-            other => other,
+            Self::Created { step, attempt, mut thing, reply } => {
+                // Where it is must stay as it is: it has to be found again.
+                thing.what = redactor.text(&thing.what).into_owned();
+                Self::Created { step, attempt, thing, reply }
+            }
+            Self::Gone { id, proof, reply } => {
+                let proof = redactor.text(&proof).into_owned();
+                Self::Gone { id, proof, reply }
+            }
+            Self::Removed { id, proof, removed } => {
+                let proof = redactor.text(&proof).into_owned();
+                Self::Removed { id, proof, removed }
+            }
+            other @ (Self::Line { .. } | Self::CleanedUp) => other,
         }
     }
 }
@@ -127,6 +142,12 @@ pub trait OutputSink: Send + Sync {
 
     /// Stores a line and returns it with secrets removed.
     fn line(&self, step: &StepId, attempt: Attempt, stream: Stream, line: &str) -> String;
+
+    /// Closes the files of an attempt, and says what is in them. Blocks on the disk.
+    fn seal(&self, step: &StepId, attempt: Attempt) -> Vec<OutputFile> {
+        let _ = (step, attempt);
+        Vec::new()
+    }
 }
 
 /// Progress more often than this is of no use to anybody.
@@ -139,6 +160,17 @@ pub(super) struct AttemptLink {
     pub(super) messages: mpsc::Sender<Message>,
     pub(super) output: Arc<dyn OutputSink>,
     pub(super) last_progress: Mutex<Option<Instant>>,
+    pub(super) printed: Mutex<Printed>,
+}
+
+/// Whether an attempt has printed anything, and still may.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub(super) enum Printed {
+    #[default]
+    Nothing,
+    Something,
+    /// Its output is complete: what still comes, from a thread that could not be ended, comes too late.
+    Sealed,
 }
 
 impl AttemptLink {
@@ -154,6 +186,22 @@ impl AttemptLink {
     /// Forgets what the attempt has printed so far.
     pub(super) fn restart_output(&self) {
         self.output.restart(&self.step, self.attempt);
+    }
+
+    /// Ends the output of the attempt and says what it is.
+    pub(super) async fn seal(self: &Arc<Self>) -> Vec<OutputFile> {
+        let before = std::mem::replace(&mut *self.printed(), Printed::Sealed);
+        if before != Printed::Something {
+            return Vec::new();
+        }
+        let link = Arc::clone(self);
+        tokio::task::spawn_blocking(move || link.output.seal(&link.step, link.attempt))
+            .await
+            .unwrap_or_default()
+    }
+
+    fn printed(&self) -> MutexGuard<'_, Printed> {
+        self.printed.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     fn progress_is_due(&self) -> bool {
@@ -196,7 +244,14 @@ impl StepLink for AttemptLink {
     }
 
     fn line(&self, stream: Stream, line: &str) {
+        // Held while the line is written, so that nothing is written after the seal.
+        let mut printed = self.printed();
+        if *printed == Printed::Sealed {
+            return;
+        }
+        *printed = Printed::Something;
         let line = self.output.line(&self.step, self.attempt, stream, line);
+        drop(printed);
         // The line is in the step's file; only its live display can be lost, and nobody reads more of it there.
         let line = beginning(line);
         let _ = self.messages.try_send(Message::Line {

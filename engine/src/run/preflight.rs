@@ -10,6 +10,7 @@ use tokio::task::JoinSet;
 use super::preview::{Fate, Looker};
 use crate::model::StepId;
 use crate::plan::Plan;
+use crate::redact::Redactor;
 use crate::resource::{ResourceKind, System};
 use crate::secret::Secrets;
 use crate::step::{Finding, FindingState, PreflightFacts, Registry, StepContext, StepError};
@@ -56,6 +57,7 @@ pub async fn preflight(of: Preflight<'_>, told: Told<'_>) -> Probed {
     told("secrets", None);
     let (secrets, mut findings) = resolve(plan).await;
     told("secrets", Some(findings.len()));
+    let redactor = secrets.redactor().clone();
     looker.secrets(secrets);
     let fates: Vec<Fate> = plan.steps.iter().map(|step| looker.fate(step)).collect();
     let facts = Arc::new(facts(plan, &fates, now));
@@ -87,9 +89,16 @@ pub async fn preflight(of: Preflight<'_>, told: Told<'_>) -> Probed {
         told(&subject, Some(found.len()));
         findings.extend(found);
     }
+    findings.iter_mut().for_each(|finding| clean(finding, &redactor));
     findings.sort_by(|a, b| (&a.subject, &a.what, a.state).cmp(&(&b.subject, &b.what, b.state)));
     findings.dedup();
     Probed { findings }
+}
+
+/// Servers and programs may say in an error what they were given.
+fn clean(finding: &mut Finding, redactor: &Redactor) {
+    finding.detail = redactor.text(&finding.detail).into_owned();
+    finding.help = finding.help.take().map(|help| redactor.text(&help).into_owned());
 }
 
 /// The context of a look belongs to no step, but is named like one.

@@ -34,7 +34,7 @@ pub use follow::Piece;
 pub use inbox::{Inbox, Pending, RequestId};
 pub use index::{Filter, Index, RunSummary, Standing};
 pub use locks::{HolderState, ResourceLocks, Wanted};
-pub use output::{Lost, OutputFiles};
+pub use output::{Lost, NAMES as OUTPUT_NAMES, OutputFiles};
 pub use owner::{Holder, Ousted, RunLock};
 pub use run_dir::RunDir;
 pub use state_dir::{FileSystemProbe, StateDir, StateGroup, SystemProbe};

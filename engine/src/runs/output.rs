@@ -5,9 +5,12 @@ use std::os::unix::fs::OpenOptionsExt;
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, PoisonError};
 
+use sha2::{Digest, Sha256};
+
 use super::durable::dirs_within;
 use super::error::Error;
-use crate::model::{Attempt, StepId, Stream};
+use crate::model::{Attempt, OutputFile, StepId, Stream};
+use crate::plan::hex;
 
 /// How much of a stream is kept from its beginning.
 const HEAD: u64 = 4 << 20;
@@ -17,6 +20,10 @@ const TAIL: u64 = 2 << 20;
 
 /// Each tail file begins with a line of this length that says where in the stream it begins.
 pub(super) const MARK: u64 = 31;
+
+/// All files that an attempt can have.
+pub const NAMES: [&str; 6] =
+    ["stderr", "stderr.tail", "stderr.tail.old", "stdout", "stdout.tail", "stdout.tail.old"];
 
 /// What steps write to stdout and stderr, in `<step>/<attempt>/stdout` and `stderr`.
 ///
@@ -100,6 +107,22 @@ impl OutputFiles {
             }
         }
         Ok(())
+    }
+
+    /// Returns what is in the files of an attempt that has ended. Empty if it printed nothing.
+    pub fn seal(&self, step: &StepId, attempt: Attempt) -> Result<Vec<OutputFile>, Error> {
+        let dir = self.attempt_dir(step, attempt);
+        let mut sealed = Vec::new();
+        for name in NAMES {
+            let path = dir.join(name);
+            let content = match fs::read(&path) {
+                Err(error) if error.kind() == io::ErrorKind::NotFound => continue,
+                other => other.map_err(Error::io("read", &path))?,
+            };
+            let sha256 = hex(&Sha256::digest(&content));
+            sealed.push(OutputFile { name: name.to_owned(), bytes: content.len() as u64, sha256 });
+        }
+        Ok(sealed)
     }
 
     /// Closes the files of an attempt that has ended; returns what of its output could not be kept.
@@ -309,6 +332,22 @@ mod tests {
         assert_eq!(files.read(&step(), 1, Stream::Stderr).unwrap(), b"oops\n");
         assert_eq!(fs::read(files.attempt_dir(&step(), 2).join("stdout")).unwrap(), b"again\n");
         assert_eq!(files.read(&step(), 3, OUT).unwrap(), b"");
+    }
+
+    #[test]
+    fn a_seal_says_what_is_in_the_files() {
+        let dir = tempfile::tempdir().unwrap();
+        let files = files(dir.path(), 30, 20);
+        assert_eq!(files.seal(&step(), 1).unwrap(), []);
+        for n in 0..100 {
+            files.line(&step(), 1, OUT, &format!("line{n:04}")).unwrap();
+        }
+        files.line(&step(), 1, Stream::Stderr, "oops").unwrap();
+        let sealed = files.seal(&step(), 1).unwrap();
+        let names: Vec<_> = sealed.iter().map(|file| file.name.as_str()).collect();
+        assert_eq!(names, ["stderr", "stdout", "stdout.tail", "stdout.tail.old"]);
+        assert_eq!(sealed[0].bytes, 5);
+        assert_eq!(sealed[0].sha256, hex(&Sha256::digest(b"oops\n")));
     }
 
     #[test]

@@ -1,3 +1,5 @@
+use std::io::Write;
+use std::os::unix::fs::OpenOptionsExt;
 use std::path::{Path, PathBuf};
 
 use super::durable;
@@ -89,6 +91,25 @@ impl RunDir {
     /// Returns the place where output of steps is kept.
     pub fn output(&self) -> OutputFiles {
         OutputFiles::at(self.path.join("output"))
+    }
+
+    /// Returns where a file is kept that the plan was made from.
+    pub fn source(&self, name: &str) -> PathBuf {
+        self.path.join("sources").join(name)
+    }
+
+    /// Keeps a file that the plan was made from, as it was then. The plan has its hash.
+    pub fn keep_source(&self, name: &str, text: &str) -> Result<(), Error> {
+        let path = self.source(name);
+        let keep = || -> std::io::Result<()> {
+            let dir = path.parent().unwrap_or(&self.path);
+            std::fs::create_dir_all(dir)?;
+            let mut options = std::fs::OpenOptions::new();
+            let mut file = options.write(true).create(true).truncate(true).mode(0o600).open(&path)?;
+            durable::share(&path)?;
+            file.write_all(text.as_bytes())
+        };
+        keep().map_err(Error::io("write", &path))
     }
 
     /// Returns whether the run has not ended. A run that was never declared, or whose journal does not exist, is not

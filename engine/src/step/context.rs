@@ -16,6 +16,7 @@ use crate::model::event::{Answer, Question};
 use crate::model::evidence::{Created, Progress, Stream};
 use crate::model::ids::{Attempt, RunId, StepId};
 use crate::model::outcome::Mode;
+use crate::redact::Redactor;
 use crate::resource::{Resource, System, maker};
 use crate::secret::{SecretRef, Secrets};
 
@@ -214,6 +215,11 @@ impl StepContext {
             StepError::permanent(code::LB0306, "a secret of this step was not resolved when the run began")
                 .help("`lifeboat resume` resolves all secrets again")
         })
+    }
+
+    /// Returns what finds the secrets of the run: for kinds that must cut a text, see [`Redactor::cut`].
+    pub fn redactor(&self) -> &Redactor {
+        self.secrets.redactor()
     }
 
     /// Returns the reference behind a name of the environment's `secrets`, or `RESOURCE.password`.

@@ -25,6 +25,7 @@ use super::account;
 use super::codes;
 use super::isolation::Isolation;
 use super::pidfile::PidFile;
+use crate::process::Command;
 
 /// How long a login may take.
 const CONNECT_LIMIT: Duration = Duration::from_secs(10);
@@ -68,6 +69,13 @@ pub struct Login {
 }
 
 impl Login {
+    /// Gives the password to one of Postgres's own programs, in a file that is on no disk.
+    pub(super) fn passfile(&self, command: Command) -> Result<Command, StepError> {
+        let Some(password) = &self.password else { return Ok(command) };
+        let escaped = password.expose_secret().replace('\\', r"\\").replace(':', r"\:");
+        command.secret_file("PGPASSFILE", &format!("*:*:*:*:{escaped}\n"))
+    }
+
     /// Returns the login of a resource, to its default database.
     pub fn of(ctx: &StepContext, postgres: &Postgres) -> Result<Self, StepError> {
         let password = postgres.password.as_ref().map(|reference| ctx.secret(reference)).transpose()?;

@@ -32,6 +32,7 @@ pub struct Command {
     pub(super) hook: Option<LineHook>,
     pub(super) grace: Duration,
     pub(super) pid_file: Option<PathBuf>,
+    pub(super) secret_files: Vec<File>,
     env: BTreeMap<OsString, OsString>,
     secret_env: BTreeMap<OsString, SecretString>,
 }
@@ -64,6 +65,7 @@ impl Command {
             hook: None,
             grace: DEFAULT_GRACE,
             pid_file: None,
+            secret_files: Vec::new(),
             env: BTreeMap::new(),
             secret_env: BTreeMap::new(),
         }

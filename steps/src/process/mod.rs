@@ -12,6 +12,7 @@ pub mod identity;
 mod os_user;
 mod output;
 mod running;
+mod secret_file;
 mod server;
 mod spawn;
 mod variables;

@@ -9,6 +9,7 @@ use std::thread;
 use std::time::Duration;
 
 use lifeboat_engine::model::evidence::Stream;
+use lifeboat_engine::redact::Redactor;
 use lifeboat_engine::step::StepLink;
 use os_pipe::PipeReader;
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
@@ -20,12 +21,16 @@ const MAX_LINE: usize = 16 * 1024;
 /// A full pipe is still read when reading is told to stop, but not a writer that never ends.
 const READS_AFTER_STOP: u32 = 64;
 
-/// The beginning and the end of what a program wrote to one stream.
+/// The beginning and the end of what a program wrote to one stream, as it wrote it: a program may have to read it.
+///
+/// Where it is cut, no secret is cut in two: half of one would not be found any more by those who remove secrets later.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Kept {
     head: Vec<u8>,
     tail: VecDeque<u8>,
     total: u64,
+    /// Where in head and tail together the last 64 KiB begin.
+    last: usize,
 }
 
 impl Kept {
@@ -54,9 +59,8 @@ impl Kept {
 
     /// Returns the last 64 KiB as text, without blanks at its ends.
     pub fn tail_text(&self) -> String {
-        let bytes: Vec<u8> = self.head.iter().chain(&self.tail).copied().collect();
-        let from = if self.is_cut() { self.head.len() } else { bytes.len().saturating_sub(KEEP) };
-        String::from_utf8_lossy(&bytes[from..]).trim().to_owned()
+        let bytes: Vec<u8> = self.head.iter().chain(&self.tail).skip(self.last).copied().collect();
+        String::from_utf8_lossy(&bytes).trim().to_owned()
     }
 
     /// Returns the last lines, for an error message.
@@ -66,14 +70,32 @@ impl Kept {
         lines[lines.len().saturating_sub(count)..].iter().map(|&line| line.to_owned()).collect()
     }
 
-    fn push(&mut self, bytes: &[u8]) {
+    /// Adds what was written next; `reach` more than is kept is looked at in the end.
+    fn push(&mut self, bytes: &[u8], reach: usize) {
         self.total += bytes.len() as u64;
-        let into_head = bytes.len().min(KEEP - self.head.len());
+        let into_head = bytes.len().min(KEEP + reach - self.head.len());
         self.head.extend_from_slice(&bytes[..into_head]);
         let rest = &bytes[into_head..];
-        self.tail.extend(&rest[rest.len().saturating_sub(KEEP)..]);
-        let excess = self.tail.len().saturating_sub(KEEP);
+        self.tail.extend(&rest[rest.len().saturating_sub(KEEP + reach)..]);
+        let excess = self.tail.len().saturating_sub(KEEP + reach);
         self.tail.drain(..excess);
+    }
+
+    /// Cuts off what is more than is kept.
+    fn settle(&mut self, redactor: &Redactor) {
+        if self.is_cut() {
+            self.head.truncate(redactor.cut(&self.head, KEEP));
+            let from = self.tail.len().saturating_sub(KEEP);
+            let from = redactor.cut_after(self.tail.make_contiguous(), from);
+            self.tail.drain(..from);
+            self.last = self.head.len();
+            return;
+        }
+        let whole: Vec<u8> = self.head.iter().chain(&self.tail).copied().collect();
+        self.last = match whole.len().checked_sub(KEEP) {
+            None | Some(0) => 0,
+            Some(from) => redactor.cut_after(&whole, from),
+        };
     }
 }
 
@@ -81,7 +103,8 @@ impl From<&str> for Kept {
     /// Keeps a text as if a program had written it.
     fn from(text: &str) -> Self {
         let mut kept = Self::default();
-        kept.push(text.as_bytes());
+        kept.push(text.as_bytes(), 0);
+        kept.settle(&Redactor::default());
         kept
     }
 }
@@ -93,6 +116,8 @@ pub(super) type LineHook = Arc<dyn Fn(Stream, &str) + Send + Sync>;
 #[derive(Clone)]
 pub(super) struct LineSink {
     pub(super) link: Arc<dyn StepLink>,
+    /// Says where the output can be cut.
+    pub(super) redactor: Redactor,
     pub(super) hook: Option<LineHook>,
     /// Streams whose lines are kept but not passed on.
     pub(super) quiet: Option<Stream>,
@@ -148,7 +173,8 @@ impl Drop for Reader {
 
 fn read_all(mut pipe: PipeReader, stream: Stream, sink: &LineSink, stop: &AtomicBool) -> Kept {
     let mut kept = Kept::default();
-    let mut lines = Lines::default();
+    let mut lines = Lines::new(sink.redactor.clone());
+    let reach = sink.redactor.reach();
     let mut buffer = [0_u8; 16 * 1024];
     let mut reads_after_stop = 0;
     while wait_readable(&pipe, stop) && reads_after_stop < READS_AFTER_STOP {
@@ -156,7 +182,7 @@ fn read_all(mut pipe: PipeReader, stream: Stream, sink: &LineSink, stop: &Atomic
         match pipe.read(&mut buffer) {
             Ok(0) => break,
             Ok(count) => {
-                kept.push(&buffer[..count]);
+                kept.push(&buffer[..count], reach);
                 lines.push(&buffer[..count], |line| sink.take(stream, line));
             }
             Err(error) if error.kind() == std::io::ErrorKind::Interrupted => {}
@@ -164,6 +190,7 @@ fn read_all(mut pipe: PipeReader, stream: Stream, sink: &LineSink, stop: &Atomic
         }
     }
     lines.end(|line| sink.take(stream, line));
+    kept.settle(&sink.redactor);
     kept
 }
 
@@ -181,18 +208,23 @@ fn wait_readable(pipe: &PipeReader, stop: &AtomicBool) -> bool {
 }
 
 /// Cuts a stream into lines; `\r` ends one too, because progress is often written that way.
-#[derive(Default)]
 struct Lines {
+    redactor: Redactor,
     partial: Vec<u8>,
     cut: bool,
 }
 
 impl Lines {
+    fn new(redactor: Redactor) -> Self {
+        Self { redactor, partial: Vec::new(), cut: false }
+    }
+
     fn push(&mut self, bytes: &[u8], mut emit: impl FnMut(&str)) {
+        let limit = MAX_LINE + self.redactor.reach();
         for piece in bytes.split_inclusive(|&byte| byte == b'\n' || byte == b'\r') {
             let ends = piece.last().is_some_and(|&byte| byte == b'\n' || byte == b'\r');
             let text = if ends { &piece[..piece.len() - 1] } else { piece };
-            let room = MAX_LINE - self.partial.len();
+            let room = limit - self.partial.len();
             self.partial.extend_from_slice(&text[..text.len().min(room)]);
             self.cut |= text.len() > room;
             if ends {
@@ -202,7 +234,12 @@ impl Lines {
     }
 
     fn end(&mut self, mut emit: impl FnMut(&str)) {
-        if !self.partial.is_empty() {
+        self.cut |= self.partial.len() > MAX_LINE;
+        if self.cut {
+            let at = self.redactor.cut(&self.partial, MAX_LINE);
+            self.partial.truncate(at);
+        }
+        if !self.partial.is_empty() || self.cut {
             let mut line = String::from_utf8_lossy(&self.partial).into_owned();
             if self.cut {
                 line.push_str(" … (line cut)");
@@ -217,10 +254,21 @@ impl Lines {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use lifeboat_engine::secret::{SecretRef, Secrets};
+
+    fn redactor(secret: &str) -> Redactor {
+        let mut secrets = Secrets::default();
+        secrets.insert(SecretRef::Env("SECRET".into()), secret.into());
+        secrets.redactor().clone()
+    }
 
     fn lines(chunks: &[&[u8]]) -> Vec<String> {
+        lines_without(&Redactor::default(), chunks)
+    }
+
+    fn lines_without(redactor: &Redactor, chunks: &[&[u8]]) -> Vec<String> {
         let mut found = Vec::new();
-        let mut lines = Lines::default();
+        let mut lines = Lines::new(redactor.clone());
         for chunk in chunks {
             lines.push(chunk, |line| found.push(line.to_owned()));
         }
@@ -244,11 +292,12 @@ mod tests {
     #[test]
     fn beginning_and_end_are_kept() {
         let mut kept = Kept::default();
-        kept.push(b"first ");
+        kept.push(b"first ", 0);
         for _ in 0..40 {
-            kept.push(&[b'.'; 10_000]);
+            kept.push(&[b'.'; 10_000], 0);
         }
-        kept.push(b" last");
+        kept.push(b" last", 0);
+        kept.settle(&Redactor::default());
         assert_eq!(kept.total(), 400_011);
         assert!(kept.is_cut());
         let text = kept.text();
@@ -259,9 +308,66 @@ mod tests {
 
     #[test]
     fn short_output_is_kept_whole() {
-        let mut kept = Kept::default();
-        kept.push(b"one\ntwo\nthree\n");
+        let kept = Kept::from("one\ntwo\nthree\n");
         assert_eq!(kept.text(), "one\ntwo\nthree");
         assert_eq!(kept.last_lines(2), ["two", "three"]);
+    }
+
+    /// A text in which a secret stands at every place but a few, shifted by some bytes.
+    fn full_of(secret: &str, shift: usize, length: usize) -> Vec<u8> {
+        let mut text = vec![b'#'; shift];
+        while text.len() < length {
+            text.extend_from_slice(secret.as_bytes());
+            text.extend_from_slice(b"##");
+        }
+        text
+    }
+
+    /// Fails if any part of the secret that tells something of it is left.
+    fn assert_no_part(redactor: &Redactor, text: &str, secret: &str, what: &str) {
+        let clean = redactor.text(text);
+        for part in [&secret[..4], &secret[secret.len() - 4..]] {
+            let at = clean.find(part);
+            assert_eq!(at, None, "{what}: `{part}` of the secret is left");
+        }
+        assert!(clean.contains("***"), "{what}");
+    }
+
+    #[test]
+    fn no_cut_goes_through_a_secret() {
+        for secret in ["s3cr3t+v4lu3/x", "p\"q'r\\s t%u&v<w>x"] {
+            let redactor = redactor(secret);
+            for shift in 0..secret.len() + 2 {
+                let text = full_of(secret, shift, 5 * KEEP);
+                for chunk in [977, 16 * 1024] {
+                    let mut kept = Kept::default();
+                    text.chunks(chunk).for_each(|bytes| kept.push(bytes, redactor.reach()));
+                    kept.settle(&redactor);
+                    assert!(kept.is_cut() && kept.text().len() < 3 * KEEP);
+                    assert_no_part(&redactor, &kept.text(), secret, "text");
+                    assert_no_part(&redactor, &kept.tail_text(), secret, "end");
+                }
+                let whole = whole_of(&full_of(secret, shift, KEEP + 5000), &redactor);
+                assert!(!whole.is_cut() && whole.tail_text().len() <= KEEP);
+                assert_no_part(&redactor, &whole.tail_text(), secret, "end of a short one");
+                let cut = lines_without(&redactor, &[&text]);
+                assert_no_part(&redactor, &cut[0], secret, "line");
+            }
+        }
+    }
+
+    fn whole_of(text: &[u8], redactor: &Redactor) -> Kept {
+        let mut kept = Kept::default();
+        kept.push(text, redactor.reach());
+        kept.settle(redactor);
+        kept
+    }
+
+    #[test]
+    fn a_secret_that_comes_byte_by_byte_is_in_one_line() {
+        let secret = "correct horse\u{e9} battery";
+        let bytes: Vec<&[u8]> = "before correct horse\u{e9} battery\n".as_bytes().chunks(1).collect();
+        let line = lines_without(&redactor(secret), &bytes).remove(0);
+        assert_eq!(redactor(secret).text(&line), "before ***");
     }
 }

@@ -18,7 +18,7 @@ use tokio::task::JoinHandle;
 
 use super::command::{Command, Output};
 use super::output::{Kept, LineSink, Reader};
-use super::{OsUser, codes, spawn};
+use super::{OsUser, codes, secret_file, spawn};
 
 /// How long output may still come after the program has ended.
 const DRAIN: Duration = Duration::from_secs(2);
@@ -61,8 +61,9 @@ impl Running {
         let dir = command.working_dir(&ctx.info)?;
         let variables = command.variables(&ctx.info, user.as_ref())?;
         let lock = spawn::open_children_lock(&ctx.info.children_lock)?;
-        let Command { program, args, name, stdin, stdout_file, quiet, hook, grace, .. } = command;
-        let sink = LineSink { link: ctx.link(), hook, quiet };
+        let Command { program, args, name, stdin, stdout_file, quiet, hook, grace, secret_files, .. } =
+            command;
+        let sink = LineSink { link: ctx.link(), redactor: ctx.redactor().clone(), hook, quiet };
         let failed = |error: io::Error| cannot_start(&name, &error);
 
         let (stdout, stdout_reader) = match stdout_file {
@@ -78,8 +79,9 @@ impl Running {
             Some(bytes) => expression.stdin_bytes(bytes),
             None => expression.stdin_null(),
         };
+        let inherited = Inherited { lock: lock.file, secret_files };
         let descendants = (ctx.info.children_lock.clone(), lock.mark);
-        let handle = start(&expression, user, lock.file).map_err(failed)?;
+        let handle = start(&expression, user, inherited).map_err(failed)?;
         crash::point(Point::ChildStarted);
         // Both the expression and the hook in it hold open files that only the child may hold.
         drop(expression);
@@ -168,10 +170,25 @@ fn reader(stream: Stream, sink: LineSink) -> io::Result<(std::os::fd::OwnedFd, R
     Ok((writing.into(), Reader::start(reading, stream, sink)))
 }
 
-fn start(expression: &duct::Expression, user: Option<OsUser>, lock: File) -> io::Result<Arc<duct::Handle>> {
+/// Open files that a program gets besides its streams.
+struct Inherited {
+    lock: File,
+    secret_files: Vec<File>,
+}
+
+fn start(
+    expression: &duct::Expression,
+    user: Option<OsUser>,
+    inherited: Inherited,
+) -> io::Result<Arc<duct::Handle>> {
+    if let Some(user) = &user {
+        inherited.secret_files.iter().try_for_each(|file| secret_file::give(file, user))?;
+    }
     let prepared = expression.before_spawn(move |command| {
         command.process_group(0);
-        spawn::inherit(command, &lock);
+        spawn::inherit(command, &inherited.lock);
+        inherited.secret_files.iter().for_each(|file| spawn::inherit(command, file));
+        spawn::without_core(command);
         spawn::default_signals(command);
         if let Some(user) = &user {
             spawn::run_as(command, user);

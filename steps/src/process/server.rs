@@ -130,9 +130,15 @@ fn tail(path: &Path, from: u64, lines: usize) -> Vec<String> {
     let read = || -> std::io::Result<Vec<u8>> {
         let mut file = File::open(path)?;
         let length = file.metadata()?.len();
-        file.seek(SeekFrom::Start(from.max(length.saturating_sub(MOST))))?;
+        let begin = from.max(length.saturating_sub(MOST));
+        file.seek(SeekFrom::Start(begin))?;
         let mut bytes = Vec::new();
         file.take(MOST).read_to_end(&mut bytes)?;
+        if begin > from {
+            // Half a line may hold half a secret, which nobody would recognise.
+            let whole = bytes.iter().position(|byte| *byte == b'\n').map_or(bytes.len(), |end| end + 1);
+            bytes.drain(..whole);
+        }
         Ok(bytes)
     };
     let text = String::from_utf8_lossy(&read().unwrap_or_default()).into_owned();

@@ -11,7 +11,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use lifeboat_engine::step::StepError;
 use rustix::fs::FlockOperation;
 use rustix::io::FdFlags;
-use rustix::process::Gid;
+use rustix::process::{Gid, Resource, Rlimit, getrlimit, setrlimit};
 
 use super::{OsUser, codes};
 
@@ -35,6 +35,16 @@ pub(super) fn inherit(command: &mut process::Command, file: &File) {
     };
     // SAFETY: the closure makes one system call and allocates nothing.
     unsafe { command.pre_exec(keep_open) };
+}
+
+/// Keeps the memory of the child, and of whatever it starts, out of core dumps: secrets are in its variables.
+pub(super) fn without_core(command: &mut process::Command) {
+    let limit = || {
+        let maximum = getrlimit(Resource::Core).maximum;
+        Ok(setrlimit(Resource::Core, Rlimit { current: Some(0), maximum })?)
+    };
+    // SAFETY: the closure makes two system calls and allocates nothing.
+    unsafe { command.pre_exec(limit) };
 }
 
 /// Gives the child all signals as they are by default. What the shell or `nohup` that started Lifeboat made it ignore

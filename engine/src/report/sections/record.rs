@@ -114,6 +114,9 @@ pub(super) fn run(report: &RunReport, clock: &DayClock) -> Option<Section> {
         add("commit", format!("{}{dirty}", commit.hash));
     }
     add("plan", identity.plan_digest.clone());
+    if let Some(journal) = &identity.journal {
+        add("journal", format!("{} events, head {}", journal.events, journal.head));
+    }
     add("lifeboat", identity.engine_version.clone().unwrap_or_default());
     for (name, value) in &identity.inputs {
         let value = value.as_str().map_or_else(|| value.to_string(), str::to_owned);

@@ -8,7 +8,7 @@ use serde_json::{Map, Value, json};
 use crate::code;
 use crate::expr;
 use crate::model::event::{Answer, AttemptResult, Decision, EventKind, Person, Question};
-use crate::model::evidence::Created;
+use crate::model::evidence::{Created, OutputFile};
 use crate::model::ids::{Attempt, RunId, StepId};
 use crate::model::outcome::{Failure, FailureKind, Outcome, RunOutcome};
 use crate::model::request::Request;
@@ -49,6 +49,12 @@ pub enum Input {
         step: StepId,
         attempt: Attempt,
         result: AttemptResult,
+    },
+    /// What an attempt printed is complete. Comes before its end.
+    OutputKept {
+        step: StepId,
+        attempt: Attempt,
+        files: Vec<OutputFile>,
     },
     Recorded {
         step: StepId,
@@ -237,6 +243,7 @@ impl Dispatcher {
             Input::AttemptEnded { step, attempt, result } => {
                 self.attempt_ended(&step, attempt, result, now_ms)?;
             }
+            Input::OutputKept { step, attempt, files } => self.output_kept(step, attempt, files)?,
             Input::Recorded { step, key, value } => self.emit(EventKind::Recorded { step, key, value })?,
             Input::ThingCreated { step, thing } => self.emit(EventKind::ThingCreated { step, thing })?,
             Input::Asked { step, question } => self.asked(step, question)?,
@@ -356,6 +363,19 @@ impl Dispatcher {
         // An attempt that a signal ended is settled when the run is resumed, unless the run is ending without it anyway.
         let stopped = self.stopping && result == AttemptResult::Interrupted && !self.ending(unit);
         if stopped { Ok(()) } else { self.settle(unit, &result, now_ms) }
+    }
+
+    /// Takes down what an attempt has printed: also one whose place another has taken, for it did print it.
+    fn output_kept(
+        &mut self,
+        step: StepId,
+        attempt: Attempt,
+        files: Vec<OutputFile>,
+    ) -> Result<(), IllegalEvent> {
+        if files.is_empty() || self.state.unit(&step).is_none() {
+            return Ok(());
+        }
+        self.emit(EventKind::OutputKept { step, attempt, files })
     }
 
     /// Applies the step's own `expect` to a success.

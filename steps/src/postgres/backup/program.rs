@@ -1,12 +1,10 @@
 //! Runs `pg_basebackup`.
 
-use std::io::Write;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use lifeboat_engine::resource::Postgres;
 use lifeboat_engine::step::{StepContext, StepError};
-use secrecy::ExposeSecret;
 use serde::Deserialize;
 
 use crate::postgres::connect::{Endpoint, Login};
@@ -71,8 +69,7 @@ impl Program<'_> {
         let incoming = make_incoming(partial.path(), user.as_ref())?;
         let (postgres, major) = (self.postgres.clone(), self.major);
         let tools = blocking(move || Tools::find_major(&postgres, major)).await?;
-        let passfile = self.passfile(user.as_ref())?;
-        let mut command = Command::new(tools.program("pg_basebackup"))
+        let command = Command::new(tools.program("pg_basebackup"))
             .args(["-F", "tar", "-X", "stream", "--manifest-checksums=SHA256", "--no-password", "--no-sync"])
             .args(["-c", if self.checkpoint == Checkpoint::Fast { "fast" } else { "spread" }])
             .args(["-l", partial.label()])
@@ -82,9 +79,7 @@ impl Program<'_> {
             .args(["-d", &self.conninfo()])
             .env("LC_ALL", "C")
             .os_user(user.as_ref().map(|user| user.name.as_str()));
-        if let Some(passfile) = &passfile {
-            command = command.env("PGPASSFILE", passfile.path());
-        }
+        let command = self.login.passfile(command)?;
         let output = watched(ctx, &incoming, command.run(ctx)).await?;
         if output.exit_code != 0 {
             return Err(refused(&output.stderr.last_lines(8), output.exit_code, self.login));
@@ -108,20 +103,6 @@ impl Program<'_> {
         let quoted = |text: &str| format!("'{}'", text.replace('\\', r"\\").replace('\'', r"\'"));
         let (host, user) = (quoted(&host), quoted(&self.login.user));
         format!("host={host} port={port} user={user} application_name=lifeboat connect_timeout=10")
-    }
-
-    /// Writes the password where libpq looks for it and nobody else can.
-    fn passfile(&self, user: Option<&OsUser>) -> Result<Option<tempfile::NamedTempFile>, StepError> {
-        let Some(password) = &self.login.password else { return Ok(None) };
-        let escaped = password.expose_secret().replace('\\', r"\\").replace(':', r"\:");
-        let written = tempfile::Builder::new().prefix("lifeboat-").tempfile().and_then(|mut file| {
-            writeln!(file, "*:*:*:*:{escaped}")?;
-            if let Some(user) = user {
-                std::os::unix::fs::chown(file.path(), Some(user.uid), Some(user.gid))?;
-            }
-            Ok(file)
-        });
-        written.map(Some).map_err(|error| failed("no password file can be written for pg_basebackup", &error))
     }
 }
 

@@ -1,15 +1,12 @@
 //! `pg_amcheck`: reads every page of tables and B-tree indexes and finds what contradicts itself.
 
-use std::os::unix::fs::OpenOptionsExt;
-
 use lifeboat_engine::model::evidence::Check;
 use lifeboat_engine::resource::Postgres;
 use lifeboat_engine::step::{StepContext, StepError};
-use secrecy::ExposeSecret;
 
+use super::super::account;
 use super::super::connect::{Endpoint, Login};
 use super::super::tools::Tools;
-use super::super::{account, codes};
 use crate::process::Command;
 
 /// Runs it over some databases. The server must take writes, for the extension that it needs.
@@ -37,8 +34,8 @@ pub(super) async fn run(
         }
         Endpoint::Tcp { host, port } => command.args(["-h", host, "-p", &port.to_string()]),
     };
-    if let (Some(password), Endpoint::Tcp { .. }) = (&login.password, &login.endpoint) {
-        command = command.env("PGPASSFILE", password_file(ctx, password.expose_secret())?);
+    if let Endpoint::Tcp { .. } = &login.endpoint {
+        command = login.passfile(command)?;
     }
     let output = command.run(ctx).await?;
     let name = "pages of tables and indexes are sound (pg_amcheck)".to_owned();
@@ -51,21 +48,4 @@ pub(super) async fn run(
         }
         _ => Err(output.to_error("pg_amcheck")),
     }
-}
-
-/// Programs of Postgres take a password from a file that only its owner can read.
-fn password_file(ctx: &StepContext, password: &str) -> Result<std::path::PathBuf, StepError> {
-    use std::io::Write;
-    let path = ctx.work_dir()?.join("pgpass");
-    let escaped = password.replace('\\', "\\\\").replace(':', "\\:");
-    let written = std::fs::OpenOptions::new()
-        .write(true)
-        .create(true)
-        .truncate(true)
-        .mode(0o600)
-        .open(&path)
-        .and_then(|mut file| writeln!(file, "*:*:*:*:{escaped}"));
-    written.map(|()| path.clone()).map_err(|error| {
-        StepError::permanent(codes::LB1259, format!("{} cannot be written: {error}", path.display()))
-    })
 }
