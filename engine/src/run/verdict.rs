@@ -22,7 +22,7 @@ use super::unit::Unit;
 #[derive(Clone, Debug, PartialEq)]
 pub enum Verdict {
     /// It is recorded; what follows from it follows from the event.
-    Granted(EventKind),
+    Granted(Box<EventKind>),
     /// The same person has said the same before, and it counts: there is nothing more to record.
     Known,
     /// Why not, and what to do instead.
@@ -47,7 +47,7 @@ impl Hearing<'_> {
             Request::Answer { step, question, answer } => self.judge_answer(step, question, answer),
             Request::Decide { by, decision } => match self.against(&decision) {
                 Some(reason) => Verdict::Refused(reason),
-                None => Verdict::Granted(EventKind::Decided { by, decision }),
+                None => Verdict::Granted(Box::new(EventKind::Decided { by, decision })),
             },
         }
     }
@@ -96,7 +96,7 @@ impl Hearing<'_> {
         }
         match self.may_not(&step, question, &answer) {
             Some(reason) => Verdict::Refused(reason),
-            None => Verdict::Granted(EventKind::QuestionAnswered { step, question: id, answer }),
+            None => Verdict::Granted(Box::new(EventKind::QuestionAnswered { step, question: id, answer })),
         }
     }
 
