@@ -144,7 +144,10 @@ fn cancel() -> Case {
     )
 }
 
-const CASES: &[(&str, fn() -> Case)] = &[
+/// Makes a case.
+type Make = fn() -> Case;
+
+const CASES: &[(&str, Make)] = &[
     ("approve", approve),
     ("reject", reject),
     ("answer", value),

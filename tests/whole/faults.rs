@@ -87,13 +87,13 @@ fn a_run_cannot_begin_on_a_full_disk_and_leaves_nothing_behind() {
         assert!(refused.stderr.contains(text), "no {text}: {}", refused.stderr);
     }
     assert_eq!(disk.project.lines("done"), [""; 0]);
-    assert_eq!(disk.state("runs"), [PathBuf::new(); 0], "half a run would be found by `latest`");
+    assert!(disk.state("runs").is_empty(), "half a run would be found by `latest`");
     let records: Vec<_> = disk
         .state("locks")
         .into_iter()
         .filter(|path| path.extension().is_some_and(|e| e != "lock"))
         .collect();
-    assert_eq!(records, [PathBuf::new(); 0], "nobody could ever give this lock back");
+    assert!(records.is_empty(), "nobody could ever give this lock back");
     disk.mend();
     disk.project.run(&["run", "job"]).expect(0);
     assert_eq!(disk.project.lines("done"), ["one"]);

@@ -96,7 +96,7 @@ fn answer(open: &Open, word: &str, rest: &str, by: &Person) -> Result<Option<Req
             [] => return Ok(None),
             // The word is also one for held steps, and one of those is named.
             _ if open.held.iter().any(|held| held.as_str() == named) => return Ok(None),
-            [(step, question)] if !(word == "done" && !open.held.is_empty()) => (step, question, rest),
+            [(step, question)] if word != "done" || open.held.is_empty() => (step, question, rest),
             several => {
                 let held = open.held.iter().filter(|_| word == "done");
                 let steps = several.iter().map(|(step, _)| step).chain(held);

@@ -35,7 +35,7 @@ impl Away<'_> {
         let by = request.by().clone();
         let hearing = Hearing { run: self.journal.header().run, plan: self.plan, state: &self.state };
         let events = match hearing.judge(request) {
-            Verdict::Granted(event) => vec![event],
+            Verdict::Granted(event) => vec![*event],
             Verdict::Known => Vec::new(),
             Verdict::Refused(reason) => vec![EventKind::Refused { request: id, by, reason }],
         };

@@ -23,7 +23,7 @@ use super::unit::Unit;
 #[expect(clippy::large_enum_variant, reason = "one lives for a moment, and most of them are granted")]
 pub enum Verdict {
     /// It is recorded; what follows from it follows from the event.
-    Granted(EventKind),
+    Granted(Box<EventKind>),
     /// The same person has said the same before, and it counts: there is nothing more to record.
     Known,
     /// Why not, and what to do instead.
@@ -48,7 +48,7 @@ impl Hearing<'_> {
             Request::Answer { step, question, answer } => self.judge_answer(step, question, answer),
             Request::Decide { by, decision } => match self.against(&decision) {
                 Some(reason) => Verdict::Refused(reason),
-                None => Verdict::Granted(EventKind::Decided { by, decision }),
+                None => Verdict::Granted(Box::new(EventKind::Decided { by, decision })),
             },
         }
     }
@@ -97,7 +97,7 @@ impl Hearing<'_> {
         }
         match self.may_not(&step, question, &answer) {
             Some(reason) => Verdict::Refused(reason),
-            None => Verdict::Granted(EventKind::QuestionAnswered { step, question: id, answer }),
+            None => Verdict::Granted(Box::new(EventKind::QuestionAnswered { step, question: id, answer })),
         }
     }
 

@@ -46,11 +46,11 @@ impl Dispatcher {
         let by = request.by().clone();
         let hearing = Hearing { run: self.run, plan: &self.plan, state: &self.state };
         match hearing.judge(request) {
-            Verdict::Granted(EventKind::QuestionAnswered { step, question, answer }) => {
-                self.answer(step, question, answer)
-            }
-            Verdict::Granted(EventKind::Decided { by, decision }) => self.decide(by, decision),
-            Verdict::Granted(other) => self.emit(other),
+            Verdict::Granted(event) => match *event {
+                EventKind::QuestionAnswered { step, question, answer } => self.answer(step, question, answer),
+                EventKind::Decided { by, decision } => self.decide(by, decision),
+                other => self.emit(other),
+            },
             Verdict::Known => Ok(()),
             Verdict::Refused(reason) => {
                 self.actions.push(Action::Refuse { by, reason });
