@@ -180,3 +180,57 @@ fn what_leaves_its_group_and_session_is_ended_with_its_step() {
     running.end().expect(143);
     assert!(!alive(&escaped) && !alive(&twice));
 }
+
+/// Leaves no room in a pipe: whoever writes to it waits for ever, as on a terminal of a connection that hangs.
+fn fill(pipe: &std::io::PipeWriter) {
+    let flags = rustix::fs::fcntl_getfl(pipe).expect("flags of a pipe");
+    rustix::fs::fcntl_setfl(pipe, flags | rustix::fs::OFlags::NONBLOCK).expect("a pipe of ours");
+    for size in [4096, 1] {
+        while std::io::Write::write(&mut &*pipe, &vec![b'x'; size]).is_ok() {}
+    }
+    rustix::fs::fcntl_setfl(pipe, flags).expect("a pipe of ours");
+}
+
+#[test]
+fn signals_do_not_wait_for_a_terminal_that_takes_no_more_text() {
+    let project =
+        Project::with_steps("- { id: long, effect: idempotent, run: 'echo $$ > pid; exec sleep 300' }");
+    let (_reader, writer) = std::io::pipe().expect("a pipe");
+    let mut command = project.command(&["run", "job"]);
+    command.stdout(Stdio::null()).stderr(writer.try_clone().expect("a second handle"));
+    let mut child = command.spawn().expect("it starts");
+    let pid = line(&project, "pid");
+    fill(&writer);
+    let from = Instant::now();
+    crate::project::signal(child.id(), "INT");
+    until("the step is ended", || !alive(&pid));
+    assert!(from.elapsed() < Duration::from_secs(9), "{:?}", from.elapsed());
+    crate::project::signal(child.id(), "INT");
+    until("it leaves", || child.try_wait().expect("a child of ours").is_some());
+    assert_eq!(child.wait().expect("it has ended").code(), Some(130));
+    project.run(&["cancel", "latest"]).expect(0);
+}
+
+#[test]
+fn the_second_signal_does_not_wait_for_a_commit_that_hangs() {
+    let project = Project::with_steps(
+        "- { id: one, effect: idempotent, run: 'touch begun; until test -e go; do sleep 0.05; done; touch ended' }",
+    );
+    let running = project.start(&["run", "job"]);
+    until("it runs", || project.file("begun").exists());
+    // For a process that commits, a journal that somebody else keeps is what a disk is that does not answer.
+    let journal = rusqlite::Connection::open(project.run_dir().join("journal.db")).expect("a journal");
+    journal.busy_timeout(Duration::from_secs(5)).expect("a connection of ours");
+    journal.execute_batch("BEGIN IMMEDIATE").expect("it is kept");
+    project.write("go", "");
+    until("the step has ended", || project.file("ended").exists());
+    running.signal("INT");
+    // Two at the very same moment are one to the kernel.
+    std::thread::sleep(Duration::from_millis(500));
+    running.signal("INT");
+    // Its patience with the journal is ten seconds, and then it would leave with 7.
+    running.end().expect(130);
+    journal.execute_batch("ROLLBACK").expect("it was kept");
+    project.run(&["resume"]).expect(0);
+    assert_eq!(project.report()["outcome"]["state"], "succeeded");
+}

@@ -1,19 +1,24 @@
 //! Signals stop a process, never a run.
 
 use std::path::PathBuf;
-use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicI32, Ordering};
+use std::sync::mpsc::{Receiver, channel};
+use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use lifeboat_engine::run::driver::Control;
 use lifeboat_engine::runs::end_survivors;
 use tokio::signal::unix::{Signal, SignalKind, signal};
 use tokio::sync::mpsc;
+use tokio::sync::mpsc::error::TrySendError;
 
 use crate::exit::{Exit, Failure};
 
 /// How long the process may take to leave after the second signal, whatever it is doing.
 const LAST_WORDS: Duration = Duration::from_secs(5);
+
+/// How long the end of the process waits for what is still to be said about a signal.
+const SAYING: Duration = Duration::from_secs(1);
 
 /// Which signal has stopped the process, if any.
 #[derive(Clone, Debug, Default)]
@@ -21,9 +26,31 @@ pub(super) struct Stopped {
     number: Arc<AtomicI32>,
     /// The run is not driven any more, so that nothing is left to end in an orderly way.
     done: Arc<AtomicBool>,
+    /// Closes when people have been told.
+    told: Arc<Mutex<Option<Receiver<()>>>>,
 }
 
 impl Stopped {
+    /// Says something in a thread of its own: a terminal that takes no more text must not delay a signal.
+    fn say(&self, text: &'static str) {
+        let (end, told) = channel::<()>();
+        *self.told.lock().unwrap_or_else(PoisonError::into_inner) = Some(told);
+        let words = std::thread::Builder::new().name("words".to_owned()).spawn(move || {
+            crate::say::say!("{text}");
+            drop(end);
+        });
+        // Without a thread nothing is said, and the signal is followed all the same.
+        drop(words);
+    }
+
+    /// Waits a moment until people have been told of the signal.
+    fn wait_for_words(&self) {
+        if let Some(told) = self.told.lock().unwrap_or_else(PoisonError::into_inner).take() {
+            // It ends by closing, or the time is up.
+            let _ = told.recv_timeout(SAYING);
+        }
+    }
+
     /// Returns the exit code that tells of the signal.
     pub(super) fn exit(&self) -> Option<Exit> {
         match self.number.load(Ordering::Relaxed) {
@@ -33,8 +60,9 @@ impl Stopped {
         }
     }
 
-    /// Takes note that the run is not driven any more: from now on the first signal ends the process.
+    /// Takes note that the run is not driven any more: from now on the next signal ends the process.
     pub(super) fn done(&self) {
+        self.wait_for_words();
         self.done.store(true, Ordering::Relaxed);
     }
 }
@@ -96,32 +124,47 @@ impl Signals {
     }
 
     async fn serve(&mut self, seen: &Stopped, controls: &mpsc::Sender<Control>, children: PathBuf) {
-        let number = self.next().await;
-        seen.number.store(number, Ordering::Relaxed);
-        if seen.done.load(Ordering::Relaxed) {
-            std::process::exit(128 + number);
-        }
-        crate::say::say!(
-            "stopping: attempts are being ended, the run stays open (once more to leave at once)"
-        );
+        self.following(seen).await;
         tell(controls, Control::Stop);
-        let number = self.next().await;
-        seen.number.store(number, Ordering::Relaxed);
-        crate::say::say!("leaving at once");
+        seen.say("stopping: attempts are being ended, the run stays open (once more to leave at once)");
+        let number = self.following(seen).await;
         tell(controls, Control::Kill);
+        seen.say("leaving at once");
         // A disk or a name server that does not answer must not keep the process: what it has begun is in the journal.
         tokio::select! {
             () = tokio::time::sleep(LAST_WORDS) => {}
             _ = self.next() => {}
         }
-        // Whoever cannot be ended now is found by resume.
-        drop(end_survivors(&children, Duration::ZERO));
+        end_children(children);
         std::process::exit(128 + number);
     }
+
+    /// Waits for the next signal and takes note of it. Does not return if nothing is driven any more.
+    async fn following(&mut self, seen: &Stopped) -> i32 {
+        let number = self.next().await;
+        seen.number.store(number, Ordering::Relaxed);
+        if seen.done.load(Ordering::Relaxed) {
+            std::process::exit(128 + number);
+        }
+        number
+    }
+}
+
+/// Kills what the run has started. Whoever cannot be ended now is found by resume; a disk that does not even let a file
+/// be opened is not waited for.
+fn end_children(children: PathBuf) {
+    let (end, ended) = channel::<()>();
+    std::thread::spawn(move || {
+        drop(end_survivors(&children, Duration::ZERO));
+        drop(end);
+    });
+    let _ = ended.recv_timeout(LAST_WORDS);
 }
 
 /// Passes a word on without waiting: the run may be waiting for its disk.
 fn tell(controls: &mpsc::Sender<Control>, control: Control) {
-    let controls = controls.clone();
-    tokio::spawn(async move { drop(controls.send(control).await) });
+    if let Err(TrySendError::Full(control)) = controls.try_send(control) {
+        let controls = controls.clone();
+        tokio::spawn(async move { drop(controls.send(control).await) });
+    }
 }
