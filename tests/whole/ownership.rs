@@ -6,7 +6,7 @@ use std::os::unix::process::CommandExt;
 use std::path::PathBuf;
 use std::process::{Command, Stdio};
 
-use crate::project::{Project, Ran, until};
+use crate::project::{Project, Ran, alive, until};
 
 const LONG: &str = "
 - { id: before, effect: idempotent, run: 'echo before >> done' }
@@ -61,12 +61,7 @@ fn a_superseded_process_that_wakes_up_can_neither_report_nor_start_anything() {
     let running = project.start(&["run", "job"]);
     until("the long step runs", || !project.lines("pid").is_empty());
     running.signal("STOP");
-    let state = project.file(".lifeboat/state");
-    for entry in fs::read_dir(state.join("locks")).unwrap() {
-        fs::remove_file(entry.unwrap().path()).unwrap();
-    }
-    let run = fs::read_dir(state.join("runs")).unwrap().next().unwrap().unwrap().path();
-    fs::remove_file(run.join("lock")).unwrap();
+    forget_locks(&project);
 
     project.write("go", "");
     project.run(&["resume"]).expect(0);
@@ -79,6 +74,51 @@ fn a_superseded_process_that_wakes_up_can_neither_report_nor_start_anything() {
     assert!(old.stderr.contains("another process has gone on with this run"), "{}", old.stderr);
     assert_eq!(project.lines("done"), done, "it started nothing");
     assert_eq!(project.report(), before, "and reported nothing");
+}
+
+/// Removes what says that a run and its systems belong to somebody, although that process only stands still.
+fn forget_locks(project: &Project) {
+    for entry in fs::read_dir(project.file(".lifeboat/state/locks")).unwrap() {
+        fs::remove_file(entry.unwrap().path()).unwrap();
+    }
+    fs::remove_file(project.run_dir().join("lock")).unwrap();
+}
+
+#[test]
+fn a_superseded_process_that_only_waits_leaves_by_itself() {
+    let project = Project::with_steps(
+        "- { id: ask, uses: approval, with: { message: 'Go?' } }
+- { id: after, effect: idempotent, run: 'echo after >> done' }",
+    );
+    let running = project.start(&["run", "job"]);
+    until("it asks", || project.run(&["status"]).stdout.contains("Go?"));
+    running.signal("STOP");
+    forget_locks(&project);
+    project.run(&["approve", "latest"]).expect(0);
+    project.run(&["resume"]).expect(0);
+    let before = project.report();
+    running.signal("CONT");
+    let old = running.end().expect(7);
+    assert!(old.stderr.contains("another process has gone on with this run"), "{}", old.stderr);
+    assert_eq!(project.lines("done"), ["after"]);
+    assert_eq!(project.report(), before);
+}
+
+#[test]
+fn a_journal_that_is_removed_ends_what_runs_at_once() {
+    let project = Project::with_steps(LONG);
+    let running = project.start(&["run", "job"]);
+    until("the long step runs", || !project.lines("pid").is_empty());
+    let pid = project.lines("pid")[0].clone();
+    fs::remove_file(project.run_dir().join("journal.db")).unwrap();
+    let from = std::time::Instant::now();
+    let ran = running.end().expect(7);
+    assert!(from.elapsed() < std::time::Duration::from_secs(15), "{:?}", from.elapsed());
+    assert!(!alive(&pid), "the script goes on");
+    for text in ["LB0313", "it was removed or replaced while the run went on", "look at them"] {
+        assert!(ran.stderr.contains(text), "no {text}: {}", ran.stderr);
+    }
+    assert_eq!(project.lines("done"), ["before", "long"]);
 }
 
 fn with_database(project: &Project) {

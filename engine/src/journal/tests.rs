@@ -432,3 +432,31 @@ fn looking_for_a_journal_does_not_keep_it_from_being_made() {
         made.unwrap();
     }
 }
+
+#[tokio::test]
+async fn a_journal_that_was_removed_is_noticed_although_nothing_is_appended() {
+    let dir = TempDir::new().unwrap();
+    let journal = create(dir.path());
+    journal.append(vec![declared()]).await.unwrap();
+    assert!(journal.fault().is_none());
+    std::fs::remove_file(dir.path().join(FILE)).unwrap();
+    let fault = eventually(|| journal.fault());
+    assert!(matches!(fault, Error::Closed { fault: Fault::Removed, .. }), "{fault}");
+    let error = journal.append(vec![started(1)]).await.unwrap_err();
+    assert!(matches!(error, Error::Closed { fault: Fault::Removed, .. }), "{error}");
+}
+
+#[tokio::test]
+async fn a_writer_that_was_superseded_notices_it_although_it_appends_nothing() {
+    let dir = TempDir::new().unwrap();
+    let old = create(dir.path());
+    old.append(vec![declared()]).await.unwrap();
+    let new = open(dir.path()).unwrap();
+    new.append(vec![started(1)]).await.unwrap();
+    let fault = eventually(|| old.fault());
+    assert!(matches!(fault, Error::Closed { fault: Fault::Superseded, .. }), "{fault}");
+    // Its own events close no journal.
+    new.append(vec![started(2)]).await.unwrap();
+    std::thread::sleep(3 * super::writer::LOOK_INTERVAL);
+    assert!(new.fault().is_none());
+}

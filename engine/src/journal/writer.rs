@@ -1,5 +1,6 @@
 use std::collections::{HashSet, VecDeque};
 use std::fs::OpenOptions;
+use std::io::ErrorKind;
 use std::os::unix::fs::{MetadataExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
@@ -28,6 +29,9 @@ const UNFINISHED: &str = "journal.db.new";
 
 /// How long advisory events may wait for a commit.
 const ADVISORY_DELAY: Duration = Duration::from_millis(200);
+
+/// How often a writer that has nothing to write looks whether the journal is still its own.
+pub(super) const LOOK_INTERVAL: Duration = Duration::from_millis(200);
 
 /// How many advisory events may wait for the disk; beyond that they are dropped and counted.
 const ADVISORY_LIMIT: usize = 10_000;
@@ -191,6 +195,14 @@ impl Journal {
         self.shared.requests.lock().unwrap_or_else(PoisonError::into_inner).contains(&request)
     }
 
+    /// Returns why the journal takes no further events, if that is so.
+    ///
+    /// Costs nothing and never waits: the writer looks five times a second whether the file was removed or another process
+    /// has gone on with the run, also while nothing is appended.
+    pub fn fault(&self) -> Option<Error> {
+        self.shared.closed.get().map(|_| self.shared.closed_error())
+    }
+
     /// Passes on an advisory event; it is written with the next commit or within 200 ms.
     ///
     /// Never blocks and never fails: when the disk cannot keep up, advisory events are dropped, and an event says how
@@ -252,7 +264,7 @@ fn create_file(path: &Path) -> Result<(), Error> {
     let created = OpenOptions::new().write(true).create_new(true).mode(0o600).open(path);
     match created {
         Ok(_) => share(path).map_err(|error| Error::io(path, "created", error)),
-        Err(error) if error.kind() == std::io::ErrorKind::AlreadyExists => {
+        Err(error) if error.kind() == ErrorKind::AlreadyExists => {
             Err(Error::Exists { path: path.to_owned() })
         }
         Err(error) => Err(Error::io(path, "created", error)),
@@ -292,14 +304,52 @@ impl Writer {
     fn serve(mut self, inbox: &Receiver<Command>) {
         let mut queue = Vec::new();
         loop {
-            let connected = fill(inbox, &mut queue);
-            self.commit(std::mem::take(&mut queue));
-            if !connected {
+            let filled = fill(inbox, &mut queue);
+            match filled {
+                Filled::Nothing => self.look(),
+                Filled::Some | Filled::Last => self.commit(std::mem::take(&mut queue)),
+            }
+            if filled == Filled::Last {
                 break;
             }
         }
         // Leaves one file without side files if nobody reads; if it fails, the log stays and is read as well.
         drop(self.conn.execute_batch("PRAGMA wal_checkpoint(TRUNCATE)"));
+    }
+
+    /// Closes the journal if it is not this writer's any more: what runs must not go on until it ends, only to find out
+    /// then that nobody takes it down.
+    fn look(&self) {
+        if self.shared.closed.get().is_some() {
+            return;
+        }
+        let fault = if self.is_removed() {
+            Fault::Removed
+        } else if self.newest().is_ok_and(|newest| newest > self.head.seq.cast_signed()) {
+            Fault::Superseded
+        } else {
+            // What cannot be read now is found out by the next write.
+            return;
+        };
+        tracing::debug!(path = %self.shared.path.display(), %fault, "journal closed to this process");
+        self.shared.closed.get_or_init(|| fault);
+    }
+
+    /// Returns the number of the newest event in the file, whoever has written it.
+    fn newest(&self) -> rusqlite::Result<i64> {
+        let mut statement = self.conn.prepare_cached("SELECT coalesce(max(seq), 0) FROM events")?;
+        statement.query_row([], |row| row.get(0))
+    }
+
+    fn is_removed(&self) -> bool {
+        self.files.iter().any(|(path, file)| match std::fs::metadata(path) {
+            Ok(found) => (found.dev(), found.ino()) != *file,
+            // Whoever only cannot look knows nothing.
+            Err(error) => matches!(
+                error.kind(),
+                ErrorKind::NotFound | ErrorKind::NotADirectory | ErrorKind::StaleNetworkFileHandle
+            ),
+        })
     }
 
     fn commit(&mut self, queue: Vec<Command>) {
@@ -357,7 +407,7 @@ impl Writer {
 
     /// Writes all commands in one transaction; returns the new head and what to tell each append, in order.
     fn write(&mut self, queue: &[Command]) -> Result<(Head, Replies), Fault> {
-        if self.files.iter().any(|(path, file)| inode(path) != Some(*file)) {
+        if self.is_removed() {
             return Err(Fault::Removed);
         }
         self.transact(queue).map_err(|error| Fault::of(&error))
@@ -446,11 +496,25 @@ fn acknowledge(queue: Vec<Command>, mut replies: Replies) {
     }
 }
 
-/// Waits until there is something to commit; returns false once nobody can send any more.
+/// What the wait for something to commit has brought.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Filled {
+    /// Nothing for a while.
+    Nothing,
+    Some,
+    /// Nobody can send any more.
+    Last,
+}
+
+/// Waits until there is something to commit, but not long.
 ///
 /// Essential events are committed at once, with everything queued meanwhile; advisory ones wait for company.
-fn fill(inbox: &Receiver<Command>, queue: &mut Vec<Command>) -> bool {
-    let Ok(first) = inbox.recv() else { return false };
+fn fill(inbox: &Receiver<Command>, queue: &mut Vec<Command>) -> Filled {
+    let first = match inbox.recv_timeout(LOOK_INTERVAL) {
+        Ok(first) => first,
+        Err(RecvTimeoutError::Timeout) => return Filled::Nothing,
+        Err(RecvTimeoutError::Disconnected) => return Filled::Last,
+    };
     let mut urgent = is_urgent(&first);
     queue.push(first);
     let deadline = Instant::now() + ADVISORY_DELAY;
@@ -462,10 +526,10 @@ fn fill(inbox: &Receiver<Command>, queue: &mut Vec<Command>) -> bool {
                 queue.push(command);
             }
             Err(RecvTimeoutError::Timeout) => break,
-            Err(RecvTimeoutError::Disconnected) => return false,
+            Err(RecvTimeoutError::Disconnected) => return Filled::Last,
         }
     }
-    true
+    Filled::Some
 }
 
 fn is_urgent(command: &Command) -> bool {

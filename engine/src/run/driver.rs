@@ -254,6 +254,10 @@ impl Driver {
                 },
                 () = sleep_until(self.dispatcher.next_wake_ms(), &*self.clock) => one(Input::Tick),
                 _ = poll.tick() => {
+                    // What runs now could not be recorded when it ends.
+                    if let Some(error) = self.journal.fault() {
+                        return Err(error.into());
+                    }
                     self.read_clock();
                     self.wish()
                 }
