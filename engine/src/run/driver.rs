@@ -414,7 +414,7 @@ impl Driver {
                     Action::Append(event) => events.push(event),
                     Action::Refuse { by, reason } => {
                         let request = turn.request.unwrap_or_default();
-                        events.push(EventKind::Refused { request, by, reason });
+                        events.push(away::refused(&self.redactor, request, by, &reason));
                     }
                     other => actions.push(other),
                 }
