@@ -5,6 +5,7 @@ pub mod support;
 use std::time::{Duration, Instant};
 
 use lifeboat_engine::secret::SecretRef;
+use lifeboat_steps::process::{Identity, identity};
 use serde_json::{Value, json};
 use support::rig::Rig;
 use support::web::Web;
@@ -88,13 +89,38 @@ async fn a_service_that_does_not_become_ready_says_what_it_answered() {
 async fn a_pid_file_of_a_process_that_is_gone_means_nothing() {
     let mut rig = rig();
     rig.set_resource("app", process(&rig, "exec sleep 600", None));
-    let mut stale = lifeboat_steps::process::Identity::of(std::process::id()).unwrap();
+    let mut stale = Identity::of(std::process::id()).unwrap();
     stale.start_ticks -= 1;
-    lifeboat_steps::process::identity::save(&stale, &rig.dir().join("run/app.pid")).unwrap();
+    identity::save(&stale, &rig.dir().join("run/app.pid")).unwrap();
     assert_eq!(status(&rig).await.0, json!(false));
     let done = rig.run("service.start", json!({ "service": "app" })).await.unwrap();
     assert_eq!(done.outputs["started"], json!(true));
     assert!(done.warnings[0].contains("no `ready` address"), "{:?}", done.warnings);
+}
+
+#[tokio::test]
+async fn a_stranger_with_the_number_of_a_service_is_not_touched_and_the_service_starts_beside_it() {
+    let mut stranger = std::process::Command::new("sleep").arg("600").spawn().unwrap();
+    let own = Identity::of(stranger.id()).unwrap();
+    let before = Identity { start_ticks: own.start_ticks - 1, ..own.clone() };
+    let other_boot = Identity { boot_id: "another".into(), ..own.clone() };
+    for recorded in [before, other_boot] {
+        let mut rig = rig();
+        rig.set_resource("app", process(&rig, "exec sleep 600", None));
+        let (with, file) = (json!({ "service": "app" }), rig.dir().join("run/app.pid"));
+        identity::save(&recorded, &file).unwrap();
+        assert_eq!(status(&rig).await.0, json!(false), "{recorded:?}");
+        let stopped = rig.run("service.stop", with.clone()).await.unwrap();
+        assert_eq!(stopped.outputs["was_running"], json!(false), "{recorded:?}");
+        identity::save(&recorded, &file).unwrap();
+        let restarted = rig.run("service.restart", with.clone()).await.unwrap();
+        assert_ne!(restarted.facts["process"], json!(stranger.id()), "{recorded:?}");
+        assert_eq!(status(&rig).await.0, json!(true));
+        rig.run("service.stop", with).await.unwrap();
+        assert!(own.is_alive(), "the stranger was ended for {recorded:?}");
+    }
+    stranger.kill().unwrap();
+    stranger.wait().unwrap();
 }
 
 #[tokio::test]

@@ -234,3 +234,41 @@ fn the_second_signal_does_not_wait_for_a_commit_that_hangs() {
     project.run(&["resume"]).expect(0);
     assert_eq!(project.report()["outcome"]["state"], "succeeded");
 }
+
+#[test]
+fn a_signal_during_clean_up_leaves_the_rest_of_it_to_resume() {
+    let project = Project::with_steps("- { id: serve, uses: service.start, with: { service: server } }");
+    let here = project.path().display();
+    project.write(
+        "environments/sandbox.yaml",
+        &format!(
+            "environment: sandbox
+resources:
+  server:
+    kind: service
+    manager: process
+    command:
+      - bash
+      - -c
+      - |
+        trap 'echo asked >> {here}/asked; test -e {here}/go && exit 0' TERM
+        echo $$ > {here}/pid
+        while true; do sleep 0.1; done
+"
+        ),
+    );
+    let running = project.start(&["drill", "job"]);
+    let pid = line(&project, "pid");
+    line(&project, "asked");
+    let from = Instant::now();
+    running.signal("INT");
+    let ran = running.end().expect(130);
+    // Half a minute is what the server has to stop.
+    assert!(from.elapsed() < Duration::from_secs(15), "{:?}", from.elapsed());
+    assert!(ran.stderr.contains("the run stays open"), "{}", ran.stderr);
+    assert!(alive(&pid), "nobody has forced it to end yet");
+    project.write("go", "");
+    project.run(&["resume"]).expect(0);
+    assert!(!alive(&pid));
+    assert_eq!(project.report()["outcome"]["state"], "succeeded");
+}

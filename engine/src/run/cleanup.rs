@@ -94,4 +94,28 @@ mod tests {
         assert!(from.exists() && !to.exists());
         assert!(remove(&moved).removed, "again is no error");
     }
+
+    /// A process that has nothing to do with the run but its number, and what was recorded of a server that had the number
+    /// before: under another start, under another boot, and by a kernel that does not tell its boots apart.
+    #[test]
+    fn a_stranger_with_the_number_of_a_server_is_never_ended() {
+        use std::os::unix::process::CommandExt;
+        let mut stranger = std::process::Command::new("sleep").arg("600").process_group(0).spawn().unwrap();
+        let Identity { pid, start_ticks, boot_id } = Identity::of(stranger.id()).unwrap();
+        let recorded = [
+            (start_ticks - 1, boot_id.clone()),
+            (start_ticks + 1, boot_id.clone()),
+            (start_ticks, "another".to_owned()),
+            (start_ticks, String::new()),
+        ];
+        for (start_ticks, boot_id) in recorded {
+            let kind = CreatedKind::Process { pid, start_ticks, boot_id, stop_signal: 15 };
+            let removal = remove(&thing(kind.clone()));
+            assert!(removal.removed, "the server is gone: {kind:?}");
+            assert_eq!(stranger.try_wait().unwrap(), None, "{kind:?}");
+        }
+        let kind = CreatedKind::Process { pid, start_ticks, boot_id, stop_signal: 15 };
+        assert!(remove(&thing(kind)).removed);
+        assert!(stranger.wait().unwrap().code().is_none(), "its own server is ended by a signal");
+    }
 }
