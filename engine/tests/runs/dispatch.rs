@@ -7,7 +7,9 @@ use lifeboat_engine::model::{FailureKind, Mode, Request, RunOutcome, StepId};
 use lifeboat_engine::plan::{Condition, Need, NeedOn, OnError, Plan, PlannedStep, Retry};
 use lifeboat_engine::run::{Input, Situation};
 use lifeboat_engine::step::Effect;
+use rustix::time::{ClockId, clock_gettime};
 use serde_json::json;
+use std::time::Duration;
 
 fn fine(_: &StepId, _: u32) -> AttemptResult {
     succeeded(json!({}))
@@ -260,4 +262,29 @@ fn a_superseded_attempt_has_no_say() {
     let stale = Input::AttemptEnded { step: id("a"), attempt: 7, result: failed(FailureKind::Permanent) };
     world.input(stale);
     assert_eq!(world.run(), Situation::Finished(RunOutcome::Succeeded));
+}
+
+#[test]
+fn what_runs_at_the_end_costs_nothing_before_it() {
+    /// The processor time that a chain of steps takes, and the whole run, with so many steps in `always`.
+    fn cost(wide: usize) -> (Duration, World) {
+        let chain = (0..1500).map(|at| match at {
+            0 => step("s0", &[]),
+            _ => step(&format!("s{at}"), &[&format!("s{}", at - 1)]),
+        });
+        let steps = chain.chain((0..wide).map(|at| always(&format!("last{at}"), &[])));
+        let mut world = World::new(plan(steps.collect()), |_, _| succeeded(json!({})));
+        let begun = clock_gettime(ClockId::ThreadCPUTime);
+        while world.launched.last().is_none_or(|(step, _)| step.as_str() != "s1499") {
+            assert!(world.turn());
+        }
+        let ended = clock_gettime(ClockId::ThreadCPUTime);
+        let millis = (ended.tv_sec - begun.tv_sec) * 1000 + (ended.tv_nsec - begun.tv_nsec) / 1_000_000;
+        (Duration::from_millis(u64::try_from(millis).unwrap()), world)
+    }
+    let (narrow, _) = cost(1);
+    let (wide, mut world) = cost(10_000);
+    assert!(wide < narrow * 4 + Duration::from_millis(200), "{wide:?} instead of {narrow:?}");
+    assert_eq!(world.run(), Situation::Finished(RunOutcome::Succeeded));
+    assert_eq!(world.launched.len(), 11_500);
 }

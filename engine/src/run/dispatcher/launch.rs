@@ -12,7 +12,7 @@ use crate::run::state::{IllegalEvent, Phase, StepPhase};
 use crate::run::unit::Unit;
 use crate::step::Effect;
 
-use super::graph::lets_go_on;
+use super::graph::{lets_go_on, part};
 use super::{Action, Dispatcher};
 
 impl Dispatcher {
@@ -27,6 +27,10 @@ impl Dispatcher {
     }
 
     pub(super) fn launch_ready(&mut self, now_ms: i64) -> Result<(), IllegalEvent> {
+        if self.always_may_start() {
+            let steps = std::mem::take(&mut self.after_main);
+            steps.into_iter().for_each(|unit| self.slots.make_ready(unit));
+        }
         loop {
             let Some(unit) = self.next_launchable() else { return Ok(()) };
             self.slots.take(unit);
@@ -59,7 +63,7 @@ impl Dispatcher {
             // It waits for its own scope only, and the end of the run does not keep it from running.
             true
         } else if step.always {
-            ending && self.graph.open[0] == 0
+            self.always_may_start()
         } else {
             !ending
         }
@@ -71,12 +75,25 @@ impl Dispatcher {
         matches!(&self.of(unit).phase, StepPhase::Settling(Lost | Interrupted))
     }
 
+    /// Says whether the run has come to what it does at its end.
+    fn always_may_start(&self) -> bool {
+        matches!(self.state.phase, Phase::Ending(_)) && self.graph.open[0] == 0 && self.undos.is_empty()
+    }
+
+    /// Takes note that nothing of its own keeps a step waiting. What belongs to `always` is put aside until its time has
+    /// come: it would be looked at in vain with every step that ends before.
     pub(super) fn make_ready(&mut self, unit: Unit) {
-        self.slots.make_ready(unit);
+        if !self.is_undo(unit) && part(&self.plan, unit.position) == 1 && !self.always_may_start() {
+            self.after_main.insert(unit);
+        } else {
+            self.slots.make_ready(unit);
+        }
     }
 
     pub(super) fn unready(&mut self, unit: Unit) {
-        self.slots.forget(unit);
+        if !self.after_main.remove(&unit) {
+            self.slots.forget(unit);
+        }
     }
 
     /// Launches a ready step, or ends it if its needs or conditions say that it must not run.

@@ -141,6 +141,8 @@ pub struct Dispatcher {
     graph: Graph,
     /// Steps that can start now.
     slots: Slots,
+    /// Steps of `always` that could start if the run had come to its end.
+    after_main: BTreeSet<Unit>,
     /// Retries by the moment they are due.
     timers: BTreeSet<(i64, Unit)>,
     running: BTreeSet<Unit>,
@@ -177,6 +179,7 @@ impl Dispatcher {
             plan,
             registry,
             state,
+            after_main: BTreeSet::new(),
             timers: BTreeSet::new(),
             running: BTreeSet::new(),
             loops: BTreeMap::new(),
