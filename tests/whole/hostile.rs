@@ -111,6 +111,38 @@ fn the_form_of_a_file_cannot_hang_or_fill() {
 }
 
 #[test]
+fn calls_cannot_multiply_what_waits_for_each_other() {
+    let wide = |name: &str, before: &str| {
+        let mut text = format!(
+            "runbook: {name}\nenvironments: [sandbox]\nsteps:\n{before}  - group: g\n    parallel: true\n    steps:\n"
+        );
+        for at in 0..4000 {
+            writeln!(text, "      - {{ id: s{at}, effect: read, run: uptime }}").expect("a text");
+        }
+        text
+    };
+    let call = "  - { id: call, runbook: wide }\n";
+    for (what, text) in [
+        ("a wide group behind a call with a wide end", wide("x", call)),
+        ("a call with a wide end, then one that begins wide", {
+            format!("{HEAD}steps:\n{call}  - {{ id: again, runbook: wide }}\n")
+        }),
+    ] {
+        let project = with_file(text.as_bytes());
+        project.write("runbooks/wide.yaml", &wide("wide", ""));
+        for args in [&["check"][..], &["plan", "x"], &["graph", "x"]] {
+            let ran = bounded(what, &project, args).expect(3);
+            assert!(ran.all().contains("error[LB0147]"), "{what}: {:.2000}", ran.all());
+            assert!(
+                ran.all().contains("with those of the runbooks that are called"),
+                "{what}: {:.2000}",
+                ran.all()
+            );
+        }
+    }
+}
+
+#[test]
 fn very_many_mistakes_are_told_in_part() {
     let mut keys = format!("{HEAD}steps:\n  - id: a\n    effect: read\n    run: uptime\n");
     let mut steps = format!("{HEAD}steps:\n");

@@ -8,6 +8,7 @@ use super::cycle::report_cycles;
 use super::expressions::check_expressions;
 use super::fence::{WriteFence, connections};
 use super::graph::{Graph, GroupNode, Node};
+use super::inline::Inlined;
 use super::needs::check_needs;
 use super::order::Order;
 use super::resources::{check_resources, resource_of};
@@ -134,6 +135,10 @@ pub(super) fn analyse<'s>(
 ) -> Rc<Analysis<'s>> {
     calls.restart();
     let analysis = calls.analysed(spec, environments, out);
+    // Without calls, the order has counted them.
+    if !analysis.calls.is_empty() {
+        Inlined::of(&analysis).check_edges(out);
+    }
     check_time(&analysis, out);
     analysis
 }

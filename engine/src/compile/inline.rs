@@ -2,7 +2,8 @@
 
 use super::analysis::Analysis;
 use super::graph::{Graph, GroupNode, Node};
-use super::order::{OrderedStep, Place};
+use super::order::{MAX_EDGES, OrderedStep, Place};
+use crate::diagnostic::{Diagnostic, Diagnostics, codes};
 use crate::model::StepId;
 use crate::plan::{Need, NeedOn};
 use crate::spec::Common;
@@ -13,6 +14,8 @@ pub(super) struct Inlined<'a, 's> {
     pub(super) files: Vec<File<'a, 's>>,
     pub(super) steps: Vec<InlinedStep>,
     pub(super) groups: Vec<InlinedGroup>,
+    /// The step at which there were too many edges, by its file and its position there: then no step has any.
+    pub(super) too_many_edges: Option<(usize, usize)>,
 }
 
 /// One runbook in one place.
@@ -25,6 +28,8 @@ pub(super) struct File<'a, 's> {
     parts: Vec<Part>,
     /// The positions of its groups in the one list.
     groups: Vec<usize>,
+    /// The steps that no other step of the same half waits for, by positions in the one list.
+    ends: [Vec<usize>; 2],
     /// What the call waits for; nothing in the runbook itself.
     pub(super) entry: Waits,
 }
@@ -91,8 +96,13 @@ struct Spot {
 
 impl<'a, 's> Inlined<'a, 's> {
     pub(super) fn of(analysis: &'a Analysis<'s>) -> Self {
-        let mut inlined = Self { files: Vec::new(), steps: Vec::new(), groups: Vec::new() };
+        let mut inlined =
+            Self { files: Vec::new(), steps: Vec::new(), groups: Vec::new(), too_many_edges: None };
         inlined.place(analysis, String::new(), Spot { caller: None, always: false, concludes: None });
+        // The ends of a call are those of what it calls, which stands behind its caller.
+        for file in (0..inlined.files.len()).rev() {
+            inlined.files[file].ends = [Half::Main, Half::Always].map(|half| inlined.find_ends(file, half));
+        }
         inlined.wire();
         inlined
     }
@@ -113,6 +123,7 @@ impl<'a, 's> Inlined<'a, 's> {
             prefix,
             parts: Vec::new(),
             groups,
+            ends: [Vec::new(), Vec::new()],
             entry: Waits::default(),
         });
         for (at, step) in order.steps.iter().enumerate() {
@@ -145,14 +156,10 @@ impl<'a, 's> Inlined<'a, 's> {
 
     /// Writes down what every step waits for. Callers come before what they call, so their own needs are known.
     fn wire(&mut self) {
+        let mut edges = 0;
         for file in 0..self.files.len() {
             if let Some(caller) = self.files[file].caller {
                 self.files[file].entry = self.waits(caller.file, caller.at);
-            }
-            for at in 0..self.files[file].parts.len() {
-                if let Part::Step(position) = self.files[file].parts[at] {
-                    self.steps[position].needs = self.waits(file, at);
-                }
             }
             for (at, group) in self.files[file].analysis.order.groups.iter().enumerate() {
                 if group.needed_whole {
@@ -161,7 +168,31 @@ impl<'a, 's> Inlined<'a, 's> {
                     self.groups[position].ends = ends.collect();
                 }
             }
+            for at in 0..self.files[file].parts.len() {
+                if let Part::Step(position) = self.files[file].parts[at] {
+                    self.steps[position].needs = self.waits(file, at);
+                    edges += self.waits_for(position).count();
+                }
+                if edges > MAX_EDGES {
+                    self.too_many_edges = Some((file, at));
+                    self.steps.iter_mut().for_each(|step| step.needs = Waits::default());
+                    return;
+                }
+            }
         }
+    }
+
+    /// Reports it if steps wait for each other too often, which only shows when calls have been replaced by their steps.
+    pub(super) fn check_edges(&self, out: &mut Diagnostics) {
+        let Some((file, at)) = self.too_many_edges else { return };
+        let message = "with those of the runbooks that are called, the steps up to here wait for each other more than ten \
+                       million times";
+        let span = self.ordered(file, at).spec.common.id.span.clone();
+        out.push(
+            Diagnostic::error(codes::LB0147, message).at(&self.files[file].analysis.spec.source, span).help(
+                "put one step, such as an `assert`, before or behind a call that begins or ends very wide",
+            ),
+        );
     }
 
     /// Returns what a step or a call waits for.
@@ -174,7 +205,7 @@ impl<'a, 's> Inlined<'a, 's> {
         let groups = step.whole.iter().map(|group| self.files[file].groups[*group]);
         let own = Waits { steps: steps.collect(), groups: groups.collect() };
         if own.is_empty() && file > 0 && step.always {
-            let ends = self.ends(file, Half::Main).into_iter().map(|end| (end, NeedOn::Any));
+            let ends = self.files[file].ends[Half::Main as usize].iter().map(|end| (*end, NeedOn::Any));
             return Waits { steps: ends.collect(), groups: Vec::new() };
         }
         if own.is_empty() { self.files[file].entry.clone() } else { own }
@@ -188,17 +219,13 @@ impl<'a, 's> Inlined<'a, 's> {
             Part::Call(called) if on != NeedOn::Success => {
                 (0..self.files[called].parts.len()).flat_map(|at| self.needed(called, at, on)).collect()
             }
-            Part::Call(called) => {
-                let mut ends = self.ends(called, Half::Main);
-                ends.extend(self.ends(called, Half::Always));
-                ends
-            }
+            Part::Call(called) => self.files[called].ends.concat(),
         };
         found.into_iter()
     }
 
     /// Returns the steps of a file that no other step of the same half waits for.
-    fn ends(&self, file: usize, half: Half) -> Vec<usize> {
+    fn find_ends(&self, file: usize, half: Half) -> Vec<usize> {
         let order = &self.files[file].analysis.order;
         let steps = &order.steps;
         let mut awaited = vec![false; steps.len()];
@@ -294,6 +321,6 @@ impl<'a, 's> Inlined<'a, 's> {
 /// One of the two lists of a runbook.
 #[derive(Clone, Copy, PartialEq, Eq)]
 enum Half {
-    Main,
-    Always,
+    Main = 0,
+    Always = 1,
 }

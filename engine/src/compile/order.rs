@@ -10,7 +10,7 @@ use crate::yaml::Node;
 
 /// More edges than this are refused, those that a group needed as a whole stands for counted too: pictures and forecasts
 /// go through all of them.
-const MAX_EDGES: usize = 10_000_000;
+pub(super) const MAX_EDGES: usize = 10_000_000;
 
 /// If the steps that wait for the success of a group and those that end it multiply to more edges than this, the group is
 /// needed as a whole: one edge to it, and one from it, for each of them.

@@ -15,7 +15,7 @@ use crate::step::Registry;
 /// Returns what there is to draw of a runbook, from its files alone: no environment is needed, and no input.
 ///
 /// With an environment, steps that are skipped there whatever the inputs are say so. Fails only if no graph can be made:
-/// steps wait for each other in a circle, or a kind or a runbook that is called is not known.
+/// steps wait for each other in a circle or too often, or a kind or a runbook that is called is not known.
 pub fn shape(
     project: &Project,
     runbook: &RunbookSpec,
@@ -33,7 +33,8 @@ pub fn shape(
             .enumerate()
             .all(|(at, body)| body.is_some() || file.analysis.calls.contains_key(&at))
     });
-    if !complete || inlined.files.iter().any(|file| file.analysis.cyclic) {
+    let too_large = inlined.too_many_edges.is_some();
+    if !complete || too_large || inlined.files.iter().any(|file| file.analysis.cyclic) {
         out.sort();
         return Err(out);
     }
