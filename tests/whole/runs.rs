@@ -126,3 +126,23 @@ fn parallel_steps_run_at_the_same_time() {
     );
     project.run(&["run", "job"]).expect(0);
 }
+
+#[test]
+fn state_within_a_work_tree_of_git_is_told_once_and_where_it_matters_always() {
+    let project = Project::with_steps("- { id: one, effect: idempotent, run: 'true' }");
+    let told = |args: &[&str]| project.run(args).expect(0).stderr.contains("git clean -fdx");
+    assert!(!told(&["run", "job"]), "there is no work tree");
+    std::fs::create_dir(project.file(".git")).unwrap();
+    assert!(!told(&["run", "job"]), "whoever has runs there has been told, or has moved there");
+    std::fs::remove_dir_all(project.file(".lifeboat")).unwrap();
+    let first = project.run(&["drill", "job"]).expect(0).stderr;
+    for text in ["git clean -fdx", ".lifeboat/state, within", "`state:` in lifeboat.yaml"] {
+        assert!(first.contains(text), "no {text}: {first}");
+    }
+    assert!(!told(&["drill", "job"]), "it has been told");
+    project.write("environments/sandbox.yaml", "environment: sandbox\nprotected: true\n");
+    assert!(told(&["run", "job"]) && told(&["run", "job"]));
+    let outside = tempfile::tempdir().unwrap();
+    project.write("lifeboat.yaml", &format!("project: test\nstate: {}/state\n", outside.path().display()));
+    assert!(!told(&["run", "job"]));
+}

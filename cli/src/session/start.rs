@@ -1,5 +1,6 @@
 //! The beginning of a run: locks, secrets, and the declaration in the journal.
 
+use std::path::Path;
 use std::sync::Arc;
 
 use jiff::Timestamp;
@@ -37,6 +38,7 @@ pub(crate) struct Declaration {
 pub(crate) fn start(site: &Site, declaration: Declaration, manner: &Manner) -> Outcome {
     let Declaration { plan, incident_at, targets, sources } = declaration;
     refuse_unapprovable(site, &plan)?;
+    warn_of_work_tree(site.state.path(), plan.protected);
     let clock: Arc<dyn Clock> = Arc::new(RunClock::begin(Arc::new(ThisMachine)));
     let secrets = resolve_secrets(&plan)?;
     let id = RunId::generate();
@@ -110,6 +112,21 @@ fn refuse_unapprovable(site: &Site, plan: &Plan) -> Result<(), Failure> {
     let help = "nothing has begun; let somebody else start it (`--as NAME`), give the role more people in lifeboat.yaml, or \
                 set `allow_starter: true` at the step";
     Err(Failure::new(Exit::Refused, message).code(LB0371).help(help))
+}
+
+/// Warns of state that a clean-up of sources would take away, ignored by Git or not: before the first run, and before every
+/// one that may matter.
+fn warn_of_work_tree(state: &Path, protected: bool) {
+    let Some(tree) = state.ancestors().skip(1).find(|dir| dir.join(".git").exists()) else { return };
+    let is_first = || std::fs::read_dir(state.join("runs")).is_ok_and(|mut runs| runs.next().is_none());
+    if protected || is_first() {
+        crate::say::say!(
+            "warning: runs are recorded in {}, within the Git work tree {}: `git clean -fdx` there would delete them, and \
+             an open run could not go on; name another directory with `state:` in lifeboat.yaml, such as /var/lib/lifeboat",
+            state.display(),
+            tree.display()
+        );
+    }
 }
 
 fn declare(
