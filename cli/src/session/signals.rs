@@ -154,10 +154,12 @@ impl Signals {
 /// be opened is not waited for.
 fn end_children(children: PathBuf) {
     let (end, ended) = channel::<()>();
-    std::thread::spawn(move || {
+    let hunt = std::thread::Builder::new().name("children".to_owned()).spawn(move || {
         drop(end_survivors(&children, Duration::ZERO));
         drop(end);
     });
+    // Without a thread nobody is ended, and the process leaves all the same.
+    drop(hunt);
     let _ = ended.recv_timeout(LAST_WORDS);
 }
 
