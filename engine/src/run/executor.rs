@@ -368,3 +368,75 @@ fn timed_out(id: &str, limit: Duration) -> AttemptResult {
     };
     AttemptResult::Failed { failure, checks: Vec::new() }
 }
+
+#[cfg(test)]
+mod tests {
+    use serde_json::json;
+
+    use super::*;
+    use crate::journal::test_support::plan;
+    use crate::model::event::Done;
+    use crate::model::evidence::Stream;
+    use crate::redact::Redactor;
+    use crate::step::{Effect, KindSpec};
+
+    struct Kind {
+        name: &'static str,
+        people: bool,
+    }
+
+    #[async_trait::async_trait]
+    impl StepKind for Kind {
+        fn spec(&self) -> KindSpec {
+            let spec = KindSpec::new(self.name, "Waits.", Effect::Read);
+            KindSpec { waits_for_people: self.people, ..spec }
+        }
+
+        async fn run(&self, _: &StepContext) -> Result<Done, StepError> {
+            Ok(Done::default())
+        }
+    }
+
+    struct NoOutput;
+
+    impl OutputSink for NoOutput {
+        fn line(&self, _: &StepId, _: Attempt, _: Stream, line: &str) -> String {
+            Redactor::default().text(line).into_owned()
+        }
+    }
+
+    fn executor(mode: Mode) -> Executor {
+        let mut registry = Registry::new();
+        registry.register(Kind { name: "ask", people: true });
+        registry.register(Kind { name: "work", people: false });
+        Executor::new(ExecutorParts {
+            plan: Arc::new(Plan { mode, ..plan() }),
+            registry: Arc::new(registry),
+            run: RunId::generate(),
+            incident_at: Timestamp::UNIX_EPOCH,
+            dir: PathBuf::new(),
+            secrets: Arc::new(Secrets::default()),
+            output: Arc::new(NoOutput),
+            messages: mpsc::channel(1).0,
+        })
+    }
+
+    #[test]
+    fn people_have_half_an_hour_in_a_drill_and_all_the_time_in_a_recovery() {
+        let limit = |mode: Mode, uses: &str, timeout: Option<&str>| {
+            let step = json!({
+                "id": "a", "title": "A", "place": "x.yaml:1", "group": null, "always": false, "needs": [],
+                "conditions": [], "uses": uses, "with": {}, "effect": "read", "expect": [], "timeout": timeout,
+                "retry": crate::plan::Retry::default(), "budget": null,
+                "milestone": null, "recovered": false, "on_error": "abort", "destroys": [], "writes": [],
+                "reads": [], "restores": false
+            });
+            executor(mode).time_limit(&serde_json::from_value(step).unwrap()).map(|limit| limit.as_secs())
+        };
+        assert_eq!(limit(Mode::Drill, "ask", None), Some(1800));
+        assert_eq!(limit(Mode::Recovery, "ask", None), None);
+        assert_eq!(limit(Mode::Drill, "ask", Some("2h")), Some(7200));
+        assert_eq!(limit(Mode::Recovery, "ask", Some("10m")), Some(600));
+        assert_eq!(limit(Mode::Drill, "work", None), None);
+    }
+}

@@ -37,7 +37,12 @@ impl StepKind for Act {
     async fn run(&self, ctx: &StepContext) -> Result<Done, StepError> {
         match ctx.with()["act"].as_str() {
             Some("ask") => {
-                let answer = ctx.ask(question()).await?;
+                let answer = tokio::select! {
+                    answer = ctx.ask(question()) => answer?,
+                    () = ctx.cancelled() => {
+                        return Err(StepError::transient(lifeboat_engine::code::LB0303, "nobody answered"));
+                    }
+                };
                 Ok(Done {
                     outputs: [("by".into(), json!(answer.by.name))].into_iter().collect(),
                     ..Done::default()
@@ -234,6 +239,17 @@ async fn a_step_that_hangs_is_ended_at_its_timeout() {
     let hanging = PlannedStep { timeout: Some(limit), ..act("a", &[], "hang") };
     let (_controls, receiver) = mpsc::channel(1);
     assert_eq!(run(dir.path(), plan(vec![hanging]), receiver).await, Situation::Finished(RunOutcome::Failed));
+    assert_eq!(code_of(&outcomes(dir.path())[0].1), "LB0302");
+}
+
+#[tokio::test]
+async fn a_question_that_nobody_answers_in_time_fails_a_drill() {
+    let dir = tempfile::tempdir().unwrap();
+    let limit = lifeboat_engine::value::Span(Duration::from_millis(50));
+    let asking = PlannedStep { timeout: Some(limit), ..act("a", &[], "ask") };
+    let drill = Plan { mode: Mode::Drill, ..plan(vec![asking]) };
+    let (_controls, receiver) = mpsc::channel(1);
+    assert_eq!(run(dir.path(), drill, receiver).await, Situation::Finished(RunOutcome::Failed));
     assert_eq!(code_of(&outcomes(dir.path())[0].1), "LB0302");
 }
 
