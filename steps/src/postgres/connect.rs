@@ -3,6 +3,8 @@
 //! Every statement has a limit. When it passes, the server is asked to cancel and the connection is not used again:
 //! dropping a query's future alone would leave the statement running and the connection busy.
 
+mod copy;
+
 use std::fmt;
 use std::io;
 use std::net::SocketAddr;
