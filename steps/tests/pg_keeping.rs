@@ -88,12 +88,12 @@ async fn damage_in_a_backup_or_behind_it_is_found_and_named() {
     std::fs::rename(&aside, lost).unwrap();
 
     // Damaged within: only reading finds it.
-    flip(lost, 0);
+    flip(lost, 1);
     verify(&rig, json!({})).await.expect("a list does not show it");
     let error = verify(&rig, json!({"wal": "read"})).await.expect_err("damaged");
     assert_eq!(error.code, codes::LB1202);
     assert!(error.message.contains(&name), "{error}");
-    flip(lost, 0);
+    flip(lost, 1);
     let archive = store.base("second").join("base.tar.zst");
     flip(&archive, 1000);
     let error = verify(&rig, json!({})).await.expect_err("one bit");
