@@ -12,10 +12,11 @@ use lifeboat_engine::value::{Field, Span, Type};
 use serde::Deserialize;
 use serde_json::json;
 
+use super::backup::BackupDetails;
 use super::connect::{Client, Login};
-use super::wal::{Archive, Lsn, Segment, SegmentSize, SystemId};
+use super::wal::{Archive, Continuity, Lsn, Segment, SegmentSize, SystemId};
 use super::{codes, local};
-use crate::store::{Store, blocking};
+use crate::store::{BackupKind, Store, blocking, catalogue};
 
 /// Says how far the archive is behind the server.
 #[derive(Clone, Copy, Debug)]
@@ -31,8 +32,8 @@ struct Params {
 
 const DOC: &str = "\
 Compares what the server has written with what it says that it has archived, and, with `store`, with what really is in the \
-archive: the segment that was archived last must be there, and none may be missing between the oldest and the newest one of \
-the server's timeline.
+archive: the segment that was archived last must be there, there must be a base backup of this cluster, and none may be missing \
+from the newest one on.
 
 The step fails if archiving is switched off or failing now, if segments have waited longer than `max_lag` or more than \
 `max_ready` of them wait, or if one is missing. A server that has written nothing since its last segment was archived is \
@@ -110,18 +111,13 @@ impl StepKind for WalStatus {
         if let Some(name) = &params.store {
             let store = Store::of(ctx, name).await?;
             let (system, size, timeline) = (server.system, server.size, server.timeline);
-            let archive = blocking(move || {
-                let archive = Archive::list(&store, system)?;
-                let history = archive.history(&store, system, timeline)?;
-                let walk =
-                    archive.first_of(&history, size).map(|first| archive.continuity(first, &history, size));
-                Ok((archive, walk))
-            });
-            let (archive, walk) = archive.await?;
-            if let Some(walk) = walk {
+            let found = blocking(move || Found::look(&store, system, (size, timeline))).await?;
+            if let Some(walk) = found.walk {
                 end = walk.end().map(|end| end.name(size)).unwrap_or_default();
                 missing = walk.missing;
             }
+            checks.push(found.backup);
+            let archive = found.archive;
             checks.extend(server.compare(&archive, &missing));
         }
         let mut done = local::done(json!({
@@ -136,6 +132,40 @@ impl StepKind for WalStatus {
                 .push("how many segments wait is not known: the role may not look (grant pg_monitor)".into());
         }
         Ok(done)
+    }
+}
+
+/// What the store has.
+struct Found {
+    archive: Archive,
+    /// From the newest base backup on: what is older may have been pruned.
+    walk: Option<Continuity>,
+    backup: Check,
+}
+
+impl Found {
+    fn look(
+        store: &Store,
+        system: SystemId,
+        (size, timeline): (SegmentSize, u32),
+    ) -> Result<Self, StepError> {
+        let archive = Archive::list(store, system)?;
+        let history = archive.history(store, system, timeline)?;
+        let newest = catalogue(store, BackupKind::PostgresBase)?.complete.into_iter().find_map(|marker| {
+            let details: BackupDetails = marker.details().ok()?;
+            let start = Segment::parse(&details.wal_start_segment, size).ok()?;
+            (details.base.system_id == system.to_string()).then_some((marker.label, start.number))
+        });
+        let first = newest.as_ref().map(|(_, first)| *first).or_else(|| archive.first_of(&history, size));
+        let walk = first.map(|first| archive.continuity(first, &history, size));
+        let label = newest.map(|(label, _)| label);
+        let backup = Check {
+            name: "the store has a base backup that the log goes on from".into(),
+            expected: "one".into(),
+            passed: label.is_some(),
+            actual: label.unwrap_or_else(|| "none: the log alone restores nothing".into()),
+        };
+        Ok(Self { archive, walk, backup })
     }
 }
 
@@ -225,9 +255,11 @@ impl Server {
     /// Compares the server's word with the store.
     fn compare(&self, archive: &Archive, missing: &[String]) -> Vec<Check> {
         let last = self.last_archived.get(..24).and_then(|name| Segment::parse(name, self.size).ok());
-        let there = last.is_some_and(|last| archive.has(last, self.size));
+        // The history of a timeline is archived, too, and then it is what was archived last.
+        let there = last.map_or(!self.last_archived.is_empty(), |last| archive.has(last, self.size));
         let found = match (last, there) {
-            (None, _) => "the server has archived none",
+            (None, true) => "no segment, but the history of a timeline",
+            (None, false) => "the server has archived none",
             (_, true) => "it is there",
             (_, false) => "it is not there",
         };

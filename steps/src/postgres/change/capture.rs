@@ -66,7 +66,8 @@ fn unwatched(problem: String) -> StepError {
 /// Begins to watch. Everything that this makes goes away with [`end`] or with the transaction.
 pub(super) async fn begin(client: &Client, tables: &[Watched]) -> Result<(), StepError> {
     let mut sql = "
-        set local bytea_output = 'hex'; set local extra_float_digits = 1; set local track_counts = on;
+        set local bytea_output = 'hex'; set local extra_float_digits = 1;
+        select set_config('track_counts', 'on', true) where current_setting('track_counts') = 'off';
         create temporary table lifeboat_seen (seq bigint generated always as identity, relation oid, operation text,
           before jsonb, after jsonb) on commit drop;
         create function pg_temp.lifeboat_see() returns trigger language plpgsql security definer as $see$

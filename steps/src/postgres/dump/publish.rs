@@ -46,27 +46,30 @@ pub(super) async fn published(ctx: &StepContext, client: &Client) -> Result<Opti
     }
 }
 
-/// Gives the restored database its name, and moves the one that has it aside.
+/// Gives the restored database its name, and moves the one that has it aside if it may: otherwise the server refuses.
 pub(super) async fn publish(
     ctx: &StepContext,
     client: &Client,
     (into, database): (&str, &str),
-    (mut done, sessions): (Done, Sessions),
+    (mut done, aside): (Done, Option<Sessions>),
 ) -> Result<Done, StepError> {
     let gone = || {
         StepError::permanent(codes::LB1282, format!("the restored database `{into}` is gone"))
             .help("somebody has dropped or renamed it; begin a new run")
     };
     let new = find(client, into).await?.ok_or_else(gone)?;
-    let old = find(client, database).await?;
-    let aside = stamped(database, &format!("_pre_{}", ctx.info.run.short()));
-    let previous = if old.is_some() { aside.as_str() } else { "" };
+    let old = match aside {
+        Some(_) => find(client, database).await?,
+        None => None,
+    };
+    let kept = stamped(database, &format!("_pre_{}", ctx.info.run.short()));
+    let previous = if old.is_some() { kept.as_str() } else { "" };
     done.outputs.insert("previous".into(), json!(previous));
-    let moved = old.as_ref().map(|old| Move::new(old, &aside, false));
+    let moved = old.as_ref().map(|old| Move::new(old, &kept, false));
     let moves = Moves(moved.into_iter().chain([Move::new(&new, database, true)]).collect());
     ctx.record(RESULT, serde_json::to_value(&done).expect("results are JSON")).await?;
     ctx.record(MOVES, json!(moves)).await?;
-    moves.make(client, sessions).await?;
+    moves.make(client, aside.unwrap_or(Sessions::Disconnect)).await?;
     Ok(done)
 }
 

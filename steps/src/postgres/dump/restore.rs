@@ -282,7 +282,8 @@ impl Work<'_> {
         done.facts.insert("server".into(), format!("Postgres {}", server.version));
         done.facts.insert("seconds".into(), begun.elapsed().as_secs().to_string());
         let names = (into.as_str(), self.params.database.as_str());
-        let done = publish::publish(self.ctx, &self.client, names, (done, self.params.sessions)).await?;
+        let aside = (self.params.existing == Existing::MoveAside).then_some(self.params.sessions);
+        let done = publish::publish(self.ctx, &self.client, names, (done, aside)).await?;
         staged.remove(self.ctx).await?;
         Ok(done)
     }
