@@ -76,7 +76,7 @@ pub(crate) enum Command {
     Resume(ResumeArgs),
     /// Show how a run stands and what to do next
     Status { run: Option<String> },
-    /// Follow a run that another process drives
+    /// Follow a run that another process drives, until it ends; leaving it changes nothing
     Watch { run: Option<String> },
     /// List runs, newest first
     Runs(RunsArgs),
@@ -244,6 +244,9 @@ pub(crate) struct ResumeArgs {
     /// Confirm systems that are others than when the run began: the token that the refusal prints
     #[arg(long, value_name = "TOKEN")]
     pub(crate) confirm: Option<String>,
+    /// End the process that drives the run now, if there is one, and go on in its place
+    #[arg(long)]
+    pub(crate) take_over: bool,
     /// Also write report.html and report.json into this directory
     #[arg(long, value_name = "DIR")]
     pub(crate) report: Option<PathBuf>,
@@ -269,9 +272,15 @@ pub(crate) struct RunsArgs {
 pub(crate) struct LogsArgs {
     #[arg(default_value = "latest")]
     pub(crate) run: String,
-    /// Only this step
+    /// Only this step, or this element of one: `step[3]`
     #[arg(long, short)]
     pub(crate) step: Option<String>,
+    /// Only this attempt, counted from 1
+    #[arg(long, value_name = "NUMBER")]
+    pub(crate) attempt: Option<u32>,
+    /// Go on until the run ends; also before the step has started
+    #[arg(long, short)]
+    pub(crate) follow: bool,
 }
 
 #[derive(Debug, Args)]

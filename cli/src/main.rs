@@ -9,10 +9,12 @@ mod exit;
 mod group;
 mod person;
 mod render;
+mod say;
 mod session;
 mod shipped;
 mod view;
 
+use std::mem::ManuallyDrop;
 use std::process::ExitCode;
 use std::sync::Arc;
 
@@ -30,6 +32,10 @@ use session::{Manner, Site};
 static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
 
 fn main() -> ExitCode {
+    #[cfg(debug_assertions)]
+    if let Some(refused) = arm_crash() {
+        return refused;
+    }
     let cli = match Cli::try_parse() {
         Ok(cli) => cli,
         Err(error) => return usage(&error),
@@ -39,15 +45,39 @@ fn main() -> ExitCode {
         return commands::wal::wal(command);
     }
     prepare();
-    match dispatch(&cli) {
+    match dispatch(&cli).and_then(|exit| told(&cli.command, exit)) {
         Ok(exit) => exit.into(),
         Err(failure) => {
             if !failure.message.is_empty() {
-                anstream::eprintln!("{failure}");
+                crate::say::say!("{}", say::visible(&failure.to_string()));
             }
             failure.exit.into()
         }
     }
+}
+
+/// A command whose work is to print has not done it where standard output took nothing. Of a run, its end counts.
+fn told(command: &Command, exit: Exit) -> Outcome {
+    let drives = matches!(command, Command::Run(_) | Command::Drill(_) | Command::Resume(_));
+    match say::lost() {
+        Some(reason) if exit == Exit::Success && !drives => {
+            let message = format!("standard output cannot be written: {reason}");
+            Err(exit::Failure::new(Exit::Failed, message)
+                .help("write to another place; what was written is not complete"))
+        }
+        _ => Ok(exit),
+    }
+}
+
+/// Prepares the kill that a test wants; a misspelt place must not make a test that proves nothing.
+#[cfg(debug_assertions)]
+fn arm_crash() -> Option<ExitCode> {
+    let text = std::env::var("LIFEBOAT_CRASH_AT").ok()?;
+    if lifeboat_engine::crash::arm(&text) {
+        return None;
+    }
+    crate::say::say!("LIFEBOAT_CRASH_AT: `{text}` is no place to crash at");
+    Some(Exit::Usage.into())
 }
 
 /// Help and version are answers, everything else is a usage error.
@@ -65,6 +95,8 @@ fn prepare() {
         .with_writer(std::io::stderr)
         .without_time()
         .with_target(false)
+        // Standard error may be gone, which must not end a recovery.
+        .log_internal_errors(false)
         .init();
     // Fails only if there is one already, and then there is one.
     let _ = rustls::crypto::aws_lc_rs::default_provider().install_default();
@@ -75,7 +107,7 @@ fn dispatch(cli: &Cli) -> Outcome {
     match &cli.command {
         Command::Explain { code } => commands::explain::explain(code),
         Command::Steps { reference: true, .. } => {
-            anstream::print!("{}", commands::steps::reference(&registry));
+            crate::say::put!("{}", commands::steps::reference(&registry));
             Ok(Exit::Success)
         }
         Command::Steps { kind, .. } => commands::steps::steps(&registry, kind.as_deref(), cli.format),
@@ -90,7 +122,8 @@ fn dispatch(cli: &Cli) -> Outcome {
 }
 
 fn in_project(cli: &Cli, registry: Arc<lifeboat_engine::step::Registry>) -> Outcome {
-    let project = commands::files::load(&cli.project)?;
+    // It lives as long as the process. To free it piece by piece would be work for nothing.
+    let project = ManuallyDrop::new(commands::files::load(&cli.project)?);
     match &cli.command {
         Command::Check(args) => return commands::files::check(&project, &registry, args, cli.format),
         Command::List(args) => return commands::list::list(&project, args, cli.format),
@@ -111,17 +144,18 @@ fn on_runs(cli: &Cli, project: &Project, site: &Site) -> Outcome {
     match &cli.command {
         Command::Run(args) => execute::run(project, site, args, Mode::Recovery),
         Command::Drill(args) => execute::run(project, site, args, Mode::Drill),
-        Command::Resume(args) if decide::is_paused_elsewhere(state, &args.run)? => {
+        Command::Resume(args) if !args.take_over && decide::is_paused_elsewhere(state, &args.run)? => {
             decide::decide(state, by, &args.run, Decision::Unpause)
         }
         Command::Resume(args) => {
             let manner = Manner { report: args.report.clone(), no_wait: args.no_wait };
-            session::resume(site, &args.run, &manner, args.confirm.as_deref())
+            let run = if args.take_over { session::take_over(site, &args.run)? } else { args.run.clone() };
+            session::resume(site, &run, &manner, args.confirm.as_deref())
         }
         Command::Status { run } => look::status(state, run.as_deref(), cli.format),
-        Command::Watch { run } => look::watch(state, run.as_deref()),
+        Command::Watch { run } => commands::watch::watch(state, run.as_deref()),
         Command::Runs(args) => look::runs(state, args, cli.format),
-        Command::Logs(args) => look::logs(state, args),
+        Command::Logs(args) => commands::logs::logs(state, args),
         Command::Report(args) => look::report(state, args, cli.format),
         Command::Approve(args) => decide::answer(state, by, args, &decide::Say::Yes),
         Command::Reject(args) => decide::answer(state, by, args, &decide::Say::No),

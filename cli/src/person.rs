@@ -22,7 +22,7 @@ pub(crate) fn acting(given: Option<&str>, project: &ProjectSpec) -> Result<Perso
                 || person.name.as_deref().is_some_and(|name| name.eq_ignore_ascii_case(given))
         });
         return match known {
-            Some((login, _)) => Ok(Person { name: called(login, project), uid }),
+            Some((login, _)) => Ok(Person { name: project.called(login), uid }),
             None if project.people.is_empty() => Ok(Person { name: given.to_owned(), uid }),
             None => {
                 let people = project.people.keys().map(String::as_str);
@@ -32,16 +32,8 @@ pub(crate) fn acting(given: Option<&str>, project: &ProjectSpec) -> Result<Perso
         };
     }
     let login = env::var("SUDO_USER").ok().filter(|name| !name.is_empty()).or_else(|| name_of(uid));
-    let name = login.map_or_else(|| format!("uid {uid}"), |login| called(&login, project));
+    let name = login.map_or_else(|| format!("uid {uid}"), |login| project.called(&login));
     Ok(Person { name, uid })
-}
-
-/// Returns the login name, after the name that people read if there is one.
-fn called(login: &str, project: &ProjectSpec) -> String {
-    match project.people.get(login).and_then(|person| person.name.as_deref()) {
-        Some(name) if name != login => format!("{name} ({login})"),
-        _ => login.to_owned(),
-    }
 }
 
 /// Returns the login name of a user of the system.

@@ -5,6 +5,7 @@ use std::io::Write;
 use std::path::{Path, PathBuf};
 
 use anstyle::{AnsiColor, Style};
+use lifeboat_engine::crash::{self, Point};
 use lifeboat_engine::drawing::Glyphs;
 use lifeboat_engine::journal;
 use lifeboat_engine::report::page::{Page, Piece, Tone};
@@ -20,7 +21,7 @@ const PIPE_WIDTH: usize = 100;
 /// Prints a page on standard output.
 pub(crate) fn print_page(page: &Page) {
     let text = page.render(width(), &paint);
-    anstream::print!("{text}");
+    crate::say::put!("{text}");
 }
 
 /// The width of lines on standard output.
@@ -39,7 +40,7 @@ pub(crate) fn print_lines(lines: &[Vec<Piece>]) {
         line.iter().for_each(|piece| text.push_str(&paint(piece.tone, &piece.text)));
         text.push('\n');
     }
-    anstream::print!("{text}");
+    crate::say::put!("{text}");
 }
 
 /// The signs that the reader of standard output can see: those of the locale.
@@ -86,16 +87,22 @@ pub(crate) fn json<T: serde::Serialize>(value: &T) -> Result<String, Failure> {
 
 /// Writes a file whole or not at all.
 pub(crate) fn write(path: &Path, text: &str) -> Result<(), Failure> {
+    let mut name = path.file_name().unwrap_or_default().to_owned();
+    name.push(".new");
+    let new = path.with_file_name(name);
     let attempt = || -> std::io::Result<()> {
-        let mut name = path.file_name().unwrap_or_default().to_owned();
-        name.push(".new");
-        let new = path.with_file_name(name);
         let mut file = fs::File::create(&new)?;
         file.write_all(text.as_bytes())?;
         file.sync_all()?;
         fs::rename(&new, path)
     };
-    attempt().map_err(|error| unwritable(path, &error))
+    attempt().map_err(|error| {
+        // What is left of it would only take room, which may be what is missing.
+        drop(fs::remove_file(&new));
+        unwritable(path, &error)
+    })?;
+    crash::point(Point::ReportWritten);
+    Ok(())
 }
 
 fn unwritable(path: &Path, error: &std::io::Error) -> Failure {

@@ -61,6 +61,7 @@ define_codes! {
     LB0307 "interrupted, and must not be repeated unasked";
     LB0308 "the result is not what the step expects";
     LB0309 "step kind unknown to this version";
+    LB0315 "a run that was never declared";
     LB0332 "for_each without a list";
     LB0333 "for_each with too many elements";
     LB0334 "what a step waits for did not happen";
@@ -71,4 +72,5 @@ define_codes! {
     LB0351 "the journal takes nothing more";
     LB0352 "the state directory cannot be written";
     LB0353 "a result made of secrets";
+    LB0371 "an approval that nobody could give";
 }

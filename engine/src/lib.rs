@@ -6,6 +6,7 @@
 pub mod clock;
 pub mod code;
 pub mod compile;
+pub mod crash;
 pub mod diagnostic;
 pub mod drawing;
 pub mod expr;

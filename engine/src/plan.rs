@@ -1,6 +1,6 @@
 //! A compiled runbook with its inputs bound: what will run, resolved, immutable and stored with the run.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, HashMap};
 use std::path::PathBuf;
 
 use serde::{Deserialize, Serialize};
@@ -63,6 +63,9 @@ pub struct Plan {
     /// The channels of each notice, by the names of resources.
     #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
     pub notices: BTreeMap<Occasion, Vec<String>>,
+    /// Who may answer for each role that is asked, where the project names its people; absent where it names none.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub approvers: Option<BTreeMap<String, Vec<String>>>,
     /// How to reach the people of each role.
     #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
     pub contacts: BTreeMap<String, Vec<String>>,
@@ -128,7 +131,8 @@ pub struct PlannedStep {
     /// ended, unless none of them has begun. Such a step is `always` too, for it also runs if the run ends early.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub concludes: Option<usize>,
-    /// Every step that must have ended, in the way given, before this one can start.
+    /// Every step that must have ended, in the way given, before this one can start. [`Plan::wiring`] tells their
+    /// positions.
     pub needs: Vec<Need>,
     /// All must hold: those of its groups, outermost first, then its own.
     pub conditions: Vec<Condition>,
@@ -198,7 +202,7 @@ pub struct PlannedUndo {
     pub step: PlannedStep,
 }
 
-/// A group, for display, budgets and limits; order is already in the steps' `needs`.
+/// A group, for display, budgets and limits; order is in the steps' `needs`.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct PlannedGroup {
     pub id: StepId,
@@ -210,11 +214,16 @@ pub struct PlannedGroup {
     pub budget: Option<Span>,
     pub milestone: Option<Milestone>,
     pub recovered: bool,
+    /// The steps that end it, if steps need it as a whole.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub ends: Vec<StepId>,
 }
 
 /// One edge of the graph.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Need {
+    /// A step. Or a group: then the success of all its `ends` is needed. A group is needed so where its ends and the
+    /// steps that wait for them would make very many edges.
     pub step: StepId,
     pub on: NeedOn,
 }
@@ -332,8 +341,22 @@ impl PlannedStep {
 }
 
 impl Plan {
-    /// The version of the form that this program writes.
-    pub const FORMAT: u32 = 1;
+    /// The newest version of the form that this program reads and writes.
+    pub const FORMAT: u32 = 2;
+
+    /// The version of a plan in which steps need steps only; earlier programs read it.
+    pub const WITHOUT_WHOLE_GROUPS: u32 = 1;
+
+    /// Returns the version of the form that a plan needs.
+    pub fn format_for(groups: &[PlannedGroup]) -> u32 {
+        let whole = groups.iter().any(|group| !group.ends.is_empty());
+        if whole { Self::FORMAT } else { Self::WITHOUT_WHOLE_GROUPS }
+    }
+
+    /// Finds out who waits for whom, by position.
+    pub fn wiring(&self) -> Wiring<'_> {
+        Wiring::of(self)
+    }
 
     /// Returns the SHA-256 of the plan in its stored form, in hexadecimal.
     pub fn digest(&self) -> String {
@@ -380,6 +403,70 @@ impl Plan {
     /// Says whether one scope is another one or is called from it, at any depth.
     pub fn is_within(&self, scope: Option<usize>, outer: usize) -> bool {
         self.scopes_of(scope).any(|at| at == outer)
+    }
+}
+
+/// Who waits for whom in a plan, by position.
+#[derive(Debug)]
+pub struct Wiring<'p> {
+    plan: &'p Plan,
+    steps: HashMap<&'p StepId, usize>,
+    /// Groups that are needed as a whole.
+    groups: HashMap<&'p StepId, usize>,
+    /// The steps that end each of these, by the position of the group.
+    ends: HashMap<usize, Vec<usize>>,
+}
+
+/// What a need names, by position.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum Needed {
+    Step(usize),
+    /// All ends of a group.
+    Group(usize),
+}
+
+impl<'p> Wiring<'p> {
+    fn of(plan: &'p Plan) -> Self {
+        let steps: HashMap<_, _> = plan.steps.iter().enumerate().map(|(at, step)| (&step.id, at)).collect();
+        let whole = || plan.groups.iter().enumerate().filter(|(_, group)| !group.ends.is_empty());
+        let groups = whole().map(|(at, group)| (&group.id, at)).collect();
+        let position = |id: &StepId| steps.get(id).copied();
+        let ends =
+            whole().map(|(at, group)| (at, group.ends.iter().filter_map(position).collect())).collect();
+        Self { plan, steps, groups, ends }
+    }
+
+    /// Returns the position of what a need names.
+    pub fn find(&self, id: &StepId) -> Option<Needed> {
+        let step = self.steps.get(id).map(|at| Needed::Step(*at));
+        step.or_else(|| self.groups.get(id).map(|at| Needed::Group(*at)))
+    }
+
+    /// Returns what a step needs, groups as a whole.
+    pub fn direct(&self, step: usize) -> impl Iterator<Item = (Needed, NeedOn)> + '_ {
+        self.plan.steps[step].needs.iter().filter_map(|need| Some((self.find(&need.step)?, need.on)))
+    }
+
+    /// Returns the steps that a step needs, groups replaced by their ends: many times more for wide groups than
+    /// [`direct`](Self::direct) tells.
+    pub fn needs(&self, step: usize) -> impl Iterator<Item = (usize, NeedOn)> + '_ {
+        self.direct(step).flat_map(|(needed, on)| {
+            let (one, ends) = match needed {
+                Needed::Step(at) => (Some(at), &[][..]),
+                Needed::Group(at) => (None, self.ends(at)),
+            };
+            one.into_iter().chain(ends.iter().copied()).map(move |at| (at, on))
+        })
+    }
+
+    /// Returns the steps that end a group; none unless it is needed as a whole.
+    pub fn ends(&self, group: usize) -> &[usize] {
+        self.ends.get(&group).map_or(&[], Vec::as_slice)
+    }
+
+    /// Returns all groups that are needed as a whole.
+    pub fn whole_groups(&self) -> impl Iterator<Item = usize> + '_ {
+        self.ends.keys().copied()
     }
 }
 

@@ -149,6 +149,11 @@ impl Stat {
         })
     }
 
+    /// Says whether a signal has stopped it.
+    pub(crate) fn is_stopped(&self) -> bool {
+        matches!(self.state, 'T' | 't')
+    }
+
     /// Says whether it runs: of a zombie only its remains are left, which nobody has collected yet.
     pub(crate) fn runs(&self) -> bool {
         !matches!(self.state, 'Z' | 'X')

@@ -172,7 +172,7 @@ const ELSEWHERE: &[(&str, &str)] = &[
     ("LB0116", "a build without a kind of step: `a_body_that_this_build_does_not_have_is_refused`"),
     ("LB0140", "a plan: `drills_and_copies_keep_away_from_protected_systems`"),
     ("LB0142", "a plan: `missing_inputs_are_told_together`"),
-    ("LB0147", "a million edges: too large a file"),
+    ("LB0147", "ten million edges: too large a file"),
     ("LB0201", "no project: `tests/whole/language.rs`"),
     ("LB0202", "a file that cannot be read: `tests/whole/hostile.rs`"),
     ("LB0206", "two files of one name: several files"),

@@ -9,11 +9,12 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use lifeboat_engine::clock::SystemClock;
-use lifeboat_engine::journal::{Header, Journal, Reader};
+use lifeboat_engine::journal::{FILE, Header, Journal, Reader, read};
 use lifeboat_engine::model::event::{EventKind, Person};
 use lifeboat_engine::model::{RunId, StepId, Stream};
 use lifeboat_engine::plan::Plan;
-use lifeboat_engine::runs::{StateDir, SystemProbe, end_survivors};
+use lifeboat_engine::runs::{Manner, StateDir, SystemProbe, end_survivors};
+use rusqlite::Connection;
 use serde_json::json;
 
 /// Tells the test binary that it is the writer, and where.
@@ -161,4 +162,75 @@ fn kill_9_loses_no_acknowledged_event_and_leaves_a_run_that_can_be_taken_over() 
             assert_eq!(event.map(|event| &event.kind), Some(&fact(writer, n)), "round {round}: event {seq}");
         }
     }
+}
+
+#[test]
+fn a_process_that_does_not_listen_is_killed_when_its_run_is_taken_over() {
+    let dir = tempfile::tempdir().unwrap();
+    let root = dir.path().join("state");
+    let state = StateDir::open(&root, &SystemProbe).unwrap();
+    let run = RunId::generate();
+    let run_dir = state.create_run(run).unwrap();
+    let _survivors = Survivors(run_dir.children_lock());
+    let header = Header { run, engine: "0.1.0".into(), created_ms: 0, plan: plan() };
+    drop(Journal::create(run_dir.path(), header, Arc::new(SystemClock)).unwrap());
+    assert_eq!(run_dir.take_over(Duration::ZERO).unwrap(), None, "nobody has it");
+
+    // What is ignored is inherited.
+    let child = Command::new("bash")
+        .args(["-c", "trap '' TERM; exec \"$0\" --exact writer --nocapture"])
+        .arg(std::env::current_exe().unwrap())
+        .env(WRITER, &root)
+        .stdout(Stdio::piped())
+        .spawn()
+        .unwrap();
+    let mut child = Killed(child);
+    let mut output = BufReader::new(child.0.stdout.take().unwrap()).lines();
+    assert!(output.any(|line| acknowledged(&line.unwrap()).is_some()), "it writes");
+    // Somebody must read on, or it would stand still in a write.
+    let drain = std::thread::spawn(move || output.count());
+    let ousted = run_dir.take_over(Duration::from_millis(300)).unwrap().expect("it had the run");
+    assert_eq!((ousted.holder.pid, ousted.manner), (child.0.id(), Manner::Killed));
+    drain.join().unwrap();
+    assert!(!child.0.wait().unwrap().success());
+    let _lock = run_dir.lock(&SystemClock).unwrap();
+    Reader::open(run_dir.path()).unwrap().verify().unwrap();
+}
+
+/// A run of lifeboat 0.1.0 in format 1, which waits for an approval; `tests/whole/faults.rs` carries on with it.
+const FORMAT_1: &str = include_str!("fixtures/journal-1.sql");
+
+/// Its head, as that version printed it.
+const HEAD_1: &str = "4ff9a5f66487b9d4f362bcd083bfce595113dc31eced3ea8ee7375a7a5caf443";
+
+fn version(dir: &Path) -> u32 {
+    let conn = Connection::open(dir.join(FILE)).unwrap();
+    conn.query_row("PRAGMA user_version", [], |row| row.get(0)).unwrap()
+}
+
+#[tokio::test]
+async fn a_journal_of_an_older_format_is_read_as_it_is_and_migrated_when_it_is_written() {
+    let dir = tempfile::tempdir().unwrap();
+    let dir = dir.path();
+    Connection::open(dir.join(FILE)).unwrap().execute_batch(FORMAT_1).unwrap();
+
+    let (header, events) = read(dir).unwrap();
+    assert_eq!(
+        (header.engine.as_str(), header.plan.runbook.as_str(), events.len()),
+        ("0.1.0", "restore", 10)
+    );
+    assert_eq!(Reader::open(dir).unwrap().verify().unwrap().hash(), HEAD_1);
+    assert_eq!(version(dir), 1, "looking changes nothing");
+
+    let journal = Journal::open(dir, Arc::new(SystemClock)).unwrap();
+    assert_eq!(version(dir), 2);
+    assert_eq!(journal.head().hash(), HEAD_1, "what was written down elsewhere still proves the old part");
+    journal.append(vec![fact(0, 1)]).await.unwrap();
+    let head = journal.head();
+    drop(journal);
+    let reader = Reader::open(dir).unwrap();
+    assert_eq!(reader.verify().unwrap(), head);
+    assert_eq!(reader.events().unwrap()[..10], events);
+    let again = Journal::open(dir, Arc::new(SystemClock)).unwrap();
+    assert_eq!(again.head(), head, "a migrated journal is opened like any other");
 }

@@ -52,8 +52,10 @@ impl Home {
                 check_base(dir, user, code)?;
                 dir
             }
-            None if user.is_none_or(|user| can_enter(user, &ctx.info.work_dir)) => &ctx.info.work_dir,
-            None => Path::new(FALLBACK),
+            None => match ctx.work_dir()? {
+                own if user.is_none_or(|user| can_enter(user, own)) => own,
+                _ => Path::new(FALLBACK),
+            },
         };
         let step = ctx.info.step.as_str().replace(['/', '[', ']'], ".");
         let path = base.join(format!("lifeboat-{}-{step}", ctx.info.run.short()));

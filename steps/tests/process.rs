@@ -249,6 +249,20 @@ async fn a_server_that_ignores_its_signal_is_killed() {
 }
 
 #[tokio::test]
+async fn what_lifeboat_was_made_to_ignore_a_server_does_not() {
+    let rig = Rig::drill();
+    // As `nohup` and shells do with other signals; this one matters to no other test.
+    unsafe { libc::signal(libc::SIGUSR2, libc::SIG_IGN) };
+    let command = bash("grep SigIgn /proc/self/status; exec sleep 600");
+    let server = Server::start(command, server_spec(&rig), &rig.bare_context()).await.unwrap();
+    until("its log", || !server.log_tail(1).is_empty()).await;
+    let mask =
+        server.log_tail(1)[0].split_whitespace().last().map(|mask| u64::from_str_radix(mask, 16).unwrap());
+    identity::stop(&server.identity, 15, Duration::from_secs(10)).await.unwrap();
+    assert_eq!(mask.unwrap() & (1 << (libc::SIGUSR2 - 1)), 0, "{mask:?}");
+}
+
+#[tokio::test]
 async fn a_server_without_program_is_refused_before_anything_is_recorded() {
     let rig = Rig::drill();
     let command = Command::new("no-such-program");

@@ -113,6 +113,12 @@ impl Project {
         Running::of(&mut self.command(args))
     }
 
+    /// The directory of the only run.
+    pub(crate) fn run_dir(&self) -> PathBuf {
+        let runs = fs::read_dir(self.file(".lifeboat/state/runs")).expect("runs");
+        runs.flatten().next().expect("a run").path()
+    }
+
     /// The events of the newest run, as its report tells them.
     pub(crate) fn report(&self) -> Value {
         self.run(&["report", "--format", "json"]).json()
@@ -133,11 +139,15 @@ impl Running {
     }
 
     pub(crate) fn signal(&self, name: &str) {
-        let pid = self.child.as_ref().expect("it runs").id();
-        // The shell has a `kill` of its own; a bare machine has no program of that name.
-        let status =
-            Command::new("sh").args(["-c", &format!("kill -{name} {pid}")]).status().expect("sh runs");
-        assert!(status.success());
+        signal(self.child.as_ref().expect("it runs").id(), name);
+    }
+
+    /// Sends a signal unless it has ended by itself.
+    pub(crate) fn signal_if_alive(&self, name: &str) {
+        let pid = self.child.as_ref().expect("it was started").id();
+        if alive(&pid.to_string()) {
+            signal(pid, name);
+        }
     }
 
     /// Says whether it has ended by itself.
@@ -170,6 +180,18 @@ impl Running {
             stderr: err.join().unwrap_or_default(),
         }
     }
+}
+
+/// Sends a signal to a process.
+pub(crate) fn signal(pid: u32, name: &str) {
+    // The shell has a `kill` of its own; a bare machine has no program of that name.
+    Ran::of(Command::new("sh").args(["-c", &format!("kill -{name} {pid}")])).expect(0);
+}
+
+/// Says whether a process runs; what is left of one that nobody has collected does not count.
+pub(crate) fn alive(pid: &str) -> bool {
+    let stat = fs::read_to_string(format!("/proc/{pid}/stat")).unwrap_or_default();
+    stat.rsplit(") ").next().is_some_and(|rest| !rest.is_empty() && !rest.starts_with('Z'))
 }
 
 fn slurp(pipe: &mut impl Read) -> String {

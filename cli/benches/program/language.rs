@@ -1,7 +1,8 @@
 //! What it costs to read, check and plan runbooks.
 
-use crate::measure::{ms, repeat, run, scratch};
+use crate::measure::{repeat, run, scratch};
 use crate::project;
+use crate::table::ms;
 
 fn row(what: &str, (least, median): (std::time::Duration, std::time::Duration)) {
     println!("| {what} | {} | {} |", ms(least), ms(median));

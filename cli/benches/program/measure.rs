@@ -40,10 +40,16 @@ pub(crate) fn succeeded(args: &[&str], output: &Output) {
 }
 
 /// Returns the processor time of all children that have ended.
-fn children_cpu() -> Duration {
+pub(crate) fn children_cpu() -> Duration {
     let usage = getrusage(UsageWho::RUSAGE_CHILDREN).expect("the kernel counts");
     let micros = usage.user_time().num_microseconds() + usage.system_time().num_microseconds();
     Duration::from_micros(micros.unsigned_abs())
+}
+
+/// Returns how many bytes all children that have ended have sent to disks.
+pub(crate) fn children_written() -> u64 {
+    let usage = getrusage(UsageWho::RUSAGE_CHILDREN).expect("the kernel counts");
+    usage.block_writes().unsigned_abs() * 512
 }
 
 /// Runs something several times; returns the least and the median.
@@ -58,10 +64,4 @@ pub(crate) fn scratch() -> tempfile::TempDir {
     let beside = || Path::new(PROGRAM).parent().map(PathBuf::from).unwrap_or_default();
     let parent = std::env::var_os("LIFEBOAT_BENCH_DIR").map_or_else(beside, PathBuf::from);
     tempfile::tempdir_in(parent).expect("a scratch directory can be made")
-}
-
-/// Writes a duration in milliseconds with a sensible number of digits.
-pub(crate) fn ms(duration: Duration) -> String {
-    let ms = duration.as_secs_f64() * 1e3;
-    if ms < 10.0 { format!("{ms:.2} ms") } else { format!("{ms:.0} ms") }
 }

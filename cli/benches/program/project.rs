@@ -37,6 +37,25 @@ pub(crate) fn single(dir: &Path, steps: &str) -> io::Result<()> {
     std::fs::write(dir.join("runbooks/bench.yaml"), text)
 }
 
+/// Writes a project of one runbook with these steps that can be run here, with two secrets to be kept out of everything.
+pub(crate) fn to_run(dir: &Path, steps: &str) -> io::Result<()> {
+    for folder in ["environments", "runbooks"] {
+        std::fs::create_dir_all(dir.join(folder))?;
+    }
+    std::fs::write(dir.join("lifeboat.yaml"), PROJECT)?;
+    let mut environment = String::from("environment: staging\nsecrets:\n");
+    for name in ["app_key", "database_password"] {
+        std::fs::write(dir.join(name), format!("in no text at all: {name}\n"))?;
+        writeln!(environment, "  {name}: {{ file: ../{name} }}").expect("text");
+    }
+    std::fs::write(dir.join("environments/staging.yaml"), environment)?;
+    let text = format!(
+        "runbook: bench\ntitle: A runbook made for measuring\nenvironments: [staging]\n\
+         roles: {{ lead: Says whether it goes on }}\nsteps:\n{steps}"
+    );
+    std::fs::write(dir.join("runbooks/bench.yaml"), text)
+}
+
 /// Steps that read a value and judge it, one after the other or all at once.
 pub(crate) fn asserts(count: usize, parallel: bool) -> String {
     let mut text = String::new();

@@ -64,9 +64,9 @@ pub(crate) fn confirm(
     }
     let environment = &plan.environment;
     let host = rustix::system::uname().nodename().to_string_lossy().into_owned();
-    anstream::eprintln!("`{environment}` is protected, and this destroys or moves aside, on {host}:");
+    crate::say::say!("`{environment}` is protected, and this destroys or moves aside, on {host}:");
     for what in destroyed(plan, &previews()?) {
-        anstream::eprintln!("  {what}");
+        crate::say::say!("  {what}");
     }
     answered(plan, "look at it with `lifeboat plan`, which prints the token for --confirm")?;
     Ok(targets)
@@ -88,9 +88,9 @@ pub(crate) fn confirm_again(
     let gone = before.iter().filter(|target| !now.contains(target));
     let new = now.iter().filter(|target| !before.contains(target));
     let environment = &plan.environment;
-    anstream::eprintln!("what this run writes in `{environment}` is not what was confirmed when it began:");
-    gone.for_each(|target| anstream::eprintln!("  no more: {target}"));
-    new.for_each(|target| anstream::eprintln!("  instead: {target}"));
+    crate::say::say!("what this run writes in `{environment}` is not what was confirmed when it began:");
+    gone.for_each(|target| crate::say::say!("  no more: {target}"));
+    new.for_each(|target| crate::say::say!("  instead: {target}"));
     let digest = plan.digest_with(&now);
     let command = format!("{resume} --confirm {}", token_at(plan, &digest, seconds_now()));
     match given {

@@ -2,17 +2,18 @@
 
 use std::time::{Duration, Instant};
 
-use lifeboat_engine::journal;
+use lifeboat_engine::journal::{self, Reader};
 use lifeboat_engine::model::event::{Answer, Decision, EventKind, Person, Question};
-use lifeboat_engine::model::{Request, StepId};
+use lifeboat_engine::model::{Request, RunId, StepId};
+use lifeboat_engine::plan::Plan;
 use lifeboat_engine::report::typed;
-use lifeboat_engine::run::{Phase, Unit, check_answer, wanted};
-use lifeboat_engine::runs::{RunDir, StateDir};
+use lifeboat_engine::run::{Hearing, Phase, RunState, StepPhase, Unit, Verdict, check_answer, wanted};
+use lifeboat_engine::runs::{RequestId, RunDir, StateDir};
 
 use crate::args::AnswerArgs;
 use crate::exit::{Exit, Failure, Outcome};
 use crate::render;
-use crate::session::fold;
+use crate::session::{fold, take_down};
 
 /// How long to wait for the owner of the run to take a request.
 const PATIENCE: Duration = Duration::from_secs(10);
@@ -29,7 +30,11 @@ pub(crate) enum Say {
 /// Answers the question of a waiting step.
 pub(crate) fn answer(state: &StateDir, by: Person, args: &AnswerArgs, say: &Say) -> Outcome {
     let run = state.find(&args.run).map_err(|error| render::runs(&error))?;
-    let (step, question) = waiting(&run, args.step.as_deref())?;
+    let told = Told::read(&run)?;
+    let (step, question) = match args.step.as_deref() {
+        Some(name) => told.question_of(&step_id(name)?)?,
+        None => told.only_question()?,
+    };
     let choice = match say {
         Say::Yes => question.choices.first().cloned(),
         Say::No => question.choices.get(1).cloned(),
@@ -53,34 +58,82 @@ pub(crate) fn answer(state: &StateDir, by: Person, args: &AnswerArgs, say: &Say)
     hand_over(&run, &request, &format!("{step}: {choice}"))
 }
 
-/// Finds the question that is meant: the only one, or the one of the step named.
-fn waiting(run: &RunDir, wanted: Option<&str>) -> Result<(StepId, Question), Failure> {
-    let (header, events) = journal::read(run.path()).map_err(|error| render::journal(&error))?;
-    let state = fold(&header.plan, &events)?;
-    let mut open: Vec<(StepId, Question)> = Vec::new();
-    for (at, now) in state.steps.iter().enumerate().filter(|(_, now)| now.outcome().is_none()) {
-        let elements = now.elements.as_ref().map_or(0, |elements| elements.states.len());
-        let units =
-            std::iter::once(Unit::whole(at)).chain((0..elements).map(|element| Unit::element(at, element)));
-        for unit in units.filter(|unit| state.of(*unit).outcome().is_none()) {
-            let unanswered = state.of(unit).questions.values().filter(|(_, answer)| answer.is_none());
-            open.extend(unanswered.map(|(question, _)| (unit.id(&header.plan), question.clone())));
+/// A run as its journal tells it.
+struct Told {
+    run: RunId,
+    plan: Plan,
+    state: RunState,
+}
+
+impl Told {
+    fn read(run: &RunDir) -> Result<Self, Failure> {
+        let (header, events) = journal::read(run.path()).map_err(|error| render::journal(&error))?;
+        let state = fold(&header.plan, &events)?;
+        Ok(Self { run: run.id(), plan: header.plan, state })
+    }
+
+    /// Returns the question of a step: the one that is open, else the last; it is the journal that refuses an answer.
+    fn question_of(&self, step: &StepId) -> Result<(StepId, Question), Failure> {
+        let known = self.state.unit(step).and_then(|unit| {
+            let questions = &self.state.of(unit).questions;
+            let open = questions.values().find(|(_, answer)| answer.is_none());
+            open.or_else(|| questions.values().next_back()).map(|(question, _)| question.clone())
+        });
+        if let Some(question) = known {
+            return Ok((step.clone(), question));
+        }
+        let by = Person { name: String::new(), uid: 0 };
+        let nothing = Answer { choice: String::new(), by, comment: None, automatic: false };
+        let request = Request::Answer { step: step.clone(), question: String::new(), answer: nothing };
+        let hearing = Hearing { run: self.run, plan: &self.plan, state: &self.state };
+        let exit = if self.state.unit(step).is_some() { Exit::Refused } else { Exit::Usage };
+        match hearing.judge(request) {
+            Verdict::Refused(reason) => {
+                Err(Failure::new(exit, reason).help(format!("lifeboat status {}", self.run.short())))
+            }
+            Verdict::Granted(_) | Verdict::Known => Err(Failure::internal(format!("`{step}` asks nothing"))),
         }
     }
-    if let Some(wanted) = wanted {
-        open.retain(|(step, _)| step.as_str() == wanted);
-    }
-    let short = run.id().short();
-    match open.len() {
-        1 => Ok(open.remove(0)),
-        0 => Err(Failure::new(Exit::Refused, format!("nothing in the run {short} waits for an answer"))
-            .help(format!("lifeboat status {short}"))),
-        _ => {
-            let steps: Vec<_> = open.iter().map(|(step, _)| step.as_str()).collect();
-            Err(Failure::usage(format!("several steps wait: {}", steps.join(", ")))
-                .help(format!("name one: lifeboat approve {short} {}", typed(&open[0].0))))
+
+    /// Returns the question that is meant when no step is named.
+    fn only_question(&self) -> Result<(StepId, Question), Failure> {
+        let short = self.run.short();
+        if matches!(self.state.phase, Phase::Finished(_)) {
+            return Err(ended(&short));
+        }
+        let mut open = self.open_questions();
+        match open.len() {
+            1 => Ok(open.remove(0)),
+            0 => Err(Failure::new(Exit::Refused, format!("nothing in the run {short} waits for an answer"))
+                .help(format!("lifeboat status {short}"))),
+            _ => {
+                let steps: Vec<_> = open.iter().map(|(step, _)| step.as_str()).collect();
+                Err(Failure::usage(format!("several steps wait: {}", steps.join(", ")))
+                    .help(format!("name one: lifeboat approve {short} {}", typed(&open[0].0))))
+            }
         }
     }
+
+    fn open_questions(&self) -> Vec<(StepId, Question)> {
+        let mut open = Vec::new();
+        for (at, now) in self.state.steps.iter().enumerate().filter(|(_, now)| now.outcome().is_none()) {
+            let elements = now.elements.as_ref().map_or(0, |elements| elements.states.len());
+            let units = std::iter::once(Unit::whole(at))
+                .chain((0..elements).map(|element| Unit::element(at, element)));
+            for (unit, state) in units.map(|unit| (unit, self.state.of(unit))) {
+                if state.outcome().is_none() && state.phase != StepPhase::Held {
+                    let unanswered = state.questions.values().filter(|(_, answer)| answer.is_none());
+                    open.extend(unanswered.map(|(question, _)| (unit.id(&self.plan), question.clone())));
+                }
+            }
+        }
+        open
+    }
+}
+
+fn ended(short: &str) -> Failure {
+    Failure::new(Exit::Refused, format!("the run {short} has ended; nothing of it can be decided any more"))
+        .help(format!("see how with `lifeboat report {short}`"))
 }
 
 /// Decides about a run or one of its steps.
@@ -115,18 +168,18 @@ fn foretell(run: &RunDir, decision: &Decision) -> Result<(), Failure> {
     let undos = state.undos_of_begun(plan);
     if !undoes {
         let kept = if undos.is_empty() { "" } else { "; `lifeboat abort` would undo what has begun" };
-        anstream::eprintln!("nothing is undone{kept}");
+        crate::say::say!("nothing is undone{kept}");
         return Ok(());
     }
     if undos.is_empty() {
-        anstream::eprintln!("nothing that has begun can be undone");
+        crate::say::say!("nothing that has begun can be undone");
         return Ok(());
     }
-    anstream::eprintln!("what is undone, newest first (`lifeboat cancel` undoes nothing):");
+    crate::say::say!("what is undone, newest first (`lifeboat cancel` undoes nothing):");
     for unit in undos {
         let Some(undo) = plan.undo_at(unit.position) else { continue };
         let of = unit.element.map_or_else(|| undo.of.clone(), |at| undo.of.of_element(at));
-        anstream::eprintln!("  {of}: {}", undo.built_in.as_ref().unwrap_or(&undo.step.title));
+        crate::say::say!("  {of}: {}", undo.built_in.as_ref().unwrap_or(&undo.step.title));
     }
     Ok(())
 }
@@ -146,69 +199,45 @@ pub(crate) fn step_id(text: &str) -> Result<StepId, Failure> {
     StepId::new(text).map_err(|error| Failure::usage(error.to_string()))
 }
 
-/// Leaves a request and waits until the owner of the run has taken it. Without an owner it is taken on resume.
+/// Leaves a request and sees that it is judged: by the process that drives the run, or by this one if none does.
 fn hand_over(run: &RunDir, request: &Request, what: &str) -> Outcome {
     let short = run.id().short();
     if !run.is_open().map_err(|error| render::runs(&error))? {
-        return Err(Failure::new(Exit::Refused, format!("the run {short} has ended")));
+        return Err(ended(&short));
     }
-    let before = last_seq(run)?;
-    let inbox = run.inbox();
-    let id = inbox.send(request).map_err(|error| render::runs(&error))?;
+    let id = run.inbox().send(request).map_err(|error| render::runs(&error))?;
+    let reader = Reader::open(run.path()).map_err(|error| render::journal(&error))?;
     let deadline = Instant::now() + PATIENCE;
     while Instant::now() < deadline {
-        let waits = inbox.contains(id).map_err(|error| render::runs(&error))?;
-        if !waits {
-            return taken(run, before, request, what);
+        if reader.knows(id).map_err(|error| render::journal(&error))? {
+            return told(run, &reader, id, what);
         }
-        if run.owner().map_err(|error| render::runs(&error))?.is_none() {
-            break;
+        let alone = run.owner().map_err(|error| render::runs(&error))?.is_none();
+        if alone && take_down(run)? && !reader.knows(id).map_err(|error| render::journal(&error))? {
+            // The run has come to its end in the meantime.
+            return Err(ended(&short));
         }
         std::thread::sleep(Duration::from_millis(50));
     }
-    anstream::eprintln!("{what}: left for the run {short}, which no process drives now");
-    anstream::eprintln!("to go on: lifeboat resume {short}");
-    Ok(Exit::Success)
+    crate::say::say!("{what}: left for the run {short}, whose process has not taken it yet");
+    crate::say::say!("to see what becomes of it: lifeboat status {short}");
+    Ok(Exit::Waiting)
 }
 
-fn last_seq(run: &RunDir) -> Result<u64, Failure> {
-    let (_, events) = journal::read(run.path()).map_err(|error| render::journal(&error))?;
-    Ok(events.last().map_or(0, |event| event.seq))
-}
-
-/// Waits for the journal to tell what became of a request that was taken.
-fn taken(run: &RunDir, before: u64, request: &Request, what: &str) -> Outcome {
+/// Says what became of a request that is in the journal.
+fn told(run: &RunDir, reader: &Reader, id: RequestId, what: &str) -> Outcome {
     let short = run.id().short();
-    let deadline = Instant::now() + PATIENCE;
-    while Instant::now() < deadline {
-        let (_, events) = journal::read(run.path()).map_err(|error| render::journal(&error))?;
-        for event in events.iter().filter(|event| event.seq > before) {
-            match &event.kind {
-                EventKind::Noted { step: None, text } => {
-                    return Err(
-                        Failure::new(Exit::Refused, text.clone()).help(format!("lifeboat status {short}"))
-                    );
-                }
-                kind if grants(kind, request) => {
-                    anstream::eprintln!("{what}: taken by the run {short}");
-                    return Ok(Exit::Success);
-                }
-                _ => {}
-            }
-        }
-        std::thread::sleep(Duration::from_millis(50));
+    let events = reader.events().map_err(|error| render::journal(&error))?;
+    let refused = events.into_iter().rev().find_map(|event| match event.kind {
+        EventKind::Refused { request, reason, .. } if request == id => Some(reason),
+        _ => None,
+    });
+    if let Some(reason) = refused {
+        return Err(Failure::new(Exit::Refused, reason).help(format!("lifeboat status {short}")));
     }
-    Err(Failure::internal(format!("the run {short} took the request and does not say what became of it"))
-        .help(format!("lifeboat status {short}")))
-}
-
-fn grants(event: &EventKind, request: &Request) -> bool {
-    match (event, request) {
-        (
-            EventKind::QuestionAnswered { step, answer, .. },
-            Request::Answer { step: of, answer: given, .. },
-        ) => step == of && answer == given,
-        (EventKind::Decided { decision, .. }, Request::Decide { decision: wish, .. }) => decision == wish,
-        _ => false,
+    crate::say::say!("{what}: recorded in the run {short}");
+    if run.owner().map_err(|error| render::runs(&error))?.is_none() && run.is_open().is_ok_and(|open| open) {
+        crate::say::say!("no process drives it now; to carry it out: lifeboat resume {short}");
     }
+    Ok(Exit::Success)
 }

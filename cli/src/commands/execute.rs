@@ -72,7 +72,7 @@ pub(crate) fn compile(
         if let Some(command) = &given.command
             && problems.iter().any(|problem| problem.code == codes::LB0142)
         {
-            anstream::eprintln!("\nall of them at once: {command}");
+            crate::say::say!("\nall of them at once: {command}");
         }
         failure
     })?;
@@ -126,7 +126,7 @@ pub(crate) fn ask_line(prompt: &str) -> Line {
     if !std::io::stdin().is_terminal() || !std::io::stderr().is_terminal() {
         return Line::Nobody;
     }
-    anstream::eprint!("{prompt}");
+    crate::say::prompt!("{prompt}");
     let mut line = String::new();
     match std::io::stdin().lock().read_line(&mut line) {
         Ok(0) | Err(_) => Line::Closed,

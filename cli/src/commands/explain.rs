@@ -16,7 +16,7 @@ pub(crate) fn explain(wanted: &str) -> Outcome {
         };
         return Err(Failure::usage(format!("there is no error code `{wanted}`")).help(help));
     };
-    anstream::println!("{}: {}\n\n{}", code.id, code.title, code.page.trim_end());
+    crate::say::putln!("{}: {}\n\n{}", code.id, code.title, code.page.trim_end());
     Ok(Exit::Success)
 }
 

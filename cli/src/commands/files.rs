@@ -23,7 +23,7 @@ pub(crate) fn load(from: &Path) -> Result<Project, Failure> {
 
 /// Shows problems on standard error and returns the exit code for them.
 pub(crate) fn refuse(problems: &Diagnostics) -> Failure {
-    anstream::eprint!("{}", diagnostic::render(problems, style(&std::io::stderr())));
+    crate::say::prompt!("{}", diagnostic::render(problems, style(&std::io::stderr())));
     // What was typed is a usage error; what stands in the files is an invalid runbook.
     let typed = [codes::LB0142, codes::LB0143, codes::LB0144, codes::LB0201, codes::LB0207];
     let only_typed = problems
@@ -36,7 +36,7 @@ pub(crate) fn refuse(problems: &Diagnostics) -> Failure {
 /// Shows warnings that do not stand in the way.
 pub(crate) fn warn(problems: &Diagnostics) {
     if !problems.is_empty() {
-        anstream::eprint!("{}", diagnostic::render(problems, style(&std::io::stderr())));
+        crate::say::prompt!("{}", diagnostic::render(problems, style(&std::io::stderr())));
     }
 }
 
@@ -59,14 +59,14 @@ pub(crate) fn check(project: &Project, registry: &Registry, args: &CheckArgs, fo
         Format::Github => diagnostic::to_github(&problems),
         _ => diagnostic::render(&problems, style(&std::io::stdout())),
     };
-    anstream::print!("{text}");
+    crate::say::put!("{text}");
     let (errors, warnings) = problems.counts();
     if errors > 0 || (args.deny_warnings && warnings > 0) {
-        anstream::eprintln!("{}, {}", counted(errors, "error"), counted(warnings, "warning"));
+        crate::say::say!("{}, {}", counted(errors, "error"), counted(warnings, "warning"));
         return Ok(Exit::Invalid);
     }
     let (runbooks, environments) = (project.runbooks.len(), project.environments.len());
-    anstream::eprintln!(
+    crate::say::say!(
         "{} and {} are in order, {}",
         counted(runbooks, "runbook"),
         counted(environments, "environment"),
@@ -109,34 +109,34 @@ fn within(project: &Project, path: &Path) -> Result<PathBuf, Failure> {
 /// Shows one runbook to somebody who has not written it.
 pub(crate) fn show(project: &Project, name: &str) -> Outcome {
     let runbook = project.runbook(name).map_err(|problems| refuse(&problems))?;
-    anstream::println!("{}: {}", runbook.name.value, runbook.title);
+    crate::say::putln!("{}: {}", runbook.name.value, runbook.title);
     if let Some(owner) = &runbook.owner {
-        anstream::println!("owner: {owner}");
+        crate::say::putln!("owner: {owner}");
     }
     if let Some(description) = &runbook.description {
-        anstream::println!("\n{}", description.trim_end());
+        crate::say::putln!("\n{}", description.trim_end());
     }
-    anstream::println!("\ninputs:{}", if runbook.inputs.is_empty() { " none" } else { "" });
+    crate::say::putln!("\ninputs:{}", if runbook.inputs.is_empty() { " none" } else { "" });
     for input in &runbook.inputs {
         let decl = &input.decl;
         let default = decl.default.as_ref().map_or(String::new(), |default| format!(" (default: {default})"));
         let text = &decl.description;
-        anstream::println!("  {}: {}{default}  {text}", decl.name, decl.ty);
+        crate::say::putln!("  {}: {}{default}  {text}", decl.name, decl.ty);
     }
     if !runbook.outputs.is_empty() {
         let outputs: Vec<_> = runbook.outputs.iter().map(|output| output.name.as_str()).collect();
-        anstream::println!("\noutputs: {}", outputs.join(", "));
+        crate::say::putln!("\noutputs: {}", outputs.join(", "));
     }
     if !runbook.calls().is_empty() {
-        anstream::println!("\ncalls: {}", runbook.calls().join(", "));
+        crate::say::putln!("\ncalls: {}", runbook.calls().join(", "));
     }
     let environments: Vec<_> = runbook.environments.iter().map(|it| it.value.as_str()).collect();
     let shipped =
         if project.shipped.contains_key(name) { " (comes with Lifeboat: any environment)" } else { "" };
-    anstream::println!("\nin: {}{shipped}", environments.join(", "));
+    crate::say::putln!("\nin: {}{shipped}", environments.join(", "));
     let env = environments.first().copied().unwrap_or("ENV");
-    anstream::println!("\nwhat it would do:  lifeboat plan {name} --env {env}");
-    anstream::println!("rehearse it:       lifeboat drill {name} --env {env}");
-    anstream::println!("run it for real:   lifeboat run {name} --env {env}");
+    crate::say::putln!("\nwhat it would do:  lifeboat plan {name} --env {env}");
+    crate::say::putln!("rehearse it:       lifeboat drill {name} --env {env}");
+    crate::say::putln!("run it for real:   lifeboat run {name} --env {env}");
     Ok(Exit::Success)
 }

@@ -21,8 +21,8 @@ pub(crate) fn graph(project: &Project, registry: &Registry, args: &GraphArgs, fo
     let shape =
         compile::shape(project, runbook, environment, registry).map_err(|problems| refuse(&problems))?;
     match format {
-        Format::Json => anstream::print!("{}", render::json(&shape)?),
-        Format::Mermaid => anstream::print!("{}", drawing::mermaid(&shape)),
+        Format::Json => crate::say::put!("{}", render::json(&shape)?),
+        Format::Mermaid => crate::say::put!("{}", drawing::mermaid(&shape)),
         Format::Text => {
             let mut head = vec![Piece::new(&shape.runbook, Tone::Strong)];
             if !shape.title.is_empty() && shape.title != shape.runbook {

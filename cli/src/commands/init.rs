@@ -36,10 +36,10 @@ pub(crate) fn init(registry: &Registry, dir: &Path) -> Outcome {
     }
     for file in &files {
         write_new(&dir.join(&file.path), file).map_err(|error| unwritable(&file.path, &error))?;
-        anstream::eprintln!("wrote {}", file.path);
+        crate::say::say!("wrote {}", file.path);
     }
     if ignore(&dir.join(".gitignore")).map_err(|error| unwritable(".gitignore", &error))? {
-        anstream::eprintln!("added to .gitignore: {}", IGNORED.join(" "));
+        crate::say::say!("added to .gitignore: {}", IGNORED.join(" "));
     }
     say_what_is_next(dir);
     Ok(Exit::Success)
@@ -119,12 +119,12 @@ fn unwritable(path: &str, error: &io::Error) -> Failure {
 }
 
 fn say_what_is_next(dir: &Path) {
-    anstream::eprintln!("\nnext:");
+    crate::say::say!("\nnext:");
     if dir.canonicalize().ok() != Path::new(".").canonicalize().ok() {
-        anstream::eprintln!("  cd {}", dir.display());
+        crate::say::say!("  cd {}", dir.display());
     }
-    anstream::eprintln!("  lifeboat check            # every mistake, with its place");
-    anstream::eprintln!("  lifeboat plan restore     # what would happen; writes nothing");
-    anstream::eprintln!("  lifeboat drill restore    # rehearse it");
-    anstream::eprintln!("  lifeboat run restore      # the real thing");
+    crate::say::say!("  lifeboat check            # every mistake, with its place");
+    crate::say::say!("  lifeboat plan restore     # what would happen; writes nothing");
+    crate::say::say!("  lifeboat drill restore    # rehearse it");
+    crate::say::say!("  lifeboat run restore      # the real thing");
 }

@@ -28,9 +28,9 @@ pub(crate) fn list(project: &Project, args: &ListArgs, format: Format) -> Outcom
     let calendar = calendar(project)?;
     let overdue = calendar.iter().any(Due::is_overdue);
     if format == Format::Json {
-        anstream::print!("{}", render::json(&as_json(project, &calendar, args))?);
+        crate::say::put!("{}", render::json(&as_json(project, &calendar, args))?);
     } else if args.overdue {
-        calendar.iter().filter(|due| due.is_overdue()).for_each(|due| anstream::println!("{}", due.line()));
+        calendar.iter().filter(|due| due.is_overdue()).for_each(|due| crate::say::putln!("{}", due.line()));
     } else {
         in_words(project, &calendar);
     }
@@ -42,19 +42,19 @@ fn in_words(project: &Project, calendar: &[Due<'_>]) {
     let width = project.runbook_names().map(String::len).max().unwrap_or(0);
     for runbook in project.runbooks.values() {
         let environments: Vec<_> = runbook.environments.iter().map(|it| it.value.as_str()).collect();
-        anstream::println!("{:width$}  {}  ({})", runbook.name.value, runbook.title, environments.join(", "));
+        crate::say::putln!("{:width$}  {}  ({})", runbook.name.value, runbook.title, environments.join(", "));
     }
     if !project.shipped.is_empty() {
-        anstream::println!("\ncome with Lifeboat, for any environment:");
+        crate::say::putln!("\ncome with Lifeboat, for any environment:");
     }
     for runbook in project.shipped.values() {
-        anstream::println!("{:width$}  {}", runbook.name.value, runbook.title);
+        crate::say::putln!("{:width$}  {}", runbook.name.value, runbook.title);
     }
     if !calendar.is_empty() {
-        anstream::println!("\ndrills:");
+        crate::say::putln!("\ndrills:");
     }
     for due in calendar {
-        anstream::println!("{}", due.line());
+        crate::say::putln!("{}", due.line());
     }
 }
 

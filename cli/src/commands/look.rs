@@ -1,20 +1,15 @@
-//! Commands that look at runs: `status`, `watch`, `runs`, `logs`, `report`.
+//! Commands that look at runs: `status`, `runs`, `report`.
 
-use std::io::Write;
-use std::time::Duration;
-
+use lifeboat_engine::clock::now_of;
 use lifeboat_engine::journal::{self, Header};
-use lifeboat_engine::model::event::EventKind;
-use lifeboat_engine::model::{Event, Mode, RunOutcome, Stream};
+use lifeboat_engine::model::{Event, Mode, RunOutcome};
 use lifeboat_engine::report::human::{self, Moment};
 use lifeboat_engine::report::{self, LiveStatus, Owner, RunReport, Source};
-use lifeboat_engine::run::driver::Reporter;
 use lifeboat_engine::runs::{Filter, Index, RunDir, RunSummary, Standing, StateDir};
 
-use crate::args::{Format, LogsArgs, ReportArgs, RunsArgs};
+use crate::args::{Format, ReportArgs, RunsArgs};
 use crate::exit::{Exit, Failure, Outcome};
 use crate::render;
-use crate::view::{Place, View};
 
 /// One run as its journal tells it.
 struct Told {
@@ -38,7 +33,7 @@ impl Told {
             run: self.run.id(),
             plan: &self.header.plan,
             events: &self.events,
-            now: Moment(jiff::Timestamp::now().as_millisecond()),
+            now: Moment(now_of(&self.events)),
             owner: self.owner,
         }
     }
@@ -49,13 +44,13 @@ pub(crate) fn status(state: &StateDir, run: Option<&str>, format: Format) -> Out
     let told = Told::find(state, run.unwrap_or("latest"))?;
     let status = LiveStatus::of(&told.source());
     match format {
-        Format::Json => anstream::print!("{}", render::json(&status)?),
+        Format::Json => crate::say::put!("{}", render::json(&status)?),
         _ => render::print_page(&status.page()),
     }
     let waiting = told.run.inbox().pending().map_err(|error| render::runs(&error))?.len();
     if waiting > 0 && told.owner == Owner::Gone {
         let short = told.run.id().short();
-        anstream::eprintln!("\n{waiting} decided already and not yet carried out: lifeboat resume {short}");
+        crate::say::say!("\n{waiting} decided already and not yet carried out: lifeboat resume {short}");
     }
     Ok(Exit::Success)
 }
@@ -81,7 +76,7 @@ pub(crate) fn report(state: &StateDir, args: &ReportArgs, format: Format) -> Out
     };
     match &args.output {
         Some(path) => render::write(path, &text)?,
-        None => anstream::print!("{text}"),
+        None => crate::say::put!("{text}"),
     }
     Ok(Exit::Success)
 }
@@ -96,12 +91,12 @@ pub(crate) fn runs(state: &StateDir, args: &RunsArgs, format: Format) -> Outcome
     };
     let found = index.list(&filter, args.limit).map_err(|error| render::runs(&error))?;
     for (run, error) in index.unreadable() {
-        anstream::eprintln!("warning: the journal of {} cannot be read: {error}", run.short());
+        crate::say::say!("warning: the journal of {} cannot be read: {error}", run.short());
     }
     match format {
-        Format::Json => anstream::print!("{}", render::json(&found)?),
-        _ if found.is_empty() => anstream::eprintln!("no runs"),
-        _ => found.iter().for_each(|run| anstream::println!("{}", line(run))),
+        Format::Json => crate::say::put!("{}", render::json(&found)?),
+        _ if found.is_empty() => crate::say::say!("no runs"),
+        _ => found.iter().for_each(|run| crate::say::putln!("{}", line(run))),
     }
     Ok(Exit::Success)
 }
@@ -132,72 +127,4 @@ fn line(run: &RunSummary) -> String {
         run.environment,
     );
     text.trim_end().to_owned()
-}
-
-/// Prints what steps wrote, attempt by attempt.
-pub(crate) fn logs(state: &StateDir, args: &LogsArgs) -> Outcome {
-    let told = Told::find(state, &args.run)?;
-    let files = told.run.output();
-    let mut out = std::io::stdout().lock();
-    let mut known = false;
-    for event in &told.events {
-        let EventKind::AttemptStarted { step, attempt, .. } = &event.kind else { continue };
-        if args
-            .step
-            .as_deref()
-            .is_some_and(|wanted| wanted != step.as_str() && wanted != step.whole().as_str())
-        {
-            continue;
-        }
-        known = true;
-        for (stream, name) in [(Stream::Stdout, "stdout"), (Stream::Stderr, "stderr")] {
-            let text = files.read(step, *attempt, stream).map_err(|error| render::runs(&error))?;
-            if text.is_empty() {
-                continue;
-            }
-            // A closed pipe is no error: whoever reads has seen enough.
-            if writeln!(out, "==> {step} attempt {attempt} {name}")
-                .and_then(|()| out.write_all(&text))
-                .is_err()
-            {
-                return Ok(Exit::Success);
-            }
-        }
-    }
-    match &args.step {
-        Some(step) if !known => {
-            Err(Failure::usage(format!("no step `{step}` has started in the run {}", told.run.id().short())))
-        }
-        _ => Ok(Exit::Success),
-    }
-}
-
-/// Follows a run that another process drives, until it ends.
-pub(crate) fn watch(state: &StateDir, run: Option<&str>) -> Outcome {
-    const INTERVAL: Duration = Duration::from_millis(200);
-    let told = Told::find(state, run.unwrap_or("latest"))?;
-    let plan = std::sync::Arc::new(told.header.plan.clone());
-    let mut view = View::new(told.run.id(), plan, Place::Pipe);
-    let reader = journal::Reader::open(told.run.path()).map_err(|error| render::journal(&error))?;
-    let mut seen = 0;
-    loop {
-        let events = reader.since(seen, 1000).map_err(|error| render::journal(&error))?;
-        for event in &events {
-            seen = event.seq;
-            view.on_event(event.at_ms, &event.kind);
-            if let EventKind::RunFinished { .. } = event.kind {
-                return report(
-                    state,
-                    &ReportArgs { run: told.run.id().to_string(), output: None },
-                    Format::Text,
-                );
-            }
-        }
-        if events.is_empty() {
-            if told.run.owner().map_err(|error| render::runs(&error))?.is_none() {
-                return status(state, Some(&told.run.id().to_string()), Format::Text);
-            }
-            std::thread::sleep(INTERVAL);
-        }
-    }
 }

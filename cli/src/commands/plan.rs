@@ -57,11 +57,11 @@ pub(crate) fn plan(project: &Project, registry: &Registry, args: &PlanArgs, form
 
 fn show(plan: &Plan, outlook: &Outlook, format: Format) -> Result<(), Failure> {
     match format {
-        Format::Json => anstream::print!("{}", render::json(outlook)?),
+        Format::Json => crate::say::put!("{}", render::json(outlook)?),
         Format::Yaml => {
             let text = serde_yaml::to_string(outlook)
                 .map_err(|error| Failure::internal("YAML cannot be written").caused_by(&error))?;
-            anstream::print!("{text}");
+            crate::say::put!("{text}");
         }
         Format::Text => {
             let paper = Paper { width: render::width(), glyphs: render::glyphs() };
@@ -78,7 +78,7 @@ async fn probe(of: &Preflight<'_>) -> Probed {
         if std::io::stderr().is_terminal() { ProgressBar::new_spinner() } else { ProgressBar::hidden() };
     bar.enable_steady_tick(std::time::Duration::from_millis(100));
     if bar.is_hidden() {
-        anstream::eprintln!("looking at the systems that the plan uses; this changes nothing");
+        crate::say::say!("looking at the systems that the plan uses; this changes nothing");
     }
     let looking = Mutex::new(Vec::<String>::new());
     let told = |subject: &str, ended: Option<usize>| {

@@ -16,17 +16,17 @@ use crate::{person, render};
 pub(crate) fn schedule(project: &Project, args: &ScheduleArgs) -> Outcome {
     let entries = &project.spec.schedules;
     if entries.is_empty() {
-        anstream::eprintln!("lifeboat.yaml has no `schedules`");
+        crate::say::say!("lifeboat.yaml has no `schedules`");
     }
     let commands = entries.iter().map(|entry| Entry::of(project, entry)).collect::<Result<Vec<_>, _>>()?;
     match (args.timer, &args.write) {
-        (None, _) => commands.iter().for_each(|entry| anstream::println!("{}", entry.line())),
+        (None, _) => commands.iter().for_each(|entry| crate::say::putln!("{}", entry.line())),
         (Some(Timer::Cron), Some(_)) => {
             return Err(Failure::usage("a crontab has one place: print it, and add it with `crontab -e`"));
         }
         (Some(Timer::Cron), None) => {
             for entry in &commands {
-                anstream::println!("{}", entry.cron()?);
+                crate::say::putln!("{}", entry.cron()?);
             }
         }
         (Some(Timer::Systemd), dir) => {
@@ -103,7 +103,7 @@ impl<'a> Entry<'a> {
         for (suffix, text) in [("service", self.service()), ("timer", self.timer())] {
             let file = format!("{}.{suffix}", self.name());
             match dir {
-                None => anstream::print!("# {file}\n{text}\n"),
+                None => crate::say::put!("# {file}\n{text}\n"),
                 Some(dir) => {
                     std::fs::create_dir_all(dir).map_err(|error| {
                         Failure::new(Exit::Failed, format!("`{}` cannot be made", dir.display()))
@@ -111,7 +111,7 @@ impl<'a> Entry<'a> {
                     })?;
                     let path: PathBuf = dir.join(&file);
                     render::write(&path, &text)?;
-                    anstream::println!("{}", path.display());
+                    crate::say::putln!("{}", path.display());
                 }
             }
         }

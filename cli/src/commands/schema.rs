@@ -15,7 +15,7 @@ pub(crate) fn schema(registry: &Registry, args: &SchemaArgs) -> Outcome {
     match (&args.write, &args.check) {
         (Some(dir), _) => {
             for path in write(registry, dir)? {
-                anstream::eprintln!("wrote {path}");
+                crate::say::say!("wrote {path}");
             }
             Ok(Exit::Success)
         }
@@ -28,7 +28,7 @@ pub(crate) fn schema(registry: &Registry, args: &SchemaArgs) -> Outcome {
                 Document::Check => schema::check(),
                 Document::Plan => lifeboat_engine::outlook::schema::plan(),
             };
-            anstream::print!("{}", render::json(&schema)?);
+            crate::say::put!("{}", render::json(&schema)?);
             Ok(Exit::Success)
         }
     }
@@ -68,7 +68,7 @@ fn check(registry: &Registry, dir: &Path) -> Outcome {
         let path = dir.join(&name);
         let kept = fs::read_to_string(&path).ok();
         if kept.as_ref() != Some(&text) && !(kept.is_none() && is_output(&name)) {
-            anstream::println!("{}", path.display());
+            crate::say::putln!("{}", path.display());
             different += 1;
         }
     }

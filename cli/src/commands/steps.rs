@@ -17,7 +17,7 @@ pub(crate) fn steps(registry: &Registry, kind: Option<&str>, format: Format) -> 
         (None, _) => list(registry),
         (Some(name), _) => page(find(registry, name)?),
     };
-    anstream::println!("{}", text.trim_end());
+    crate::say::putln!("{}", text.trim_end());
     Ok(Exit::Success)
 }
 

@@ -12,7 +12,7 @@ pub(crate) fn wal(command: &WalCommand) -> ExitCode {
         WalCommand::Get { socket, name, path } => lifeboat_steps::postgres::wal::get_main(socket, name, path),
     };
     if !message.is_empty() {
-        anstream::eprintln!("lifeboat: {message}");
+        crate::say::say!("lifeboat: {message}");
     }
     // Both commands only ever end with codes of one byte; 255 stops a recovery, which is the safe side.
     ExitCode::from(u8::try_from(code).unwrap_or(u8::MAX))

@@ -2,8 +2,11 @@
 
 use std::path::Path;
 
+use lifeboat_engine::clock::now_of;
+use lifeboat_engine::crash::{self, Point};
 use lifeboat_engine::journal;
 use lifeboat_engine::model::RunOutcome;
+use lifeboat_engine::model::event::EventKind;
 use lifeboat_engine::report::human::Moment;
 use lifeboat_engine::report::{Owner, RunReport, Source, Verdict};
 use lifeboat_engine::run::Situation;
@@ -29,16 +32,18 @@ impl Ending<'_> {
             run: self.run.id(),
             plan: &header.plan,
             events: &events,
-            now: Moment(jiff::Timestamp::now().as_millisecond()),
+            now: Moment(now_of(&events)),
             owner: Owner::Gone,
         };
         let report = RunReport::of(&source);
+        crash::point(Point::IndexOpened);
         self.index(RunSummary::of(&header, &events));
+        crash::point(Point::IndexUpdated);
         let places = self.save(&report);
         render::print_page(&lifeboat_engine::report::summary(&report));
-        anstream::eprintln!("\nall of it: lifeboat report {}", self.run.id().short());
+        crate::say::say!("\nall of it: lifeboat report {}", self.run.id().short());
         for place in places {
-            anstream::eprintln!("to open:   {place}");
+            crate::say::say!("to open:   {place}");
         }
         Ok(exit(self.situation, &report))
     }
@@ -61,12 +66,24 @@ impl Ending<'_> {
             .filter_map(|dir| match render::save(report, dir) {
                 Ok(path) => Some(path.display().to_string()),
                 Err(failure) => {
-                    anstream::eprintln!("warning: the report was not written: {}", failure.message);
+                    crate::say::say!("warning: the report was not written: {}", failure.message);
                     None
                 }
             })
             .collect()
     }
+}
+
+/// Returns the exit code that tells how a run has ended.
+pub(crate) fn ended_with(run: &RunDir) -> Result<Exit, Failure> {
+    let (header, events) = journal::read(run.path()).map_err(|error| render::journal(&error))?;
+    let outcome = events.iter().rev().find_map(|event| match event.kind {
+        EventKind::RunFinished { outcome } => Some(outcome),
+        _ => None,
+    });
+    let now = Moment(jiff::Timestamp::now().as_millisecond());
+    let source = Source { run: run.id(), plan: &header.plan, events: &events, now, owner: Owner::Gone };
+    Ok(outcome.map_or(Exit::Waiting, |outcome| exit(Situation::Finished(outcome), &RunReport::of(&source))))
 }
 
 fn exit(situation: Situation, report: &RunReport) -> Exit {

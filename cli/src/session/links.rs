@@ -1,5 +1,8 @@
 //! What connects a run with its directory: redacted output, and requests of other processes.
 
+use std::collections::HashSet;
+use std::sync::Mutex;
+
 use lifeboat_engine::model::{Attempt, Request, StepId, Stream};
 use lifeboat_engine::redact::Redactor;
 use lifeboat_engine::run::driver::{OutputSink, RequestSource};
@@ -9,6 +12,8 @@ use lifeboat_engine::runs::{Inbox, OutputFiles, RequestId};
 pub(super) struct Output {
     pub(super) redactor: Redactor,
     pub(super) files: OutputFiles,
+    /// Attempts that people have been told of.
+    pub(super) warned: Mutex<HashSet<(StepId, Attempt)>>,
 }
 
 impl OutputSink for Output {
@@ -21,10 +26,22 @@ impl OutputSink for Output {
     fn line(&self, step: &StepId, attempt: Attempt, stream: Stream, line: &str) -> String {
         let line = self.redactor.text(line).into_owned();
         if let Err(error) = self.files.line(step, attempt, stream, &line) {
-            // The step must not fail because its output cannot be kept; the journal will complain if the disk is full.
-            tracing::warn!(%step, attempt, %error, "output was not stored");
+            // A restore must not fail at nine tenths because what it prints cannot be kept. It is counted, and the end of
+            // the attempt says so in the journal.
+            let first = self.warned.lock().is_ok_and(|mut warned| warned.insert((step.clone(), attempt)));
+            if first {
+                let why = std::error::Error::source(&error).map(|cause| format!(": {cause}"));
+                let why = why.unwrap_or_default();
+                tracing::warn!("what `{step}` prints cannot be stored, and the step goes on: {error}{why}");
+            }
         }
         line
+    }
+
+    fn ended(&self, step: &StepId, attempt: Attempt) -> Option<String> {
+        let lost = self.files.close(step, attempt)?;
+        let lines = if lost.lines == 1 { "1 line".to_owned() } else { format!("{} lines", lost.lines) };
+        Some(format!("{lines} of its output could not be stored: {}", lost.reason))
     }
 }
 

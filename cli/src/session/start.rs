@@ -3,14 +3,17 @@
 use std::sync::Arc;
 
 use jiff::Timestamp;
-use lifeboat_engine::clock::{Clock, SystemClock};
-use lifeboat_engine::compile::written_identities;
+use lifeboat_engine::clock::{Clock, RunClock, ThisMachine};
+use lifeboat_engine::code::LB0371;
+use lifeboat_engine::crash::{self, Point};
+use lifeboat_engine::fence::Machine;
 use lifeboat_engine::journal::{Header, Journal};
 use lifeboat_engine::model::RunId;
 use lifeboat_engine::model::event::EventKind;
 use lifeboat_engine::plan::Plan;
 use lifeboat_engine::resource::System;
-use lifeboat_engine::runs::{ResourceLocks, RunDir, Wanted};
+use lifeboat_engine::run::{lock_identities, unapprovable};
+use lifeboat_engine::runs::{ResourceLocks, RunDir, RunLock, Wanted};
 use lifeboat_engine::secret::Secrets;
 
 use crate::exit::{Exit, Failure, Outcome};
@@ -31,12 +34,11 @@ pub(crate) struct Declaration {
 /// Locks and secrets come first: if one is refused, no run exists and nothing has happened.
 pub(crate) fn start(site: &Site, declaration: Declaration, manner: &Manner) -> Outcome {
     let Declaration { plan, incident_at, targets } = declaration;
-    let clock: Arc<dyn Clock> = Arc::new(SystemClock);
+    refuse_unapprovable(site, &plan)?;
+    let clock: Arc<dyn Clock> = Arc::new(RunClock::begin(Arc::new(ThisMachine)));
     let secrets = resolve_secrets(&plan)?;
     let id = RunId::generate();
     let locks = lock_resources(site, id, &plan, &*clock)?;
-    let run = site.state.create_run(id).map_err(|error| render::runs(&error))?;
-    let lock = run.lock(&*clock).map_err(|error| render::runs(&error))?;
     let declared = EventKind::RunDeclared {
         plan_digest: plan.digest(),
         incident_at_ms: incident_at.as_millisecond(),
@@ -46,10 +48,60 @@ pub(crate) fn start(site: &Site, declaration: Declaration, manner: &Manner) -> O
     };
     let confirmed = EventKind::TargetsConfirmed { by: site.by.clone(), targets };
     let said = if confirms(&confirmed) { vec![declared, confirmed] } else { vec![declared] };
-    let (journal, events) = declare(&run, &plan, said, clock)?;
+    let (run, lock, (journal, events)) = match make(site, id, &plan, said, Arc::clone(&clock)) {
+        Ok(made) => made,
+        Err(failure) => {
+            // Nothing was declared, so that nobody could give the locks back later.
+            drop(locks.release());
+            return Err(failure);
+        }
+    };
+    crash::point(Point::RunDeclared);
     let state = fold(&plan, &events)?;
-    let begun = Begun { plan: Arc::new(plan), journal, state, events, secrets };
+    let begun = Begun { plan: Arc::new(plan), journal, clock, state, events, secrets };
     serve(site, Held { run, _lock: lock, locks }, begun, manner)
+}
+
+/// The directory of a run, the right to write to it, its journal, and what that says.
+type Made = (RunDir, RunLock, (Journal, Vec<lifeboat_engine::model::Event>));
+
+/// Makes the directory and the journal of a run; leaves nothing if that fails.
+fn make(
+    site: &Site,
+    id: RunId,
+    plan: &Plan,
+    said: Vec<EventKind>,
+    clock: Arc<dyn Clock>,
+) -> Result<Made, Failure> {
+    let run = site.state.create_run(id).map_err(|error| render::runs(&error))?;
+    let declared = || {
+        let lock = run.lock(&*clock).map_err(|error| render::runs(&error))?;
+        Ok((lock, declare(&run, plan, said, Arc::clone(&clock))?))
+    };
+    match declared() {
+        Ok((lock, declared)) => Ok((run, lock, declared)),
+        Err(failure) => {
+            run.discard();
+            Err(failure)
+        }
+    }
+}
+
+/// Refuses a run that would come to an approval which nobody may give: its plan cannot be changed then.
+fn refuse_unapprovable(site: &Site, plan: &Plan) -> Result<(), Failure> {
+    let starter = &site.by.name;
+    let found = unapprovable(plan, &site.registry, starter);
+    let Some(first) = found.first() else { return Ok(()) };
+    let people = if first.minimum == 1 { "somebody".to_owned() } else { format!("{} people", first.minimum) };
+    let message = format!(
+        "`{}` takes the approval of {people} of `{}` who did not start the run, and {starter} starts it; the role has: {}",
+        first.step,
+        first.role,
+        first.holders.join(", ")
+    );
+    let help = "nothing has begun; let somebody else start it (`--as NAME`), give the role more people in lifeboat.yaml, or \
+                set `allow_starter: true` at the step";
+    Err(Failure::new(Exit::Refused, message).code(LB0371).help(help))
 }
 
 fn declare(
@@ -91,7 +143,7 @@ pub(super) fn lock_resources(
     plan: &Plan,
     clock: &dyn Clock,
 ) -> Result<ResourceLocks, Failure> {
-    let identities = written_identities(plan);
+    let identities = lock_identities(plan, &site.registry, &Machine::new());
     let by = format!("{}@{}", plan.runbook, plan.environment);
     ResourceLocks::acquire(&site.state, &Wanted { run, by, identities }, clock)
         .map_err(|error| render::runs(&error))

@@ -27,11 +27,11 @@ impl Reporter for Typed {
         let Ok(mut open) = self.open.lock() else { return };
         match event {
             EventKind::QuestionAsked { step, question } => {
+                open.questions.retain(|(asking, _)| asking != step);
                 open.questions.push((step.clone(), question.clone()));
             }
-            EventKind::QuestionAnswered { step, .. } | EventKind::AttemptFinished { step, .. } => {
-                open.questions.retain(|(asking, _)| asking != step);
-            }
+            // Answered, or ended without an answer.
+            EventKind::AttemptFinished { step, .. } => open.questions.retain(|(asking, _)| asking != step),
             EventKind::StepHeld { step, .. } => open.held.push(step.clone()),
             EventKind::StepFinished { step, .. } | EventKind::AttemptStarted { step, .. } => {
                 open.held.retain(|held| held != step);
@@ -55,7 +55,7 @@ impl Typed {
                         }
                     }
                     Ok(None) => {}
-                    Err(hint) => anstream::eprintln!("{hint}"),
+                    Err(hint) => crate::say::say!("{hint}"),
                 }
             }
         });
@@ -68,56 +68,128 @@ impl Typed {
         if line.is_empty() {
             return Ok(None);
         }
-        let (word, rest) = line.split_once(' ').unwrap_or((line, ""));
-        let rest = rest.trim();
-        if let Some((step, question)) = open.questions.first()
-            && question.typed.is_some()
-            && word == "answer"
-        {
-            check_answer(question, rest).map_err(|problem| format!("{step}: {problem}"))?;
-            let answer = Answer { choice: rest.to_owned(), by: by.clone(), comment: None, automatic: false };
-            return Ok(Some(Request::Answer { step: step.clone(), question: question.id.clone(), answer }));
-        }
-        if let Some((step, question)) = open.questions.first()
-            && question.choices.iter().any(|choice| choice == word)
-        {
-            let comment = (!rest.is_empty()).then(|| rest.to_owned());
-            let answer = Answer { choice: word.to_owned(), by: by.clone(), comment, automatic: false };
-            return Ok(Some(Request::Answer { step: step.clone(), question: question.id.clone(), answer }));
+        let (word, rest) = first_word(line);
+        if let Some(request) = answer(&open, word, rest, by)? {
+            return Ok(Some(request));
         }
         let decision = decision(&open, word, rest)?;
         Ok(Some(Request::Decide { by: by.clone(), decision }))
     }
 }
 
+fn first_word(text: &str) -> (&str, &str) {
+    let (word, rest) = text.split_once(char::is_whitespace).unwrap_or((text, ""));
+    (word, rest.trim())
+}
+
+/// Reads `CHOICE [STEP] [COMMENT]` and `answer [STEP] VALUE`; nothing if no question takes that word.
+fn answer(open: &Open, word: &str, rest: &str, by: &Person) -> Result<Option<Request>, String> {
+    let takes = |question: &Question| match wanted(question) {
+        Some(_) => word == "answer",
+        None => question.choices.iter().any(|choice| choice == word),
+    };
+    let asking: Vec<_> = open.questions.iter().filter(|(_, question)| takes(question)).collect();
+    let (named, after) = first_word(rest);
+    let (step, question, rest) = match asking.iter().find(|(step, _)| step.as_str() == named) {
+        Some((step, question)) => (step, question, after),
+        None => match asking.as_slice() {
+            [] => return Ok(None),
+            // The word is also one for held steps, and one of those is named.
+            _ if open.held.iter().any(|held| held.as_str() == named) => return Ok(None),
+            [(step, question)] if !(word == "done" && !open.held.is_empty()) => (step, question, rest),
+            several => {
+                let held = open.held.iter().filter(|_| word == "done");
+                let steps = several.iter().map(|(step, _)| step).chain(held);
+                return Err(name_one(word, steps));
+            }
+        },
+    };
+    let typed = wanted(question).is_some();
+    let (choice, comment) = if typed { (rest, "") } else { (word, rest) };
+    check_answer(question, choice).map_err(|problem| format!("{step}: {problem}"))?;
+    let comment = (!comment.is_empty()).then(|| comment.to_owned());
+    let answer = Answer { choice: choice.to_owned(), by: by.clone(), comment, automatic: false };
+    Ok(Some(Request::Answer { step: step.clone(), question: question.id.clone(), answer }))
+}
+
+fn name_one<'s>(word: &str, steps: impl Iterator<Item = &'s StepId>) -> String {
+    let steps: Vec<_> = steps.map(StepId::as_str).collect();
+    format!("several steps wait: {}; name one: {word} {}", steps.join(", "), steps[0])
+}
+
 fn decision(open: &Open, word: &str, rest: &str) -> Result<Decision, String> {
-    let held = || open.held.first().cloned().ok_or_else(|| "no step is held".to_owned());
-    let reason = || {
+    let say_why = |rest: &str| {
         if rest.is_empty() { Err(format!("say why: {word} REASON")) } else { Ok(rest.to_owned()) }
     };
     match word {
-        "retry" => Ok(Decision::RetryStep { step: held()? }),
-        "skip" => Ok(Decision::SkipStep { step: held()?, reason: reason()? }),
-        "done" => Ok(Decision::MarkDone { step: held()?, reason: reason()? }),
-        "note" => Ok(Decision::Note { text: reason()? }),
-        "abort" => Ok(Decision::Abort { reason: reason()? }),
+        "retry" | "skip" | "done" => {
+            let (step, rest) = held(open, word, rest)?;
+            match word {
+                "retry" => Ok(Decision::RetryStep { step }),
+                "skip" => Ok(Decision::SkipStep { step, reason: say_why(rest)? }),
+                _ => Ok(Decision::MarkDone { step, reason: say_why(rest)? }),
+            }
+        }
+        "note" => Ok(Decision::Note { text: say_why(rest)? }),
+        "abort" => Ok(Decision::Abort { reason: say_why(rest)? }),
+        "cancel" => Ok(Decision::Cancel { reason: say_why(rest)? }),
         "pause" => Ok(Decision::Pause),
         "continue" => Ok(Decision::Unpause),
         _ => Err(hint(open)),
     }
 }
 
+/// Finds the held step that is meant: the one named, or the only one.
+fn held<'r>(open: &Open, word: &str, rest: &'r str) -> Result<(StepId, &'r str), String> {
+    let (named, after) = first_word(rest);
+    if let Some(step) = open.held.iter().find(|held| held.as_str() == named) {
+        return Ok((step.clone(), after));
+    }
+    match open.held.as_slice() {
+        [] => Err(format!("no step is held, so there is nothing to {word}; {}", hint(open))),
+        [step] => Ok((step.clone(), rest)),
+        several => Err(name_one(word, several.iter())),
+    }
+}
+
 fn hint(open: &Open) -> String {
-    if let Some((step, wanted)) = open.questions.first().and_then(|(step, it)| Some((step, wanted(it)?))) {
-        return format!("{step} waits: type answer VALUE, where VALUE is {}", wanted.ty.in_words());
+    let mut lines: Vec<String> = open
+        .questions
+        .iter()
+        .map(|(step, question)| match wanted(question) {
+            Some(wanted) => {
+                format!("{step} waits: type answer VALUE, where VALUE is {}", wanted.ty.in_words())
+            }
+            None => {
+                format!("{step} waits: type {} (and a comment, if you like)", question.choices.join(" or "))
+            }
+        })
+        .collect();
+    lines.extend(
+        open.held
+            .iter()
+            .map(|step| format!("{step} is held: type retry, skip REASON, done REASON, or abort REASON")),
+    );
+    if lines.len() > 1 {
+        lines.push(format!("several wait: put the name behind the word, as in: {}", example(open)));
     }
-    if let Some((step, question)) = open.questions.first() {
-        return format!("{step} waits: type {} (and a comment, if you like)", question.choices.join(" or "));
+    if lines.is_empty() {
+        lines.push(
+            "nothing waits for you; you can type note TEXT, pause, continue, abort REASON or cancel REASON"
+                .to_owned(),
+        );
     }
-    if let Some(step) = open.held.first() {
-        return format!("{step} is held: type retry, skip REASON, done REASON, or abort REASON");
+    lines.join("\n")
+}
+
+fn example(open: &Open) -> String {
+    match (open.questions.first(), open.held.first()) {
+        (Some((step, question)), _) => {
+            format!("{} {step}", question.choices.first().map_or("answer", String::as_str))
+        }
+        (None, Some(step)) => format!("retry {step}"),
+        (None, None) => String::new(),
     }
-    "nothing waits for you; you can type note TEXT, pause, continue, or abort REASON".to_owned()
 }
 
 #[cfg(test)]
@@ -136,6 +208,7 @@ mod tests {
             message: "Promote?".into(),
             choices: vec!["approve".into(), "reject".into()],
             typed: None,
+            rule: None,
         };
         typed.on_event(0, &EventKind::QuestionAsked { step: StepId::new("sign_off").unwrap(), question });
         typed
@@ -154,10 +227,7 @@ mod tests {
         assert!(hint.contains("approve or reject"), "{hint}");
     }
 
-    #[test]
-    fn leaving_out_a_step_needs_a_reason() {
-        let mut typed = Typed::default();
-        let step = StepId::new("base").unwrap();
+    fn held(step: &str) -> EventKind {
         let failure = lifeboat_engine::model::Failure {
             kind: lifeboat_engine::model::FailureKind::Permanent,
             code: "LB0000".into(),
@@ -165,7 +235,38 @@ mod tests {
             help: None,
             causes: vec![],
         };
-        typed.on_event(0, &EventKind::StepHeld { step, failure });
+        EventKind::StepHeld { step: StepId::new(step).unwrap(), failure }
+    }
+
+    #[test]
+    fn of_several_steps_one_is_named_behind_the_word() {
+        let mut typed = asking();
+        let Some(Ok((_, question))) =
+            typed.open.lock().ok().map(|open| open.questions.first().cloned().ok_or(()))
+        else {
+            panic!("a question")
+        };
+        typed.on_event(0, &EventKind::QuestionAsked { step: StepId::new("second").unwrap(), question });
+        let refusal = typed.understand("approve fine", &person()).unwrap_err();
+        assert!(refusal.contains("sign_off, second") && refusal.contains("approve sign_off"), "{refusal}");
+        let request = typed.understand("approve second fine", &person()).unwrap().unwrap();
+        let Request::Answer { step, answer, .. } = request else { panic!("not an answer") };
+        assert_eq!((step.as_str(), answer.comment.as_deref()), ("second", Some("fine")));
+        typed.on_event(0, &held("base"));
+        typed.on_event(0, &held("other"));
+        assert!(typed.understand("skip broken", &person()).unwrap_err().contains("skip base"));
+        let request = typed.understand("skip other broken", &person()).unwrap().unwrap();
+        let Request::Decide { decision: Decision::SkipStep { step, reason }, .. } = request else {
+            panic!("no skip")
+        };
+        assert_eq!((step.as_str(), reason.as_str()), ("other", "broken"));
+        assert!(typed.understand("help", &person()).unwrap_err().contains("several wait"));
+    }
+
+    #[test]
+    fn leaving_out_a_step_needs_a_reason() {
+        let mut typed = Typed::default();
+        typed.on_event(0, &held("base"));
         assert!(typed.understand("skip", &person()).is_err());
         assert!(typed.understand("skip not needed", &person()).unwrap().is_some());
     }

@@ -11,6 +11,7 @@ use lifeboat_engine::plan::Plan;
 use lifeboat_engine::report::human;
 
 use super::story::measure;
+use crate::say::visible;
 
 /// Bars for running steps, and one for the RTO below them.
 pub(super) struct Live {
@@ -39,12 +40,12 @@ impl Live {
 
     pub(super) fn on_event(&mut self, at_ms: i64, event: &EventKind) {
         match event {
-            EventKind::RunDeclared { incident_at_ms, .. } => self.begin(at_ms - incident_at_ms),
+            EventKind::RunDeclared { incident_at_ms, .. } => self.begin(now_ms() - incident_at_ms),
             EventKind::ElementsChosen { step, elements } => {
-                self.start(step);
+                self.start(at_ms, step);
                 self.bound(step, elements.len());
             }
-            EventKind::AttemptStarted { step, .. } => self.start(step),
+            EventKind::AttemptStarted { step, .. } => self.start(at_ms, step),
             EventKind::Progressed { step, progress, .. } => {
                 if let Some(bar) = self.running.get(step) {
                     advance(bar, progress);
@@ -68,11 +69,10 @@ impl Live {
     pub(super) fn catch_up(&mut self, event: &Event) {
         match &event.kind {
             EventKind::RunDeclared { incident_at_ms, .. } => {
-                let now = jiff::Timestamp::now().as_millisecond();
-                self.begin(now - incident_at_ms);
+                self.begin(now_ms() - incident_at_ms);
             }
             EventKind::ElementsChosen { step, elements } => {
-                self.start(step);
+                self.start(event.at_ms, step);
                 self.bound(step, elements.len());
             }
             EventKind::StepFinished { step, .. } if step.element().is_some() => self.element_ended(step),
@@ -109,8 +109,10 @@ impl Live {
         bar.set_message(steps + &left.unwrap_or_default());
     }
 
-    fn start(&mut self, step: &StepId) {
-        let bar = ProgressBar::new_spinner();
+    /// Shows a step that has been running since then: whoever looks on may have come later.
+    fn start(&mut self, since_ms: i64, step: &StepId) {
+        let elapsed = Duration::from_millis(u64::try_from(now_ms() - since_ms).unwrap_or(0));
+        let bar = ProgressBar::new_spinner().with_elapsed(elapsed);
         let bar = match &self.rto {
             Some(rto) => self.bars.insert_before(rto, bar),
             None => self.bars.add(bar),
@@ -175,7 +177,11 @@ fn advance(bar: &ProgressBar, progress: &lifeboat_engine::model::Progress) {
         }
         _ => {}
     }
-    bar.set_message(measure(progress));
+    bar.set_message(visible(&measure(progress)).into_owned());
+}
+
+fn now_ms() -> i64 {
+    jiff::Timestamp::now().as_millisecond()
 }
 
 fn style(template: &str) -> ProgressStyle {

@@ -1,6 +1,7 @@
 //! What a person sees while a run goes on: the same story as plain lines in a pipe and, in a terminal, above bars
 //! that move.
 
+mod aside;
 mod live;
 mod story;
 
@@ -11,11 +12,13 @@ use lifeboat_engine::model::{Event, RunId};
 use lifeboat_engine::plan::Plan;
 use lifeboat_engine::run::driver::Reporter;
 
+pub(crate) use aside::Aside;
 use live::Live;
 use story::Story;
 
 /// Shows a run on standard error.
 pub(crate) struct View {
+    place: Place,
     story: Story,
     screen: Screen,
 }
@@ -28,23 +31,26 @@ enum Screen {
 /// Where a run is shown.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Place {
+    /// Where words can be typed.
     Terminal,
+    /// A terminal that only looks on.
+    Onlooker,
     Pipe,
 }
 
 impl View {
     pub(crate) fn new(run: RunId, plan: Arc<Plan>, place: Place) -> Self {
         let screen = match place {
-            Place::Terminal => Screen::Live(Live::new(Arc::clone(&plan))),
+            Place::Terminal | Place::Onlooker => Screen::Live(Live::new(Arc::clone(&plan))),
             Place::Pipe => Screen::Lines,
         };
-        Self { story: Story::new(run, plan), screen }
+        Self { place, story: Story::new(run, plan), screen }
     }
 
     /// Takes in what happened before this process took the run over, without showing it again.
     pub(crate) fn catch_up(&mut self, events: &[Event]) {
         for event in events {
-            drop(self.story.tell(event.at_ms, &event.kind, Place::Terminal));
+            drop(self.story.tell(event.at_ms, &event.kind, self.place));
             if let Screen::Live(screen) = &mut self.screen {
                 screen.catch_up(event);
             }
@@ -54,13 +60,9 @@ impl View {
 
 impl Reporter for View {
     fn on_event(&mut self, at_ms: i64, event: &EventKind) {
-        let place = match self.screen {
-            Screen::Live(_) => Place::Terminal,
-            Screen::Lines => Place::Pipe,
-        };
-        let lines = self.story.tell(at_ms, event, place);
+        let lines = self.story.tell(at_ms, event, self.place);
         match &mut self.screen {
-            Screen::Lines => lines.iter().for_each(|line| anstream::eprintln!("{line}")),
+            Screen::Lines => lines.iter().for_each(|line| crate::say::say!("{line}")),
             Screen::Live(screen) => {
                 screen.on_event(at_ms, event);
                 lines.iter().for_each(|line| screen.print(line));

@@ -5,6 +5,7 @@ use std::sync::Arc;
 
 use anstyle::{AnsiColor, Style};
 use jiff::Timestamp;
+use lifeboat_engine::clock::NOTABLE_MS;
 use lifeboat_engine::model::event::{Answer, AttemptResult, Decision, EventKind, Question};
 use lifeboat_engine::model::{Failure, Mode, Outcome, Progress, RunId, RunOutcome, StepId, Unit};
 use lifeboat_engine::plan::Plan;
@@ -14,6 +15,7 @@ use lifeboat_engine::step::NOTE;
 use serde_json::Value;
 
 use super::Place;
+use crate::say::visible;
 
 const GREEN: Style = AnsiColor::Green.on_default();
 const RED: Style = AnsiColor::Red.on_default().bold();
@@ -44,6 +46,8 @@ pub(super) struct Story {
     plan: Arc<Plan>,
     /// The position of each step in the plan.
     index: HashMap<StepId, usize>,
+    /// The position of each undo.
+    undos: HashMap<StepId, usize>,
     incident_ms: i64,
     width: usize,
     started: HashMap<StepId, i64>,
@@ -53,16 +57,29 @@ pub(super) struct Story {
     /// What was made, by its id.
     made: HashMap<String, String>,
     engines: usize,
+    /// How far the machine's clock was ahead of the run's time.
+    clock_ahead: i64,
+    starter: Option<String>,
+    votes: HashMap<StepId, Votes>,
+}
+
+/// How many answers a question needs and has.
+#[derive(Debug, Default)]
+struct Votes {
+    needed: u32,
+    given: u32,
 }
 
 impl Story {
     pub(super) fn new(run: RunId, plan: Arc<Plan>) -> Self {
         let width = plan.steps.iter().map(|step| step.id.as_str().len()).max().unwrap_or(0).clamp(8, 28);
         let index = plan.steps.iter().enumerate().map(|(at, step)| (step.id.clone(), at)).collect();
+        let undos = plan.undos.iter().enumerate().map(|(at, undo)| (undo.step.id.clone(), at)).collect();
         Self {
             run,
             plan,
             index,
+            undos,
             incident_ms: 0,
             width,
             started: HashMap::new(),
@@ -71,14 +88,18 @@ impl Story {
             loops: HashMap::new(),
             made: HashMap::new(),
             engines: 0,
+            clock_ahead: 0,
+            starter: None,
+            votes: HashMap::new(),
         }
     }
 
     /// Returns the lines that an event is worth. In a terminal, bars show progress instead.
     pub(super) fn tell(&mut self, at_ms: i64, event: &EventKind, place: Place) -> Vec<String> {
         match event {
-            EventKind::RunDeclared { incident_at_ms, .. } => {
+            EventKind::RunDeclared { incident_at_ms, by, .. } => {
                 self.incident_ms = *incident_at_ms;
+                self.starter = Some(by.name.clone());
                 self.headline()
             }
             EventKind::EngineStarted { .. } => self.engine_started(at_ms),
@@ -96,7 +117,13 @@ impl Story {
             EventKind::QuestionAsked { step, question } => self.asked(at_ms, step, question, place),
             EventKind::QuestionAnswered { step, answer, .. } => self.answered(at_ms, step, answer),
             EventKind::Decided { by, decision } => {
+                if let Decision::RetryStep { step } = decision {
+                    self.votes.remove(step);
+                }
                 self.line(at_ms, (BOLD, "●"), &by.name, &describe(decision))
+            }
+            EventKind::Refused { by, reason, .. } => {
+                self.line(at_ms, (YELLOW, "!"), &by.name, &format!("not granted: {reason}"))
             }
             EventKind::EndingBegan { outcome, reason, undo } if *outcome != RunOutcome::Succeeded => {
                 let mut lines = self.line(at_ms, (RED, "■"), "run", &format!("ends: {reason}"));
@@ -119,6 +146,7 @@ impl Story {
                 let text = value.as_str().unwrap_or_default();
                 self.line(at_ms, (BOLD, "●"), step.as_str(), &format!("note: {text}"))
             }
+            EventKind::ClockRead { run_ms, wall_ms, .. } => self.clock_read(at_ms, wall_ms - run_ms),
             EventKind::Noted { text, .. } => self.line(at_ms, (BOLD, "●"), "note", text),
             EventKind::Progressed { step, progress, .. } if place == Place::Pipe => {
                 self.progressed(at_ms, step, progress)
@@ -148,6 +176,18 @@ impl Story {
         lines
     }
 
+    fn clock_read(&mut self, at_ms: i64, ahead: i64) -> Vec<String> {
+        let known = std::mem::replace(&mut self.clock_ahead, ahead);
+        if ahead.abs_diff(known) < NOTABLE_MS.unsigned_abs() {
+            return Vec::new();
+        }
+        let by = human::duration((ahead - known).abs());
+        let way = if ahead > known { "forward" } else { "back" };
+        let text =
+            format!("the clock of the machine was set {way} by {by}; the time of the run does not follow it");
+        self.line(at_ms, (YELLOW, "!"), "clock", &text)
+    }
+
     fn engine_started(&mut self, at_ms: i64) -> Vec<String> {
         self.engines += 1;
         if self.engines == 1 {
@@ -159,7 +199,7 @@ impl Story {
     fn attempt_started(&mut self, at_ms: i64, step: &StepId, attempt: u32) -> Vec<String> {
         self.started.entry(step.clone()).or_insert(at_ms);
         self.output.remove(step);
-        if let Some(undo) = self.plan.undos.iter().find(|undo| undo.step.id == step.whole()) {
+        if let Some(undo) = self.undos.get(&step.whole()).map(|at| &self.plan.undos[*at]) {
             let what = undo.built_in.as_ref().unwrap_or(&undo.step.title);
             let again = if attempt > 1 { format!(" (attempt {attempt})") } else { String::new() };
             return self.line(at_ms, (BOLD, "↶"), step.as_str(), &format!("{what}{again}"));
@@ -185,10 +225,11 @@ impl Story {
                 let mut lines = self.line(at_ms, (RED, "✗"), step.as_str(), &text);
                 lines.extend(self.details(failure));
                 for check in checks.iter().filter(|check| !check.passed) {
-                    lines.push(self.indent(&format!(
+                    let text = format!(
                         "check `{}`: expected {}, found {}",
                         check.name, check.expected, check.actual
-                    )));
+                    );
+                    lines.push(self.indent(&visible(&text)));
                 }
                 lines.extend(self.output_tail(step));
                 lines
@@ -260,16 +301,16 @@ impl Story {
 
     fn details(&self, failure: &Failure) -> Vec<String> {
         let mut lines: Vec<_> =
-            failure.causes.iter().map(|cause| self.indent(&format!("because: {cause}"))).collect();
+            failure.causes.iter().map(|cause| self.indent(&format!("because: {}", visible(cause)))).collect();
         if let Some(help) = &failure.help {
-            lines.push(self.indent(&format!("help: {help}")));
+            lines.push(self.indent(&format!("help: {}", visible(help))));
         }
         lines
     }
 
     fn output_tail(&self, step: &StepId) -> Vec<String> {
         let Some(lines) = self.output.get(step) else { return Vec::new() };
-        lines.iter().map(|line| self.indent(&format!("{DIM}| {line}{DIM:#}"))).collect()
+        lines.iter().map(|line| self.indent(&format!("{DIM}| {}{DIM:#}", visible(line)))).collect()
     }
 
     fn keep_output(&mut self, step: &StepId, line: &str) {
@@ -321,13 +362,15 @@ impl Story {
         lines
     }
 
-    fn asked(&self, at_ms: i64, step: &StepId, question: &Question, place: Place) -> Vec<String> {
+    fn asked(&mut self, at_ms: i64, step: &StepId, question: &Question, place: Place) -> Vec<String> {
         let run = self.run.short();
         let role = question.role.as_deref().map_or(String::new(), |role| format!(" ({role})"));
         let mut lines =
             self.line(at_ms, (YELLOW, "?"), step.as_str(), &format!("{}{role}", question.message));
         let contacts = question.role.as_ref().and_then(|role| self.plan.contacts.get(role));
         lines.extend(contacts.map(|people| self.indent(&format!("ask: {}", people.join(", ")))));
+        lines.extend(self.rule(question).map(|rule| self.indent(&rule)));
+        self.votes.entry(step.clone()).or_default().needed = question.rule.map_or(1, |rule| rule.minimum);
         let step = typed(step);
         let (command, here) = match wanted(question) {
             Some(wanted) => (
@@ -335,7 +378,7 @@ impl Story {
                 "answer VALUE".to_owned(),
             ),
             None => (
-                format!("{BOLD}lifeboat approve {run} {step}{BOLD:#}   or: lifeboat reject {run} {step}"),
+                choices(&run, &step, &question.choices),
                 format!("{} (and a comment, if you like)", question.choices.join(" or ")),
             ),
         };
@@ -346,12 +389,26 @@ impl Story {
         lines
     }
 
-    fn answered(&self, at_ms: i64, step: &StepId, answer: &Answer) -> Vec<String> {
+    /// Says who must answer, where not everybody may.
+    fn rule(&self, question: &Question) -> Option<String> {
+        let rule = question.rule?;
+        let many = (rule.minimum > 1).then(|| format!("{} people must approve", rule.minimum));
+        let starter = self.starter.as_ref().filter(|_| !rule.allow_starter && self.plan.approvers.is_some());
+        let starter = starter.map(|name| format!("not {name}, who started the run"));
+        let words: Vec<_> = many.into_iter().chain(starter).collect();
+        (!words.is_empty()).then(|| words.join(", "))
+    }
+
+    fn answered(&mut self, at_ms: i64, step: &StepId, answer: &Answer) -> Vec<String> {
+        let votes = self.votes.entry(step.clone()).or_default();
+        votes.given += 1;
+        let of =
+            if votes.needed > 1 { format!(" ({} of {})", votes.given, votes.needed) } else { String::new() };
         let comment = answer.comment.as_deref().map_or(String::new(), |text| format!(": {text}"));
         let text = if answer.automatic {
             format!("{} (automatic, by the settings of drills; no evidence)", answer.choice)
         } else {
-            format!("{} by {}{comment}", answer.choice, answer.by.name)
+            format!("{}{of} by {}{comment}", answer.choice, answer.by.name)
         };
         self.line(at_ms, (BOLD, "●"), step.as_str(), &text)
     }
@@ -379,6 +436,8 @@ impl Story {
     fn line(&self, at_ms: i64, (style, mark): (Style, &str), about: &str, text: &str) -> Vec<String> {
         let clock = clock(at_ms - self.incident_ms);
         let width = self.width;
+        // Of what people and programs wrote, nothing acts on this terminal.
+        let (about, text) = (visible(about), visible(text));
         vec![format!("{DIM}{clock}{DIM:#} {style}{mark}{style:#} {about:<width$}  {text}")]
     }
 
@@ -409,6 +468,18 @@ pub(super) fn measure(progress: &Progress) -> String {
         text.push_str(&format!(", {}", progress.note));
     }
     text
+}
+
+/// Writes the commands that give each of the choices, the one that lets the step go on first.
+fn choices(run: &str, step: &str, choices: &[String]) -> String {
+    let command = |choice: &String| match choice.as_str() {
+        "approve" | "reject" => format!("lifeboat {choice} {run} {step}"),
+        other => format!("lifeboat answer {run} {step} {other}"),
+    };
+    let mut commands = choices.iter().map(command);
+    let first = commands.next().unwrap_or_default();
+    let others: String = commands.map(|command| format!("   or: {command}")).collect();
+    format!("{BOLD}{first}{BOLD:#}{others}")
 }
 
 fn describe(decision: &Decision) -> String {

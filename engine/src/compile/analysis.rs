@@ -1,4 +1,4 @@
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::rc::Rc;
 
 use super::backups::check_backups;
@@ -6,15 +6,16 @@ use super::bodies::{StepBody, read_body};
 use super::calls::{Call, Calls};
 use super::cycle::report_cycles;
 use super::expressions::check_expressions;
-use super::fence::connections;
+use super::fence::{WriteFence, connections};
 use super::graph::{Graph, GroupNode, Node};
 use super::needs::check_needs;
 use super::order::Order;
-use super::resources::{check_resources, named};
+use super::resources::{check_resources, resource_of};
 use super::time::check_time;
 use super::undo::read_undo;
 use crate::diagnostic::{Diagnostic, Diagnostics, codes};
 use crate::project::Project;
+use crate::resource::Access;
 use crate::spec::{EnvironmentSpec, ProjectSpec, RunbookSpec, Site};
 use crate::step::{Effect, Registry};
 
@@ -39,18 +40,25 @@ pub(super) struct Analysis<'s> {
 
 /// Checks a runbook against all environments that it may run in.
 pub fn check(project: &Project, spec: &RunbookSpec, registry: &Registry, out: &mut Diagnostics) {
-    check_one(&mut Calls::new(project, registry), spec, out);
+    let mut fence = WriteFence::new(project.environments.values());
+    check_one(&mut Calls::new(project, registry), spec, &mut fence, out);
 }
 
 /// Checks all runbooks of a project, each of them once, however many others call it.
 pub fn check_all(project: &Project, registry: &Registry, out: &mut Diagnostics) {
-    let mut calls = Calls::new(project, registry);
+    let (mut calls, mut fence) =
+        (Calls::new(project, registry), WriteFence::new(project.environments.values()));
     for spec in project.runbooks.values() {
-        check_one(&mut calls, spec, out);
+        check_one(&mut calls, spec, &mut fence, out);
     }
 }
 
-fn check_one<'s>(calls: &mut Calls<'s>, spec: &'s RunbookSpec, out: &mut Diagnostics) {
+fn check_one<'s>(
+    calls: &mut Calls<'s>,
+    spec: &'s RunbookSpec,
+    fence: &mut WriteFence<'s>,
+    out: &mut Diagnostics,
+) {
     let project = calls.project;
     let mut environments = Vec::new();
     for name in &spec.environments {
@@ -66,30 +74,35 @@ fn check_one<'s>(calls: &mut Calls<'s>, spec: &'s RunbookSpec, out: &mut Diagnos
         }
     }
     let analysis = analyse(calls, spec, environments, out);
+    let writes = analysis.writes();
     for environment in analysis.environments.iter().filter(|environment| !environment.protected) {
-        let writes = analysis.writes();
-        for diagnostic in super::fence::fence_writes(environment, writes, project.environments.values()) {
-            out.push(diagnostic);
-        }
+        out.extend(fence.check(environment, &writes));
     }
 }
 
 impl<'s> Analysis<'s> {
     /// Returns the names of all resources that are written, in called runbooks too. What an input names is written
     /// under the name that the caller gives.
-    pub(super) fn writes(&self) -> Vec<String> {
-        let own = (0..self.order.steps.len()).flat_map(|at| named(self.all_sites(at)).1);
+    pub(super) fn writes(&self) -> BTreeSet<String> {
+        let own = self.written_names();
         let scripts =
             self.bodies.iter().chain(&self.undos).flatten().filter(|body| body.effect != Effect::Read);
-        let connected = scripts
-            .flat_map(|body| connections(&body.kind.params, &serde_json::Value::Object(body.with.clone())));
+        let connected = scripts.flat_map(|body| connections(&body.kind.params, &body.with));
         own.chain(connected).chain(self.calls.values().flat_map(|call| call.analysis.writes())).collect()
     }
 
     /// Says whether the resource that an input names is written.
     pub(super) fn writes_input(&self, name: &str) -> bool {
-        let mut written = (0..self.order.steps.len()).flat_map(|at| named(self.all_sites(at)).1);
-        written.any(|text| crate::expr::input_name(&text) == Some(name))
+        self.written_names().any(|text| crate::expr::input_name(&text) == Some(name))
+    }
+
+    /// Returns the names of the resources that its own steps write, as they stand there.
+    fn written_names(&self) -> impl Iterator<Item = String> {
+        let sites = (0..self.order.steps.len()).flat_map(|at| self.all_sites(at));
+        sites
+            .filter_map(resource_of)
+            .filter(|(_, access)| *access == Access::Write)
+            .map(|(name, _)| name.into_owned())
     }
 
     /// Returns what later checks must look at in the parameters of a step.
@@ -158,12 +171,14 @@ pub(super) fn analyse_one<'s>(
     check_backups(&analysis, calls.registry, out);
     check_roles(&analysis, out);
     check_holders(&calls.project.spec, spec, out);
+    check_minimum(&analysis, out);
     analysis
 }
 
 fn graph_of(order: &Order<'_>) -> Graph {
     let budget = |common: &crate::spec::Common| common.budget.as_ref().map(|budget| budget.value.0);
-    Graph {
+    let mut graph = Graph {
+        joins: 0,
         steps: order
             .steps
             .iter()
@@ -178,7 +193,10 @@ fn graph_of(order: &Order<'_>) -> Graph {
             .iter()
             .map(|group| GroupNode { parent: group.parent, budget: budget(&group.spec.common) })
             .collect(),
-    }
+    };
+    let waiting = order.steps.iter().map(|step| step.whole.as_slice());
+    graph.join(waiting, |group| order.groups[group].ends.clone());
+    graph
 }
 
 /// Checks that somebody holds each role, in a project that says who holds which: at 3 am it is too late to find out.
@@ -198,6 +216,35 @@ fn check_holders(project: &ProjectSpec, spec: &RunbookSpec, out: &mut Diagnostic
                 .suggest(role, "roles of the project", known),
             );
         }
+    }
+}
+
+/// Checks that a role has as many people as must approve: the run would wait forever.
+fn check_minimum(analysis: &Analysis<'_>, out: &mut Diagnostics) {
+    for (step, body) in analysis.order.steps.iter().zip(&analysis.bodies) {
+        let Some(body) = body.as_ref().filter(|body| body.kind.waits_for_people) else { continue };
+        let Some(role) = body.with.get("role").and_then(|role| role.as_str()) else { continue };
+        let Some(minimum) = body.with.get("minimum").and_then(serde_json::Value::as_u64) else { continue };
+        let holders = analysis.project.spec.holders(role);
+        if holders.is_empty() || holders.len() as u64 >= minimum {
+            continue;
+        }
+        let span = match &step.spec.body {
+            crate::spec::Body::Uses { with: Some(node), .. } => {
+                node.get("minimum").map(|node| node.span.clone())
+            }
+            _ => None,
+        };
+        let message =
+            format!("{minimum} people of `{role}` must approve, and lifeboat.yaml names {}", holders.len());
+        out.push(
+            Diagnostic::error(codes::LB0370, message)
+                .at(&analysis.spec.source, span.unwrap_or_else(|| step.spec.common.id.span.clone()))
+                .help(format!(
+                    "give the role more people under `roles:` of lifeboat.yaml; now: {}",
+                    holders.join(", ")
+                )),
+        );
     }
 }
 

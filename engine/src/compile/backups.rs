@@ -54,15 +54,21 @@ fn stores<'b>(body: &'b StepBody<'_>) -> impl Iterator<Item = (&'b str, &'b Site
 /// wait for each other in a circle.
 fn chosen(analysis: &Analysis<'_>, store: &str) -> Vec<bool> {
     let steps = &analysis.order.steps;
-    let mut dependants = vec![Vec::new(); steps.len()];
+    // Behind the steps stand the groups that are needed as a whole.
+    let groups = &analysis.order.groups;
+    let mut dependants = vec![Vec::new(); steps.len() + groups.len()];
     for (at, step) in steps.iter().enumerate() {
         step.needs.iter().for_each(|(need, _)| dependants[*need].push(at));
+        step.whole.iter().for_each(|group| dependants[steps.len() + group].push(at));
+    }
+    for (at, group) in groups.iter().enumerate().filter(|(_, group)| group.needed_whole) {
+        group.ends.iter().for_each(|end| dependants[*end].push(steps.len() + at));
     }
     let selects =
         |body: &StepBody<'_>| body.kind.selects_backup && stores(body).any(|(name, _)| name == store);
     let selecting = |at: &usize| analysis.bodies[*at].as_ref().is_some_and(selects);
     let mut queue: Vec<_> = (0..steps.len()).filter(selecting).collect();
-    let mut chosen = vec![false; steps.len()];
+    let mut chosen = vec![false; dependants.len()];
     while let Some(before) = queue.pop() {
         for at in &dependants[before] {
             if !std::mem::replace(&mut chosen[*at], true) {

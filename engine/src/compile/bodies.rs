@@ -1,3 +1,4 @@
+use std::borrow::Cow;
 use std::path::Path;
 
 use serde_json::{Map, Value};
@@ -200,9 +201,11 @@ fn ask_kind(around: &Around<'_>, step: &StepSpec, body: &StepBody<'_>, out: &mut
             })
         })
     };
-    let literal: Map<_, _> =
-        with.iter().filter(|(param, _)| !computed(param)).map(|(k, v)| (k.clone(), v.clone())).collect();
     let Some(found) = around.registry.kind(&kind.name) else { return };
+    let mut literal = Cow::Borrowed(with);
+    if with.keys().any(|param| computed(param)) {
+        literal.to_mut().retain(|param, _| !computed(param));
+    }
     for problem in found.check(&literal) {
         let top = problem.param.split(['.', '[']).next().unwrap_or_default();
         let span = place(top).unwrap_or_else(|| step.common.id.span.clone());

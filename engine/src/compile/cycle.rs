@@ -25,7 +25,8 @@ pub(super) fn report_cycles(
             continue;
         }
         found = true;
-        let way = shortest_way_round(graph, &members);
+        let mut way = shortest_way_round(graph, &members);
+        way.retain(|at| *at < order.steps.len());
         let id = |at: &usize| order.steps[*at].spec.common.id.value.as_str();
         let names: Vec<_> = way.iter().chain(way.first()).map(|at| format!("`{}`", id(at))).collect();
         let first = &order.steps[way[0]].spec.common.id;
@@ -70,7 +71,7 @@ mod tests {
 
     fn graph(needs: &[&[usize]]) -> Graph {
         let node = |needs: &&[usize]| Node { needs: needs.to_vec(), ..Node::default() };
-        Graph { steps: needs.iter().map(node).collect(), groups: Vec::new() }
+        Graph { steps: needs.iter().map(node).collect(), ..Graph::default() }
     }
 
     #[test]

@@ -7,10 +7,19 @@ use super::expressions::Reader;
 use super::repeat::type_of_items;
 use crate::diagnostic::codes;
 use crate::expr::{self, Part, Reference, Shape};
+use crate::spec::StepSpec;
 use crate::value::{Field, Type};
 
 /// The names that an element adds: what it is, and its number.
 pub(super) const NAMES: &[&str] = &["item", "index"];
+
+/// Returns the names that only a step has: in its parameters, in what looks at its output, and in what looks at its failure.
+pub(super) fn names_of(step: &StepSpec) -> [&'static [&'static str]; 3] {
+    match step.repeat.for_each {
+        None => [&[], &["output"], &["error", "attempt"]],
+        Some(_) => [NAMES, &["output", "item", "index"], &["error", "attempt", "item", "index"]],
+    }
+}
 
 /// Returns the names behind the first index of a chain, up to the next index.
 pub(super) fn names(then: &[Part]) -> Vec<String> {

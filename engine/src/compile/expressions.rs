@@ -26,11 +26,11 @@ pub(super) enum Reader<'a> {
     /// In the default of an input: only inputs before this one can be read.
     Input(usize),
     /// In a step, with names that only this place has.
-    Step { at: usize, extra: &'a [String] },
+    Step { at: usize, extra: &'a [&'a str] },
     /// In the name of a lock, which is taken before any step.
     Lock,
     /// In what takes the work of a step back, with names that only this place has.
-    Undo { at: usize, extra: &'a [String] },
+    Undo { at: usize, extra: &'a [&'a str] },
     /// In an output of the runbook, which is read when all its steps have ended.
     Output,
 }
@@ -67,21 +67,16 @@ impl Checker<'_, '_> {
         for (node, _) in step.conditions.clone() {
             self.expression(node, Reader::Step { at, extra: &[] });
         }
-        let repeated = step.spec.repeat.for_each.is_some();
-        let element = if repeated { elements::NAMES } else { &[] };
-        let with = |names: &[&str]| -> Vec<String> {
-            names.iter().chain(element).map(|name| (*name).to_owned()).collect()
-        };
-        let (plain, output, failure) = (with(&[]), with(&["output"]), with(&["error", "attempt"]));
+        let [plain, output, failure] = elements::names_of(step.spec);
         let until = step.spec.repeat.until.as_ref().map(|until| &until.condition);
         for node in step.spec.expect.iter().chain(until) {
-            self.expression(node, Reader::Step { at, extra: &output });
+            self.expression(node, Reader::Step { at, extra: output });
         }
         if let Some(node) = &step.spec.retry_when {
-            self.expression(node, Reader::Step { at, extra: &failure });
+            self.expression(node, Reader::Step { at, extra: failure });
         }
         for site in self.analysis.sites(at) {
-            self.site(site, Reader::Step { at, extra: &plain });
+            self.site(site, Reader::Step { at, extra: plain });
         }
         if let Some(each) = self.analysis.bodies[at].as_ref().and_then(|body| body.each.as_ref()) {
             for site in &each.sites {
@@ -91,10 +86,10 @@ impl Checker<'_, '_> {
         }
         self.check_title(at);
         if let Some(node) = step.spec.undo.as_ref().and_then(|undo| undo.step.retry_when.as_ref()) {
-            self.expression(node, Reader::Undo { at, extra: &failure });
+            self.expression(node, Reader::Undo { at, extra: failure });
         }
         for site in self.analysis.undo_sites(at) {
-            self.site(site, Reader::Undo { at, extra: &plain });
+            self.site(site, Reader::Undo { at, extra: plain });
         }
     }
 
@@ -209,7 +204,7 @@ impl Checker<'_, '_> {
             Reader::Step { extra, .. } | Reader::Undo { extra, .. } => extra,
             Reader::Input(_) | Reader::Lock | Reader::Output => &[],
         };
-        if extra.contains(&reference.path[0]) {
+        if extra.contains(&reference.path[0].as_str()) {
             return self.own_output(reference, span, reader);
         }
         match reference.path[0].as_str() {
@@ -230,7 +225,7 @@ impl Checker<'_, '_> {
         }
     }
 
-    fn unknown_name(&mut self, name: &str, span: Range<usize>, extra: &[String]) {
+    fn unknown_name(&mut self, name: &str, span: Range<usize>, extra: &[&str]) {
         let spec = self.analysis.spec;
         let diagnostic =
             self.error(codes::LB0119, format!("there is nothing named `{name}`"), span).narrowed_to(name);
@@ -248,7 +243,7 @@ impl Checker<'_, '_> {
             }
             (Some(meant), _) => diagnostic.help(format!("did you mean `{meant}`?")),
             (None, _) => {
-                let names = NAMESPACES.iter().copied().chain(extra.iter().map(String::as_str));
+                let names = NAMESPACES.iter().copied().chain(extra.iter().copied());
                 diagnostic.suggest(name, "names begin with", names)
             }
         };

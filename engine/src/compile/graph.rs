@@ -6,7 +6,7 @@ use std::time::Duration;
 use petgraph::algo::toposort;
 use petgraph::graph::{DiGraph, NodeIndex};
 
-use crate::plan::Plan;
+use crate::plan::{Needed, Plan};
 
 /// What the graph needs to know of a step.
 #[derive(Clone, Debug, Default)]
@@ -31,6 +31,8 @@ pub struct GroupNode {
 pub struct Graph {
     pub steps: Vec<Node>,
     pub groups: Vec<GroupNode>,
+    /// How many of the last of `steps` are no steps: each stands for the end of a group that is needed as a whole.
+    pub joins: usize,
 }
 
 /// The chain of steps that decides how long the whole takes.
@@ -48,7 +50,8 @@ impl Graph {
         let groups: HashMap<_, _> =
             plan.groups.iter().enumerate().map(|(at, group)| (&group.id, at)).collect();
         let group = |id: &Option<crate::model::StepId>| id.as_ref().and_then(|id| groups.get(id).copied());
-        Self {
+        let mut graph = Self {
+            joins: 0,
             steps: plan
                 .steps
                 .iter()
@@ -66,11 +69,69 @@ impl Graph {
                     budget: found.budget.map(|span| span.0),
                 })
                 .collect(),
+        };
+        let wiring = plan.wiring();
+        let whole = |at: usize| -> Vec<usize> {
+            let groups = wiring.direct(at).filter_map(|(needed, _)| match needed {
+                Needed::Group(group) => Some(group),
+                Needed::Step(_) => None,
+            });
+            groups.collect()
+        };
+        let waiting: Vec<_> = (0..plan.steps.len()).map(whole).collect();
+        graph.join(waiting.iter().map(Vec::as_slice), |group| wiring.ends(group).to_vec());
+        graph
+    }
+
+    /// Adds a node for each group that is needed as a whole: it needs the group's ends, and whoever needs the group needs
+    /// it. `waiting` has for every step the groups that it needs so.
+    pub(super) fn join<'w>(
+        &mut self,
+        waiting: impl Iterator<Item = &'w [usize]>,
+        ends: impl Fn(usize) -> Vec<usize>,
+    ) {
+        let real = self.steps.len();
+        let mut known: HashMap<usize, usize> = HashMap::new();
+        for (at, groups) in waiting.enumerate() {
+            for group in groups.iter().copied() {
+                let join = *known.entry(group).or_insert_with(|| {
+                    self.steps.push(Node { needs: ends(group), ..Node::default() });
+                    self.steps.len() - 1
+                });
+                self.steps[at].needs.push(join);
+                // The innermost group that holds both it and a step that waits for it.
+                let (own, before) = (self.common(group, at), self.steps[join].group);
+                if self.depth(own) > self.depth(before) {
+                    self.steps[join].group = own;
+                }
+            }
         }
+        self.joins = self.steps.len() - real;
+    }
+
+    fn depth(&self, group: Option<usize>) -> usize {
+        self.around(group).count()
+    }
+
+    /// Returns a group and those around it, innermost first.
+    fn around(&self, group: Option<usize>) -> impl Iterator<Item = usize> + '_ {
+        std::iter::successors(group, |group| self.groups[*group].parent)
+    }
+
+    /// Returns the innermost group around another one that also holds a step.
+    fn common(&self, group: usize, step: usize) -> Option<usize> {
+        let own: Vec<_> = self.around(self.steps[step].group).collect();
+        self.around(self.groups[group].parent).find(|around| own.contains(around))
     }
 
     /// Returns the steps so that each comes after all it needs. `None` if they wait for each other in a circle.
     pub fn topological_order(&self) -> Option<Vec<usize>> {
+        let real = self.steps.len() - self.joins;
+        Some(self.order()?.into_iter().filter(|at| *at < real).collect())
+    }
+
+    /// Returns all nodes so that each comes after all it needs.
+    fn order(&self) -> Option<Vec<usize>> {
         let graph = self.petgraph();
         let order = toposort(&graph, None).ok()?;
         Some(order.into_iter().map(NodeIndex::index).collect())
@@ -93,7 +154,7 @@ impl Graph {
     /// Returns the chain with the largest sum of budgets that ends in one of these steps. A group's budget counts
     /// where its steps stay below it.
     pub fn critical_path(&self, ends: &[usize]) -> Option<CriticalPath> {
-        let order = self.topological_order()?;
+        let order = self.order()?;
         let ends_of = self.ends_of_groups();
         let mut started: Vec<Option<Duration>> = vec![None; self.groups.len()];
         let mut finish = vec![Duration::ZERO; self.steps.len()];
@@ -114,7 +175,9 @@ impl Graph {
             }
         }
         let last = ends.iter().copied().max_by_key(|end| finish[*end])?;
-        let mut steps: Vec<_> = std::iter::successors(Some(last), |at| before[*at]).collect();
+        let real = self.steps.len() - self.joins;
+        let chain = std::iter::successors(Some(last), |at| before[*at]);
+        let mut steps: Vec<_> = chain.filter(|at| *at < real).collect();
         steps.reverse();
         Some(CriticalPath { steps, length: finish[last] })
     }
@@ -154,7 +217,7 @@ mod tests {
                 node(&[1, 2], 1, None),
                 node(&[3], 99, None),
             ],
-            groups: vec![],
+            ..Graph::default()
         };
         let path = graph.critical_path(&[3]).unwrap();
         assert_eq!(path, CriticalPath { steps: vec![0, 2, 3], length: Duration::from_secs(11 * 60) });
@@ -164,13 +227,13 @@ mod tests {
     fn the_budget_of_a_group_counts_as_a_whole() {
         let groups = vec![GroupNode { parent: None, budget: Some(Duration::from_secs(600)) }];
         let steps = vec![node(&[], 1, Some(0)), node(&[0], 2, Some(0)), node(&[1], 1, None)];
-        let graph = Graph { steps, groups };
+        let graph = Graph { steps, groups, joins: 0 };
         assert_eq!(graph.critical_path(&[2]).unwrap().length, Duration::from_secs(11 * 60));
     }
 
     #[test]
     fn circles_have_no_order() {
-        let graph = Graph { steps: vec![node(&[1], 0, None), node(&[0], 0, None)], groups: vec![] };
+        let graph = Graph { steps: vec![node(&[1], 0, None), node(&[0], 0, None)], ..Graph::default() };
         assert_eq!(graph.topological_order(), None);
     }
 
@@ -178,7 +241,7 @@ mod tests {
     fn long_chains_are_quick() {
         let steps =
             (0..50_000).map(|at: usize| node(&at.checked_sub(1).into_iter().collect::<Vec<_>>(), 1, None));
-        let graph = Graph { steps: steps.collect(), groups: vec![] };
+        let graph = Graph { steps: steps.collect(), ..Graph::default() };
         assert_eq!(graph.critical_path(&[49_999]).unwrap().steps.len(), 50_000);
     }
 }

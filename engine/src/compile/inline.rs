@@ -26,7 +26,21 @@ pub(super) struct File<'a, 's> {
     /// The positions of its groups in the one list.
     groups: Vec<usize>,
     /// What the call waits for; nothing in the runbook itself.
-    pub(super) entry: Vec<(usize, NeedOn)>,
+    pub(super) entry: Waits,
+}
+
+/// What a step or a call waits for, by positions in the one list.
+#[derive(Clone, Debug, Default)]
+pub(super) struct Waits {
+    pub(super) steps: Vec<(usize, NeedOn)>,
+    /// Groups that must have succeeded as a whole.
+    pub(super) groups: Vec<usize>,
+}
+
+impl Waits {
+    fn is_empty(&self) -> bool {
+        self.steps.is_empty() && self.groups.is_empty()
+    }
 }
 
 /// The step that calls a runbook.
@@ -55,7 +69,7 @@ pub(super) struct InlinedStep {
     pub(super) always: bool,
     /// The file whose other steps it comes after, whatever became of them.
     pub(super) concludes: Option<usize>,
-    pub(super) needs: Vec<(usize, NeedOn)>,
+    pub(super) needs: Waits,
 }
 
 /// A group in the one list, or a call, which is a group too.
@@ -63,6 +77,8 @@ pub(super) struct InlinedGroup {
     pub(super) file: usize,
     pub(super) place: Place,
     pub(super) parent: Option<usize>,
+    /// The steps that end it, if steps need it as a whole.
+    pub(super) ends: Vec<usize>,
 }
 
 /// Where the steps of a file come to stand.
@@ -89,9 +105,16 @@ impl<'a, 's> Inlined<'a, 's> {
         let groups: Vec<_> = (first..first + order.groups.len()).collect();
         for (at, group) in order.groups.iter().enumerate() {
             let parent = group.parent.map(|parent| groups[parent]).or(outer);
-            self.groups.push(InlinedGroup { file, place: Place::Group(at), parent });
+            self.groups.push(InlinedGroup { file, place: Place::Group(at), parent, ends: Vec::new() });
         }
-        self.files.push(File { analysis, caller, prefix, parts: Vec::new(), groups, entry: Vec::new() });
+        self.files.push(File {
+            analysis,
+            caller,
+            prefix,
+            parts: Vec::new(),
+            groups,
+            entry: Waits::default(),
+        });
         for (at, step) in order.steps.iter().enumerate() {
             let group = step.group.map(|group| self.files[file].groups[group]).or(outer);
             let concludes = if step.always && file > 0 { Some(file) } else { spot.concludes };
@@ -99,7 +122,7 @@ impl<'a, 's> Inlined<'a, 's> {
             let part = match analysis.calls.get(&at) {
                 Some(_) => self.place_call(Spot { always, concludes, ..spot }, file, at, group),
                 None => {
-                    let needs = Vec::new();
+                    let needs = Waits::default();
                     self.steps.push(InlinedStep { file, at, group, always, concludes, needs });
                     Part::Step(self.steps.len() - 1)
                 }
@@ -114,7 +137,7 @@ impl<'a, 's> Inlined<'a, 's> {
         let called = &analysis.calls[&at].analysis;
         let prefix = format!("{}/", self.id(file, Place::Step(at)));
         let group = self.groups.len();
-        self.groups.push(InlinedGroup { file, place: Place::Step(at), parent });
+        self.groups.push(InlinedGroup { file, place: Place::Step(at), parent, ends: Vec::new() });
         let always = spot.caller.map_or(analysis.order.steps[at].always, |caller| caller.always);
         let caller = Caller { file, at, group, always };
         Part::Call(self.place(called, prefix, Spot { caller: Some(caller), ..spot }))
@@ -131,24 +154,30 @@ impl<'a, 's> Inlined<'a, 's> {
                     self.steps[position].needs = self.waits(file, at);
                 }
             }
+            for (at, group) in self.files[file].analysis.order.groups.iter().enumerate() {
+                if group.needed_whole {
+                    let position = self.files[file].groups[at];
+                    let ends = group.ends.iter().flat_map(|end| self.needed(file, *end, NeedOn::Success));
+                    self.groups[position].ends = ends.collect();
+                }
+            }
         }
     }
 
     /// Returns what a step or a call waits for.
-    fn waits(&self, file: usize, at: usize) -> Vec<(usize, NeedOn)> {
+    fn waits(&self, file: usize, at: usize) -> Waits {
         let step = self.ordered(file, at);
-        let mut own: Vec<_> = step
-            .needs
-            .iter()
-            .flat_map(|(at, on)| self.needed(file, *at, *on).map(move |end| (end, *on)))
-            .collect();
+        let steps = step.needs.iter().flat_map(|(at, on)| {
+            let on = *on;
+            self.needed(file, *at, on).map(move |end| (end, on))
+        });
+        let groups = step.whole.iter().map(|group| self.files[file].groups[*group]);
+        let own = Waits { steps: steps.collect(), groups: groups.collect() };
         if own.is_empty() && file > 0 && step.always {
-            return self.ends(file, Half::Main).into_iter().map(|end| (end, NeedOn::Any)).collect();
+            let ends = self.ends(file, Half::Main).into_iter().map(|end| (end, NeedOn::Any));
+            return Waits { steps: ends.collect(), groups: Vec::new() };
         }
-        if own.is_empty() {
-            own.clone_from(&self.files[file].entry);
-        }
-        own
+        if own.is_empty() { self.files[file].entry.clone() } else { own }
     }
 
     /// Returns the steps that must have ended for a step or call to have ended; all steps of a call for those who wait
@@ -170,9 +199,13 @@ impl<'a, 's> Inlined<'a, 's> {
 
     /// Returns the steps of a file that no other step of the same half waits for.
     fn ends(&self, file: usize, half: Half) -> Vec<usize> {
-        let steps = &self.files[file].analysis.order.steps;
+        let order = &self.files[file].analysis.order;
+        let steps = &order.steps;
         let mut awaited = vec![false; steps.len()];
         for (needed, _) in steps.iter().flat_map(|step| &step.needs) {
+            awaited[*needed] = true;
+        }
+        for needed in order.groups.iter().filter(|group| group.needed_whole).flat_map(|group| &group.ends) {
             awaited[*needed] = true;
         }
         let ends = (0..steps.len()).filter(|at| !awaited[*at] && steps[*at].always == (half == Half::Always));
@@ -213,11 +246,19 @@ impl<'a, 's> Inlined<'a, 's> {
     }
 
     /// Returns needs as the plan has them.
-    pub(super) fn planned_needs(&self, needs: &[(usize, NeedOn)]) -> Vec<Need> {
-        let planned = needs
-            .iter()
-            .filter_map(|(at, on)| Some(Need { step: StepId::new(self.step_id(*at)).ok()?, on: *on }));
-        planned.collect()
+    pub(super) fn planned_needs(&self, needs: &Waits) -> Vec<Need> {
+        let need = |id: String, on: NeedOn| Some(Need { step: StepId::new(id).ok()?, on });
+        let steps = needs.steps.iter().filter_map(|(at, on)| need(self.step_id(*at), *on));
+        let groups = needs.groups.iter().map(|at| &self.groups[*at]);
+        let groups = groups.filter_map(|group| need(self.id(group.file, group.place), NeedOn::Success));
+        steps.chain(groups).collect()
+    }
+
+    /// Returns everything that a step waits for, groups replaced by their ends.
+    pub(super) fn waits_for(&self, position: usize) -> impl Iterator<Item = (usize, NeedOn)> + '_ {
+        let needs = &self.steps[position].needs;
+        let ends = needs.groups.iter().flat_map(|group| &self.groups[*group].ends);
+        needs.steps.iter().copied().chain(ends.map(|end| (*end, NeedOn::Success)))
     }
 
     pub(super) fn step_common(&self, position: usize) -> &'a Common {
@@ -235,7 +276,7 @@ impl<'a, 's> Inlined<'a, 's> {
     pub(super) fn graph(&self) -> Graph {
         let budget = |common: &Common| common.budget.as_ref().map(|budget| budget.value.0);
         let steps = self.steps.iter().map(|step| Node {
-            needs: step.needs.iter().map(|(at, _)| *at).collect(),
+            needs: step.needs.steps.iter().map(|(at, _)| *at).collect(),
             budget: budget(self.common(step.file, Place::Step(step.at))).unwrap_or_default(),
             group: step.group,
         });
@@ -243,7 +284,10 @@ impl<'a, 's> Inlined<'a, 's> {
             parent: group.parent,
             budget: budget(self.common(group.file, group.place)),
         });
-        Graph { steps: steps.collect(), groups: groups.collect() }
+        let mut graph = Graph { steps: steps.collect(), groups: groups.collect(), joins: 0 };
+        let waiting = self.steps.iter().map(|step| step.needs.groups.as_slice());
+        graph.join(waiting, |group| self.groups[group].ends.clone());
+        graph
     }
 }
 

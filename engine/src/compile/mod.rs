@@ -29,6 +29,7 @@ mod undo;
 
 pub use analysis::{check, check_all};
 pub(crate) use fence::written;
+pub(crate) use fence::written_paths;
 pub use fence::{fence, written_identities};
 pub use plan::{CompileRequest, Compiled, compile};
 pub use promises::check_promises;

@@ -39,9 +39,12 @@ fn check_list(analysis: &Analysis<'_>, needs: &[NeedSpec], out: &mut Diagnostics
                 .help("name the step whose failure is meant, or write `on: any`"),
         );
     }
+    if possible.is_empty() {
+        return;
+    }
     let succeeded = succeeded_before(analysis, needs);
     let never = |place: &Place| members(analysis, *place).iter().all(|at| succeeded.contains(at));
-    if possible.is_empty() || !possible.iter().all(|(_, place)| never(place)) {
+    if !possible.iter().all(|(_, place)| never(place)) {
         return;
     }
     for (need, _) in possible {
@@ -98,7 +101,13 @@ fn succeeded_before(analysis: &Analysis<'_>, needs: &[NeedSpec]) -> HashSet<usiz
         })
         .collect();
     let mut seen: HashSet<usize> = queue.iter().copied().collect();
+    let mut groups = HashSet::new();
     while let Some(at) = queue.pop() {
+        for group in &order.steps[at].whole {
+            if groups.insert(*group) {
+                queue.extend(order.groups[*group].ends.iter().copied().filter(|end| seen.insert(*end)));
+            }
+        }
         for (need, on) in &order.steps[at].needs {
             if *on == NeedOn::Success && seen.insert(*need) {
                 queue.push(*need);

@@ -8,8 +8,13 @@ use crate::plan::NeedOn;
 use crate::spec::{Common, GroupSpec, ItemSpec, NeedSpec, RunbookSpec, StepSpec};
 use crate::yaml::Node;
 
-/// More edges than this are refused: groups that follow each other multiply.
-const MAX_EDGES: usize = 1_000_000;
+/// More edges than this are refused, those that a group needed as a whole stands for counted too: pictures and forecasts
+/// go through all of them.
+const MAX_EDGES: usize = 10_000_000;
+
+/// If the steps that wait for the success of a group and those that end it multiply to more edges than this, the group is
+/// needed as a whole: one edge to it, and one from it, for each of them.
+const MAX_PRODUCT: usize = 4096;
 
 /// A step or a group, by its position.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
@@ -26,6 +31,8 @@ pub(super) struct OrderedStep<'s> {
     pub(super) always: bool,
     /// What must have ended before it starts.
     pub(super) needs: Vec<(usize, NeedOn)>,
+    /// Groups all ends of which must have succeeded before it starts.
+    pub(super) whole: Vec<usize>,
     /// Conditions of its groups, outermost first, then its own, with the id each was written on.
     pub(super) conditions: Vec<(&'s Node, &'s str)>,
 }
@@ -40,6 +47,8 @@ pub(super) struct OrderedGroup<'s> {
     pub(super) steps: Vec<usize>,
     /// Those of them that no other one waits for.
     pub(super) ends: Vec<usize>,
+    /// True if steps need it as a whole.
+    pub(super) needed_whole: bool,
 }
 
 /// All steps of a runbook with the edges between them.
@@ -97,7 +106,8 @@ impl<'s> Order<'s> {
             let place = match item {
                 ItemSpec::Step(spec) => {
                     let conditions = conditions.clone();
-                    self.steps.push(OrderedStep { spec, group, always, needs: Vec::new(), conditions });
+                    let (needs, whole) = (Vec::new(), Vec::new());
+                    self.steps.push(OrderedStep { spec, group, always, needs, whole, conditions });
                     Place::Step(self.steps.len() - 1)
                 }
                 ItemSpec::Group(spec) => {
@@ -108,6 +118,7 @@ impl<'s> Order<'s> {
                         always,
                         steps: Vec::new(),
                         ends: Vec::new(),
+                        needed_whole: false,
                     });
                     let first = self.steps.len();
                     self.place_all(&spec.steps, Some(at), always, conditions);
@@ -281,12 +292,13 @@ impl<'s> Order<'s> {
         diagnostic.suggest(name, "steps and groups", known)
     }
 
-    /// Replaces groups by the steps that end them.
+    /// Replaces groups by the steps that end them, but for those that are needed as a whole.
     fn expand(&mut self) {
         let ends = self.ends();
+        self.mark_whole(&ends);
         let mut edges = 0;
         for (step, needs) in std::mem::take(&mut self.waits) {
-            let mut expanded: Vec<(usize, NeedOn)> = Vec::new();
+            let (mut expanded, mut whole): (Vec<(usize, NeedOn)>, Vec<usize>) = (Vec::new(), Vec::new());
             for (place, on) in needs {
                 match place {
                     Place::Step(at) => expanded.push((at, on)),
@@ -294,27 +306,48 @@ impl<'s> Order<'s> {
                     Place::Group(at) if on != NeedOn::Success => {
                         expanded.extend(self.groups[at].steps.iter().map(|step| (*step, on)));
                     }
+                    Place::Group(at) if self.groups[at].needed_whole => {
+                        whole.push(at);
+                        edges += ends[at].len();
+                    }
                     Place::Group(at) => expanded.extend(ends[at].iter().map(|end| (*end, on))),
                 }
             }
-            let mut seen = HashSet::new();
-            expanded.retain(|edge| seen.insert(*edge));
+            if expanded.len() > 1 {
+                let mut seen = HashSet::new();
+                expanded.retain(|edge| seen.insert(*edge));
+            }
+            whole.sort_unstable();
+            whole.dedup();
             edges += expanded.len();
             if edges > MAX_EDGES {
                 let span: Range<usize> = self.steps[step].spec.common.id.span.clone();
                 self.problems.push(
                     Diagnostic::error(
                         codes::LB0147,
-                        "the steps up to here wait for each other more than a million times",
+                        "the steps up to here wait for each other more than ten million times",
                     )
                     .at(self.source, span)
                     .help("put one step, such as an `assert`, between very wide groups"),
                 );
                 return;
             }
-            self.steps[step].needs = expanded;
+            (self.steps[step].needs, self.steps[step].whole) = (expanded, whole);
         }
         self.groups.iter_mut().zip(ends).for_each(|(group, ends)| group.ends = ends);
+    }
+
+    /// Finds the groups whose ends and whose dependants would make too many edges.
+    fn mark_whole(&mut self, ends: &[Vec<usize>]) {
+        let mut waiting = vec![0_usize; self.groups.len()];
+        for (place, on) in self.waits.iter().flat_map(|(_, needs)| needs) {
+            if let (Place::Group(at), NeedOn::Success) = (place, on) {
+                waiting[*at] += 1;
+            }
+        }
+        for (at, group) in self.groups.iter_mut().enumerate() {
+            group.needed_whole = ends[at].len() > 1 && waiting[at] * ends[at].len() > MAX_PRODUCT;
+        }
     }
 
     /// Returns for every group the steps that no other step of the group waits for.

@@ -75,6 +75,7 @@ pub fn compile(request: &CompileRequest<'_>) -> Result<Compiled, Diagnostics> {
     }
     let mut plan = Plan { locks, notices, ..assemble(request, &inlined, (steps, undos), scopes) };
     plan.contacts = contacts(request.project, &plan);
+    plan.approvers = approvers(request, &plan);
     Ok(Compiled { plan, warnings: out })
 }
 
@@ -499,8 +500,9 @@ fn assemble(
     let runbooks = || inlined.files.iter().map(|file| file.analysis.spec);
     let sources = [&project.source, &environment.source];
     let sources = sources.into_iter().chain(runbooks().map(|runbook| &runbook.source));
+    let groups = planned_groups(inlined);
     Plan {
-        format: Plan::FORMAT,
+        format: Plan::format_for(&groups),
         project: project.spec.name.clone(),
         project_dir: project.spec.dir.clone(),
         runbook: runbook.name.value.clone(),
@@ -527,11 +529,12 @@ fn assemble(
             && !environment.protected,
         keep: false,
         steps,
-        groups: planned_groups(inlined),
+        groups,
         undos,
         scopes: called,
         locks: Vec::new(),
         notices: BTreeMap::new(),
+        approvers: None,
         contacts: BTreeMap::new(),
         fence: if environment.protected && request.mode == Mode::Recovery {
             Vec::new()
@@ -554,6 +557,20 @@ fn contacts(project: &Project, plan: &Plan) -> BTreeMap<String, Vec<String>> {
     people.filter(|(_, people)| !people.is_empty()).collect()
 }
 
+/// Returns who holds each role that the plan asks, as people are called when they act.
+fn approvers(request: &CompileRequest<'_>, plan: &Plan) -> Option<BTreeMap<String, Vec<String>>> {
+    let project = &request.project.spec;
+    let asks = |step: &&PlannedStep| request.registry.spec(&step.uses).is_some_and(|it| it.waits_for_people);
+    let asking: Vec<_> = plan.steps.iter().filter(asks).collect();
+    if project.people.is_empty() || asking.is_empty() {
+        return None;
+    }
+    let roles = asking.iter().filter_map(|step| step.with.get("role").and_then(Value::as_str));
+    let roles = roles.chain(plan.roles.keys().map(String::as_str));
+    let held = roles.map(|role| (role.to_owned(), project.holders(role)));
+    Some(held.filter(|(_, people)| !people.is_empty()).collect())
+}
+
 fn hash(text: &str) -> String {
     hex(&Sha256::digest(text.as_bytes()))
 }
@@ -571,6 +588,7 @@ fn planned_groups(inlined: &Inlined<'_, '_>) -> Vec<PlannedGroup> {
             budget: common.budget.as_ref().map(|budget| budget.value),
             milestone: milestone(group.file, common),
             recovered: common.recovered,
+            ends: group.ends.iter().filter_map(|at| StepId::new(inlined.step_id(*at)).ok()).collect(),
         })
     });
     planned.collect()

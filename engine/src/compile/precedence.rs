@@ -72,14 +72,24 @@ impl<'a> Precedence<'a> {
     /// Returns for every step which of the 64 steps of a block it comes after.
     fn pass(&self, block: usize, along: Along) -> Vec<u64> {
         let mut after = vec![0_u64; self.order.steps.len()];
+        let bits = |after: &[u64], need: usize| {
+            let itself = if need / 64 == block { 1 << (need % 64) } else { 0 };
+            after[need] | itself
+        };
+        // The same for whoever waits for the group; its ends come before all of them.
+        let mut groups: HashMap<usize, u64> = HashMap::new();
         for at in self.topological.iter().copied() {
             let step = &self.order.steps[at];
             // Steps of `always` run whatever became of what they need.
             let counts = |on: NeedOn| along == Along::Every || (on == NeedOn::Success && !step.always);
-            after[at] = step.needs.iter().filter(|(_, on)| counts(*on)).fold(0, |all, (need, _)| {
-                let itself = if need / 64 == block { 1 << (need % 64) } else { 0 };
-                all | after[*need] | itself
-            });
+            let needs = step.needs.iter().filter(|(_, on)| counts(*on));
+            let mut all = needs.fold(0, |all, (need, _)| all | bits(&after, *need));
+            for group in step.whole.iter().filter(|_| counts(NeedOn::Success)) {
+                let ends =
+                    || self.order.groups[*group].ends.iter().fold(0, |all, end| all | bits(&after, *end));
+                all |= *groups.entry(*group).or_insert_with(ends);
+            }
+            after[at] = all;
         }
         after
     }
@@ -90,8 +100,18 @@ fn chains(order: &Order<'_>, topological: &[usize]) -> Vec<(usize, usize)> {
     let mut chains = vec![(0, 0); order.steps.len()];
     let mut continued = vec![false; order.steps.len()];
     let mut count = 0;
+    // How many ends of each group are known to be continued.
+    let mut taken: HashMap<usize, usize> = HashMap::new();
     for at in topological.iter().copied() {
-        let before = order.steps[at].needs.iter().map(|(need, _)| *need).find(|need| !continued[*need]);
+        let step = &order.steps[at];
+        let mut before = step.needs.iter().map(|(need, _)| *need).find(|need| !continued[*need]);
+        for group in &step.whole {
+            let (ends, taken) = (&order.groups[*group].ends, taken.entry(*group).or_default());
+            while before.is_none() && *taken < ends.len() {
+                before = Some(ends[*taken]).filter(|need| !continued[*need]);
+                *taken += usize::from(before.is_none());
+            }
+        }
         chains[at] = match before {
             Some(need) => {
                 continued[need] = true;

@@ -1,3 +1,4 @@
+use std::borrow::Cow;
 use std::ops::Range;
 
 use super::analysis::Analysis;
@@ -265,17 +266,21 @@ fn unknown_everywhere(analysis: &Analysis<'_>, name: &str, span: &Range<usize>) 
 /// Returns the resources that a step reads and those that it writes, by name, each once.
 pub(super) fn named<'a>(sites: impl IntoIterator<Item = &'a Site>) -> (Vec<String>, Vec<String>) {
     let (mut reads, mut writes): (Vec<String>, Vec<String>) = (Vec::new(), Vec::new());
-    for site in sites {
-        let (name, access) = match (&site.kind, site.node.text()) {
-            (SiteKind::Resource { kinds, .. }, _) if kinds.as_slice() == [ResourceKind::Host] => continue,
-            (SiteKind::Resource { access, .. }, Some(name)) => (name.to_owned(), access),
-            (SiteKind::Made { access, .. }, Some(step)) => (made_by(step), access),
-            _ => continue,
-        };
-        let list = if *access == Access::Write { &mut writes } else { &mut reads };
-        if !list.contains(&name) {
-            list.push(name);
+    for (name, access) in sites.into_iter().filter_map(resource_of) {
+        let list = if access == Access::Write { &mut writes } else { &mut reads };
+        if list.iter().all(|known| *known != name) {
+            list.push(name.into_owned());
         }
     }
     (reads, writes)
+}
+
+/// Returns the resource that a place names, as it stands there, and what is done with it.
+pub(super) fn resource_of(site: &Site) -> Option<(Cow<'_, str>, Access)> {
+    match (&site.kind, site.node.text()?) {
+        (SiteKind::Resource { kinds, .. }, _) if kinds.as_slice() == [ResourceKind::Host] => None,
+        (SiteKind::Resource { access, .. }, name) => Some((name.into(), *access)),
+        (SiteKind::Made { access, .. }, step) => Some((made_by(step).into(), *access)),
+        _ => None,
+    }
 }

@@ -8,7 +8,6 @@ use crate::diagnostic::Diagnostics;
 use crate::drawing::{Edge, Mark, Shape, ShapeGroup, ShapeStep};
 use crate::drawing::{MarksOf, marks};
 use crate::expr;
-use crate::plan::NeedOn;
 use crate::project::Project;
 use crate::spec::{Common, EnvironmentSpec, RunbookSpec};
 use crate::step::Registry;
@@ -66,7 +65,7 @@ fn shape_step(inlined: &Inlined<'_, '_>, position: usize) -> Option<ShapeStep> {
         uses: body.kind.name.clone(),
         group: step.group,
         always: step.always,
-        needs: step.needs.iter().map(|(at, on): &(usize, NeedOn)| Edge { step: *at, on: *on }).collect(),
+        needs: inlined.waits_for(position).map(|(step, on)| Edge { step, on }).collect(),
         conditions: condition(common),
         marks,
     })

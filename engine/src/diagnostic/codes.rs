@@ -73,4 +73,5 @@ crate::define_codes! {
     LB0208 "secret in a file";
     LB0209 "remote host";
     LB0210 "resource that cannot be what it says";
+    LB0370 "more approvals than people";
 }

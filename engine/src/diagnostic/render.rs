@@ -41,7 +41,8 @@ pub fn render(diagnostics: &Diagnostics, style: Style) -> String {
     if let Some(more @ 1..) = diagnostics.len().checked_sub(MAX_SHOWN) {
         texts.push(format!("… and {more} more problems; mend these first, then check again"));
     }
-    texts.join("\n\n")
+    // What is printed next begins on a line of its own.
+    if texts.is_empty() { String::new() } else { texts.join("\n\n") + "\n" }
 }
 
 /// Returns the text of a file without its secrets: those that look like one, and those that were found to be one.
@@ -220,7 +221,7 @@ mod tests {
         }
         let shown = render(&all, Style::Plain);
         assert!(shown.contains("long.yaml:2:49996"), "{}", &shown[..500]);
-        assert!(shown.ends_with("… and 4800 more problems; mend these first, then check again"));
+        assert!(shown.ends_with("… and 4800 more problems; mend these first, then check again\n"));
         assert!(shown.len() < 200 * 1000, "{}", shown.len());
         assert_eq!(to_json(&all)["not_listed"], 0);
     }

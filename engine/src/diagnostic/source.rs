@@ -1,7 +1,7 @@
 use std::io::ErrorKind;
 use std::ops::Range;
 use std::path::Path;
-use std::sync::Arc;
+use std::sync::{Arc, OnceLock};
 
 use super::codes;
 use super::{Diagnostic, Diagnostics};
@@ -9,13 +9,14 @@ use super::{Diagnostic, Diagnostics};
 /// The largest file that is read, in bytes.
 const MAX_BYTES: u64 = 16 * 1024 * 1024;
 
-/// The text of one file, with the positions of its lines.
+/// The text of one file, which knows its lines.
 #[derive(Debug)]
 pub struct Source {
     /// As shown to people: relative to the project.
     pub name: String,
     pub text: String,
-    line_starts: Vec<usize>,
+    /// Where each line begins. Found when somebody asks for a position: most files have no problems.
+    line_starts: OnceLock<Vec<usize>>,
 }
 
 /// A place in a text, both counted from 1; the column counts characters.
@@ -28,10 +29,12 @@ pub struct Position {
 impl Source {
     /// Wraps a text that is already in memory.
     pub fn new(name: impl Into<String>, text: impl Into<String>) -> Arc<Self> {
-        let text = text.into();
-        let starts = text.bytes().enumerate().filter(|(_, byte)| *byte == b'\n').map(|(at, _)| at + 1);
-        let line_starts = std::iter::once(0).chain(starts).collect();
-        Arc::new(Self { name: name.into(), text, line_starts })
+        Arc::new(Self { name: name.into(), text: text.into(), line_starts: OnceLock::new() })
+    }
+
+    fn line_starts(&self) -> &[usize] {
+        let breaks = self.text.match_indices('\n').map(|(at, _)| at + 1);
+        self.line_starts.get_or_init(|| std::iter::once(0).chain(breaks).collect())
     }
 
     /// Reads a file. A file that cannot be read, is too large or is not UTF-8 becomes a diagnostic.
@@ -81,8 +84,8 @@ impl Source {
     /// Returns line and column of a byte offset.
     pub fn position(&self, offset: usize) -> Position {
         let offset = self.floor(offset);
-        let line = self.line_starts.partition_point(|start| *start <= offset);
-        let start = self.line_starts[line - 1];
+        let line = self.line_starts().partition_point(|start| *start <= offset);
+        let start = self.line_starts()[line - 1];
         Position { line, column: self.text[start..offset].chars().count() + 1 }
     }
 
@@ -104,13 +107,15 @@ impl Source {
 /// Reads at most one byte more than allowed, so that a device or a huge file cannot fill the memory.
 fn read_limited(path: &Path) -> std::io::Result<Vec<u8>> {
     use std::io::Read;
-    let mut bytes = Vec::new();
     // To open a pipe would wait for whoever writes into it.
-    let kind = std::fs::metadata(path)?.file_type();
+    let found = std::fs::metadata(path)?;
+    let kind = found.file_type();
     if !kind.is_file() {
         let what = if kind.is_dir() { "it is a directory" } else { "it is no regular file" };
         return Err(std::io::Error::new(ErrorKind::InvalidInput, what));
     }
+    // With room for the whole, and a byte to see the end, the file is read at once.
+    let mut bytes = Vec::with_capacity(usize::try_from(found.len().min(MAX_BYTES)).unwrap_or_default() + 1);
     std::fs::File::open(path)?.take(MAX_BYTES + 1).read_to_end(&mut bytes)?;
     Ok(bytes)
 }

@@ -115,14 +115,14 @@ impl ShapeGroup {
 impl Shape {
     /// Reads the shape of a plan; positions are those of `plan.steps` and `plan.groups`.
     pub fn of(plan: &Plan) -> Self {
-        let steps: HashMap<_, _> = plan.steps.iter().enumerate().map(|(at, step)| (&step.id, at)).collect();
         let groups: HashMap<_, _> =
             plan.groups.iter().enumerate().map(|(at, group)| (&group.id, at)).collect();
         let calls: HashMap<_, _> = plan.scopes.iter().map(|scope| (&scope.id, &scope.runbook)).collect();
         let at_group = |id: &Option<StepId>| id.as_ref().and_then(|id| groups.get(id).copied());
         let mut of_groups: Vec<Vec<String>> = vec![Vec::new(); plan.groups.len()];
         let mut shape = Self { runbook: plan.runbook.clone(), title: plan.title.clone(), ..Self::default() };
-        for step in &plan.steps {
+        let wiring = plan.wiring();
+        for (position, step) in plan.steps.iter().enumerate() {
             let (own, around): (Vec<&Condition>, Vec<_>) =
                 step.conditions.iter().partition(|condition| condition.of == step.id);
             for condition in around {
@@ -132,10 +132,7 @@ impl Shape {
                     of_groups[group].push(condition.expression.clone());
                 }
             }
-            let needs = step
-                .needs
-                .iter()
-                .filter_map(|need| steps.get(&need.step).map(|&at| Edge { step: at, on: need.on }));
+            let needs = wiring.needs(position).map(|(step, on)| Edge { step, on });
             shape.steps.push(ShapeStep {
                 id: step.id.to_string(),
                 title: step.title.clone(),

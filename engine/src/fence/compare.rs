@@ -1,5 +1,6 @@
 //! Whether two places are one.
 
+use std::collections::BTreeSet;
 use std::net::IpAddr;
 use std::path::Path;
 
@@ -31,17 +32,54 @@ pub(super) fn shared(mine: &Claim, theirs: &Claim, network: &dyn Network) -> Opt
     }
 }
 
-/// Returns the one spelling of a place under which runs lock it.
-pub(super) fn lock_name(claim: &Claim) -> String {
+/// Returns the spellings of a place under which runs lock it.
+pub(super) fn lock_names(claim: &Claim, network: &dyn Network) -> Vec<String> {
     match claim {
-        Claim::Path { path } | Claim::Cluster { path } => place::resolved(path).display().to_string(),
+        Claim::Path { path } | Claim::Cluster { path } => vec![place::resolved(path).display().to_string()],
         Claim::Address { host, port } => {
-            let host = plain(host);
-            let local = is_local(&host, &Spelled);
-            format!("tcp://{}:{port}", if local { "localhost" } else { &host })
+            hosts(host, network).into_iter().map(|host| format!("tcp://{host}:{port}")).collect()
         }
-        Claim::Bucket { bucket, prefix, .. } => bucket_url(bucket, prefix),
-        Claim::Name { name } => name.clone(),
+        Claim::Bucket { endpoint: None, bucket, prefix } => vec![bucket_url(bucket, prefix)],
+        Claim::Bucket { endpoint: Some(endpoint), bucket, prefix } => {
+            let port = endpoint.port.map(|port| format!(":{port}")).unwrap_or_default();
+            let url = bucket_url(bucket, prefix);
+            hosts(&endpoint.host, network).into_iter().map(|host| format!("{url}{AT}{host}{port}")).collect()
+        }
+        Claim::Name { name } => vec![name.clone()],
+    }
+}
+
+/// Stands between a bucket and its server.
+const AT: &str = " at ";
+
+/// Returns the name of a host and its addresses; this machine has one name only.
+fn hosts(host: &str, network: &dyn Network) -> BTreeSet<String> {
+    let host = plain(host);
+    let addresses = network.addresses(&host);
+    if is_local(&host, network) || addresses.iter().any(|address| network.is_own(*address)) {
+        return BTreeSet::from(["localhost".to_owned()]);
+    }
+    addresses.iter().map(ToString::to_string).chain([host]).collect()
+}
+
+/// Says whether two names of places are of one place, or of one within the other.
+pub(super) fn names_overlap(mine: &str, theirs: &str) -> bool {
+    if mine == theirs {
+        return true;
+    }
+    if mine.starts_with('/') && theirs.starts_with('/') {
+        let (mine, theirs) = (Path::new(mine), Path::new(theirs));
+        return mine.starts_with(theirs) || theirs.starts_with(mine);
+    }
+    let bucket = |name: &str| {
+        let (url, server) = name.rsplit_once(AT).unwrap_or((name, ""));
+        Some((url.strip_prefix("s3://")?.to_owned(), server.to_owned()))
+    };
+    match (bucket(mine), bucket(theirs)) {
+        (Some((mine, here)), Some((theirs, there))) => {
+            here == there && (is_below(&mine, &theirs) || is_below(&theirs, &mine))
+        }
+        _ => false,
     }
 }
 

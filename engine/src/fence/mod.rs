@@ -14,6 +14,8 @@ mod compare;
 mod network;
 mod place;
 
+use std::path::Path;
+
 use serde::{Deserialize, Serialize};
 
 pub use claim::{Claim, Origin, claims};
@@ -95,16 +97,39 @@ impl Fence {
         if self.is_open() || resource.access == Access::Read {
             return Ok(());
         }
-        match breach(&claims(resource, origin), &self.protected, &Machine::new()) {
+        self.check_claims(&claims(resource, origin))
+    }
+
+    /// Compares a directory that is about to be filled, like [`check`](Self::check). Blocks.
+    pub fn check_path(&self, path: &Path) -> Result<(), Breach> {
+        if self.is_open() { Ok(()) } else { self.check_claims(&[Claim::Path { path: path.to_owned() }]) }
+    }
+
+    fn check_claims(&self, claims: &[Claim]) -> Result<(), Breach> {
+        match breach(claims, &self.protected, &Machine::new()) {
             Some(breach) => Err(breach),
             None => Ok(()),
         }
     }
 }
 
-/// Returns the names under which a run knows the places of a resource, each in one spelling: what runs lock.
-pub fn lock_names(resource: &Resource) -> Vec<String> {
-    claims(resource, Origin::Environment).iter().map(compare::lock_name).collect()
+/// Returns the names under which a run knows the places of a resource, each in one spelling: what runs lock. A host has the
+/// name that is written and each of its addresses, so that two runs that write it differently meet.
+pub fn lock_names(resource: &Resource, network: &dyn Network) -> Vec<String> {
+    claims(resource, Origin::Environment)
+        .iter()
+        .flat_map(|claim| compare::lock_names(claim, network))
+        .collect()
+}
+
+/// Returns the name under which runs lock a directory.
+pub fn path_name(path: &Path) -> String {
+    place::resolved(path).display().to_string()
+}
+
+/// Says whether two names of places that runs lock are of one place, or of one within the other.
+pub fn names_overlap(mine: &str, theirs: &str) -> bool {
+    compare::names_overlap(mine, theirs)
 }
 
 #[cfg(test)]

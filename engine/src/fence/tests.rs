@@ -184,11 +184,40 @@ fn names_of_services_are_compared_in_one_spelling() {
 
 #[test]
 fn locks_have_one_name_for_each_place() {
-    let names = |written: Value| lock_names(&resource(written));
+    let names = |written: Value| lock_names(&resource(written), &Names);
     assert_eq!(names(postgres("127.0.0.1", 5432)), ["tcp://localhost:5432"]);
     assert_eq!(names(postgres("Cache", 6379)), ["tcp://cache:6379"]);
     assert_eq!(names(json!({ "kind": "http", "url": "https://[::1]/x" })), ["tcp://localhost:443"]);
     assert_eq!(names(store("s3://b/a/", None)), ["s3://b/a"]);
+    assert_eq!(names(store("s3://b/a", Some("http://127.0.0.1:9000"))), ["s3://b/a at localhost:9000"]);
+    assert_eq!(names(postgres("this.example.org", 5432)), ["tcp://localhost:5432"]);
+    let known = names(postgres("primary.example.org", 5432));
+    assert_eq!(known, ["tcp://10.0.0.5:5432", "tcp://fd00::5:5432", "tcp://primary.example.org:5432"]);
+    let other = names(postgres("db.example.org", 5432));
+    assert!(other.iter().any(|name| known.contains(name)), "one server under two names");
+}
+
+#[test]
+fn names_of_places_within_each_other_overlap() {
+    for (mine, theirs) in [
+        ("/var/www", "/var/www"),
+        ("/var/www/uploads", "/var/www"),
+        ("s3://b", "s3://b/a/c"),
+        ("s3://b/a at h:1", "s3://b at h:1"),
+        ("tcp://h:1", "tcp://h:1"),
+    ] {
+        assert!(names_overlap(mine, theirs) && names_overlap(theirs, mine), "{mine} and {theirs}");
+    }
+    for (mine, theirs) in [
+        ("/var/www2", "/var/www"),
+        ("s3://b/ab", "s3://b/a"),
+        ("s3://b at h:1", "s3://b at h:2"),
+        ("s3://b", "s3://b at h:2"),
+        ("tcp://h:1", "tcp://h:11"),
+        ("restore@a", "restore@ab"),
+    ] {
+        assert!(!names_overlap(mine, theirs) && !names_overlap(theirs, mine), "{mine} and {theirs}");
+    }
 }
 
 #[test]

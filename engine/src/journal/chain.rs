@@ -2,7 +2,7 @@
 
 use sha2::{Digest, Sha256};
 
-use super::format::{FORMAT, Header};
+use super::format::Header;
 use crate::model::Seq;
 use crate::plan::hex;
 
@@ -23,11 +23,12 @@ impl Head {
         hex(&self.hash)
     }
 
-    /// The head of a journal without events: covers its header, and so the plan.
-    pub(super) fn genesis(header: &Header, plan: &str) -> Self {
+    /// The head of a journal without events: covers its header, and so the plan. `format` is the one that the run was
+    /// declared in, whatever the file has been migrated to since.
+    pub(super) fn genesis(header: &Header, plan: &str, format: u32) -> Self {
         let mut hasher = Sha256::new();
         let run = header.run.to_string();
-        for part in [&FORMAT.to_string(), &run, &header.engine, &header.created_ms.to_string(), plan] {
+        for part in [&format.to_string(), &run, &header.engine, &header.created_ms.to_string(), plan] {
             hasher.update((part.len() as u64).to_be_bytes());
             hasher.update(part.as_bytes());
         }

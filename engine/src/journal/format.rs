@@ -2,7 +2,7 @@
 
 use std::fs::{File, OpenOptions};
 use std::io::Read;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use rusqlite::{Connection, OpenFlags, OptionalExtension};
@@ -12,10 +12,13 @@ use crate::model::RunId;
 use crate::plan::Plan;
 
 /// The version of the form that this program writes, kept in `user_version`.
-pub const FORMAT: u32 = 1;
+pub const FORMAT: u32 = 2;
 
 /// `LBJN`: tells a journal from any other SQLite file.
 const APPLICATION_ID: i32 = 0x4C42_4A4E;
+
+/// How long another program may keep the file locked before a write or a read of it fails.
+pub(super) const BUSY: Duration = Duration::from_secs(10);
 
 /// The first SQLite without the bug that corrupts a write-ahead log with two connections.
 const SQLITE_FLOOR: i32 = 3_051_003;
@@ -26,7 +29,8 @@ CREATE TABLE meta (
     run        TEXT NOT NULL,
     engine     TEXT NOT NULL,
     created_ms INTEGER NOT NULL,
-    plan       TEXT NOT NULL
+    plan       TEXT NOT NULL,
+    format     INTEGER NOT NULL
 ) STRICT;
 CREATE TABLE events (
     seq   INTEGER PRIMARY KEY,
@@ -44,7 +48,9 @@ CREATE TABLE requests (
 ";
 
 /// Statements that lead from version n to n + 1, the first from version 1.
-const MIGRATIONS: &[&str] = &[];
+///
+/// 2: the chain begins with the format that the run was declared in, which a migration must not change.
+const MIGRATIONS: &[&str] = &["ALTER TABLE meta ADD COLUMN format INTEGER NOT NULL DEFAULT 1"];
 
 /// What is stored once, when a run is declared.
 #[derive(Clone, Debug, PartialEq)]
@@ -64,7 +70,7 @@ pub(super) fn connect_writer(path: &Path) -> Result<Connection, Error> {
     let version = rusqlite::version_number();
     require(path, version >= SQLITE_FLOOR, || format!("version 3.51.3 or newer (found {version})"))?;
     let set = || -> rusqlite::Result<(String, i64, i64)> {
-        conn.busy_timeout(Duration::from_secs(10))?;
+        conn.busy_timeout(BUSY)?;
         conn.execute_batch(
             "PRAGMA trusted_schema = OFF; PRAGMA foreign_keys = ON; PRAGMA cell_size_check = ON;",
         )?;
@@ -88,7 +94,7 @@ pub(super) fn connect_reader(path: &Path) -> Result<Connection, Error> {
     }
     let open = || -> rusqlite::Result<Connection> {
         let conn = Connection::open_with_flags(path, OpenFlags::SQLITE_OPEN_READ_ONLY)?;
-        conn.busy_timeout(Duration::from_secs(10))?;
+        conn.busy_timeout(BUSY)?;
         conn.execute_batch(
             "PRAGMA trusted_schema = OFF; PRAGMA query_only = ON; PRAGMA cell_size_check = ON;",
         )?;
@@ -104,9 +110,7 @@ pub(super) fn connect_at_rest(path: &Path) -> Result<Option<Connection>, Error> 
     if !path.exists() {
         return Err(Error::Missing { path: path.to_owned() });
     }
-    let mut log = path.as_os_str().to_owned();
-    log.push("-wal");
-    if std::fs::metadata(&log).is_ok_and(|log| log.len() > 0) {
+    if std::fs::metadata(log_of(path)).is_ok_and(|log| log.len() > 0) {
         return Ok(None);
     }
     let absolute = std::path::absolute(path).map_err(|error| Error::io(path, "opened", error))?;
@@ -133,8 +137,8 @@ pub(super) fn lay_out(path: &Path, conn: &mut Connection, header: &Header, plan:
         let tx = conn.transaction()?;
         tx.execute_batch(SCHEMA)?;
         tx.execute(
-            "INSERT INTO meta (one, run, engine, created_ms, plan) VALUES (1, ?1, ?2, ?3, ?4)",
-            (header.run.to_string(), &header.engine, header.created_ms, plan),
+            "INSERT INTO meta (one, run, engine, created_ms, plan, format) VALUES (1, ?1, ?2, ?3, ?4, ?5)",
+            (header.run.to_string(), &header.engine, header.created_ms, plan, FORMAT),
         )?;
         tx.pragma_update(None, "application_id", APPLICATION_ID)?;
         tx.pragma_update(None, "user_version", FORMAT)?;
@@ -165,8 +169,14 @@ pub(super) fn check_version(path: &Path, conn: &Connection) -> Result<u32, Error
             what: "journal format",
             found: version.to_string(),
             known: FORMAT,
+            engine: engine_of(conn),
         }),
     }
+}
+
+/// Returns the version of the engine that declared the run, if that can be read.
+fn engine_of(conn: &Connection) -> Option<String> {
+    conn.query_row("SELECT engine FROM meta", [], |row| row.get(0)).ok()
 }
 
 /// Brings an older journal to the version of this program.
@@ -184,22 +194,32 @@ fn migrate_with(conn: &mut Connection, from: u32, migrations: &[&str]) -> rusqli
     Ok(())
 }
 
-/// Reads the header, and the plan as it is stored.
-pub(super) fn read_header(path: &Path, conn: &Connection) -> Result<(Header, String), Error> {
+/// What `meta` holds: the header, the plan as it is stored, and the format that the run was declared in.
+pub(super) struct Stored {
+    pub(super) header: Header,
+    pub(super) plan: String,
+    pub(super) format: u32,
+}
+
+/// Reads the header of a journal of any version up to this one.
+pub(super) fn read_header(path: &Path, conn: &Connection, version: u32) -> Result<Stored, Error> {
     let damaged = |what: String| Error::Damaged { path: path.to_owned(), seq: None, what };
+    let format = if version < 2 { "1" } else { "format" };
     let row = conn
-        .query_row("SELECT run, engine, created_ms, plan FROM meta", [], |row| {
-            Ok((row.get::<_, String>(0)?, row.get(1)?, row.get(2)?, row.get::<_, String>(3)?))
+        .query_row(&format!("SELECT run, engine, created_ms, plan, {format} FROM meta"), [], |row| {
+            let (run, engine, plan): (String, String, String) = (row.get(0)?, row.get(1)?, row.get(3)?);
+            Ok((run, engine, row.get(2)?, plan, row.get(4)?))
         })
         .optional()
         .map_err(|error| Error::sqlite(path, "read", error))?;
-    let (run, engine, created_ms, text) = row.ok_or_else(|| damaged("it has no header".to_owned()))?;
+    let (run, engine, created_ms, text, format) =
+        row.ok_or_else(|| damaged("it has no header".to_owned()))?;
     let run = run.parse().map_err(|_| damaged(format!("`{run}` is no run id")))?;
-    let plan = parse_plan(path, &text)?;
-    Ok((Header { run, engine, created_ms, plan }, text))
+    let plan = parse_plan(path, &text, &engine)?;
+    Ok(Stored { header: Header { run, engine, created_ms, plan }, plan: text, format })
 }
 
-fn parse_plan(path: &Path, text: &str) -> Result<Plan, Error> {
+fn parse_plan(path: &Path, text: &str, engine: &str) -> Result<Plan, Error> {
     #[derive(serde::Deserialize)]
     struct Version {
         format: u32,
@@ -212,7 +232,8 @@ fn parse_plan(path: &Path, text: &str) -> Result<Plan, Error> {
     let version: Version = serde_json::from_str(text).map_err(damaged)?;
     if version.format > Plan::FORMAT {
         let found = version.format.to_string();
-        return Err(Error::Newer { path: path.to_owned(), what: "plan format", found, known: Plan::FORMAT });
+        let (path, engine) = (path.to_owned(), Some(engine.to_owned()));
+        return Err(Error::Newer { path, what: "plan format", found, known: Plan::FORMAT, engine });
     }
     serde_json::from_str(text).map_err(damaged)
 }
@@ -222,14 +243,19 @@ fn parse_plan(path: &Path, text: &str) -> Result<Plan, Error> {
 const LOG_BYTES: u64 = 2 * 1024 * 1024;
 const LOG_PAGES: u32 = 400;
 
+/// Returns the name of the write-ahead log.
+pub(super) fn log_of(path: &Path) -> PathBuf {
+    let mut name = path.as_os_str().to_owned();
+    name.push("-wal");
+    name.into()
+}
+
 /// Fills the write-ahead log with zeros up to its usual size. SQLite takes them for what they are: no frames.
 ///
 /// The log works without; what fails here will fail again, and be reported, when something is written.
 pub(super) fn fill_log(path: &Path, conn: &Connection) {
     let fill = || -> std::io::Result<()> {
-        let mut name = path.as_os_str().to_owned();
-        name.push("-wal");
-        let mut log = OpenOptions::new().append(true).open(name)?;
+        let mut log = OpenOptions::new().append(true).open(log_of(path))?;
         let missing = LOG_BYTES.saturating_sub(log.metadata()?.len());
         std::io::copy(&mut std::io::repeat(0).take(missing), &mut log)?;
         log.sync_data()

@@ -16,7 +16,7 @@ mod tests;
 mod writer;
 
 pub use chain::Head;
-pub use error::Error;
+pub use error::{Error, Fault};
 pub use format::{FORMAT, Header};
 pub use reader::{Reader, read};
 pub use writer::Journal;

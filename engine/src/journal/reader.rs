@@ -1,6 +1,7 @@
 use std::path::{Path, PathBuf};
 
 use rusqlite::Connection;
+use uuid::Uuid;
 
 use super::FILE;
 use super::chain::{Hash, Head};
@@ -45,9 +46,16 @@ impl Reader {
     /// Opens the journal in a run's directory.
     pub fn open(dir: &Path) -> Result<Self, Error> {
         let path = dir.join(FILE);
-        let conn = format::connect_reader(&path)?;
-        format::check_version(&path, &conn)?;
-        Self::over(path, conn)
+        let open = || {
+            let conn = format::connect_reader(&path)?;
+            let version = format::check_version(&path, &conn)?;
+            Self::over(path.clone(), conn, version)
+        };
+        match open() {
+            // On a full disk there is no room for the files that readers share; one that nobody writes needs none.
+            Err(Error::Unusable { .. }) => Self::open_at_rest(dir)?.map_or_else(open, Ok),
+            other => other,
+        }
     }
 
     /// Opens a journal that nobody writes, touching nothing on the disk. `None` if a process writes it, or one that did
@@ -55,15 +63,15 @@ impl Reader {
     pub fn open_at_rest(dir: &Path) -> Result<Option<Self>, Error> {
         let path = dir.join(FILE);
         let Some(conn) = format::connect_at_rest(&path)? else { return Ok(None) };
-        format::check_version(&path, &conn)?;
-        Self::over(path, conn).map(Some)
+        let version = format::check_version(&path, &conn)?;
+        Self::over(path, conn, version).map(Some)
     }
 
-    /// Reads through an open connection.
-    pub(super) fn over(path: PathBuf, conn: Connection) -> Result<Self, Error> {
-        let (header, plan) = format::read_header(&path, &conn)?;
-        let genesis = Head::genesis(&header, &plan);
-        Ok(Self { path, conn, header, genesis })
+    /// Reads through an open connection to a journal of a version.
+    pub(super) fn over(path: PathBuf, conn: Connection, version: u32) -> Result<Self, Error> {
+        let stored = format::read_header(&path, &conn, version)?;
+        let genesis = Head::genesis(&stored.header, &stored.plan, stored.format);
+        Ok(Self { path, conn, header: stored.header, genesis })
     }
 
     pub(super) fn into_connection(self) -> Connection {
@@ -100,6 +108,22 @@ impl Reader {
             Ok(true)
         })?;
         Ok(events)
+    }
+
+    /// Returns whether what follows from a request is in the journal.
+    pub fn knows(&self, request: Uuid) -> Result<bool, Error> {
+        self.conn
+            .query_row("SELECT EXISTS (SELECT 1 FROM requests WHERE id = ?1)", [request.to_string()], |row| {
+                row.get(0)
+            })
+            .map_err(|error| Error::sqlite(&self.path, "read", error))
+    }
+
+    /// Returns whether the run was declared: until then nothing was started in it.
+    pub fn is_declared(&self) -> Result<bool, Error> {
+        self.conn
+            .query_row("SELECT EXISTS (SELECT 1 FROM events)", [], |row| row.get(0))
+            .map_err(|error| Error::sqlite(&self.path, "read", error))
     }
 
     /// Returns whether the run has ended.

@@ -203,8 +203,9 @@ fn decision() -> impl Strategy<Value = Decision> {
 }
 
 fn question() -> impl Strategy<Value = Question> {
-    (any::<String>(), option::of(any::<String>()), any::<String>(), vec(any::<String>(), 0..3))
-        .prop_map(|(id, role, message, choices)| Question { id, role, message, choices, typed: None })
+    (any::<String>(), option::of(any::<String>()), any::<String>(), vec(any::<String>(), 0..3)).prop_map(
+        |(id, role, message, choices)| Question { id, role, message, choices, typed: None, rule: None },
+    )
 }
 
 fn answer() -> impl Strategy<Value = Answer> {
@@ -233,6 +234,11 @@ pub(crate) fn event_kind() -> impl Strategy<Value = EventKind> {
         (any::<u32>(), any::<String>(), any::<String>())
             .prop_map(|(pid, host, boot_id)| EventKind::EngineStarted { pid, host, boot_id }),
         (someone(), decision()).prop_map(|(by, decision)| EventKind::Decided { by, decision }),
+        (any::<u128>(), someone(), any::<String>()).prop_map(|(id, by, reason)| EventKind::Refused {
+            request: uuid::Uuid::from_u128(id),
+            by,
+            reason
+        }),
         (run_outcome(), any::<String>(), any::<bool>())
             .prop_map(|(outcome, reason, undo)| EventKind::EndingBegan { outcome, reason, undo }),
         (someone(), proptest::collection::vec(any::<String>(), 0..3))
@@ -287,6 +293,9 @@ fn advisory_kind() -> impl Strategy<Value = EventKind> {
         (step(), any::<u32>(), stream, any::<String>())
             .prop_map(|(step, attempt, stream, line)| EventKind::OutputLine { step, attempt, stream, line }),
         (option::of(step()), any::<String>()).prop_map(|(step, text)| EventKind::Noted { step, text }),
+        (any::<i64>(), any::<i64>(), any::<i64>(), any::<String>()).prop_map(
+            |(run_ms, wall_ms, boot_ms, boot_id)| EventKind::ClockRead { run_ms, wall_ms, boot_ms, boot_id }
+        ),
         (any::<String>(), option::of(any::<String>())).prop_map(|(channel, problem)| EventKind::Notified {
             occasion: crate::model::Occasion::Held,
             channel,
@@ -296,7 +305,7 @@ fn advisory_kind() -> impl Strategy<Value = EventKind> {
 }
 
 /// How many kinds there are.
-pub(crate) const KINDS: usize = 21;
+pub(crate) const KINDS: usize = 23;
 
 /// Numbers the kinds; does not compile when one is missing.
 pub(crate) fn number_of(kind: &EventKind) -> usize {
@@ -322,5 +331,7 @@ pub(crate) fn number_of(kind: &EventKind) -> usize {
         EventKind::ElementsChosen { .. } => 18,
         EventKind::Notified { .. } => 19,
         EventKind::TargetsConfirmed { .. } => 20,
+        EventKind::ClockRead { .. } => 21,
+        EventKind::Refused { .. } => 22,
     }
 }

@@ -11,7 +11,7 @@ use uuid::Uuid;
 use super::test_support::{
     KINDS, TickClock, declared, event_kind, finished, header, line, number_of, plan, started,
 };
-use super::{Error, FILE, Header, Journal, Reader, read};
+use super::{Error, FILE, Fault, Header, Journal, Reader, read};
 use crate::model::{Event, EventKind, RunOutcome};
 
 fn create(dir: &Path) -> Journal {
@@ -233,7 +233,10 @@ async fn the_first_failed_write_closes_the_journal_for_good() {
     journal.append(vec![started(1)]).await.unwrap();
 
     let error = journal.append(vec![started(2), started(3)]).await.unwrap_err();
-    assert!(matches!(&error, Error::Closed { reason, .. } if reason.contains("disk on fire")), "{error}");
+    assert!(
+        matches!(&error, Error::Closed { fault, .. } if fault.to_string().contains("disk on fire")),
+        "{error}"
+    );
     assert_eq!(error.code().id, "LB0313");
     tamper(dir.path(), "DROP TRIGGER fault");
     let error = journal.append(vec![started(4)]).await.unwrap_err();
@@ -259,7 +262,7 @@ async fn a_full_disk_loses_nothing_that_was_acknowledged() {
         }
         assert!(acknowledged.len() < 1_000, "the limit does not hold");
     };
-    assert!(matches!(&error, Error::Closed { reason, .. } if reason.contains("full")), "{error}");
+    assert!(matches!(&error, Error::Closed { fault: Fault::Full, .. }), "{error}");
     drop(journal);
     assert!(!acknowledged.is_empty());
     assert_eq!(read(dir.path()).unwrap().1, acknowledged);
@@ -336,17 +339,19 @@ async fn newer_foreign_empty_missing_and_second_journals_are_told_apart() {
 
     let dir = TempDir::new().unwrap();
     with_events(dir.path(), 1).await;
-    tamper(dir.path(), "PRAGMA user_version = 2");
+    tamper(dir.path(), "PRAGMA user_version = 3; UPDATE meta SET engine = '9.1.0'");
     let error = open(dir.path()).unwrap_err();
-    assert!(matches!(&error, Error::Newer { found, known: 1, .. } if found == "2"), "{error}");
-    tamper(dir.path(), "PRAGMA user_version = 1; PRAGMA application_id = 7");
+    assert!(matches!(&error, Error::Newer { found, known: 2, .. } if found == "3"), "{error}");
+    assert!(error.help().contains("lifeboat 9.1.0"), "{}", error.help());
+    tamper(dir.path(), "PRAGMA user_version = 2; PRAGMA application_id = 7");
     assert!(matches!(open(dir.path()).unwrap_err(), Error::Damaged { .. }));
 }
 
 #[tokio::test]
 async fn a_plan_of_a_newer_form_is_refused() {
     let dir = TempDir::new().unwrap();
-    let header = Header { plan: crate::plan::Plan { format: 2, ..plan() }, ..header() };
+    let header =
+        Header { plan: crate::plan::Plan { format: crate::plan::Plan::FORMAT + 1, ..plan() }, ..header() };
     drop(Journal::create(dir.path(), header, TickClock::starting_at(0)).unwrap());
     let error = Reader::open(dir.path()).unwrap_err();
     assert!(matches!(error, Error::Newer { what: "plan format", .. }), "{error}");

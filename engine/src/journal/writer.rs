@@ -1,6 +1,6 @@
 use std::collections::{HashSet, VecDeque};
 use std::fs::OpenOptions;
-use std::os::unix::fs::OpenOptionsExt;
+use std::os::unix::fs::{MetadataExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
 use std::sync::mpsc::{Receiver, RecvTimeoutError, Sender, channel};
@@ -14,10 +14,11 @@ use uuid::Uuid;
 
 use super::FILE;
 use super::chain::Head;
-use super::error::Error;
+use super::error::{Error, Fault};
 use super::format::{self, Header};
 use super::reader::{Reader, class_word, tag};
 use crate::clock::Clock;
+use crate::crash::{self, Point};
 use crate::model::{Event, EventClass, EventKind};
 use crate::runs::durable::share;
 
@@ -57,7 +58,7 @@ struct Shared {
     head: Mutex<Head>,
     /// Requests that the journal holds the consequences of.
     requests: Mutex<HashSet<Uuid>>,
-    closed: OnceLock<Arc<str>>,
+    closed: OnceLock<Fault>,
     advisory_waiting: AtomicUsize,
     advisory_dropped: AtomicU64,
 }
@@ -102,10 +103,12 @@ impl Journal {
         format::lay_out(&unfinished, &mut conn, &header, &plan)?;
         // Closing moves everything from the side files into the file itself.
         conn.close().map_err(|(_, error)| Error::sqlite(&unfinished, "created", error))?;
+        crash::point(Point::JournalLaidOut);
         std::fs::rename(&unfinished, &path).map_err(|error| Error::io(&path, "created", error))?;
         format::sync_dir(dir)?;
+        crash::point(Point::JournalNamed);
         let conn = format::connect_writer(&path)?;
-        let head = Head::genesis(&header, &plan);
+        let head = Head::genesis(&header, &plan, format::FORMAT);
         Self::start(path, conn, header, (head, clock))
     }
 
@@ -118,11 +121,12 @@ impl Journal {
         let mut conn = format::connect_writer(&path)?;
         let version = format::check_version(&path, &conn)?;
         format::migrate(&path, &mut conn, version)?;
-        let reader = Reader::over(path.clone(), conn)?;
+        let reader = Reader::over(path.clone(), conn, format::FORMAT)?;
         let head = reader.verify()?;
         let header = reader.header().clone();
         // The write-ahead log may just have been made anew.
         format::sync_dir(dir)?;
+        crash::point(Point::JournalOpened);
         Self::start(path, reader.into_connection(), header, (head, clock))
     }
 
@@ -143,7 +147,10 @@ impl Journal {
         });
         format::fill_log(&path, &conn);
         let (commands, inbox) = channel();
-        let writer = Writer { conn, head, shared: Arc::clone(&shared), clock: Arc::clone(&clock) };
+        let names = [path.clone(), format::log_of(&path)].into_iter();
+        let files = names.filter_map(|name| Some((name.clone(), inode(&name)?))).collect();
+        let (told, time) = (Arc::clone(&shared), Arc::clone(&clock));
+        let writer = Writer { conn, head, files, shared: told, clock: time, warned: false };
         let thread = std::thread::Builder::new()
             .name("journal".to_owned())
             .spawn(move || writer.serve(&inbox))
@@ -234,8 +241,8 @@ impl Shared {
     }
 
     fn closed_error(&self) -> Error {
-        let reason = self.closed.get().cloned().unwrap_or_else(|| "its writer has ended".into());
-        Error::Closed { path: self.path.clone(), reason }
+        let ended = || Fault::Other("its writer has ended".into());
+        Error::Closed { path: self.path.clone(), fault: self.closed.get().cloned().unwrap_or_else(ended) }
     }
 }
 
@@ -257,7 +264,7 @@ pub(super) fn open_limited(dir: &Path, clock: Arc<dyn Clock>, pages: u32) -> Res
     let path = dir.join(FILE);
     let conn = format::connect_writer(&path)?;
     conn.execute_batch(&format!("PRAGMA max_page_count = {pages}")).expect("the limit can be set");
-    let reader = Reader::over(path.clone(), conn)?;
+    let reader = Reader::over(path.clone(), conn, format::FORMAT)?;
     let (head, header) = (reader.verify()?, reader.header().clone());
     Journal::start(path, reader.into_connection(), header, (head, clock))
 }
@@ -266,8 +273,18 @@ pub(super) fn open_limited(dir: &Path, clock: Arc<dyn Clock>, pages: u32) -> Res
 struct Writer {
     conn: Connection,
     head: Head,
+    /// The file and its log as they were opened: SQLite goes on writing to one that was removed, and nobody could ever
+    /// read it.
+    files: Vec<(PathBuf, (u64, u64))>,
     shared: Arc<Shared>,
     clock: Arc<dyn Clock>,
+    /// People know that advice is being lost.
+    warned: bool,
+}
+
+fn inode(path: &Path) -> Option<(u64, u64)> {
+    let metadata = std::fs::metadata(path).ok()?;
+    Some((metadata.dev(), metadata.ino()))
 }
 
 impl Writer {
@@ -290,37 +307,62 @@ impl Writer {
         if self.shared.closed.get().is_some() || queue.is_empty() {
             return self.refuse(queue);
         }
-        let queue = self.with_loss_note(queue);
+        let (queue, told) = self.with_loss_note(queue);
         match self.write(&queue) {
             Ok((head, events)) => {
+                self.warned = false;
                 self.head = head.clone();
                 *self.shared.head.lock().unwrap_or_else(PoisonError::into_inner) = head;
                 self.shared.remember(&queue);
                 acknowledge(queue, events);
             }
-            Err(error) => {
-                let reason = error.to_string();
-                tracing::error!(path = %self.shared.path.display(), reason, "journal closed after a failed write");
-                self.shared.closed.get_or_init(|| reason.into());
+            Err(fault) if fault.may_pass() && !queue.iter().any(is_urgent) => {
+                self.lose(advisory, told, &fault)
+            }
+            Err(fault) => {
+                tracing::debug!(path = %self.shared.path.display(), %fault, "journal closed after a failed write");
+                self.shared.closed.get_or_init(|| fault);
                 self.refuse(queue);
             }
         }
     }
 
-    /// Puts a note about dropped advisory events behind the rest.
-    fn with_loss_note(&self, mut queue: Vec<Command>) -> Vec<Command> {
+    /// Drops advisory events that could not be written. Nothing follows from them, so that a disk that is full for a
+    /// moment must not end what runs; but whoever watches should make room before the next step ends.
+    fn lose(&mut self, advisory: usize, told: u64, fault: &Fault) {
+        let lost = told + u64::try_from(advisory).unwrap_or(u64::MAX);
+        self.shared.advisory_dropped.fetch_add(lost, Ordering::Relaxed);
+        if !std::mem::replace(&mut self.warned, true) {
+            tracing::warn!(
+                journal = %self.shared.path.display(),
+                "progress cannot be recorded: {fault}; the run stops when the next step ends, unless that is mended"
+            );
+        }
+    }
+
+    /// Puts a note about dropped advisory events behind the rest; returns how many it tells of.
+    fn with_loss_note(&self, mut queue: Vec<Command>) -> (Vec<Command>, u64) {
         let dropped = self.shared.advisory_dropped.swap(0, Ordering::Relaxed);
         if dropped > 0 {
-            let text = format!("{dropped} records of progress or output were dropped: the disk was too slow");
+            let text = format!(
+                "{dropped} records of progress or output were dropped: the disk was too slow or full"
+            );
             let kind = EventKind::Noted { step: None, text };
             let body = serde_json::to_string(&kind).expect("a note is plain text");
             queue.push(Command::Advise(Box::new(Entry { at_ms: self.clock.now_ms(), kind, body })));
         }
-        queue
+        (queue, dropped)
     }
 
     /// Writes all commands in one transaction; returns the new head and what to tell each append, in order.
-    fn write(&mut self, queue: &[Command]) -> rusqlite::Result<(Head, Replies)> {
+    fn write(&mut self, queue: &[Command]) -> Result<(Head, Replies), Fault> {
+        if self.files.iter().any(|(path, file)| inode(path) != Some(*file)) {
+            return Err(Fault::Removed);
+        }
+        self.transact(queue).map_err(|error| Fault::of(&error))
+    }
+
+    fn transact(&mut self, queue: &[Command]) -> rusqlite::Result<(Head, Replies)> {
         let mut head = self.head.clone();
         let mut replies = Replies::new();
         let tx = self.conn.transaction_with_behavior(rusqlite::TransactionBehavior::Immediate)?;
@@ -334,7 +376,9 @@ impl Writer {
                 }
             }
         }
+        crash::point(Point::BeforeCommit);
         tx.commit()?;
+        crash::point(Point::AfterCommit);
         Ok((head, replies))
     }
 

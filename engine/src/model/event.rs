@@ -4,6 +4,7 @@ use std::collections::BTreeMap;
 
 use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value};
+use uuid::Uuid;
 
 use super::evidence::{Check, Created, Progress, RecoveryPoint, Stream};
 use super::ids::{Attempt, Seq, StepId};
@@ -118,6 +119,12 @@ pub enum EventKind {
         by: Person,
         decision: Decision,
     },
+    /// What a person asked for was not granted, and they were told why. Changes nothing.
+    Refused {
+        request: Uuid,
+        by: Person,
+        reason: String,
+    },
     /// Nothing further of the main steps starts; undo follows if it is to, then `always` steps.
     EndingBegan {
         outcome: RunOutcome,
@@ -142,6 +149,16 @@ pub enum EventKind {
         stream: Stream,
         line: String,
     },
+    /// What the clocks of the machine showed, in milliseconds: when a process begins to work on the run, and again when the
+    /// wall clock was set meanwhile. Later processes go on with the time of the run by it.
+    ClockRead {
+        /// The time of the run, which all events have.
+        run_ms: i64,
+        wall_ms: i64,
+        /// Since the machine was started, time asleep included.
+        boot_ms: i64,
+        boot_id: String,
+    },
     /// A notice was posted to a channel, or could not be.
     Notified {
         occasion: Occasion,
@@ -163,6 +180,7 @@ impl EventKind {
         match self {
             Self::Progressed { .. }
             | Self::OutputLine { .. }
+            | Self::ClockRead { .. }
             | Self::Notified { .. }
             | Self::Noted { .. } => EventClass::Advisory,
             _ => EventClass::Essential,
@@ -226,6 +244,18 @@ pub struct Question {
     /// Where a value is asked for instead of a choice: what it must be, in the form in which plans store inputs.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub typed: Option<Value>,
+    /// Whose answers it takes; without it one answer of anybody who may answer settles it.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub rule: Option<ApprovalRule>,
+}
+
+/// What it takes until a question is answered with its first choice. Any other choice settles it at once.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct ApprovalRule {
+    /// How many different people must say so.
+    pub minimum: u32,
+    /// Whether the person who started the run is one of them.
+    pub allow_starter: bool,
 }
 
 /// What a person answered.

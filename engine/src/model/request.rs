@@ -14,3 +14,13 @@ pub enum Request {
     /// Decides about the run or one of its steps.
     Decide { by: Person, decision: Decision },
 }
+
+impl Request {
+    /// Returns whose wish it is.
+    pub fn by(&self) -> &Person {
+        match self {
+            Self::Answer { answer, .. } => &answer.by,
+            Self::Decide { by, .. } => by,
+        }
+    }
+}

@@ -23,17 +23,14 @@ pub(super) struct Graph {
 
 impl Graph {
     pub(super) fn of(plan: &Plan) -> Self {
-        let steps: HashMap<_, _> = plan.steps.iter().enumerate().map(|(at, step)| (&step.id, at)).collect();
         let groups: HashMap<_, _> =
             plan.groups.iter().enumerate().map(|(at, group)| (&group.id, at)).collect();
         let of = |id: &Option<StepId>| id.as_ref().and_then(|id| groups.get(id).copied());
         let parents: Vec<_> = plan.groups.iter().map(|group| of(&group.parent)).collect();
         let around = |group| std::iter::successors(group, |group: &usize| parents[*group]).collect();
-        let mut needs: Vec<Vec<usize>> = plan
-            .steps
-            .iter()
-            .map(|step| step.needs.iter().filter_map(|need| steps.get(&need.step).copied()).collect())
-            .collect();
+        let wiring = plan.wiring();
+        let needs = (0..plan.steps.len()).map(|at| wiring.needs(at).map(|(need, _)| need).collect());
+        let mut needs: Vec<Vec<usize>> = needs.collect();
         after_the_others(plan, &mut needs);
         let mut dependants = vec![Vec::new(); needs.len()];
         for (at, needs) in needs.iter().enumerate() {

@@ -10,7 +10,8 @@ use super::source::View;
 use super::standing;
 use super::timeline::checks_of;
 use super::undo;
-use crate::model::event::AttemptResult;
+use crate::clock::NOTABLE_MS;
+use crate::model::event::{Answer, AttemptResult};
 use crate::model::evidence::Confidence;
 use crate::model::ids::StepId;
 use crate::model::outcome::{Mode, Outcome};
@@ -37,6 +38,16 @@ pub(super) fn checks(view: &View<'_>) -> Vec<CheckReport> {
     all
 }
 
+fn answered((at, answer): &(i64, &Answer)) -> AnswerReport {
+    AnswerReport {
+        at: Moment(*at),
+        choice: answer.choice.clone(),
+        by: answer.by.clone(),
+        comment: answer.comment.clone(),
+        automatic: answer.automatic,
+    }
+}
+
 pub(super) fn questions(view: &View<'_>) -> Vec<QuestionReport> {
     let end = view.fold.end;
     let report = |asked: &super::fold::QuestionFold<'_>| {
@@ -48,13 +59,9 @@ pub(super) fn questions(view: &View<'_>) -> Vec<QuestionReport> {
             message: asked.question.message.clone(),
             choices: asked.question.choices.clone(),
             asked_at: Moment(asked.asked),
-            answer: asked.answer.map(|(at, answer)| AnswerReport {
-                at: Moment(at),
-                choice: answer.choice.clone(),
-                by: answer.by.clone(),
-                comment: answer.comment.clone(),
-                automatic: answer.automatic,
-            }),
+            minimum: asked.question.rule.map(|rule| rule.minimum).filter(|minimum| *minimum > 1),
+            before: asked.before.iter().map(answered).collect(),
+            answer: asked.answer.as_ref().map(answered),
             waited_ms: until - asked.asked,
             open: asked.answer.is_none() && asked.dropped.is_none() && !view.is_ended(),
         }
@@ -207,6 +214,19 @@ pub(super) fn warnings(view: &View<'_>, rpo: &Rpo, created: &[CreatedReport]) ->
     if view.fold.backward_ms > 0 {
         let back = human::duration(view.fold.backward_ms);
         add(format!("the wall clock went back by {back} during the run; durations around it are too short"));
+    }
+    for ahead in &view.fold.clock_ahead {
+        let by = human::duration(ahead.abs());
+        let (way, clock) = if *ahead < 0 { ("behind", "was set back") } else { ("ahead", "was set forward") };
+        let what = if ahead.abs() < NOTABLE_MS {
+            "agrees with the run again".to_owned()
+        } else {
+            format!("{clock}, and is {by} {way}")
+        };
+        add(format!(
+            "the clock of the machine {what}; times and durations here are of the run's own, which began with it and goes on \
+             by a clock that nobody can set"
+        ));
     }
     if let Some(declared) = view.fold.declared.as_ref().filter(|declared| declared.at < view.fold.incident) {
         let early = human::duration(view.fold.incident - declared.at);

@@ -10,6 +10,7 @@ use serde_json::{Map, Value};
 use super::Source;
 use super::human::Moment;
 use super::model::{Activity, Doing, Owner, Segment, StepSpan};
+use crate::clock::NOTABLE_MS;
 use crate::model::event::{Answer, AttemptResult, Decision, Event, EventKind, Person, Question};
 use crate::model::evidence::{Created, Progress};
 use crate::model::ids::{Attempt, StepId};
@@ -38,10 +39,21 @@ pub(super) struct Fold<'a> {
     pub(super) undoing: bool,
     pub(super) finished: Option<RunOutcome>,
     pub(super) paused: bool,
+    /// How far the machine's clock was ahead of the run's time, each time that this had changed.
+    pub(super) clock_ahead: Vec<i64>,
+    /// What people have said since a process has written anything else, newest last.
+    pub(super) unheard: Vec<Unheard<'a>>,
     /// The largest step back of the wall clock.
     pub(super) backward_ms: i64,
     created_at: HashMap<&'a str, usize>,
     doing: BTreeMap<Doing, usize>,
+}
+
+/// A person's word that nothing has followed from yet.
+#[derive(Clone, Copy, Debug)]
+pub(super) enum Unheard<'a> {
+    Answer(&'a StepId, &'a Answer),
+    Decision(&'a Person, &'a Decision),
 }
 
 #[derive(Debug)]
@@ -106,6 +118,8 @@ pub(super) struct QuestionFold<'a> {
     pub(super) step: &'a StepId,
     pub(super) question: &'a Question,
     pub(super) asked: i64,
+    /// Answers that count only together with the last one.
+    pub(super) before: Vec<(i64, &'a Answer)>,
     pub(super) answer: Option<(i64, &'a Answer)>,
     /// When it stopped to matter without an answer.
     pub(super) dropped: Option<i64>,
@@ -278,6 +292,7 @@ impl<'a> Fold<'a> {
     }
 
     fn apply(&mut self, at: i64, kind: &'a EventKind) {
+        self.hear(kind);
         match kind {
             EventKind::RunDeclared { plan_digest, by, inputs, engine, .. } => {
                 self.declared = Some(Declared { at, digest: plan_digest, by, inputs, engine });
@@ -313,7 +328,7 @@ impl<'a> Fold<'a> {
             EventKind::EndingBegan { outcome, reason, undo } => {
                 self.ending = Some((at, *outcome, reason));
                 self.undoing = *undo;
-                self.paused = false;
+                self.paused &= *outcome != RunOutcome::Aborted;
                 self.release_held(at);
             }
             EventKind::RunFinished { outcome } => self.finished = Some(*outcome),
@@ -327,6 +342,7 @@ impl<'a> Fold<'a> {
                     attempt.line = Some(line);
                 }
             }
+            EventKind::ClockRead { run_ms, wall_ms, .. } => self.clock_read(wall_ms.saturating_sub(*run_ms)),
             EventKind::Noted { step, text } => self.notes.push((at, step.as_ref(), Cow::Borrowed(text))),
             EventKind::Notified { occasion, channel, problem: Some(problem) } => {
                 let text = format!("a notice ({occasion}) did not reach `{channel}`: {problem}");
@@ -336,7 +352,32 @@ impl<'a> Fold<'a> {
             EventKind::Recorded { step, key, value: Value::String(text) } if key == NOTE => {
                 self.notes.push((at, Some(step), Cow::Borrowed(text)));
             }
+            EventKind::Refused { by, reason, .. } => {
+                self.notes.push((at, None, Cow::Owned(format!("refused to {}: {reason}", by.name))));
+            }
             EventKind::TargetsConfirmed { .. } | EventKind::Recorded { .. } => {}
+        }
+    }
+
+    fn clock_read(&mut self, ahead: i64) {
+        let known = self.clock_ahead.last().copied().unwrap_or(0);
+        if ahead.abs_diff(known) >= NOTABLE_MS.unsigned_abs() {
+            self.clock_ahead.push(ahead);
+        }
+    }
+
+    fn hear(&mut self, kind: &'a EventKind) {
+        match kind {
+            EventKind::QuestionAnswered { step, answer, .. } => {
+                self.unheard.push(Unheard::Answer(step, answer))
+            }
+            EventKind::Decided { decision: Decision::Note { .. }, .. } => {}
+            EventKind::Decided { by, decision } => self.unheard.push(Unheard::Decision(by, decision)),
+            EventKind::Noted { .. }
+            | EventKind::Notified { .. }
+            | EventKind::ClockRead { .. }
+            | EventKind::Refused { .. } => {}
+            _ => self.unheard.clear(),
         }
     }
 
@@ -429,7 +470,14 @@ impl<'a> Fold<'a> {
         if known {
             return;
         }
-        self.questions.push(QuestionFold { step: id, question, asked: at, answer: None, dropped: None });
+        self.questions.push(QuestionFold {
+            step: id,
+            question,
+            asked: at,
+            before: Vec::new(),
+            answer: None,
+            dropped: None,
+        });
         self.steps.entry(id).or_default().open_questions += 1;
         self.set_doing(id, at, Some(Doing::WaitingForPerson));
     }
@@ -440,6 +488,12 @@ impl<'a> Fold<'a> {
             .iter_mut()
             .find(|asked| asked.step == id && asked.question.id == question && asked.answer.is_none());
         let Some(open) = open else { return };
+        let minimum = open.question.rule.map_or(1, |rule| rule.minimum as usize);
+        let is_first = open.question.choices.first() == Some(&answer.choice);
+        if is_first && !answer.automatic && open.before.len() + 1 < minimum {
+            open.before.push((at, answer));
+            return;
+        }
         open.answer = Some((at, answer));
         let step = self.steps.entry(id).or_default();
         step.open_questions = step.open_questions.saturating_sub(1);
@@ -462,12 +516,29 @@ impl<'a> Fold<'a> {
                     }
                 }
             }
-            Decision::Abort { .. } | Decision::Cancel { .. } => self.release_held(at),
+            Decision::Abort { .. } | Decision::Cancel { .. } => {
+                self.release_held(at);
+                self.drop_questions(at);
+            }
             Decision::Pause => self.paused = true,
             Decision::Unpause => self.paused = false,
             Decision::Note { .. } => {}
         }
         self.decisions.push(DecisionFold { at, by, decision, after });
+    }
+
+    /// Takes note that nobody's answer matters any more, because the run ends.
+    fn drop_questions(&mut self, at: i64) {
+        let open = |asked: &&mut QuestionFold<'_>| asked.answer.is_none() && asked.dropped.is_none();
+        let mut asking = Vec::new();
+        for question in self.questions.iter_mut().filter(open) {
+            question.dropped = Some(at);
+            asking.push(question.step);
+        }
+        for step in asking {
+            self.steps.entry(step).or_default().open_questions = 0;
+            self.set_doing(step, at, None);
+        }
     }
 
     fn release_held(&mut self, at: i64) {
@@ -518,7 +589,12 @@ fn gaps_before(events: &[Event]) -> Vec<bool> {
         }
         let by_anyone = matches!(
             event.kind,
-            EventKind::Decided { .. } | EventKind::QuestionAnswered { .. } | EventKind::Noted { .. }
+            EventKind::Decided { .. }
+                | EventKind::Refused { .. }
+                | EventKind::QuestionAnswered { .. }
+                | EventKind::Noted { .. }
+                // It stands before the word of the process that read it.
+                | EventKind::ClockRead { .. }
         );
         let engine_seen = started || last_of_engine.is_some();
         if engine_seen && !by_anyone {

@@ -491,6 +491,12 @@ pub struct QuestionReport {
     pub message: String,
     pub choices: Vec<String>,
     pub asked_at: Moment,
+    /// How many different people must approve.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub minimum: Option<u32>,
+    /// The approvals before the one that settled it.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub before: Vec<AnswerReport>,
     pub answer: Option<AnswerReport>,
     /// Until the answer, the end of the step, or now.
     pub waited_ms: i64,

@@ -2,6 +2,7 @@
 
 use std::cmp::Reverse;
 use std::collections::{BinaryHeap, HashMap, HashSet};
+use std::rc::Rc;
 
 use super::fold::StepFold;
 use super::human::Moment;
@@ -9,6 +10,7 @@ use super::model::{CriticalPath, Forecast, PathStep, PlannedItem, PlannedPath};
 use super::source::View;
 use super::timeline::{group_times, millis};
 use super::{objectives, objectives::Recovery, standing};
+use crate::plan::Needed;
 
 pub(super) fn critical(view: &View<'_>) -> CriticalPath {
     CriticalPath { actual: actual(view), planned: planned(view) }
@@ -34,7 +36,7 @@ fn actual(view: &View<'_>) -> Vec<PathStep> {
                 waited_ms: 0,
             });
         }
-        next = latest(view, step.needs.iter().filter_map(|need| view.index.get(&need.step).copied()));
+        next = latest(view, view.wiring.needs(at).map(|(need, _)| need));
     }
     path.reverse();
     let mut before = view.fold.declared.as_ref().map_or(view.fold.incident, |declared| declared.at);
@@ -91,6 +93,15 @@ struct Schedule<'v, 'a> {
     finish: Vec<i64>,
     via: Vec<Option<Item>>,
     groups: HashMap<usize, i64>,
+    joined: HashMap<usize, Rc<Joined>>,
+}
+
+/// What the ends of a group that is needed as a whole say to everyone who needs it.
+struct Joined {
+    /// The end that ends last.
+    last: Option<usize>,
+    /// The groups that have ended by then.
+    complete: Vec<usize>,
 }
 
 impl<'v, 'a> Schedule<'v, 'a> {
@@ -103,6 +114,7 @@ impl<'v, 'a> Schedule<'v, 'a> {
             finish: vec![now; count],
             via: vec![None; count],
             groups: HashMap::new(),
+            joined: HashMap::new(),
         };
         for at in topological(view) {
             let (ready, via) = schedule.ready(at, now);
@@ -122,37 +134,69 @@ impl<'v, 'a> Schedule<'v, 'a> {
     /// Returns when everything that a step needs will have ended, and which of it ends last.
     fn ready(&mut self, at: usize, now: i64) -> (i64, Option<Item>) {
         let view = self.view;
-        let needs: Vec<usize> =
-            view.plan.steps[at].needs.iter().filter_map(|need| view.index.get(&need.step).copied()).collect();
+        let (mut needs, mut joined) = (Vec::new(), Vec::new());
+        for (needed, _) in view.wiring.direct(at) {
+            match needed {
+                Needed::Step(need) => needs.push(need),
+                Needed::Group(group) => joined.push(self.joined(group)),
+            }
+        }
+        let ends = joined.iter().filter_map(|joined| joined.last);
         let mut best: (i64, Option<Item>) = (now, None);
-        for &need in &needs {
+        for need in needs.iter().copied().chain(ends) {
             if self.finish[need] > best.0 || best.1.is_none() {
                 best = (self.finish[need].max(now), Some(Item::Step(need)));
             }
         }
-        let needed: HashSet<usize> = needs.iter().copied().collect();
-        let own: HashSet<usize> = view.members.groups(at).iter().copied().collect();
-        let around: HashSet<usize> =
-            needs.iter().flat_map(|&need| view.members.groups(need)).copied().collect();
-        let mut around: Vec<usize> = around.difference(&own).copied().collect();
+        let mut around = self.complete(&needs);
+        around.extend(joined.iter().flat_map(|joined| joined.complete.iter().copied()));
+        around.retain(|group| !view.members.groups(at).contains(group));
         around.sort_unstable();
         for group in around {
-            let whole = self.sinks(group).is_subset(&needed);
-            if let Some(finish) = self.group_finish(group).filter(|finish| whole && *finish > best.0) {
+            if let Some(finish) = self.group_finish(group).filter(|finish| *finish > best.0) {
                 best = (finish, Some(Item::Group(group)));
             }
         }
         best
     }
 
+    /// Returns what the ends of a group that is needed as a whole say to everyone who needs it; remembered.
+    fn joined(&mut self, group: usize) -> Rc<Joined> {
+        if let Some(joined) = self.joined.get(&group) {
+            return Rc::clone(joined);
+        }
+        let ends = self.view.wiring.ends(group);
+        // Of several that end last the first one counts, as among single needs.
+        let last = ends.iter().copied().rev().max_by_key(|end| self.finish[*end]);
+        let joined = Rc::new(Joined { last, complete: self.complete(ends) });
+        self.joined.insert(group, Rc::clone(&joined));
+        joined
+    }
+
+    /// Returns the groups that have ended when these steps have.
+    fn complete(&self, needs: &[usize]) -> Vec<usize> {
+        let needed: HashSet<usize> = needs.iter().copied().collect();
+        let around: HashSet<usize> =
+            needs.iter().flat_map(|&need| self.view.members.groups(need)).copied().collect();
+        around.into_iter().filter(|group| self.sinks(*group).is_subset(&needed)).collect()
+    }
+
     /// Returns the steps of a group that no other step of it needs.
     fn sinks(&self, group: usize) -> HashSet<usize> {
-        let steps = &self.view.plan.steps;
         let members = self.view.members.steps(&self.view.plan.groups[group].id);
         let mut sinks: HashSet<usize> = members.iter().copied().collect();
-        for need in members.iter().flat_map(|&at| &steps[at].needs) {
-            if let Some(at) = self.view.index.get(&need.step) {
-                sinks.remove(at);
+        let mut groups = HashSet::new();
+        for (needed, _) in members.iter().flat_map(|&at| self.view.wiring.direct(at)) {
+            match needed {
+                Needed::Step(at) => {
+                    sinks.remove(&at);
+                }
+                Needed::Group(group) if groups.insert(group) => {
+                    for end in self.view.wiring.ends(group) {
+                        sinks.remove(end);
+                    }
+                }
+                Needed::Group(_) => {}
             }
         }
         sinks
@@ -227,23 +271,38 @@ impl<'v, 'a> Schedule<'v, 'a> {
 /// Returns the steps so that each comes after what it needs; steps in a cycle, which no plan has, are left out.
 fn topological(view: &View<'_>) -> Vec<usize> {
     let steps = &view.plan.steps;
-    let mut open = vec![0_usize; steps.len()];
-    let mut dependants: Vec<Vec<usize>> = vec![Vec::new(); steps.len()];
-    for (at, step) in steps.iter().enumerate() {
-        for need in step.needs.iter().filter_map(|need| view.index.get(&need.step)) {
+    // Behind the steps stand the groups that are needed as a whole.
+    let nodes = steps.len() + view.plan.groups.len();
+    let mut open = vec![0_usize; nodes];
+    let mut dependants: Vec<Vec<usize>> = vec![Vec::new(); nodes];
+    for at in 0..steps.len() {
+        for (needed, _) in view.wiring.direct(at) {
+            let need = match needed {
+                Needed::Step(need) => need,
+                Needed::Group(group) => steps.len() + group,
+            };
             open[at] += 1;
-            dependants[*need].push(at);
+            dependants[need].push(at);
         }
+    }
+    for group in view.wiring.whole_groups() {
+        open[steps.len() + group] = view.wiring.ends(group).len();
+        view.wiring.ends(group).iter().for_each(|end| dependants[*end].push(steps.len() + group));
     }
     let mut ready: BinaryHeap<Reverse<usize>> =
         (0..steps.len()).filter(|&at| open[at] == 0).map(Reverse).collect();
     let mut order = Vec::with_capacity(steps.len());
     while let Some(Reverse(at)) = ready.pop() {
         order.push(at);
-        for &dependant in &dependants[at] {
-            open[dependant] -= 1;
-            if open[dependant] == 0 {
-                ready.push(Reverse(dependant));
+        let mut ended = vec![at];
+        while let Some(at) = ended.pop() {
+            for &dependant in &dependants[at] {
+                open[dependant] -= 1;
+                match open[dependant] {
+                    0 if dependant < steps.len() => ready.push(Reverse(dependant)),
+                    0 => ended.push(dependant),
+                    _ => {}
+                }
             }
         }
     }

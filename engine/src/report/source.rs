@@ -1,3 +1,4 @@
+use std::cell::RefCell;
 use std::collections::{HashMap, HashSet};
 
 use super::fold::{Fold, StepFold};
@@ -6,7 +7,7 @@ use super::model::{Owner, RunReport, Verdict};
 use super::{evidence, loss, objectives, path, standing, timeline, undo};
 use crate::model::event::Event;
 use crate::model::ids::{RunId, StepId};
-use crate::plan::{Plan, PlannedStep};
+use crate::plan::{Plan, PlannedStep, Wiring};
 
 /// What a report is computed from.
 #[derive(Clone, Copy, Debug)]
@@ -77,6 +78,8 @@ pub(super) struct View<'a> {
     pub(super) plan: &'a Plan,
     pub(super) fold: Fold<'a>,
     pub(super) index: HashMap<&'a StepId, usize>,
+    pub(super) wiring: Wiring<'a>,
+    last_ends: RefCell<HashMap<usize, Option<i64>>>,
     pub(super) members: Members<'a>,
 }
 
@@ -84,11 +87,29 @@ impl<'a> View<'a> {
     pub(super) fn new(source: &Source<'a>) -> Self {
         let plan = source.plan;
         let index = plan.steps.iter().enumerate().map(|(at, step)| (&step.id, at)).collect();
-        Self { source: *source, plan, fold: Fold::of(source), index, members: Members::of(plan) }
+        let (wiring, members) = (plan.wiring(), Members::of(plan));
+        Self {
+            source: *source,
+            plan,
+            fold: Fold::of(source),
+            index,
+            wiring,
+            last_ends: RefCell::default(),
+            members,
+        }
     }
 
     pub(super) fn state(&self, step: &PlannedStep) -> Option<&StepFold<'a>> {
         self.fold.steps.get(&step.id)
+    }
+
+    /// Returns when the last end of a group that is needed as a whole has ended; remembered, for many steps ask.
+    pub(super) fn last_end(&self, group: usize) -> Option<i64> {
+        let find = || {
+            let ends = self.wiring.ends(group).iter();
+            ends.filter_map(|at| self.state(&self.plan.steps[*at])?.ended()).max()
+        };
+        *self.last_ends.borrow_mut().entry(group).or_insert_with(find)
     }
 
     /// Returns milliseconds from the incident, never negative.

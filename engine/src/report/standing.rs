@@ -3,6 +3,7 @@
 use serde_json::Value;
 
 use super::elements::typed;
+use super::fold::{QuestionFold, Unheard};
 use super::human::{self, Moment};
 use super::model::{
     Doing, EngineReport, Identity, Owner, Rpo, Rto, RunStanding, State, StepFailure, Verdict,
@@ -65,9 +66,9 @@ fn engines(view: &View<'_>) -> Vec<EngineReport> {
 
 fn people(view: &View<'_>) -> Vec<Person> {
     let declared = view.fold.declared.iter().map(|declared| (declared.at, declared.by));
-    let answered = view.fold.questions.iter().filter_map(|question| {
-        question.answer.filter(|(_, answer)| !answer.automatic).map(|(at, answer)| (at, &answer.by))
-    });
+    let answers =
+        view.fold.questions.iter().flat_map(|question| question.before.iter().chain(&question.answer));
+    let answered = answers.filter(|(_, answer)| !answer.automatic).map(|(at, answer)| (*at, &answer.by));
     let decided = view.fold.decisions.iter().map(|made| (made.at, made.by));
     let mut all: Vec<(i64, &Person)> = declared.chain(answered).chain(decided).collect();
     all.sort_by_key(|(at, _)| *at);
@@ -229,6 +230,9 @@ fn headline(
             let rest = format!("{}{}", not_restored(view), not_undone(view));
             format!("ABORTED{} after {}{rest}", by_whom(view), spent(objectives.rto))
         }
+        _ if owner(view) == Owner::Gone && !view.fold.unheard.is_empty() => {
+            format!("DECIDED: {} · no process carries it out yet · {used} used", unheard(view))
+        }
         _ if owner(view) == Owner::Gone => {
             format!("STOPPED{} · no process works on this run · {used} used", stopped_at(view, state))
         }
@@ -239,6 +243,28 @@ fn headline(
         State::Waiting => format!("WAITING for {} · {used} used", awaited(view)),
         State::Paused => format!("PAUSED{} · {used} used", paused_by(view)),
         State::Held => format!("HELD{at} · {used} used"),
+    }
+}
+
+/// Tells what people have decided while no process drove the run.
+fn unheard(view: &View<'_>) -> String {
+    let words = view.fold.unheard.iter().map(|said| match said {
+        Unheard::Answer(step, answer) => format!("{} by {} (`{step}`)", answer.choice, answer.by.name),
+        Unheard::Decision(by, decision) => format!("{} by {}", decided(decision), by.name),
+    });
+    words.collect::<Vec<_>>().join(", ")
+}
+
+fn decided(decision: &Decision) -> String {
+    match decision {
+        Decision::RetryStep { step } => format!("`{step}` again"),
+        Decision::SkipStep { step, .. } => format!("skip `{step}`"),
+        Decision::MarkDone { step, .. } => format!("`{step}` done"),
+        Decision::Abort { .. } => "abort".to_owned(),
+        Decision::Cancel { .. } => "cancel".to_owned(),
+        Decision::Pause => "pause".to_owned(),
+        Decision::Unpause => "go on".to_owned(),
+        Decision::Note { .. } => "a note".to_owned(),
     }
 }
 
@@ -353,11 +379,15 @@ fn awaited(view: &View<'_>) -> String {
 
 /// Returns questions that wait for an answer, oldest first.
 pub(super) fn open_questions<'a>(view: &View<'a>) -> Vec<(i64, &'a StepId, &'a Question)> {
-    let open = |question: &&super::fold::QuestionFold<'_>| {
+    open_folds(view).into_iter().map(|question| (question.asked, question.step, question.question)).collect()
+}
+
+/// Returns what is known of questions that wait for an answer, oldest first.
+pub(super) fn open_folds<'v, 'a>(view: &'v View<'a>) -> Vec<&'v QuestionFold<'a>> {
+    let open = |question: &&QuestionFold<'_>| {
         question.answer.is_none() && question.dropped.is_none() && !view.is_ended()
     };
-    let asked = view.fold.questions.iter().filter(open);
-    asked.map(|question| (question.asked, question.step, question.question)).collect()
+    view.fold.questions.iter().filter(open).collect()
 }
 
 /// Returns the one command to type next, if there is something to do.

@@ -3,7 +3,7 @@
 use serde::{Deserialize, Serialize};
 
 use super::elements::{self, typed};
-use super::fold::StepFold;
+use super::fold::{QuestionFold, StepFold};
 use super::human::{self, DayClock, Moment, duration};
 use super::model::{
     BudgetReport, Doing, ElementsReport, Forecast, Owner, Rpo, Rto, RunStanding, State, UndoReport, Verdict,
@@ -14,7 +14,7 @@ use super::{loss, objectives, sections, standing, timeline, undo};
 use crate::model::evidence::{Progress, Unit};
 use crate::model::ids::{Attempt, StepId};
 use crate::model::outcome::{Failure, Mode};
-use crate::plan::PlannedStep;
+use crate::plan::{Needed, PlannedStep};
 
 /// How many of the running elements of a step are named.
 const MAX_ELEMENTS: usize = 16;
@@ -406,7 +406,13 @@ fn next(view: &View<'_>) -> Vec<Next> {
     if view.is_ended() {
         return Vec::new();
     }
-    let ended = |id: &StepId| view.fold.steps.get(id).is_some_and(|state| state.outcome.is_some());
+    let step_ended = |id: &StepId| view.fold.steps.get(id).is_some_and(|state| state.outcome.is_some());
+    let ended = |id: &StepId| match view.wiring.find(id) {
+        Some(Needed::Group(group)) => {
+            view.wiring.ends(group).iter().all(|end| step_ended(&view.plan.steps[*end].id))
+        }
+        _ => step_ended(id),
+    };
     let begun = |step: &PlannedStep| {
         view.state(step).is_some_and(|state| state.outcome.is_some() || state.started().is_some())
     };
@@ -423,15 +429,28 @@ fn next(view: &View<'_>) -> Vec<Next> {
         .collect()
 }
 
+/// Says how many of the approvals that are needed have been given, and by whom.
+fn so_far(asked: &QuestionFold<'_>) -> String {
+    let Some(minimum) = asked.question.rule.map(|rule| rule.minimum).filter(|minimum| *minimum > 1) else {
+        return String::new();
+    };
+    let names: Vec<_> = asked.before.iter().map(|(_, answer)| answer.by.name.as_str()).collect();
+    match names.len() {
+        0 => format!(" ({minimum} people must approve)"),
+        given => format!(" ({given} of {minimum} have approved: {})", names.join(", ")),
+    }
+}
+
 fn needs_person(view: &View<'_>) -> Vec<NeedsPerson> {
     let end = view.fold.end;
     let short = view.source.run.short();
-    let mut needs: Vec<NeedsPerson> = standing::open_questions(view)
+    let mut needs: Vec<NeedsPerson> = standing::open_folds(view)
         .into_iter()
-        .map(|(since, step, question)| NeedsPerson {
+        .map(|asked| (asked, asked.step, asked.question))
+        .map(|(asked, step, question)| NeedsPerson {
             step: step.clone(),
-            since: Moment(since),
-            waited_ms: end - since,
+            since: Moment(asked.asked),
+            waited_ms: end - asked.asked,
             role: question.role.clone(),
             contacts: question
                 .role
@@ -439,7 +458,7 @@ fn needs_person(view: &View<'_>) -> Vec<NeedsPerson> {
                 .and_then(|role| view.plan.contacts.get(role))
                 .cloned()
                 .unwrap_or_default(),
-            message: question.message.clone(),
+            message: format!("{}{}", question.message, so_far(asked)),
             choices: question.choices.clone(),
             failure: None,
             command: standing::answer_command(view, step, question),

@@ -10,7 +10,7 @@ use super::model::{
 };
 use super::source::View;
 use crate::model::event::AttemptResult;
-use crate::plan::{PlannedGroup, PlannedStep};
+use crate::plan::{Need, Needed, PlannedGroup, PlannedStep};
 use crate::value::Span;
 
 /// A length of time beyond every calendar, small enough that sums of it do not overflow.
@@ -89,8 +89,11 @@ pub(super) fn checks_of<'a>(attempt: &AttemptFold<'a>) -> &'a [crate::model::Che
 
 /// Returns the time between the moment when everything a step needed had ended and its start.
 fn queued(view: &View<'_>, step: &PlannedStep, started: i64) -> Option<i64> {
-    let ended = |id| view.fold.steps.get(id).and_then(StepFold::ended);
-    let needed = step.needs.iter().filter_map(|need| ended(&need.step)).max();
+    let last_of = |need: &Need| match view.wiring.find(&need.step)? {
+        Needed::Step(at) => view.state(&view.plan.steps[at]).and_then(StepFold::ended),
+        Needed::Group(group) => view.last_end(group),
+    };
+    let needed = step.needs.iter().filter_map(last_of).max();
     let ready = match needed {
         Some(at) => at,
         None if step.always => view.fold.ending.map(|(at, ..)| at)?,

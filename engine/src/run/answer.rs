@@ -45,7 +45,14 @@ mod tests {
             description: String::new(),
         };
         let typed = Some(serde_json::to_value(declared).unwrap());
-        Question { id: "ask".into(), role: None, message: "How many?".into(), choices: vec![], typed }
+        Question {
+            id: "ask".into(),
+            role: None,
+            message: "How many?".into(),
+            choices: vec![],
+            typed,
+            rule: None,
+        }
     }
 
     #[test]

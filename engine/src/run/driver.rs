@@ -11,7 +11,8 @@ use tokio::sync::{mpsc, oneshot};
 use tokio::task::JoinSet;
 use uuid::Uuid;
 
-use crate::clock::Clock;
+use crate::clock::{Clock, NOTABLE_MS, Reading};
+use crate::crash::{self, Point};
 use crate::journal::{self, Journal};
 use crate::model::event::{Answer, EventClass, EventKind};
 use crate::model::evidence::Created;
@@ -23,9 +24,10 @@ use crate::redact::Redactor;
 use crate::secret::Secrets;
 use crate::step::Registry;
 
+use super::away;
 use super::cleanup;
 use super::dispatcher::{Action, Dispatcher, Input, Situation};
-use super::executor::{Executor, ExecutorParts, Launch};
+use super::executor::{Executor, ExecutorParts, GRACE, Launch};
 use super::herald::{Herald, Watch};
 use super::link::Message;
 use super::state::{IllegalEvent, RunState};
@@ -107,17 +109,23 @@ const TURN_LIMIT: usize = 512;
 /// How often wishes of other processes are looked for.
 const POLL_INTERVAL: Duration = Duration::from_millis(200);
 
-/// How long running attempts may take to end after the journal has failed.
-const FAREWELL: Duration = Duration::from_secs(20);
+/// How long running attempts may take to end after the journal has failed: what they have anyway, and a little for the
+/// way of the message.
+const FAREWELL: Duration = GRACE.saturating_add(Duration::from_secs(5));
 
 /// Drives a run until it has ended, or cannot go on without a person, or is told to stop.
 ///
 /// Returns how it stands then. After an error nothing runs any more and the run can be resumed.
+///
+/// To be spawned on a runtime of several threads: a thread that only blocks on it is outside of them, and each attempt is
+/// then handed to another thread and back, which takes longer than a synced write.
 pub async fn drive(setup: Setup) -> Result<Situation, Error> {
     let (sender, messages) = mpsc::channel(MESSAGE_LIMIT);
     let (mut driver, inlets) = Driver::new(setup, sender, messages);
     let result = driver.serve(inlets).await;
     match &result {
+        // Who says it twice does not want to wait for notices.
+        Ok(_) if driver.killed => {}
         Ok(situation) => driver.say_goodbye(*situation).await,
         Err(_) => driver.end_everything().await,
     }
@@ -143,8 +151,12 @@ struct Driver {
     requests: Box<dyn RequestSource>,
     sender: mpsc::Sender<Message>,
     messages: mpsc::Receiver<Message>,
+    /// How far the wall clock was ahead of the run's time when that was last recorded.
+    ahead_ms: Option<i64>,
     /// Attempts that wait for a person.
     asking: HashMap<(StepId, String), oneshot::Sender<Answer>>,
+    /// Told to leave at once.
+    killed: bool,
 }
 
 /// Inputs of one turn, with those who wait for their durability.
@@ -197,7 +209,9 @@ impl Driver {
             requests: setup.requests,
             sender,
             messages,
+            ahead_ms: None,
             asking: HashMap::new(),
+            killed: false,
         };
         let inlets =
             Inlets { controls: setup.controls, when_held: setup.when_held, when_waiting: setup.when_waiting };
@@ -206,6 +220,7 @@ impl Driver {
 
     async fn serve(&mut self, mut inlets: Inlets) -> Result<Situation, Error> {
         let host = rustix::system::uname().nodename().to_string_lossy().into_owned();
+        self.read_clock();
         let started = Input::EngineStarted { pid: std::process::id(), host, boot_id: boot_id() };
         self.turn(Turn { inputs: vec![started], ..Turn::default() }).await?;
         let mut poll = tokio::time::interval(POLL_INTERVAL);
@@ -215,25 +230,55 @@ impl Driver {
             let situation = self.dispatcher.situation();
             if must_leave(situation, &inlets) {
                 // What people have decided meanwhile may be what it waits for.
-                let wish = self.wish();
-                if wish.inputs.is_empty() || !only_people_can_help(situation) {
-                    return Ok(situation);
-                }
+                let wish = if only_people_can_help(situation) { self.last_wish(&mut inlets) } else { None };
+                let Some(wish) = wish else { return Ok(situation) };
                 self.turn(wish).await?;
                 continue;
             }
             let turn = tokio::select! {
-                Some(message) = self.messages.recv() => self.gather(message),
+                Some(message) = self.messages.recv() => {
+                    // Attempts that are about to end share the commit.
+                    if self.executor.runs_several() {
+                        tokio::task::yield_now().await;
+                    }
+                    self.gather(message)
+                }
                 Some(control) = inlets.controls.recv() => match control {
-                    Control::Request(request) => one(Input::Request(request)),
+                    Control::Request(request) => said(request),
                     Control::Stop => one(Input::Stop),
-                    Control::Kill => return Ok(Situation::Stopped),
+                    Control::Kill => {
+                        self.killed = true;
+                        return Ok(Situation::Stopped);
+                    }
                 },
                 () = sleep_until(self.dispatcher.next_wake_ms(), &*self.clock) => one(Input::Tick),
-                _ = poll.tick() => self.wish(),
+                _ = poll.tick() => {
+                    self.read_clock();
+                    self.wish()
+                }
             };
             self.turn(turn).await?;
         }
+    }
+
+    /// Records what the clocks show, for later processes, and that somebody has set one.
+    fn read_clock(&mut self) {
+        let Some(reading) = self.clock.reading() else { return };
+        let ahead = reading.ahead_ms();
+        if self.ahead_ms.is_some_and(|known| ahead.abs_diff(known) < NOTABLE_MS.unsigned_abs()) {
+            return;
+        }
+        self.ahead_ms = Some(ahead);
+        let Reading { run_ms, wall_ms, boot_ms, boot_id } = reading;
+        self.advise(EventKind::ClockRead { run_ms, wall_ms, boot_ms, boot_id });
+    }
+
+    /// Takes what people have said, in this process or another one, and nobody has looked at yet.
+    fn last_wish(&mut self, inlets: &mut Inlets) -> Option<Turn> {
+        if let Ok(Control::Request(request)) = inlets.controls.try_recv() {
+            return Some(said(request));
+        }
+        Some(self.wish()).filter(|wish| !wish.inputs.is_empty())
     }
 
     /// Takes what else has arrived meanwhile, so that it shares a commit.
@@ -250,20 +295,24 @@ impl Driver {
     }
 
     fn take(&mut self, message: Message, turn: &mut Turn) {
+        if self.is_superseded(&message, turn) {
+            // Without a reply it learns that the journal is closed to it, and stops.
+            return;
+        }
         let input = match message.cleaned(&self.redactor) {
             Message::Ended { step, attempt, result } => {
                 self.executor.ended(&step);
                 Input::AttemptEnded { step, attempt, result }
             }
-            Message::Record { step, key, value, reply } => {
+            Message::Record { step, key, value, reply, .. } => {
                 turn.replies.push(reply);
                 Input::Recorded { step, key, value }
             }
-            Message::Created { step, thing, reply } => {
+            Message::Created { step, thing, reply, .. } => {
                 turn.replies.push(reply);
                 Input::ThingCreated { step, thing }
             }
-            Message::Asked { step, question, reply } => {
+            Message::Asked { step, question, reply, .. } => {
                 self.asking.insert((step.clone(), question.id.clone()), reply);
                 Input::Asked { step, question }
             }
@@ -284,6 +333,19 @@ impl Driver {
             }
         };
         turn.inputs.push(input);
+    }
+
+    /// Says whether an attempt wants to act that has ended already, or that another one has followed: something of it goes
+    /// on although it was told to end.
+    fn is_superseded(&self, message: &Message, turn: &Turn) -> bool {
+        let (Message::Record { step, attempt, .. }
+        | Message::Created { step, attempt, .. }
+        | Message::Asked { step, attempt, .. }) = message
+        else {
+            return false;
+        };
+        let ended = |input: &Input| matches!(input, Input::AttemptEnded { step: of, .. } if of == step);
+        !self.dispatcher.runs(step, *attempt) || turn.inputs.iter().any(ended)
     }
 
     /// Takes the oldest wish of another process; the next one follows with the next look.
@@ -307,16 +369,29 @@ impl Driver {
         }
     }
 
+    /// Removes secrets from what people wrote.
+    fn cleaned(&self, input: Input) -> Input {
+        match input {
+            Input::Request(request) => Input::Request(away::cleaned(&self.redactor, request)),
+            other => other,
+        }
+    }
+
     /// Handles inputs, commits all events that follow, then performs the actions.
     async fn turn(&mut self, turn: Turn) -> Result<(), Error> {
         let now = self.clock.now_ms();
         let mut events = Vec::new();
         let mut actions = Vec::new();
         for input in turn.inputs {
+            let input = self.cleaned(input);
             for action in self.dispatcher.handle(input, now)? {
                 match action {
                     Action::Append(event) if event.class() == EventClass::Advisory => self.advise(event),
                     Action::Append(event) => events.push(event),
+                    Action::Refuse { by, reason } => {
+                        let request = turn.request.unwrap_or_default();
+                        events.push(EventKind::Refused { request, by, reason });
+                    }
                     other => actions.push(other),
                 }
             }
@@ -329,7 +404,9 @@ impl Driver {
             let head = self.journal.head();
             self.herald.observe(written.iter().map(|event| &event.kind), self.dispatcher.state(), &head);
         }
+        crash::point(Point::TurnCommitted);
         actions.into_iter().for_each(|action| self.perform(action));
+        crash::point(Point::TurnPerformed);
         if let Some(id) = turn.request {
             self.requests.done(id);
         }
@@ -353,8 +430,9 @@ impl Driver {
                 }
             }
             Action::CleanUp(things) => self.clean_up(things),
-            Action::Refuse { reason } => self.advise(EventKind::Noted { step: None, text: reason }),
-            Action::Append(_) => unreachable!("events are taken out before actions are performed"),
+            Action::Refuse { .. } | Action::Append(_) => {
+                unreachable!("events are taken out before actions are performed")
+            }
         }
     }
 
@@ -373,6 +451,7 @@ impl Driver {
         tokio::task::spawn_blocking(move || {
             for thing in things {
                 let cleanup::Removal { removed, proof } = cleanup::remove(&thing);
+                crash::point(Point::ThingRemoved);
                 // Without a listener the engine is ending; resume tries again.
                 let _ = sender.blocking_send(Message::Removed { id: thing.id, proof, removed });
             }
@@ -382,6 +461,7 @@ impl Driver {
 
     /// Waits for the last notices, and takes down what became of them.
     async fn say_goodbye(&mut self, situation: Situation) {
+        self.read_clock();
         self.herald.leave(situation, &self.journal.head()).await;
         while let Ok(message) = self.messages.try_recv() {
             if let Message::Notified { occasion, channel, problem } = message.cleaned(&self.redactor) {
@@ -408,6 +488,12 @@ impl Driver {
 
 fn one(input: Input) -> Turn {
     Turn { inputs: vec![input], ..Turn::default() }
+}
+
+/// Takes what was said in this process. It gets an id as requests of other processes have, so that both leave the same
+/// record.
+fn said(request: Request) -> Turn {
+    Turn { request: Some(Uuid::now_v7()), ..one(Input::Request(request)) }
 }
 
 fn only_people_can_help(situation: Situation) -> bool {

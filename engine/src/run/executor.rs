@@ -11,7 +11,8 @@ use tokio::sync::mpsc;
 use tokio_util::sync::CancellationToken;
 
 use crate::code;
-use crate::compile::written;
+use crate::compile::{written, written_paths};
+use crate::crash::{self, Point};
 use crate::fence::{Fence, Origin};
 use crate::model::event::{AttemptResult, Done};
 use crate::model::ids::{Attempt, RunId, StepId};
@@ -19,14 +20,14 @@ use crate::model::outcome::{Failure, FailureKind, Mode};
 use crate::plan::{Plan, PlannedStep};
 use crate::resource::{Resource, maker};
 use crate::secret::{SecretRef, Secrets};
-use crate::step::{Probe, Registry, StepContext, StepError, StepInfo, StepKind, StepParts};
+use crate::step::{Probe, Registry, StepContext, StepError, StepInfo, StepKind, StepParts, WorkDir};
 
 use super::link::{AttemptLink, Message, OutputSink};
 use super::poll::{Poll, PollLink, Seen};
 use super::unit::Unit;
 
 /// How long an attempt has to end itself once it is told to; its children get less, so that it can report on them.
-const GRACE: Duration = Duration::from_secs(30);
+pub(super) const GRACE: Duration = Duration::from_secs(30);
 
 /// How long people have to answer in a drill, if the step says nothing else.
 const DRILL_PATIENCE: Duration = Duration::from_secs(30 * 60);
@@ -97,16 +98,23 @@ impl Executor {
         let plan = Arc::clone(&self.plan);
         let step = plan.at(launch.unit.position);
         let cancel = CancellationToken::new();
-        let (id, attempt) = (launch.unit.id(&plan), launch.attempt);
+        let (id, attempt, position) = (launch.unit.id(&plan), launch.attempt, launch.unit.position);
         self.running.insert(id.clone(), cancel.clone());
-        let messages = self.messages.clone();
+        let (messages, output) = (self.messages.clone(), Arc::clone(&self.output));
         let work = self.prepare(step, launch, &cancel);
         let limit = self.time_limit(step);
+        crash::point(match (plan.undo_at(position).is_some(), step.always) {
+            (true, _) => Point::UndoLaunched,
+            (false, true) => Point::AlwaysLaunched,
+            (false, false) => Point::AttemptLaunched,
+        });
         tokio::spawn(async move {
             let result = match work {
                 Ok(work) => work.carry_out(limit, &cancel).await,
                 Err(error) => failed(&error),
             };
+            let result = with_loss(result, output.ended(&id, attempt));
+            crash::point(Point::AttemptEnded);
             // If nobody listens, the engine is ending and finds the attempt in the journal on resume.
             let _ = messages.send(Message::Ended { step: id, attempt, result }).await;
         });
@@ -134,6 +142,11 @@ impl Executor {
         !self.running.is_empty()
     }
 
+    /// Says whether more than one attempt runs.
+    pub(super) fn runs_several(&self) -> bool {
+        self.running.len() > 1
+    }
+
     fn time_limit(&self, step: &PlannedStep) -> Option<Duration> {
         let people = self.registry.spec(&step.uses).is_some_and(|spec| spec.waits_for_people);
         let patience = (people && self.plan.mode == Mode::Drill).then_some(DRILL_PATIENCE);
@@ -154,7 +167,7 @@ impl Executor {
         // A kind undoes its own work under the name of the step that did it.
         let undo = self.plan.undo_at(launch.unit.position).filter(|undo| undo.built_in.is_some());
         let of = undo.map(|undo| launch.unit.element.map_or(undo.of.clone(), |at| undo.of.of_element(at)));
-        let info = self.info(step, of.as_ref().unwrap_or(&id), launch.attempt)?;
+        let info = self.info(step, of.as_ref().unwrap_or(&id), launch.attempt);
         let link = Arc::new(AttemptLink {
             step: id,
             attempt: launch.attempt,
@@ -188,18 +201,16 @@ impl Executor {
             (false, false) => Task::Run,
         };
         let context = Arc::new(context.fenced(Arc::clone(&self.fence)));
-        let writes = if self.fence.is_open() { Vec::new() } else { written(step, &self.registry) };
-        Ok(Work { kind, context, task, poll, writes })
+        let (mut writes, mut paths) = (Vec::new(), Vec::new());
+        if !self.fence.is_open() {
+            writes = written(step, &self.registry);
+            paths = written_paths(step, &self.registry, context.with());
+        }
+        Ok(Work { kind, context, task, poll, writes, paths })
     }
 
-    fn info(&self, step: &PlannedStep, id: &StepId, attempt: Attempt) -> Result<StepInfo, StepError> {
-        let work_dir = self.dir.join("work").join(id.path());
-        std::fs::create_dir_all(&work_dir).map_err(|error| {
-            StepError::transient(code::LB0352, format!("cannot create `{}`", work_dir.display()))
-                .help("make room or mend the permissions of the state directory")
-                .caused_by(&error)
-        })?;
-        Ok(StepInfo {
+    fn info(&self, step: &PlannedStep, id: &StepId, attempt: Attempt) -> StepInfo {
+        StepInfo {
             run: self.run,
             runbook: self.plan.runbook.clone(),
             environment: self.plan.environment.clone(),
@@ -210,9 +221,9 @@ impl Executor {
             retries: step.retry.attempts > 1,
             incident_at: self.incident_at,
             project_dir: self.plan.project_dir.clone(),
-            work_dir,
+            work_dir: WorkDir::within(self.dir.join("work"), id.path()),
             children_lock: self.dir.join("children.lock"),
-        })
+        }
     }
 }
 
@@ -224,6 +235,8 @@ struct Work {
     poll: Option<Poll>,
     /// The systems that it writes and that must be compared with those of protected environments first.
     writes: Vec<String>,
+    /// Directories that it fills, likewise.
+    paths: Vec<PathBuf>,
 }
 
 /// What an attempt asks of the kind.
@@ -285,11 +298,13 @@ impl Work {
 
     /// Compares everything that is written with what protected environments name, as it is found at this moment.
     async fn keep_away(&self) -> Result<(), StepError> {
-        if self.writes.is_empty() {
+        if self.writes.is_empty() && self.paths.is_empty() {
             return Ok(());
         }
-        let (context, writes) = (Arc::clone(&self.context), self.writes.clone());
+        let (context, writes, paths) = (Arc::clone(&self.context), self.writes.clone(), self.paths.clone());
         let compared = tokio::task::spawn_blocking(move || {
+            let dirs = paths.iter().map(|path| context.info.project_dir.join(path));
+            dirs.into_iter().try_for_each(|dir| context.keep_away_from(&dir))?;
             writes.iter().try_for_each(|name| {
                 let origin = if maker(name).is_some() { Origin::Run } else { Origin::Environment };
                 context.keep_away(name, context.resource(name)?, origin)
@@ -303,6 +318,21 @@ async fn expiry(limit: Option<Duration>) {
     match limit {
         Some(limit) => tokio::time::sleep(limit).await,
         None => std::future::pending().await,
+    }
+}
+
+/// Says with the result of an attempt that not all of its output could be kept.
+fn with_loss(result: AttemptResult, lost: Option<String>) -> AttemptResult {
+    match (result, lost) {
+        (AttemptResult::Succeeded { mut done }, Some(lost)) => {
+            done.warnings.push(lost);
+            AttemptResult::Succeeded { done }
+        }
+        (AttemptResult::Failed { mut failure, checks }, Some(lost)) => {
+            failure.causes.push(lost);
+            AttemptResult::Failed { failure, checks }
+        }
+        (result, _) => result,
     }
 }
 

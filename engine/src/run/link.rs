@@ -26,12 +26,14 @@ pub(super) enum Message {
     /// The reply comes when the fact is durable.
     Record {
         step: StepId,
+        attempt: Attempt,
         key: String,
         value: Value,
         reply: oneshot::Sender<()>,
     },
     Created {
         step: StepId,
+        attempt: Attempt,
         thing: Created,
         reply: oneshot::Sender<()>,
     },
@@ -42,6 +44,7 @@ pub(super) enum Message {
     },
     Asked {
         step: StepId,
+        attempt: Attempt,
         question: Question,
         reply: oneshot::Sender<Answer>,
     },
@@ -78,13 +81,13 @@ impl Message {
                 let result = redactor.clean(result).unwrap_or_else(|error| spoiled(&error));
                 Self::Ended { step, attempt, result }
             }
-            Self::Record { step, key, mut value, reply } => {
+            Self::Record { step, attempt, key, mut value, reply } => {
                 redactor.value(&mut value);
-                Self::Record { step, key, value, reply }
+                Self::Record { step, attempt, key, value, reply }
             }
-            Self::Asked { step, mut question, reply } => {
+            Self::Asked { step, attempt, mut question, reply } => {
                 question.message = redactor.text(&question.message).into_owned();
-                Self::Asked { step, question, reply }
+                Self::Asked { step, attempt, question, reply }
             }
             Self::Progressed { step, attempt, mut progress } => {
                 progress.note = redactor.text(&progress.note).into_owned();
@@ -113,6 +116,13 @@ pub trait OutputSink: Send + Sync {
     /// Forgets what an attempt has printed so far, because it begins anew.
     fn restart(&self, step: &StepId, attempt: Attempt) {
         let _ = (step, attempt);
+    }
+
+    /// Takes note that an attempt prints nothing more. Returns what of its output could not be stored, in words for
+    /// people; nothing if all was.
+    fn ended(&self, step: &StepId, attempt: Attempt) -> Option<String> {
+        let _ = (step, attempt);
+        None
     }
 
     /// Stores a line and returns it with secrets removed.
@@ -156,6 +166,16 @@ impl AttemptLink {
     }
 }
 
+/// Very long lines would fill the queue with what no screen shows.
+fn beginning(mut line: String) -> String {
+    const SHOWN: usize = 1000;
+    if line.len() > SHOWN {
+        line.truncate(line.floor_char_boundary(SHOWN));
+        line.push('…');
+    }
+    line
+}
+
 fn closed() -> StepError {
     StepError::uncertain(code::LB0351, "the journal takes nothing more, so this step must not go on")
         .help("`lifeboat status RUN` says why; `lifeboat resume RUN` goes on when that is mended")
@@ -177,7 +197,8 @@ impl StepLink for AttemptLink {
 
     fn line(&self, stream: Stream, line: &str) {
         let line = self.output.line(&self.step, self.attempt, stream, line);
-        // The line is in the step's file; only its live display can be lost.
+        // The line is in the step's file; only its live display can be lost, and nobody reads more of it there.
+        let line = beginning(line);
         let _ = self.messages.try_send(Message::Line {
             step: self.step.clone(),
             attempt: self.attempt,
@@ -187,13 +208,13 @@ impl StepLink for AttemptLink {
     }
 
     async fn record(&self, key: &str, value: Value) -> Result<(), StepError> {
-        let (step, key) = (self.step.clone(), key.to_owned());
-        self.send(|reply| Message::Record { step, key, value, reply }).await
+        let (step, attempt, key) = (self.step.clone(), self.attempt, key.to_owned());
+        self.send(|reply| Message::Record { step, attempt, key, value, reply }).await
     }
 
     async fn created(&self, thing: Created) -> Result<(), StepError> {
-        let step = self.step.clone();
-        self.send(|reply| Message::Created { step, thing, reply }).await
+        let (step, attempt) = (self.step.clone(), self.attempt);
+        self.send(|reply| Message::Created { step, attempt, thing, reply }).await
     }
 
     async fn removed(&self, id: &str, proof: &str) -> Result<(), StepError> {
@@ -202,7 +223,7 @@ impl StepLink for AttemptLink {
     }
 
     async fn ask(&self, question: Question) -> Result<Answer, StepError> {
-        let step = self.step.clone();
-        self.send(|reply| Message::Asked { step, question, reply }).await
+        let (step, attempt) = (self.step.clone(), self.attempt);
+        self.send(|reply| Message::Asked { step, attempt, question, reply }).await
     }
 }

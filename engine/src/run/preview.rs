@@ -16,7 +16,7 @@ use crate::model::event::{Answer, Question};
 use crate::model::{Created, Progress, RunId, StepId, Stream};
 use crate::plan::{NeedOn, Plan, PlannedStep};
 use crate::secret::Secrets;
-use crate::step::{Preview, Registry, StepContext, StepError, StepInfo, StepLink, StepParts};
+use crate::step::{Preview, Registry, StepContext, StepError, StepInfo, StepLink, StepParts, WorkDir};
 
 use super::names::{Names, Standing};
 use super::state::RunState;
@@ -212,7 +212,7 @@ impl Shared<'_> {
                 retries: false,
                 incident_at: self.incident_at,
                 project_dir: self.plan.project_dir.clone(),
-                work_dir: PathBuf::from("/nonexistent"),
+                work_dir: WorkDir::within(PathBuf::from("/nonexistent"), ""),
                 children_lock: PathBuf::from("/nonexistent"),
             },
             cancel: CancellationToken::new(),

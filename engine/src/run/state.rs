@@ -5,7 +5,7 @@ use std::collections::{BTreeMap, HashMap};
 use serde_json::{Map, Value};
 
 use crate::code;
-use crate::model::event::{Answer, AttemptResult, Done, EventKind, Question};
+use crate::model::event::{Answer, AttemptResult, Decision, Done, EventKind, Person, Question};
 use crate::model::evidence::Created;
 use crate::model::ids::{Attempt, StepId};
 use crate::model::outcome::{Failure, Outcome, RunOutcome};
@@ -21,12 +21,17 @@ pub struct RunState {
     pub phase: Phase,
     pub paused: bool,
     pub incident_at_ms: i64,
+    pub started_by: Option<Person>,
+    /// Who had a step tried again last.
+    pub retried_by: BTreeMap<Unit, String>,
     /// By position: all steps, then all undos.
     pub steps: Vec<StepState>,
     /// What has begun, in the order of the first attempts.
     pub begun: Vec<Unit>,
     /// The run ends with undo: what has begun is taken back before `always`.
     pub undoing: bool,
+    /// A person has ended the run, and that its end begins is not yet recorded.
+    pub ended_by: Option<(Person, Decision)>,
     /// What the systems to be written were when destroying them was confirmed; empty where nothing had to be.
     pub targets: Vec<String>,
     /// What was made and not yet removed, in the order in which it was made.
@@ -63,7 +68,10 @@ pub struct StepState {
     pub last_failure: Option<Failure>,
     /// Facts that attempts recorded for later ones.
     pub recorded: Map<String, Value>,
+    /// By their ids, with the answer once it counts.
     pub questions: BTreeMap<String, (Question, Option<Answer>)>,
+    /// Answers to questions that need more of them, by the ids of the questions.
+    pub partial: Vec<(String, Answer)>,
     /// What it is repeated for, once that has been evaluated.
     pub elements: Option<Elements>,
 }
@@ -90,6 +98,8 @@ pub enum StepPhase {
         at_ms: i64,
     },
     Held,
+    /// A person has decided what becomes of it, and its end is not yet recorded.
+    Decided(Outcome),
     /// What it is repeated for is known, and not all elements have ended.
     Repeating,
     Ended(Outcome),
@@ -118,9 +128,12 @@ impl RunState {
             phase: Phase::New,
             paused: false,
             incident_at_ms: 0,
+            started_by: None,
+            retried_by: BTreeMap::new(),
             steps: vec![StepState::default(); plan.steps.len() + plan.undos.len()],
             begun: Vec::new(),
             undoing: false,
+            ended_by: None,
             targets: Vec::new(),
             things: Vec::new(),
             made: BTreeMap::new(),
@@ -165,8 +178,9 @@ impl RunState {
     /// Takes one event in. Advisory events change nothing.
     pub fn apply(&mut self, event: &EventKind) -> Result<(), IllegalEvent> {
         match event {
-            EventKind::RunDeclared { incident_at_ms, .. } => {
+            EventKind::RunDeclared { incident_at_ms, by, .. } => {
                 self.expect_phase(event, &[Phase::New])?;
+                self.started_by = Some(by.clone());
                 self.incident_at_ms = *incident_at_ms;
                 self.phase = Phase::Main;
             }
@@ -174,8 +188,9 @@ impl RunState {
             EventKind::EndingBegan { outcome, undo, .. } => {
                 self.expect_phase(event, &[Phase::Main])?;
                 self.undoing = *undo;
-                // Who ends a run wants its end, and not what is paused.
-                self.paused = false;
+                self.ended_by = None;
+                // Who ends a run wants its end, and not what is paused. An end that nobody has asked for waits.
+                self.paused &= *outcome != RunOutcome::Aborted;
                 self.phase = Phase::Ending(*outcome);
             }
             EventKind::RunFinished { outcome } => {
@@ -188,7 +203,7 @@ impl RunState {
                     self.things.retain(|(_, thing)| &thing.id != id);
                 }
             }
-            EventKind::Decided { decision, .. } => self.decided(event, decision)?,
+            EventKind::Decided { by, decision } => self.decided(event, by, decision)?,
             _ => self.apply_step(event)?,
         }
         Ok(())
@@ -267,9 +282,7 @@ impl RunState {
                     .or_insert_with(|| (question.clone(), None));
             }
             EventKind::QuestionAnswered { step, question, answer } => {
-                if let Some((_, slot)) = self.step_mut(event, step)?.questions.get_mut(question) {
-                    slot.get_or_insert_with(|| answer.clone());
-                }
+                self.step_mut(event, step)?.answered(question, answer);
             }
             _ => {}
         }
@@ -284,12 +297,7 @@ impl RunState {
         }
     }
 
-    fn decided(
-        &mut self,
-        event: &EventKind,
-        decision: &crate::model::event::Decision,
-    ) -> Result<(), IllegalEvent> {
-        use crate::model::event::Decision;
+    fn decided(&mut self, event: &EventKind, by: &Person, decision: &Decision) -> Result<(), IllegalEvent> {
         match decision {
             Decision::Pause => self.paused = true,
             Decision::Unpause => self.paused = false,
@@ -298,9 +306,23 @@ impl RunState {
                 state.granted += 1;
                 // What was answered led to the failure: it is asked anew.
                 state.questions.clear();
+                state.partial.clear();
                 state.phase = StepPhase::Waiting;
+                let unit = self.unit(step);
+                self.retried_by.extend(unit.map(|unit| (unit, by.name.clone())));
             }
-            _ => {}
+            Decision::SkipStep { step, reason } => {
+                let reason = format!("skipped by {}: {reason}", by.name);
+                self.step_mut(event, step)?.phase = StepPhase::Decided(Outcome::Skipped { reason });
+            }
+            Decision::MarkDone { step, reason } => {
+                let outcome = Outcome::MarkedDone { by: by.name.clone(), reason: reason.clone() };
+                self.step_mut(event, step)?.phase = StepPhase::Decided(outcome);
+            }
+            Decision::Abort { .. } | Decision::Cancel { .. } => {
+                self.ended_by = Some((by.clone(), decision.clone()));
+            }
+            Decision::Note { .. } => {}
         }
         Ok(())
     }
@@ -341,6 +363,26 @@ impl StepState {
         self.phase = StepPhase::Settling(result.clone());
     }
 
+    fn answered(&mut self, id: &str, answer: &Answer) {
+        let Some((question, slot @ None)) = self.questions.get_mut(id) else { return };
+        let wanted = question.rule.map_or(1, |rule| rule.minimum);
+        let mut said: Vec<_> = self.partial.iter().filter(|(of, _)| of == id).map(|(_, it)| it).collect();
+        said.push(answer);
+        // Whatever is not the first choice settles it at once.
+        if question.choices.first() != Some(&answer.choice) {
+            *slot = Some(answer.clone());
+        } else if answer.automatic || said.len() >= wanted as usize {
+            *slot = Some(together(&said));
+        } else {
+            self.partial.push((id.to_owned(), answer.clone()));
+        }
+    }
+
+    /// Returns the answers to a question that needs more of them.
+    pub fn given(&self, question: &str) -> Vec<&Answer> {
+        self.partial.iter().filter(|(of, _)| of == question).map(|(_, answer)| answer).collect()
+    }
+
     /// Says whether the running attempt waits for a person's answer.
     pub fn asks(&self) -> bool {
         self.phase == StepPhase::Running && self.questions.values().any(|(_, answer)| answer.is_none())
@@ -352,6 +394,23 @@ impl StepState {
             StepPhase::Ended(outcome) => Some(outcome),
             _ => None,
         }
+    }
+}
+
+/// Makes one answer of those that count only together: all names, and all comments with their names.
+fn together(answers: &[&Answer]) -> Answer {
+    let [.., last] = answers else { unreachable!("an answer has just been given") };
+    if answers.len() == 1 {
+        return (*last).clone();
+    }
+    let names: Vec<_> = answers.iter().map(|answer| answer.by.name.as_str()).collect();
+    let comments = answers.iter().filter_map(|it| Some(format!("{}: {}", it.by.name, it.comment.as_ref()?)));
+    let comments: Vec<_> = comments.collect();
+    Answer {
+        choice: last.choice.clone(),
+        by: Person { name: names.join(" and "), uid: last.by.uid },
+        comment: (!comments.is_empty()).then(|| comments.join("; ")),
+        automatic: false,
     }
 }
 

@@ -9,5 +9,6 @@ crate::define_codes! {
     LB0325 "another run writes to the same system";
     LB0326 "a survivor of an earlier process cannot be ended";
     LB0327 "request cannot be read";
+    LB0354 "process that drives a run cannot be ended";
     LB0328 "index of runs cannot be used";
 }

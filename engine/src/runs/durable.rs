@@ -9,6 +9,7 @@ use std::os::unix::fs::{DirBuilderExt, MetadataExt, OpenOptionsExt, PermissionsE
 use std::path::Path;
 
 use super::error::Error;
+use crate::crash::{self, Point};
 
 /// Makes the names in a directory durable.
 pub(super) fn sync_dir(dir: &Path) -> Result<(), Error> {
@@ -45,6 +46,29 @@ pub(super) fn private_dir(dir: &Path) -> Result<(), Error> {
     }
 }
 
+/// Makes the directories that lead from one, which usually exists, to one within it, for its owner alone or for the group of a shared
+/// one; they may exist. Their names survive a power cut when something else makes them durable.
+pub(crate) fn dirs_within(base: &Path, dir: &Path) -> io::Result<()> {
+    let mut made = base.to_owned();
+    let mut mode = None;
+    if !base.is_dir() {
+        DirBuilder::new().recursive(true).mode(0o700).create(base)?;
+    }
+    for part in dir.strip_prefix(base).unwrap_or(Path::new("")).components() {
+        made.push(part);
+        match DirBuilder::new().mode(0o700).create(&made) {
+            Ok(()) if *mode.get_or_insert_with(|| is_shared(base)) => {
+                fs::set_permissions(&made, fs::Permissions::from_mode(0o2770))?;
+            }
+            Err(error) if error.kind() != io::ErrorKind::AlreadyExists || !made.is_dir() => {
+                return Err(error);
+            }
+            _ => {}
+        }
+    }
+    Ok(())
+}
+
 /// Puts a whole file in its place: readers see the old content or the new one, never a part.
 pub(super) fn replace(path: &Path, content: &[u8]) -> Result<(), Error> {
     let dir = path.parent().expect("files of the state directory stand in a directory");
@@ -56,9 +80,15 @@ pub(super) fn replace(path: &Path, content: &[u8]) -> Result<(), Error> {
         share(&temporary)?;
         file.write_all(content)?;
         file.sync_all()?;
+        crash::point(Point::FileWritten);
         fs::rename(&temporary, path)
     };
-    write().map_err(Error::io("write", path))?;
+    write().map_err(|error| {
+        // What is left of it would only take room, which may be what is missing.
+        drop(fs::remove_file(&temporary));
+        Error::io("write", path)(error)
+    })?;
+    crash::point(Point::FileRenamed);
     sync_dir(dir)
 }
 

@@ -30,8 +30,22 @@ pub enum Error {
     TooShort { text: String },
     #[error("`{text}` fits {} runs:{}", .candidates.len(), list(.candidates))]
     Ambiguous { text: String, candidates: Vec<Candidate> },
-    #[error("the run {} is {}{}", .run.short(), owned_by(.holder.as_ref()), lasting(.age.as_ref()))]
-    Owned { run: RunId, holder: Option<Holder>, age: Option<Duration> },
+    #[error(
+        "the run {} is {}{}{}",
+        .run.short(), owned_by(.holder.as_ref()), lasting(.age.as_ref()), still(*.stands_still)
+    )]
+    Owned {
+        run: RunId,
+        holder: Option<Holder>,
+        age: Option<Duration>,
+        /// A signal has stopped the process.
+        stands_still: bool,
+    },
+    #[error(
+        "process {} on {}, which drives the run {}, cannot be ended: {why}",
+        .holder.pid, .holder.host, .run.short()
+    )]
+    NotEnded { run: RunId, holder: Holder, why: String },
     #[error(
         "{what} is locked by the run {} ({by}), which is {state}{}",
         .run.short(), lasting(.age.as_ref())
@@ -94,6 +108,10 @@ fn owned_by(holder: Option<&Holder>) -> String {
     )
 }
 
+fn still(stands_still: bool) -> &'static str {
+    if stands_still { ", and stands still since a signal has stopped it" } else { "" }
+}
+
 fn lasting(age: Option<&Duration>) -> String {
     // Fractions of a second would only be noise.
     age.map(|age| format!(", for {}", humantime::format_duration(Duration::from_secs(age.as_secs()))))
@@ -110,6 +128,7 @@ impl Error {
             Self::NoSuchRun { .. } | Self::TooShort { .. } => codes::LB0322,
             Self::Ambiguous { .. } => codes::LB0323,
             Self::Owned { .. } => codes::LB0324,
+            Self::NotEnded { .. } => codes::LB0354,
             Self::Locked { .. } | Self::LockUnreadable { .. } | Self::LockBusy { .. } => codes::LB0325,
             Self::Survivor { .. } => codes::LB0326,
             Self::BadRequest { .. } => codes::LB0327,
@@ -124,16 +143,23 @@ impl Error {
             Self::Io { path, .. } => {
                 format!("look at the owner and the free space: `ls -ld {0}`, `df {0}`", path.display())
             }
-            Self::Journal(error) => error.help().to_owned(),
+            Self::Journal(error) => error.help(),
             Self::NoSuchRun { .. } | Self::TooShort { .. } => "`lifeboat runs` lists all runs".to_owned(),
             Self::Ambiguous { .. } => "give more characters of the id".to_owned(),
             Self::Owned { run, .. } => format!(
-                "follow it with `lifeboat watch {0}`, or look with `lifeboat status {0}`; to take it over, end that \
-                 process first",
+                "follow it with `lifeboat watch {0}`; if it does nothing any more, take the run over, which ends that process \
+                 first: `lifeboat resume {0} --take-over`",
+                run.short()
+            ),
+            Self::NotEnded { run, holder, .. } => format!(
+                "end it where it runs, as its user or as root (`kill -KILL {}` on {}), then `lifeboat resume {}`",
+                holder.pid,
+                holder.host,
                 run.short()
             ),
             Self::Locked { run, state: HolderState::Running, .. } => format!(
-                "follow it with `lifeboat watch {0}`; `lifeboat abort {0}` ends it and frees the lock",
+                "follow it with `lifeboat watch {0}`; `lifeboat abort {0}` ends it and frees the lock; if its process does \
+                 nothing any more, take it over: `lifeboat resume {0} --take-over`",
                 run.short()
             ),
             Self::Locked { state: HolderState::Unreadable { record }, .. } => format!(

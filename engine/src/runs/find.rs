@@ -1,6 +1,7 @@
 //! Finding the run that a person means.
 
 use super::error::{Candidate, Error};
+use super::index::{Filter, Index, Standing};
 use super::run_dir::RunDir;
 use super::state_dir::StateDir;
 
@@ -34,12 +35,19 @@ impl StateDir {
     }
 
     fn latest(&self) -> Result<RunDir, Error> {
-        let runs = self.runs()?;
+        let index = Index::open(self)?;
+        let newest = |standing| -> Result<_, Error> {
+            let found = index.list(&Filter { standing, ..Filter::default() }, 1)?;
+            Ok(found.first().map(|summary| summary.run))
+        };
         // A journal that cannot be read may well be the run that a person is looking for.
-        let open = runs.iter().find(|run| run.is_open().unwrap_or(true));
-        open.or(runs.first())
-            .cloned()
-            .ok_or_else(|| Error::NoSuchRun { text: "latest".to_owned(), known: Vec::new() })
+        let unreadable = index.unreadable().iter().map(|(run, _)| *run).max();
+        if let Some(run) = newest(Some(Standing::Open))?.max(unreadable).or(newest(None)?) {
+            return self.run(run);
+        }
+        // What is left of a start that was killed is no run; whoever has nothing else is told so by what they do with it.
+        let left = self.runs()?.into_iter().next();
+        left.ok_or_else(|| Error::NoSuchRun { text: "latest".to_owned(), known: Vec::new() })
     }
 
     /// Describes the newest runs.
@@ -116,5 +124,20 @@ mod tests {
         let journal = Journal::open(state.find(EARLY).unwrap().path(), TickClock::starting_at(0)).unwrap();
         journal.append(vec![finished(RunOutcome::Failed)]).await.unwrap();
         assert_eq!(state.find("latest").unwrap().id().to_string(), LATE);
+    }
+
+    #[tokio::test]
+    async fn what_a_killed_start_has_left_is_no_open_run_and_not_the_latest() {
+        let (_keep, state) = state();
+        declare(&state, EARLY, true).await;
+        let id: RunId = LATE.parse().unwrap();
+        let dir = state.create_run(id).unwrap();
+        assert_eq!(state.find("latest").unwrap().id().to_string(), EARLY, "it has no journal");
+        let header = crate::journal::Header { run: id, ..header() };
+        let journal = Journal::create(dir.path(), header, TickClock::starting_at(0)).unwrap();
+        assert!(!dir.is_open().unwrap(), "its journal has no event");
+        assert_eq!(state.find("latest").unwrap().id().to_string(), EARLY);
+        journal.append(vec![declared()]).await.unwrap();
+        assert!(dir.is_open().unwrap());
     }
 }

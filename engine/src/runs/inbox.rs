@@ -6,6 +6,7 @@ use uuid::Uuid;
 
 use super::durable;
 use super::error::Error;
+use crate::crash::{self, Point};
 use crate::model::request::Request;
 
 /// Names one request: [`crate::journal::Journal::append_for`] stores it, so that no request counts
@@ -65,7 +66,10 @@ impl Inbox {
         let path = self.file(id);
         match fs::remove_file(&path) {
             Err(error) if error.kind() != io::ErrorKind::NotFound => Err(Error::io("remove", &path)(error)),
-            _ => Ok(()),
+            _ => {
+                crash::point(Point::RequestForgotten);
+                Ok(())
+            }
         }
     }
 

@@ -1,5 +1,6 @@
 //! The table of all runs: derived from their journals, never trusted more than them.
 
+use std::collections::HashMap;
 use std::fs;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
@@ -28,6 +29,9 @@ CREATE TABLE runs (
     summary        TEXT NOT NULL
 ) STRICT, WITHOUT ROWID;
 ";
+
+/// How long another process may keep the index for itself before this one does without.
+const BUSY: Duration = Duration::from_secs(3);
 
 /// One run in a list of many.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
@@ -127,13 +131,33 @@ pub struct Index {
 
 impl Index {
     /// Opens the index and brings it up to date; one that is missing or damaged is silently built anew.
+    ///
+    /// Where it cannot be written, as on a full disk, or another process is building it, this process makes one for itself
+    /// in memory: it takes longer and tells the same.
     pub fn open(state: &StateDir) -> Result<Self, Error> {
         let path = path(state);
-        match Self::connect(&path).and_then(|index| index.refreshed(state)) {
-            // Another process that is building it must not lose it to this one.
-            Err(Error::Index { source, path }) if is_busy(&source) => Err(Error::Index { source, path }),
-            Err(Error::Index { .. }) => Self::rebuild(state),
+        let opened = match Self::connect(&path).and_then(|index| index.refreshed(state)) {
+            Err(Error::Index { source, .. }) if is_damaged(&source) => Self::rebuild(state),
             other => other,
+        };
+        match opened {
+            Err(Error::Index { source, .. }) => {
+                tracing::warn!("the index of runs cannot be used ({source}): all journals are read instead");
+                Self::in_memory(path)?.refreshed(state)
+            }
+            other => other,
+        }
+    }
+
+    fn in_memory(path: PathBuf) -> Result<Self, Error> {
+        let open = || {
+            let conn = Connection::open_in_memory()?;
+            conn.execute_batch(SCHEMA)?;
+            Ok(conn)
+        };
+        match open() {
+            Ok(conn) => Ok(Self { path, conn, unreadable: Vec::new() }),
+            Err(source) => Err(Error::Index { path, source }),
         }
     }
 
@@ -176,9 +200,13 @@ impl Index {
                 // If it cannot be shared, others build their own view when they are refused; nothing is lost.
                 drop(super::durable::share(path));
             }
-            conn.busy_timeout(Duration::from_secs(10))?;
+            conn.busy_timeout(BUSY)?;
             // It can be built anew at any time, so nothing waits for the disk.
             conn.execute_batch("PRAGMA synchronous = OFF")?;
+            let found: i64 = conn.query_row("PRAGMA user_version", [], |row| row.get(0))?;
+            if found == VERSION {
+                return Ok(conn);
+            }
             let tx = conn.transaction_with_behavior(rusqlite::TransactionBehavior::Immediate)?;
             let version: i64 = tx.query_row("PRAGMA user_version", [], |row| row.get(0))?;
             if version == 0 {
@@ -196,32 +224,47 @@ impl Index {
 
     /// Reads the journals of all runs that are new or were open, and forgets runs that are gone.
     fn refreshed(mut self, state: &StateDir) -> Result<Self, Error> {
-        let ended = self.ended().map_err(self.failed())?;
-        let runs = state.runs()?;
+        let mut known = self.known().map_err(self.failed())?;
         let mut summaries = Vec::new();
-        for run in runs.iter().filter(|run| !ended.contains(&run.id())) {
-            match summarise(run) {
+        for run in state.runs()? {
+            // What is left in `known` afterwards is gone.
+            if known.remove(&run.id()) == Some(Standing::Ended) {
+                continue;
+            }
+            match summarise(&run) {
                 Ok(summary) => summaries.extend(summary),
                 Err(error) => self.unreadable.push((run.id(), error)),
             }
         }
-        self.conn.execute_batch("BEGIN IMMEDIATE").map_err(self.failed())?;
-        for summary in &summaries {
-            self.update(summary)?;
+        if !summaries.is_empty() || !known.is_empty() {
+            self.change(&summaries, known.keys()).map_err(self.failed())?;
         }
-        for gone in ended.iter().filter(|id| !runs.iter().any(|run| run.id() == **id)) {
-            self.conn
-                .execute("DELETE FROM runs WHERE run = ?1", [gone.to_string()])
-                .map_err(self.failed())?;
-        }
-        self.conn.execute_batch("COMMIT").map_err(self.failed())?;
         Ok(self)
     }
 
-    fn ended(&self) -> rusqlite::Result<Vec<RunId>> {
-        let mut statement = self.conn.prepare("SELECT run FROM runs WHERE outcome IS NOT NULL")?;
-        let rows = statement.query_map([], |row| row.get::<_, String>(0))?;
-        rows.map(|row| row?.parse().map_err(|_| rusqlite::Error::InvalidQuery)).collect()
+    fn change<'r>(
+        &self,
+        summaries: &[RunSummary],
+        gone: impl Iterator<Item = &'r RunId>,
+    ) -> rusqlite::Result<()> {
+        // Rolled back where it is not committed: it goes with the transaction.
+        let tx = rusqlite::Transaction::new_unchecked(&self.conn, rusqlite::TransactionBehavior::Immediate)?;
+        for summary in summaries {
+            self.store(summary)?;
+        }
+        for run in gone {
+            self.conn.execute("DELETE FROM runs WHERE run = ?1", [run.to_string()])?;
+        }
+        tx.commit()
+    }
+
+    fn known(&self) -> rusqlite::Result<HashMap<RunId, Standing>> {
+        let mut statement = self.conn.prepare("SELECT run, outcome IS NOT NULL FROM runs")?;
+        let rows = statement.query_map([], |row| {
+            let run = row.get::<_, String>(0)?.parse().map_err(|_| rusqlite::Error::InvalidQuery)?;
+            Ok((run, if row.get(1)? { Standing::Ended } else { Standing::Open }))
+        })?;
+        rows.collect()
     }
 
     fn store(&self, summary: &RunSummary) -> rusqlite::Result<()> {
@@ -263,9 +306,15 @@ impl Index {
     }
 }
 
-fn is_busy(error: &rusqlite::Error) -> bool {
-    use rusqlite::ErrorCode::{DatabaseBusy, DatabaseLocked};
-    matches!(error.sqlite_error_code(), Some(DatabaseBusy | DatabaseLocked))
+/// Says whether what is there is no index of this version. One that cannot be reached or written at this moment is not
+/// damaged, and another process that is building it must not lose it to this one.
+fn is_damaged(error: &rusqlite::Error) -> bool {
+    use rusqlite::ErrorCode::{
+        CannotOpen, DatabaseBusy, DatabaseLocked, DiskFull, PermissionDenied, ReadOnly, SystemIoFailure,
+    };
+    let at_the_moment =
+        [CannotOpen, DatabaseBusy, DatabaseLocked, DiskFull, PermissionDenied, ReadOnly, SystemIoFailure];
+    error.sqlite_error_code().is_none_or(|code| !at_the_moment.contains(&code))
 }
 
 fn path(state: &StateDir) -> PathBuf {

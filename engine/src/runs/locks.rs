@@ -19,11 +19,16 @@ use super::error::Error;
 use super::owner::{elapsed, try_exclusive};
 use super::state_dir::StateDir;
 use crate::clock::Clock;
+use crate::crash::{self, Point};
+use crate::fence::names_overlap;
 use crate::model::RunId;
 use crate::plan::hex;
 
 /// How long to wait for another run that is taking its locks and may be refused.
 const PATIENCE: Duration = Duration::from_millis(500);
+
+/// How long to wait until others have taken theirs.
+const TURN: Duration = Duration::from_secs(20);
 
 /// What a run wants to have for itself.
 #[derive(Clone, Debug)]
@@ -92,8 +97,10 @@ impl ResourceLocks {
     /// What an ended run left behind is taken over silently.
     pub fn acquire(state: &StateDir, wanted: &Wanted, clock: &dyn Clock) -> Result<Self, Error> {
         let dir = state.locks_dir();
+        let _turn = turn(&dir)?;
         let mut identities = wanted.identities.clone();
         identities.insert(wanted.by.clone());
+        refuse_overlapping(state, &identities, wanted.run, clock)?;
         // In the order of the set, so that two runs that want the same never wait for each other.
         let held = identities
             .into_iter()
@@ -102,14 +109,30 @@ impl ResourceLocks {
         for held in &held {
             refuse_if_remembered(state, held, wanted.run, clock)?;
         }
-        for Held { identity, record, .. } in &held {
+        let fresh =
+            !held.iter().any(|held| matches!(read(&held.record), Ok(Some(own)) if own.run == wanted.run));
+        crash::point(Point::LocksTaken);
+        let locks = Self { dir, held };
+        if let Err(error) = locks.write_down(wanted, clock) {
+            // A run that was to begin never will; one that is resumed keeps what it had.
+            if fresh {
+                drop(locks.release());
+            }
+            return Err(error);
+        }
+        Ok(locks)
+    }
+
+    fn write_down(&self, wanted: &Wanted, clock: &dyn Clock) -> Result<(), Error> {
+        for Held { identity, record, .. } in &self.held {
             let (by, identity) = (wanted.by.clone(), identity.clone());
             let content =
                 Record { run: wanted.run, by, identity, since_ms: since(record, wanted.run, clock) };
             let text = serde_json::to_vec_pretty(&content).expect("a record is plain text and numbers");
             durable::replace(record, &text)?;
+            crash::point(Point::LockRemembered);
         }
-        Ok(Self { dir, held })
+        Ok(())
     }
 
     /// Gives all locks back since the run has ended.
@@ -121,9 +144,69 @@ impl ResourceLocks {
                 }
                 _ => {}
             }
+            crash::point(Point::LockForgotten);
         }
         durable::sync_dir(&self.dir)
     }
+}
+
+/// Lets one process at a time take locks: two runs may want places within each other, which have different names.
+fn turn(dir: &Path) -> Result<File, Error> {
+    let path = dir.join(".turn");
+    let file = durable::lock_file(&path)?;
+    let deadline = Instant::now() + TURN;
+    while !try_exclusive(&file).map_err(Error::io("lock", &path))? {
+        if Instant::now() >= deadline {
+            return Err(Error::LockBusy { what: format!("`{}`", dir.display()) });
+        }
+        std::thread::sleep(Duration::from_millis(10));
+    }
+    Ok(file)
+}
+
+/// Refuses a place that lies within one that another open run has, or around it.
+fn refuse_overlapping(
+    state: &StateDir,
+    identities: &BTreeSet<String>,
+    run: RunId,
+    clock: &dyn Clock,
+) -> Result<(), Error> {
+    let dir = state.locks_dir();
+    for entry in fs::read_dir(&dir).map_err(Error::io("read", &dir))? {
+        let path = entry.map_err(Error::io("read", &dir))?.path();
+        if path.extension().is_none_or(|extension| extension != "json") {
+            continue;
+        }
+        // Whom a broken record names is told where its own place is wanted.
+        let Ok(Some(holder)) = read(&path) else { continue };
+        let mut mine = identities.iter().filter(|mine| **mine != holder.identity);
+        let Some(mine) = mine.find(|mine| names_overlap(mine, &holder.identity)) else { continue };
+        if holder.run == run {
+            continue;
+        }
+        if let Some(standing) = standing(state, &holder, &path)? {
+            let holder =
+                Record { identity: format!("{} (which {mine} overlaps)", holder.identity), ..holder };
+            return Err(refused(&holder, standing, clock));
+        }
+    }
+    Ok(())
+}
+
+/// Says what the run is doing that a record names; nothing if it has ended or never was.
+fn standing(state: &StateDir, holder: &Record, record: &Path) -> Result<Option<HolderState>, Error> {
+    let lock = record.with_extension("lock");
+    let file = durable::lock_file(&lock)?;
+    if !try_exclusive(&file).map_err(Error::io("lock", &lock))? {
+        return Ok(Some(HolderState::Running));
+    }
+    let Some(dir) = state.existing(holder.run) else { return Ok(None) };
+    Ok(match dir.is_open() {
+        Ok(false) => None,
+        Ok(true) if dir.owner()?.is_some() => Some(HolderState::Running),
+        Ok(true) => Some(HolderState::Stopped),
+        Err(_) => Some(HolderState::Unreadable { record: record.to_owned() }),
+    })
 }
 
 fn lock(dir: &Path, identity: String, clock: &dyn Clock) -> Result<Held, Error> {
@@ -149,7 +232,7 @@ fn refuse_if_remembered(state: &StateDir, held: &Held, run: RunId, clock: &dyn C
     if holder.run == run {
         return Ok(());
     }
-    let Ok(dir) = state.run(holder.run) else { return Ok(()) };
+    let Some(dir) = state.existing(holder.run) else { return Ok(()) };
     match dir.is_open() {
         Ok(false) => Ok(()),
         Ok(true) if dir.owner()?.is_some() => Err(refused(&holder, HolderState::Running, clock)),
@@ -267,6 +350,48 @@ mod tests {
         journal.append(vec![finished(RunOutcome::Aborted)]).await.unwrap();
         acquire(&state, &want).unwrap().release().unwrap();
         assert_eq!(records(&state), 1, "only the record that nobody took over is left");
+    }
+
+    #[tokio::test]
+    async fn places_within_each_other_are_one_system() {
+        let (_keep, state) = state();
+        let ((first, journal), (second, _j2)) = (declare(&state).await, declare(&state).await);
+        let held = acquire(&state, &wanted(&first, "a@x", &["/var/www", "s3://b/a"])).unwrap();
+        for (mine, running) in
+            [("/var/www/uploads", true), ("/var", true), ("s3://b", true), ("/var/www2", false)]
+        {
+            let taken = acquire(&state, &wanted(&second, "b@x", &[mine]));
+            match taken {
+                Err(Error::Locked { what, state: HolderState::Running, run, .. }) if running => {
+                    assert_eq!(run, first.id());
+                    assert!(what.contains(mine) && what.contains("overlaps"), "{what}");
+                }
+                Ok(locks) if !running => locks.release().unwrap(),
+                other => panic!("{mine}: {other:?}"),
+            }
+        }
+        drop(held);
+        let error = acquire(&state, &wanted(&second, "b@x", &["/var/www/uploads"])).unwrap_err();
+        assert!(matches!(error, Error::Locked { state: HolderState::Stopped, .. }), "{error}");
+        // Itself, it may take what it has.
+        drop(acquire(&state, &wanted(&first, "a@x", &["/var/www", "/var/www/uploads"])).unwrap());
+        journal.append(vec![finished(RunOutcome::Succeeded)]).await.unwrap();
+        acquire(&state, &wanted(&second, "b@x", &["/var/www/uploads"])).unwrap().release().unwrap();
+    }
+
+    /// Snakemake #2919: a lock stayed for ever after the connection to its host was lost.
+    #[tokio::test]
+    async fn a_lock_from_a_host_that_is_gone_is_taken_over_with_its_run() {
+        let (_keep, state) = state();
+        let (run, _journal) = declare(&state).await;
+        drop(acquire(&state, &wanted(&run, "restore@staging", &["pg a"])).unwrap());
+        // The disk was attached to another machine; process 1 is always there, and another one than it was.
+        let gone = r#"{"pid":1,"host":"gone","boot_id":"11111111-2222-3333-4444-555555555555","start_ticks":7,"since_ms":1}"#;
+        fs::write(run.path().join("lock"), gone).unwrap();
+        assert_eq!(run.owner().unwrap(), None, "what the file says is no lock");
+        let lock = run.lock(&*TickClock::starting_at(0)).unwrap();
+        assert_eq!(lock.this().pid, std::process::id());
+        drop(acquire(&state, &wanted(&run, "restore@staging", &["pg a"])).unwrap());
     }
 
     #[tokio::test]

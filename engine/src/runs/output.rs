@@ -5,6 +5,7 @@ use std::os::unix::fs::OpenOptionsExt;
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, PoisonError};
 
+use super::durable::dirs_within;
 use super::error::Error;
 use crate::model::{Attempt, StepId, Stream};
 
@@ -15,7 +16,7 @@ const HEAD: u64 = 4 << 20;
 const TAIL: u64 = 2 << 20;
 
 /// Each tail file begins with a line of this length that says where in the stream it begins.
-const MARK: u64 = 31;
+pub(super) const MARK: u64 = 31;
 
 /// What steps write to stdout and stderr, in `<step>/<attempt>/stdout` and `stderr`.
 ///
@@ -26,6 +27,15 @@ pub struct OutputFiles {
     dir: PathBuf,
     limits: Limits,
     open: Mutex<HashMap<Key, Arc<Mutex<Capped>>>>,
+    lost: Mutex<HashMap<(StepId, Attempt), Lost>>,
+}
+
+/// Output that could not be kept, of one attempt.
+#[derive(Clone, Debug)]
+pub struct Lost {
+    pub lines: u64,
+    /// Why the first of them was not.
+    pub reason: String,
 }
 
 type Key = (StepId, Attempt, Stream);
@@ -38,7 +48,18 @@ struct Limits {
 
 impl OutputFiles {
     pub(super) fn at(dir: PathBuf) -> Self {
-        Self { dir, limits: Limits { head: HEAD, tail: TAIL }, open: Mutex::default() }
+        Self {
+            dir,
+            limits: Limits { head: HEAD, tail: TAIL },
+            open: Mutex::default(),
+            lost: Mutex::default(),
+        }
+    }
+
+    /// Keeps less than usual.
+    #[cfg(test)]
+    pub(super) fn limited(dir: PathBuf, head: u64, tail: u64) -> Self {
+        Self { limits: Limits { head, tail }, ..Self::at(dir) }
     }
 
     /// Returns the directory of one attempt; it exists once there is a line.
@@ -46,11 +67,22 @@ impl OutputFiles {
         self.dir.join(step.path()).join(attempt.to_string())
     }
 
-    /// Appends a line and a line break.
+    /// Appends a line and a line break. One that cannot be kept is counted; where the next one stands that can, a remark
+    /// says how many are missing.
     pub fn line(&self, step: &StepId, attempt: Attempt, stream: Stream, line: &str) -> Result<(), Error> {
+        let kept = self.keep(step, attempt, stream, line);
+        if let Err(error) = &kept {
+            let mut lost = self.lost.lock().unwrap_or_else(PoisonError::into_inner);
+            let reason = || Lost { lines: 0, reason: told(error) };
+            lost.entry((step.clone(), attempt)).or_insert_with(reason).lines += 1;
+        }
+        kept
+    }
+
+    fn keep(&self, step: &StepId, attempt: Attempt, stream: Stream, line: &str) -> Result<(), Error> {
         let capped = self.capped(step, attempt, stream)?;
         let mut capped = capped.lock().unwrap_or_else(PoisonError::into_inner);
-        capped.line(line).map_err(Error::io("write", &capped.path))
+        capped.line_or_count(line).map_err(Error::io("write", &capped.path))
     }
 
     /// Removes what an attempt has printed so far.
@@ -70,10 +102,13 @@ impl OutputFiles {
         Ok(())
     }
 
-    /// Closes the files of an attempt that has ended.
-    pub fn close(&self, step: &StepId, attempt: Attempt) {
+    /// Closes the files of an attempt that has ended; returns what of its output could not be kept.
+    pub fn close(&self, step: &StepId, attempt: Attempt) -> Option<Lost> {
         let mut open = self.open.lock().unwrap_or_else(PoisonError::into_inner);
-        open.retain(|(of, number, _), _| (of, *number) != (step, attempt));
+        for stream in [Stream::Stdout, Stream::Stderr] {
+            open.remove(&(step.clone(), attempt, stream));
+        }
+        self.lost.lock().unwrap_or_else(PoisonError::into_inner).remove(&(step.clone(), attempt))
     }
 
     /// Reads what was kept of a stream; a line says where and how much was left out. Empty if there was no output.
@@ -89,7 +124,7 @@ impl OutputFiles {
             return Ok(Arc::clone(capped));
         }
         let dir = self.attempt_dir(step, attempt);
-        fs::create_dir_all(&dir).map_err(Error::io("create", &dir))?;
+        dirs_within(&self.dir, &dir).map_err(Error::io("create", &dir))?;
         let path = dir.join(name(stream));
         let capped = Capped::open(path.clone(), self.limits).map_err(Error::io("open", &path))?;
         let capped = Arc::new(Mutex::new(capped));
@@ -98,7 +133,12 @@ impl OutputFiles {
     }
 }
 
-fn name(stream: Stream) -> &'static str {
+/// The reason for an error: its cause, if it has one.
+fn told(error: &Error) -> String {
+    std::error::Error::source(error).map_or_else(|| error.to_string(), ToString::to_string)
+}
+
+pub(super) fn name(stream: Stream) -> &'static str {
     match stream {
         Stream::Stdout => "stdout",
         Stream::Stderr => "stderr",
@@ -117,6 +157,8 @@ struct Capped {
     in_tail: bool,
     /// All that ever came.
     total: u64,
+    /// Lines that could not be written since the last one that could.
+    missing: u64,
 }
 
 impl Capped {
@@ -127,11 +169,28 @@ impl Capped {
             let content = fs::read(&tail)?;
             let (file, len) = (append_to(&tail)?, content.len() as u64);
             let total = begin(&content).unwrap_or(limits.head) + len.saturating_sub(MARK);
-            return Ok(Self { path, limits, file, len, in_tail: true, total });
+            return Ok(Self { path, limits, file, len, in_tail: true, total, missing: 0 });
         }
         let file = append_to(&path)?;
         let len = file.metadata()?.len();
-        Ok(Self { path, limits, file, len, in_tail: false, total: len })
+        Ok(Self { path, limits, file, len, in_tail: false, total: len, missing: 0 })
+    }
+
+    fn line_or_count(&mut self, line: &str) -> io::Result<()> {
+        let remark = match self.missing {
+            0 => Ok(()),
+            // A part of the last line may stand there.
+            lines => self.line(&format!("\n[lifeboat: {lines} lines could not be stored here]")),
+        };
+        let written = remark.and_then(|()| {
+            self.missing = 0;
+            self.line(line)
+        });
+        if written.is_err() {
+            self.missing += 1;
+            self.len = self.file.metadata().map_or(self.len, |metadata| metadata.len());
+        }
+        written
     }
 
     fn line(&mut self, line: &str) -> io::Result<()> {
@@ -173,16 +232,16 @@ fn append_to(path: &Path) -> io::Result<File> {
     Ok(file)
 }
 
-fn tail(path: &Path) -> PathBuf {
+pub(super) fn tail(path: &Path) -> PathBuf {
     path.with_extension("tail")
 }
 
-fn old_tail(path: &Path) -> PathBuf {
+pub(super) fn old_tail(path: &Path) -> PathBuf {
     path.with_extension("tail.old")
 }
 
 /// Where in the stream a tail begins.
-fn begin(content: &[u8]) -> Option<u64> {
+pub(super) fn begin(content: &[u8]) -> Option<u64> {
     let digits = content.strip_prefix(b"[from byte ")?.get(..18)?;
     std::str::from_utf8(digits).ok()?.parse().ok()
 }
@@ -206,7 +265,7 @@ fn read(path: &Path) -> io::Result<Vec<u8>> {
     Ok(whole)
 }
 
-fn stream_length_of_head(head: &[u8]) -> u64 {
+pub(super) fn stream_length_of_head(head: &[u8]) -> u64 {
     let note = b"[lifeboat: ";
     let last_line =
         head[..head.len().saturating_sub(1)].iter().rposition(|b| *b == b'\n').map_or(0, |at| at + 1);
@@ -304,7 +363,7 @@ mod tests {
                 });
             }
         });
-        files.close(&step(), 1);
+        assert!(files.close(&step(), 1).is_none());
         assert_eq!(text(&files).lines().count(), 800);
         assert!(text(&files).lines().all(|line| line.ends_with(" end") && line.matches(' ').count() == 2));
     }

@@ -1,14 +1,18 @@
 use std::fs::{self, File};
 use std::io::{Seek, Write};
+use std::path::Path;
 use std::time::{Duration, Instant};
 
+use rustix::process::Signal;
 use serde::{Deserialize, Serialize};
 
 use super::durable;
 use super::error::Error;
 use super::run_dir::RunDir;
+use super::survivors::Manner;
 use crate::clock::Clock;
-use crate::process::{Identity, boot_id};
+use crate::crash::{self, Point};
+use crate::process::{AFTER_KILL, Identity, Stat, boot_id};
 
 /// How long to wait for a lock that somebody is only looking at.
 const PATIENCE: Duration = Duration::from_millis(500);
@@ -39,6 +43,13 @@ impl Holder {
     }
 }
 
+impl Holder {
+    /// Says whether the process was stopped by a signal and does nothing until it gets another.
+    fn stands_still(&self) -> bool {
+        self.boot_id == boot_id() && Stat::read(self.pid).is_some_and(|stat| stat.is_stopped())
+    }
+}
+
 fn host_name() -> String {
     fs::read_to_string("/proc/sys/kernel/hostname").map(|name| name.trim().to_owned()).unwrap_or_default()
 }
@@ -62,6 +73,7 @@ impl RunLock {
             }
             std::thread::sleep(Duration::from_millis(10));
         }
+        crash::point(Point::OwnerLocked);
         let holder = Holder::this_process(clock);
         let text = serde_json::to_vec(&holder).expect("a holder is plain text and numbers");
         // Not replaced by renaming: the lock is on this very file.
@@ -80,6 +92,36 @@ impl RunLock {
         &self.holder
     }
 
+    /// Ends the process that owns a run, orderly at first, and proves that it has let go of the lock.
+    pub(super) fn take_from(dir: &RunDir, patience: Duration) -> Result<Option<Ousted>, Error> {
+        let Some(holder) = Self::holder(dir)? else { return Ok(None) };
+        let path = dir.path().join("lock");
+        let file = durable::lock_file(&path)?;
+        let (run, pid) = (dir.id(), holder.pid);
+        let refuse = |why: String| Error::NotEnded { run, holder: holder.clone(), why };
+        let process = Identity { pid, start_ticks: holder.start_ticks, boot_id: holder.boot_id.clone() };
+        if !process.is_alive() {
+            let why =
+                "it cannot be seen from here: it runs in a container or under another kernel".to_owned();
+            return Err(refuse(why));
+        }
+        let signal = |signal: Signal| match process.signal(signal.as_raw()) {
+            Ok(_) => Ok(()),
+            Err(error) => Err(refuse(error.to_string())),
+        };
+        // One that stands still would never see the first signal.
+        signal(Signal::TERM)?;
+        signal(Signal::CONT)?;
+        if is_free_within(&file, &path, patience)? {
+            return Ok(Some(Ousted { holder, manner: Manner::Terminated }));
+        }
+        signal(Signal::KILL)?;
+        if is_free_within(&file, &path, AFTER_KILL)? {
+            return Ok(Some(Ousted { holder, manner: Manner::Killed }));
+        }
+        Err(refuse("it was killed and is still there: it hangs in the kernel".to_owned()))
+    }
+
     pub(super) fn holder(dir: &RunDir) -> Result<Option<Holder>, Error> {
         let path = dir.path().join("lock");
         let file = durable::lock_file(&path)?;
@@ -88,6 +130,38 @@ impl RunLock {
             Err(fs::TryLockError::WouldBlock) => Ok(Some(read_holder(dir).unwrap_or_else(unknown))),
             Err(fs::TryLockError::Error(error)) => Err(Error::io("lock", &path)(error)),
         }
+    }
+}
+
+/// A process that owned a run until another took it over.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Ousted {
+    pub holder: Holder,
+    pub manner: Manner,
+}
+
+impl std::fmt::Display for Ousted {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        let how = match self.manner {
+            Manner::Terminated => "ended",
+            Manner::Killed => "killed",
+        };
+        write!(f, "process {} on {} was {how}", self.holder.pid, self.holder.host)
+    }
+}
+
+fn is_free_within(file: &File, path: &Path, patience: Duration) -> Result<bool, Error> {
+    let deadline = Instant::now() + patience;
+    loop {
+        if try_exclusive(file).map_err(Error::io("lock", path))? {
+            // Given back when it is closed; whoever asked takes it anew.
+            file.unlock().map_err(Error::io("unlock", path))?;
+            return Ok(true);
+        }
+        if Instant::now() >= deadline {
+            return Ok(false);
+        }
+        std::thread::sleep(Duration::from_millis(20));
     }
 }
 
@@ -103,7 +177,8 @@ pub(super) fn try_exclusive(file: &File) -> std::io::Result<bool> {
 fn owned(dir: &RunDir, clock: &dyn Clock) -> Error {
     let holder = read_holder(dir);
     let age = holder.as_ref().map(|holder| elapsed(clock, holder.since_ms));
-    Error::Owned { run: dir.id(), holder, age }
+    let stands_still = holder.as_ref().is_some_and(Holder::stands_still);
+    Error::Owned { run: dir.id(), holder, age, stands_still }
 }
 
 pub(super) fn elapsed(clock: &dyn Clock, since_ms: i64) -> Duration {

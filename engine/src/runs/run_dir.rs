@@ -4,8 +4,9 @@ use super::durable;
 use super::error::{Candidate, Error};
 use super::inbox::Inbox;
 use super::output::OutputFiles;
-use super::owner::{Holder, RunLock};
+use super::owner::{Holder, Ousted, RunLock};
 use crate::clock::Clock;
+use crate::crash::{self, Point};
 use crate::journal;
 use crate::model::RunId;
 
@@ -23,7 +24,21 @@ impl RunDir {
 
     pub(super) fn create(runs: &Path, id: RunId) -> Result<Self, Error> {
         let dir = Self::at(runs, id);
+        dir.fill().inspect_err(|_| dir.discard())?;
+        Ok(dir)
+    }
+
+    /// Removes the directory of a run that was never declared, as far as that is possible.
+    pub fn discard(&self) {
+        if let Err(error) = std::fs::remove_dir_all(&self.path) {
+            tracing::debug!(dir = %self.path.display(), %error, "what is left of a run that never was stays");
+        }
+    }
+
+    fn fill(&self) -> Result<(), Error> {
+        let dir = self;
         durable::private_dir(&dir.path)?;
+        crash::point(Point::RunDirMade);
         for name in ["inbox", "output", "work"] {
             durable::private_dir(&dir.path.join(name))?;
         }
@@ -31,7 +46,8 @@ impl RunDir {
             durable::lock_file(&dir.path.join(name))?;
         }
         durable::sync_dir(&dir.path)?;
-        Ok(dir)
+        crash::point(Point::RunDirComplete);
+        Ok(())
     }
 
     /// Returns the run's id.
@@ -54,6 +70,12 @@ impl RunDir {
         RunLock::acquire(self, clock)
     }
 
+    /// Ends the process that owns the run, if one does, so that this one can take it: SIGTERM, and SIGKILL after
+    /// `patience`. Never breaks the lock of a process that goes on. Blocks.
+    pub fn take_over(&self, patience: std::time::Duration) -> Result<Option<Ousted>, Error> {
+        RunLock::take_from(self, patience)
+    }
+
     /// Returns the process that owns the run now, if any does.
     pub fn owner(&self) -> Result<Option<Holder>, Error> {
         RunLock::holder(self)
@@ -72,8 +94,9 @@ impl RunDir {
     /// Returns whether the run has not ended. A run that was never declared, or whose journal does not exist, is not
     /// open: nothing was started in it.
     pub fn is_open(&self) -> Result<bool, Error> {
-        match journal::Reader::open(&self.path).and_then(|reader| reader.is_finished()) {
-            Ok(finished) => Ok(!finished),
+        let open = |reader: journal::Reader| Ok(reader.is_declared()? && !reader.is_finished()?);
+        match journal::Reader::open(&self.path).and_then(open) {
+            Ok(open) => Ok(open),
             Err(journal::Error::Missing { .. } | journal::Error::Empty { .. }) => Ok(false),
             Err(error) => Err(error.into()),
         }

@@ -102,12 +102,14 @@ impl StateDir {
         probe: &dyn FileSystemProbe,
     ) -> Result<Self, Error> {
         if !root.exists() {
+            refuse_broken_link(root)?;
             create(root, group)?;
         }
         // Commands run in other directories must find the same one.
         let root = fs::canonicalize(root).map_err(Error::io("open", root))?;
         check(&root, group, probe)?;
         for name in ["runs", "locks"] {
+            refuse_link(&root, name)?;
             durable::private_dir(&root.join(name))?;
         }
         Ok(Self { root })
@@ -131,12 +133,15 @@ impl StateDir {
 
     /// Opens the directory of a run.
     pub fn run(&self, run: RunId) -> Result<RunDir, Error> {
-        let dir = RunDir::at(&self.runs_dir(), run);
-        if dir.path().is_dir() {
-            Ok(dir)
-        } else {
-            Err(Error::NoSuchRun { text: run.to_string(), known: self.newest(5)? })
+        match self.existing(run) {
+            Some(dir) => Ok(dir),
+            None => Err(Error::NoSuchRun { text: run.to_string(), known: self.newest(5)? }),
         }
+    }
+
+    pub(super) fn existing(&self, run: RunId) -> Option<RunDir> {
+        let dir = RunDir::at(&self.runs_dir(), run);
+        dir.path().is_dir().then_some(dir)
     }
 
     /// Returns all runs, newest first. A name that is no run id is left out.
@@ -180,6 +185,24 @@ fn check(root: &Path, group: Option<&StateGroup>, probe: &dyn FileSystemProbe) -
         None => check_private(root, &metadata, probe)?,
     }
     check_disk(root, probe)
+}
+
+fn refuse_broken_link(root: &Path) -> Result<(), Error> {
+    let Ok(target) = fs::read_link(root) else { return Ok(()) };
+    let reason = format!("it is a link that leads nowhere, to `{}`", target.display());
+    let help =
+        "mount the disk that it leads to, or mend the link; nothing is made behind a broken one".to_owned();
+    refuse(root, reason, help)
+}
+
+/// What was found out of the directory does not hold for a part of it that lies elsewhere.
+fn refuse_link(root: &Path, name: &str) -> Result<(), Error> {
+    if !fs::symlink_metadata(root.join(name)).is_ok_and(|metadata| metadata.is_symlink()) {
+        return Ok(());
+    }
+    let help =
+        "move the whole state directory, and name its new place with `state:` in lifeboat.yaml".to_owned();
+    refuse(root, format!("`{name}` in it is a link to another place"), help)
 }
 
 fn refuse(root: &Path, reason: String, help: String) -> Result<(), Error> {
@@ -273,6 +296,12 @@ mod tests {
             Err(error @ Error::Refused { .. }) => error.to_string(),
             other => panic!("not refused: {other:?}"),
         };
+        for (magic, _) in REMOTE {
+            assert!(
+                refusal(*magic, me()).contains("where locks and the journal cannot be relied on"),
+                "{magic:x}"
+            );
+        }
         assert!(refusal(0x6969, me()).contains("NFS"));
         assert!(refusal(0x6573_5546, me()).contains("fuse.sshfs"));
         assert!(refusal(0xEF53, me() + 1).contains("belongs to user"));
@@ -301,6 +330,10 @@ mod tests {
                 decision: crate::model::event::Decision::Pause,
             })
             .unwrap();
+        let step = crate::model::StepId::new("caller/base").unwrap();
+        run.output().line(&step, 1, crate::model::Stream::Stdout, "printed").unwrap();
+        let work = run.path().join("work");
+        durable::dirs_within(&work, &work.join("caller/base")).unwrap();
         let mut seen = 0;
         let mut open = vec![root.clone()];
         while let Some(path) = open.pop() {
@@ -313,7 +346,7 @@ mod tests {
                 open.extend(fs::read_dir(&path).unwrap().map(|entry| entry.unwrap().path()));
             }
         }
-        assert!(seen >= 9, "{seen}");
+        assert!(seen >= 15, "{seen}");
         // Another member is let in, a member of none is not, and without the group it is a foreign one.
         StateDir::open_for(&root, Some(&group), &Fake { magic: 0xEF53, user: me() + 1 }).unwrap();
         let other = StateGroup { name: "dba".to_owned(), gid: gid + 1 };

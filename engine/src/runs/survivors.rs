@@ -11,6 +11,7 @@ use rustix::process::{Signal, getpgrp, kill_process};
 use super::durable;
 use super::error::Error;
 use super::owner::try_exclusive;
+use crate::crash::{self, Point};
 use crate::process::{AFTER_KILL, Stat, pids, raw, signal_group};
 
 /// A process that was ended.
@@ -55,12 +56,27 @@ pub fn end_survivors(children_lock: &Path, grace: Duration) -> Result<Vec<Ended>
         let what = format!("it cannot be seen by this user, but holds `{}`", children_lock.display());
         return Err(Error::Survivor { what });
     }
+    crash::point(Point::SurvivorsEnded);
+    Ok(hunt.ended.into_values().collect())
+}
+
+/// Ends everything that one child of a run has started, also what has left its process group and its session, and that
+/// still has the run's `children.lock` open at a certain position.
+///
+/// SIGTERM first, SIGKILL after `grace`. Returns what was ended. What another user's process does cannot be seen. Blocks.
+pub fn end_descendants(children_lock: &Path, position: u64, grace: Duration) -> Result<Vec<Ended>, Error> {
+    let metadata = fs::metadata(children_lock).map_err(Error::io("read", children_lock))?;
+    let inode = (metadata.dev(), metadata.ino());
+    let mut hunt = Hunt { inode, position: Some(position), ..Hunt::default() };
+    hunt.end_all(grace)?;
     Ok(hunt.ended.into_values().collect())
 }
 
 #[derive(Default)]
 struct Hunt {
     inode: (u64, u64),
+    /// Only those count who have the file open at this position.
+    position: Option<u64>,
     /// Groups that a holder was seen in.
     groups: BTreeSet<u32>,
     ended: BTreeMap<u32, Ended>,
@@ -122,7 +138,15 @@ impl Hunt {
         let Ok(entries) = fs::read_dir(format!("/proc/{pid}/fd")) else { return false };
         entries.flatten().any(|entry| {
             fs::metadata(entry.path()).is_ok_and(|metadata| (metadata.dev(), metadata.ino()) == self.inode)
+                && self.is_at_position(pid, &entry.file_name().to_string_lossy())
         })
+    }
+
+    fn is_at_position(&self, pid: u32, descriptor: &str) -> bool {
+        let Some(wanted) = self.position else { return true };
+        let info = fs::read_to_string(format!("/proc/{pid}/fdinfo/{descriptor}")).unwrap_or_default();
+        let position = info.lines().find_map(|line| line.strip_prefix("pos:")?.trim().parse::<u64>().ok());
+        position == Some(wanted)
     }
 
     fn record(&mut self, pid: u32, stat: &Stat, signal: Signal) {

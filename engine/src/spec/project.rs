@@ -92,6 +92,19 @@ impl ProjectSpec {
         people.map(|login| self.people.get(login).map_or(login.clone(), |it| it.in_words(login))).collect()
     }
 
+    /// Returns who holds a role, as people are called when they act.
+    pub fn holders(&self, role: &str) -> Vec<String> {
+        self.roles.get(role).into_iter().flatten().map(|login| self.called(login)).collect()
+    }
+
+    /// Returns how somebody is called in records: the login name, after the name that people read if there is one.
+    pub fn called(&self, login: &str) -> String {
+        match self.people.get(login).and_then(|person| person.name.as_deref()) {
+            Some(name) if name != login => format!("{name} ({login})"),
+            _ => login.to_owned(),
+        }
+    }
+
     fn check_people(&self, reader: &mut Reader<'_>, keys: &Keys<'_>) {
         let known: Vec<_> = self.people.keys().map(String::as_str).collect();
         for entry in keys.get("roles").and_then(Node::mapping).unwrap_or_default() {

@@ -1,5 +1,5 @@
 use std::collections::BTreeMap;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use async_trait::async_trait;
@@ -9,7 +9,7 @@ use serde::de::DeserializeOwned;
 use serde_json::{Map, Value};
 use tokio_util::sync::CancellationToken;
 
-use super::StepError;
+use super::{StepError, WorkDir};
 use crate::code;
 use crate::fence::{Fence, Origin};
 use crate::model::event::{Answer, Question};
@@ -34,8 +34,7 @@ pub struct StepInfo {
     pub incident_at: Timestamp,
     /// The directory of `lifeboat.yaml`.
     pub project_dir: PathBuf,
-    /// A directory of this step's own inside the run's state, the same in every attempt. Exists.
-    pub work_dir: PathBuf,
+    pub work_dir: WorkDir,
     /// Open this file and hold a shared lock on it in every child, so that survivors of a crash are found.
     pub children_lock: PathBuf,
 }
@@ -124,6 +123,21 @@ impl StepContext {
         )))
     }
 
+    /// Refuses a directory that a step is about to fill where a protected environment has a system. Blocks.
+    pub fn keep_away_from(&self, dir: &Path) -> Result<(), StepError> {
+        let Some(fence) = &self.fence else { return Ok(()) };
+        let Err(breach) = fence.check_path(dir) else { return Ok(()) };
+        let message = format!(
+            "{} would be written, and is `{}` of the protected environment `{}`: {}",
+            dir.display(),
+            breach.name,
+            breach.environment,
+            breach.place
+        );
+        Err(StepError::permanent(code::LB0341, message)
+            .help("nothing was written by this step; name another directory and begin a new run"))
+    }
+
     /// Returns a context for a part of the work: with parameters of its own, and with a system that is being made.
     ///
     /// A kind whose work is made of others' runs them through this. Facts, things, progress and the time limit are
@@ -148,6 +162,11 @@ impl StepContext {
     /// Returns the parameters, evaluated and checked against the kind's description, in the step's own type.
     pub fn params<T: DeserializeOwned>(&self) -> Result<T, StepError> {
         serde_path(&self.with)
+    }
+
+    /// Returns a directory of this step's own inside the run's state, the same in every attempt, which exists from now on.
+    pub fn work_dir(&self) -> Result<&Path, StepError> {
+        self.info.work_dir.path()
     }
 
     /// Returns the evaluated parameters as they are in the journal.

@@ -48,6 +48,9 @@ pub struct KindSpec {
     pub outputs: Vec<Field>,
     /// `None` if the runbook must say it, as for shell.
     pub effect: Option<Effect>,
+    /// Parameters that name directories which it fills, beside the resources that it writes.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub writes_paths: Vec<String>,
     /// What it destroys, if it is destructive.
     pub destroys: Option<String>,
     /// What it undoes itself when a run is aborted, in words that follow "undo:"; `None` if nothing.
@@ -78,6 +81,7 @@ impl KindSpec {
             doc: String::new(),
             params: Vec::new(),
             outputs: Vec::new(),
+            writes_paths: Vec::new(),
             effect: Some(effect),
             destroys: None,
             undoes: None,
@@ -108,6 +112,13 @@ impl KindSpec {
     #[must_use]
     pub fn output(mut self, name: &str, ty: crate::value::Type, summary: &str) -> Self {
         self.outputs.push(Field::required(name, ty, summary));
+        self
+    }
+
+    /// Says that a parameter names a directory which it fills: locked and fenced like a resource that it writes.
+    #[must_use]
+    pub fn writes_path(mut self, param: &str) -> Self {
+        self.writes_paths.push(param.to_owned());
         self
     }
 

@@ -8,6 +8,7 @@ mod error;
 mod kind;
 mod preflight;
 mod registry;
+mod work_dir;
 
 /// A text that a step records under this key is a note: people read it in the run's record.
 pub const NOTE: &str = "note";
@@ -17,3 +18,4 @@ pub use error::StepError;
 pub use kind::{Effect, KindSpec, ParamProblem, Preview, Probe, StepKind};
 pub use preflight::{Finding, FindingState, PreflightFacts, Refusal, ResourceProbe, Setting};
 pub use registry::Registry;
+pub use work_dir::WorkDir;

@@ -6,6 +6,7 @@
 
 mod node;
 mod parse;
+mod quick;
 mod scalar;
 mod words;
 

@@ -1,16 +1,17 @@
+use std::collections::HashSet;
 use std::ops::Range;
 
 use super::scalar::{self, Doubt, Resolved};
 
 /// One value with the bytes it stands on.
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, PartialEq)]
 pub struct Node {
     pub span: Range<usize>,
     pub content: Content,
 }
 
 /// What a node is.
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, PartialEq)]
 pub enum Content {
     Scalar(Scalar),
     Sequence(Vec<Node>),
@@ -19,21 +20,21 @@ pub enum Content {
 }
 
 /// A key and its value.
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, PartialEq)]
 pub struct Entry {
     pub key: Key,
     pub value: Node,
 }
 
 /// The key of an entry.
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, PartialEq)]
 pub struct Key {
     pub text: String,
     pub span: Range<usize>,
 }
 
 /// A scalar as written.
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, PartialEq)]
 pub struct Scalar {
     /// With escapes and folding resolved.
     pub text: String,
@@ -142,15 +143,36 @@ impl Node {
     pub fn locate(&self, source: &str, range: Range<usize>) -> Range<usize> {
         let Some(text) = self.text() else { return self.span.clone() };
         let Some(written) = source.get(self.span.clone()) else { return self.span.clone() };
-        if let Some(at) = written.find(text) {
-            let start = self.span.start + at;
+        let quotes = self.scalar().map_or(Quotes::None, |scalar| scalar.quotes);
+        let quote = usize::from(quotes != Quotes::None);
+        if written.get(quote..).is_some_and(|written| written.starts_with(text)) {
+            let start = self.span.start + quote;
             return start + range.start..start + range.end.min(text.len());
         }
-        align(text, written, self.scalar().map_or(Quotes::None, |scalar| scalar.quotes), &range).map_or_else(
+        align(text, written, quotes, &range).map_or_else(
             || self.span.clone(),
             |found| self.span.start + found.start..self.span.start + found.end,
         )
     }
+}
+
+/// So few keys are compared with one another: most maps are small, and a table of their keys costs more than they do.
+const FEW: usize = 16;
+
+/// Says whether a key stands in a map twice.
+pub(super) fn has_equal_keys(entries: &[Entry]) -> bool {
+    if entries.len() > FEW {
+        let mut seen = HashSet::with_capacity(entries.len());
+        return !entries.iter().all(|entry| seen.insert(entry.key.text.as_str()));
+    }
+    let mut rest = entries;
+    while let [first, others @ ..] = rest {
+        if others.iter().any(|other| other.key.text == first.key.text) {
+            return true;
+        }
+        rest = others;
+    }
+    false
 }
 
 /// Walks along a scalar as written and as read, and returns the bytes as written of a range of the text. `None` where

@@ -4,7 +4,8 @@ use std::sync::Arc;
 
 use granit_parser::{ErrorKind, Event, Parser, ScalarStyle, Span, Tag};
 
-use super::node::{Content, Entry, Key, Node, Quotes, Scalar};
+use super::node::{Content, Entry, Key, Node, Quotes, Scalar, has_equal_keys};
+use super::quick;
 use super::words::explain;
 use crate::diagnostic::{Diagnostic, Diagnostics, Source, codes};
 
@@ -17,6 +18,23 @@ const MAX_ALIAS_NODES: usize = 20_000;
 
 /// Parses a file that holds one document. Problems become diagnostics; a file with a syntax error has no tree.
 pub fn parse(source: &Arc<Source>, out: &mut Diagnostics) -> Option<Node> {
+    let quick = quick::read(&source.text);
+    debug_assert!(
+        quick.as_ref().is_none_or(|node| agrees(source, node)),
+        "{:?} is read in two ways",
+        source.text
+    );
+    quick.or_else(|| parse_all(source, out))
+}
+
+/// Says whether the parser reads a file as the quick reader did.
+fn agrees(source: &Arc<Source>, node: &Node) -> bool {
+    let mut out = Diagnostics::new();
+    parse_all(source, &mut out).as_ref() == Some(node) && out.is_empty()
+}
+
+/// Parses a file with all that YAML has.
+pub(super) fn parse_all(source: &Arc<Source>, out: &mut Diagnostics) -> Option<Node> {
     let mut options = granit_parser::Options::default();
     options.flow_nesting_limit = MAX_DEPTH;
     options.block_nesting_limit = MAX_DEPTH;
@@ -43,20 +61,6 @@ pub fn parse(source: &Arc<Source>, out: &mut Diagnostics) -> Option<Node> {
     let nothing = Scalar { text: String::new(), plain: true, quotes: Quotes::None };
     let empty = Node { span: 0..0, content: Content::Scalar(nothing) };
     Some(builder.root.unwrap_or(empty))
-}
-
-/// So few keys are compared with one another: most maps are small, and a table of their keys costs more than they do.
-const FEW: usize = 16;
-
-fn has_equal_keys(entries: &[Entry]) -> bool {
-    let mut rest = entries;
-    while let [first, others @ ..] = rest {
-        if others.iter().any(|other| other.key.text == first.key.text) {
-            return true;
-        }
-        rest = others;
-    }
-    false
 }
 
 /// The tree is not worth going on with; a diagnostic says why.
@@ -233,7 +237,7 @@ impl<'a> Builder<'a> {
 
     /// Reports duplicate keys and expands merge keys. Keys of the map itself win over merged ones.
     fn settle(&mut self, entries: Vec<Entry>) -> Vec<Entry> {
-        if entries.len() <= FEW && !has_equal_keys(&entries) && entries.iter().all(|it| it.key.text != "<<") {
+        if !has_equal_keys(&entries) && entries.iter().all(|entry| entry.key.text != "<<") {
             return entries;
         }
         let mut seen: HashMap<String, Range<usize>> = HashMap::new();

@@ -64,19 +64,24 @@ fn number(text: &str) -> Resolved {
     let numeric = unsigned.starts_with(|c: char| c.is_ascii_digit() || c == '.')
         && unsigned.bytes().all(|b| b.is_ascii_digit() || matches!(b, b'.' | b'e' | b'E' | b'+' | b'-'))
         && unsigned.bytes().any(|b| b.is_ascii_digit());
+    if !numeric {
+        return Resolved::String;
+    }
     match text.parse::<f64>() {
-        Ok(value) if numeric && value.is_finite() => Resolved::Float(value),
+        Ok(value) if value.is_finite() => Resolved::Float(value),
         _ => Resolved::String,
     }
 }
 
 pub(super) fn doubt(text: &str) -> Option<Doubt> {
-    match text.to_ascii_lowercase().as_str() {
-        "yes" | "on" => return Some(Doubt::OldBoolean(true)),
-        "no" | "off" => return Some(Doubt::OldBoolean(false)),
-        _ => {}
+    let old = [("yes", true), ("on", true), ("no", false), ("off", false)];
+    if let Some((_, truth)) = old.iter().find(|(word, _)| text.eq_ignore_ascii_case(word)) {
+        return Some(Doubt::OldBoolean(*truth));
     }
     let unsigned = text.strip_prefix(['+', '-']).unwrap_or(text);
+    if !unsigned.starts_with(|c: char| c.is_ascii_digit()) {
+        return None;
+    }
     if leading_zero(unsigned) {
         return Some(Doubt::LeadingZero);
     }
@@ -87,10 +92,7 @@ pub(super) fn doubt(text: &str) -> Option<Doubt> {
         return Some(Doubt::Sexagesimal);
     }
     let plain = unsigned.replace('_', "");
-    (plain.len() < unsigned.len()
-        && unsigned.starts_with(|c: char| c.is_ascii_digit())
-        && all(&plain, u8::is_ascii_digit))
-    .then_some(Doubt::Underscore)
+    (plain.len() < unsigned.len() && all(&plain, u8::is_ascii_digit)).then_some(Doubt::Underscore)
 }
 
 fn leading_zero(unsigned: &str) -> bool {

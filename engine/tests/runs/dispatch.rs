@@ -160,7 +160,7 @@ fn a_person_can_retry_a_held_step_and_wrong_decisions_are_refused() {
     });
     world.run();
     decide(&mut world, Decision::RetryStep { step: id("b") });
-    assert_eq!(world.refused, ["`b` is not held"]);
+    assert_eq!(world.refused, ["`b` is not held and cannot be retried: it has not started"]);
     decide(&mut world, Decision::RetryStep { step: id("a") });
     assert_eq!(world.run(), Situation::Finished(RunOutcome::Succeeded));
 }

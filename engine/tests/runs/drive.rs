@@ -9,11 +9,11 @@ use async_trait::async_trait;
 use lifeboat_engine::clock::SystemClock;
 use lifeboat_engine::fence::Protected;
 use lifeboat_engine::journal::{self, Header, Journal};
-use lifeboat_engine::model::event::{Answer, Done, EventKind, Question};
+use lifeboat_engine::model::event::{Answer, AttemptResult, Done, EventKind, Question};
 use lifeboat_engine::model::{
     Attempt, Created, CreatedKind, FailureKind, Mode, Outcome, Request, RunId, RunOutcome, StepId, Stream,
 };
-use lifeboat_engine::plan::{Plan, PlannedStep};
+use lifeboat_engine::plan::{Plan, PlannedStep, Retry};
 use lifeboat_engine::redact::Redactor;
 use lifeboat_engine::resource::{Resource, ResourceKind};
 use lifeboat_engine::run::driver::{Control, OutputSink, Patience, RequestSource, Setup, drive};
@@ -47,8 +47,9 @@ impl StepKind for Act {
                 Err(StepError::uncertain(lifeboat_engine::code::LB0303, "ended"))
             }
             Some("panic") => panic!("a defect"),
+            Some("leave behind") => leave_behind(ctx).await,
             Some("make") => {
-                let path = ctx.info.work_dir.clone();
+                let path = ctx.work_dir()?.to_owned();
                 let made = json!({ "kind": "files", "path": path, "access": "write", "optional": false });
                 Ok(Done { resource: Some(made), ..Done::default() })
             }
@@ -75,6 +76,41 @@ impl StepKind for Act {
     }
 }
 
+/// The first attempt fails and leaves something behind that tries to act when the second one runs; the second one tells
+/// what became of that.
+async fn leave_behind(ctx: &StepContext) -> Result<Done, StepError> {
+    let dir = ctx.info.work_dir.path()?.to_owned();
+    let file = |name: &str| dir.join(name);
+    if ctx.info.attempt == 1 {
+        let (link, second, told) = (ctx.link(), file("second"), file("told"));
+        tokio::spawn(async move {
+            until_there(&second).await;
+            let kind = CreatedKind::File { path: "/nowhere".into() };
+            let thing = Created { id: "late".into(), what: "a file".into(), kind };
+            let refused = [
+                link.record("late", json!(1)).await.is_err(),
+                link.created(thing).await.is_err(),
+                link.ask(question()).await.is_err(),
+            ];
+            std::fs::write(told, format!("{refused:?}")).expect("a file");
+        });
+        return Err(StepError::transient(lifeboat_engine::code::LB0303, "again"));
+    }
+    std::fs::write(file("second"), "").expect("a file");
+    until_there(&file("told")).await;
+    let told = std::fs::read_to_string(file("told")).expect("a file");
+    Ok(Done { outputs: [("refused".into(), json!(told))].into_iter().collect(), ..Done::default() })
+}
+
+async fn until_there(path: &Path) {
+    let there = async {
+        while std::fs::read_to_string(path).is_err() {
+            tokio::time::sleep(Duration::from_millis(2)).await;
+        }
+    };
+    tokio::time::timeout(Duration::from_secs(20), there).await.expect("it is there in time");
+}
+
 fn question() -> Question {
     Question {
         id: "go".into(),
@@ -82,10 +118,11 @@ fn question() -> Question {
         message: "Go?".into(),
         choices: vec!["approve".into(), "reject".into()],
         typed: None,
+        rule: None,
     }
 }
 
-struct NoOutput;
+pub(crate) struct NoOutput;
 
 impl OutputSink for NoOutput {
     fn line(&self, _: &StepId, _: Attempt, _: Stream, line: &str) -> String {
@@ -93,7 +130,7 @@ impl OutputSink for NoOutput {
     }
 }
 
-struct NoRequests;
+pub(crate) struct NoRequests;
 
 impl RequestSource for NoRequests {
     fn poll(&mut self) -> Vec<(uuid::Uuid, Request)> {
@@ -198,6 +235,32 @@ async fn a_panic_in_a_step_is_a_failure_of_that_step_only() {
     assert_eq!(situation, Situation::Finished(RunOutcome::Succeeded));
     let ended = outcomes(dir.path());
     assert!(ended.iter().any(|(step, outcome)| step == "a" && code_of(outcome) == "LB0350"), "{ended:?}");
+}
+
+/// kestra-io/kestra#19730: what an attempt had started went on writing for half an hour after the attempt was over.
+#[tokio::test]
+async fn a_superseded_attempt_can_neither_record_nor_make_nor_ask() {
+    let dir = tempfile::tempdir().unwrap();
+    let delay = lifeboat_engine::value::Span(Duration::from_millis(1));
+    let retry = Retry { attempts: 2, delay, ..Retry::default() };
+    let (_controls, receiver) = mpsc::channel(1);
+    let step = PlannedStep { retry, ..act("a", &[], "leave behind") };
+    assert_eq!(run(dir.path(), plan(vec![step]), receiver).await, Situation::Finished(RunOutcome::Succeeded));
+    let (_, events) = journal::read(dir.path()).unwrap();
+    let told = events.iter().find_map(|event| match &event.kind {
+        EventKind::AttemptFinished { attempt: 2, result: AttemptResult::Succeeded { done }, .. } => {
+            done.outputs["refused"].as_str().map(ToOwned::to_owned)
+        }
+        _ => None,
+    });
+    assert_eq!(told.as_deref(), Some("[true, true, true]"));
+    let late = |event: &EventKind| {
+        matches!(
+            event,
+            EventKind::Recorded { .. } | EventKind::ThingCreated { .. } | EventKind::QuestionAsked { .. }
+        )
+    };
+    assert!(!events.iter().any(|event| late(&event.kind)), "and nothing of it is in the journal");
 }
 
 #[tokio::test]

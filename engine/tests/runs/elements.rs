@@ -185,11 +185,14 @@ fn a_held_element_is_decided_about_by_its_own_name() {
     assert_eq!(world.run(), Situation::Held);
     assert_eq!(world.order(), ["each[0]", "each[1]"]);
     decide(&mut world, Decision::RetryStep { step: id("each") });
-    assert_eq!(world.refused, ["`each` is not held, but its element `each[1]` is: name `each[1]`"]);
+    assert_eq!(world.refused, ["`each` is not held, but its element `each[1]` is: name 'each[1]'"]);
     decide(&mut world, Decision::RetryStep { step: id("each[3]") });
-    assert_eq!(world.refused.last().unwrap(), "`each[3]` is not held");
+    assert_eq!(
+        world.refused.last().unwrap(),
+        "`each[3]` is not held and cannot be retried: it has not started"
+    );
     decide(&mut world, Decision::RetryStep { step: id("each[9]") });
-    assert_eq!(world.refused.last().unwrap(), "`each[9]` is not held");
+    assert_eq!(world.refused.last().unwrap(), "`each` has 4 elements, and no `each[9]`");
     decide(&mut world, Decision::RetryStep { step: id("each[1]") });
     assert_eq!(world.run(), Situation::Finished(RunOutcome::Succeeded));
     assert_eq!(world.order(), ["each[0]", "each[1]", "each[1]", "each[2]", "each[3]", "b"]);

@@ -1,9 +1,15 @@
 //! Runs of the engine over step kinds of the tests' own.
 
 mod calls;
+mod clocks;
+mod crashes;
 mod dispatch;
 mod drive;
 mod elements;
+mod faults;
+mod joins;
+mod oracle;
 mod plans;
+mod prefixes;
 mod undo;
 mod world;

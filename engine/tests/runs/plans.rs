@@ -86,7 +86,7 @@ pub(crate) fn with_undo(plan: Plan, names: &[&str]) -> Plan {
 
 pub(crate) fn plan(steps: Vec<PlannedStep>) -> Plan {
     Plan {
-        format: Plan::FORMAT,
+        format: Plan::WITHOUT_WHOLE_GROUPS,
         project: "test".to_owned(),
         project_dir: "/nowhere".into(),
         runbook: "test".to_owned(),
@@ -111,6 +111,7 @@ pub(crate) fn plan(steps: Vec<PlannedStep>) -> Plan {
         scopes: Vec::new(),
         locks: Vec::new(),
         notices: BTreeMap::default(),
+        approvers: None,
         contacts: BTreeMap::default(),
         fence: Vec::new(),
         sources: BTreeMap::new(),

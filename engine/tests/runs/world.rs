@@ -69,7 +69,7 @@ impl World {
                     self.pending.push_back((step, attempt));
                 }
                 Action::EndAttempt { unit } => self.ended.push(unit.id(&self.plan)),
-                Action::Refuse { reason } => self.refused.push(reason),
+                Action::Refuse { reason, .. } => self.refused.push(reason),
                 _ => {}
             }
         }

@@ -60,7 +60,7 @@ pub(super) async fn restore(
         store: store.clone(),
         staging: place.staging.clone(),
         owner: owner(params, &place.target)?,
-        kept: ctx.info.work_dir.join("files.jsonl"),
+        kept: ctx.work_dir()?.join("files.jsonl"),
         meter: Meter::bytes(ctx, Some(counts.bytes), "fetching objects"),
     };
     counts.checks = blocking(move || job.fetch(&wanted)).await?;

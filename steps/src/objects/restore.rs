@@ -149,6 +149,7 @@ impl StepKind for RestoreAsOf {
         .output("unchanged", Type::Integer, "How many were as they should be already.")
         .output("absent", Type::Integer, "How many names were not there at the moment.")
         .output("skipped", Type::list(Type::String), "What was left out, and why.")
+        .writes_path("to")
         .destroys("what is in the target: a directory is kept as `.pre-RUN`, objects as older versions")
         .restores();
         spec.outputs.push(Field::optional("previous", Type::Path, "Where the old directory is kept."));

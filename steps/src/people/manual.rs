@@ -71,7 +71,9 @@ impl StepKind for Manual {
     async fn run(&self, ctx: &StepContext) -> Result<Done, StepError> {
         let (role, message, checklist) = read(ctx)?;
         let choices = vec![DONE.to_owned(), FAILED.to_owned()];
-        let answer = ask(ctx, Question { id: "manual".into(), role, message, choices, typed: None }).await?;
+        let answer =
+            ask(ctx, Question { id: "manual".into(), role, message, choices, typed: None, rule: None })
+                .await?;
         if answer.choice != DONE {
             let message = format!("{} could not do it{}", answer.by.name, because(&answer));
             return Err(StepError::permanent(codes::LB1702, message)

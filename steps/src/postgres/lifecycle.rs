@@ -96,7 +96,7 @@ pub(super) async fn start_own(ctx: &StepContext, name: &str, within: Duration) -
     let major = major_of(data_dir)?;
     let tools = Tools::find_major(postgres, major)?;
     let owner = account::owner(postgres)?;
-    let log = ServerLog::next(&ctx.info.work_dir.join("postgres.log"));
+    let log = ServerLog::next(&ctx.work_dir()?.join("postgres.log"));
     let settings = own_settings(postgres);
     let launch = Launch {
         resource: name,

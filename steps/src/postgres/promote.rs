@@ -198,7 +198,7 @@ pub(super) async fn revive(
     let tools = Tools::find_major(postgres, lifecycle::major_of(data_dir)?)?;
     let owner = account::owner(postgres)?;
     let control = ControlData::read(&tools, data_dir)?;
-    let log = ServerLog::next(&ctx.info.work_dir.join("postgres.log"));
+    let log = ServerLog::next(&ctx.work_dir()?.join("postgres.log"));
     (isolation.log_file, isolation.log_start) = (log.path.clone(), log.start);
     isolation.save(owner.as_ref())?;
     let helper = serve_wal(ctx, postgres, &isolation).await?;

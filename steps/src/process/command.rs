@@ -176,12 +176,16 @@ impl Command {
     }
 
     /// Returns all variables, those of every program included.
-    pub(super) fn variables(&self, info: &StepInfo, user: Option<&OsUser>) -> BTreeMap<OsString, OsString> {
-        let mut variables = environment::base(info, user);
+    pub(super) fn variables(
+        &self,
+        info: &StepInfo,
+        user: Option<&OsUser>,
+    ) -> Result<BTreeMap<OsString, OsString>, StepError> {
+        let mut variables = environment::base(info, user)?;
         variables.extend(self.env.clone());
         let secrets = self.secret_env.iter();
         variables.extend(secrets.map(|(name, value)| (name.clone(), value.expose_secret().into())));
-        variables
+        Ok(variables)
     }
 
     /// Returns the working directory, proven to be one: otherwise its absence looks like that of the program.

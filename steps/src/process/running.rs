@@ -3,12 +3,15 @@
 use std::fs::File;
 use std::io;
 use std::os::unix::process::{CommandExt, ExitStatusExt};
+use std::path::PathBuf;
 use std::process::ExitStatus;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
+use lifeboat_engine::crash::{self, Point};
 use lifeboat_engine::model::evidence::Stream;
 use lifeboat_engine::process::{AFTER_KILL, group_runs, signal_group};
+use lifeboat_engine::runs::end_descendants;
 use lifeboat_engine::step::{StepContext, StepError};
 use rustix::process::Signal;
 use tokio::task::JoinHandle;
@@ -29,6 +32,8 @@ pub(super) struct Running {
     name: String,
     grace: Duration,
     group: Group,
+    /// The lock that all of them inherit, and the mark that tells them from those of other commands.
+    descendants: (PathBuf, u64),
     exit: Exit,
     stdout: Option<Reader>,
     stderr: Reader,
@@ -54,7 +59,7 @@ impl Running {
         }
         let user = command.os_user.as_deref().map(OsUser::to_switch_to).transpose()?.flatten();
         let dir = command.working_dir(&ctx.info)?;
-        let variables = command.variables(&ctx.info, user.as_ref());
+        let variables = command.variables(&ctx.info, user.as_ref())?;
         let lock = spawn::open_children_lock(&ctx.info.children_lock)?;
         let Command { program, args, name, stdin, stdout_file, quiet, hook, grace, .. } = command;
         let sink = LineSink { link: ctx.link(), hook, quiet };
@@ -73,13 +78,15 @@ impl Running {
             Some(bytes) => expression.stdin_bytes(bytes),
             None => expression.stdin_null(),
         };
-        let handle = start(&expression, user, lock).map_err(failed)?;
+        let descendants = (ctx.info.children_lock.clone(), lock.mark);
+        let handle = start(&expression, user, lock.file).map_err(failed)?;
+        crash::point(Point::ChildStarted);
         // Both the expression and the hook in it hold open files that only the child may hold.
         drop(expression);
         let leader = handle.pids().first().copied().unwrap_or_default();
         let exit = tokio::task::spawn_blocking(move || handle.wait().map(|output| output.status));
         let group = Group { leader };
-        Ok(Self { name, grace, group, exit, stdout: stdout_reader, stderr: stderr_reader })
+        Ok(Self { name, grace, group, descendants, exit, stdout: stdout_reader, stderr: stderr_reader })
     }
 
     /// Waits for the program's end, or ends it when the step must end.
@@ -89,6 +96,7 @@ impl Running {
             status = &mut self.exit => status,
             () = ctx.cancelled() => return Err(self.end().await),
         };
+        crash::point(Point::ChildEnded);
         let status = status
             .map_err(io::Error::other)
             .and_then(|status| status)
@@ -102,7 +110,7 @@ impl Running {
         }
     }
 
-    /// TERM to the group, the grace, KILL to the group.
+    /// TERM to the group, the grace, KILL to the group; then the same to whoever has left the group.
     async fn end(mut self) -> StepError {
         signal_group(self.group.leader, Signal::TERM);
         let gone = self.is_gone_within(self.grace).await;
@@ -110,6 +118,10 @@ impl Running {
             signal_group(self.group.leader, Signal::KILL);
             self.is_gone_within(AFTER_KILL).await;
         }
+        let (lock, mark) = self.descendants.clone();
+        let escaped = tokio::task::spawn_blocking(move || end_descendants(&lock, mark, LEFT_BEHIND_GRACE));
+        // Whoever cannot be ended now is found by resume, or named by it.
+        drop(escaped.await);
         let how = if gone { "ended after TERM" } else { "was killed, for it did not end after TERM" };
         StepError::uncertain(codes::LB1004, format!("`{}` {how}, because the step had to end", self.name))
     }
@@ -160,6 +172,7 @@ fn start(expression: &duct::Expression, user: Option<OsUser>, lock: File) -> io:
     let prepared = expression.before_spawn(move |command| {
         command.process_group(0);
         spawn::inherit(command, &lock);
+        spawn::default_signals(command);
         if let Some(user) = &user {
             spawn::run_as(command, user);
         }

@@ -81,7 +81,7 @@ impl Server {
 fn stage(command: &Command, ctx: &StepContext, log: File) -> Result<process::Child, StepError> {
     let user = command.os_user.as_deref().map(OsUser::to_switch_to).transpose()?.flatten();
     let dir = command.working_dir(&ctx.info)?;
-    let variables = command.variables(&ctx.info, user.as_ref());
+    let variables = command.variables(&ctx.info, user.as_ref())?;
     let second = log.try_clone().map_err(|error| failed(&command.name, "its log").caused_by(&error))?;
     find_program(command, &dir, variables.get(std::ffi::OsStr::new("PATH")))?;
     let mut stage = process::Command::new("/bin/sh");
@@ -89,6 +89,7 @@ fn stage(command: &Command, ctx: &StepContext, log: File) -> Result<process::Chi
     stage.env_clear().envs(variables).current_dir(dir);
     stage.stdin(process::Stdio::piped()).stdout(log).stderr(second);
     spawn::new_session(&mut stage);
+    spawn::default_signals(&mut stage);
     if let Some(user) = &user {
         spawn::run_as(&mut stage, user);
     }

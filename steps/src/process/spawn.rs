@@ -1,10 +1,12 @@
 //! What happens in a child between fork and exec.
 
 use std::fs::File;
+use std::io::{Seek, SeekFrom};
 use std::os::fd::AsRawFd;
 use std::os::unix::process::CommandExt;
 use std::path::Path;
 use std::process;
+use std::sync::atomic::{AtomicU64, Ordering};
 
 use lifeboat_engine::step::StepError;
 use rustix::fs::FlockOperation;
@@ -35,6 +37,21 @@ pub(super) fn inherit(command: &mut process::Command, file: &File) {
     unsafe { command.pre_exec(keep_open) };
 }
 
+/// Gives the child all signals as they are by default. What the shell or `nohup` that started Lifeboat made it ignore
+/// would be ignored by the child too, and Postgres, for one, is stopped by SIGINT and SIGQUIT.
+pub(super) fn default_signals(command: &mut process::Command) {
+    const LAST_OF_OLD: i32 = 31;
+    let reset = || {
+        for number in 1..=LAST_OF_OLD {
+            // SAFETY: setting a default disposition is safe between fork and exec. Two signals refuse it, harmlessly.
+            unsafe { libc::signal(number, libc::SIG_DFL) };
+        }
+        Ok(())
+    };
+    // SAFETY: the closure makes system calls only and allocates nothing.
+    unsafe { command.pre_exec(reset) };
+}
+
 /// Makes the child the leader of a session of its own, out of reach of the terminal.
 pub(super) fn new_session(command: &mut process::Command) {
     let detach = || rustix::process::setsid().map(drop).map_err(std::io::Error::from);
@@ -42,12 +59,27 @@ pub(super) fn new_session(command: &mut process::Command) {
     unsafe { command.pre_exec(detach) };
 }
 
+/// The open file that a child and all that it starts inherit.
+pub(super) struct ChildrenLock {
+    pub(super) file: File,
+    /// The position of the file. Nobody reads or writes it, so that it tells the children of one command from those of
+    /// another, wherever they have gone: `/proc` shows it.
+    pub(super) mark: u64,
+}
+
+fn next_mark() -> u64 {
+    static NEXT: AtomicU64 = AtomicU64::new(1);
+    (u64::from(process::id()) << 24) + NEXT.fetch_add(1, Ordering::Relaxed) % (1 << 24)
+}
+
 /// Opens the file whose shared lock tells survivors of a crash, and takes the lock.
-pub(super) fn open_children_lock(path: &Path) -> Result<File, StepError> {
+pub(super) fn open_children_lock(path: &Path) -> Result<ChildrenLock, StepError> {
     let opened = File::options().create(true).append(true).open(path);
-    let locked = opened.and_then(|file| {
+    let locked = opened.and_then(|mut file| {
         rustix::fs::flock(&file, FlockOperation::NonBlockingLockShared)?;
-        Ok(file)
+        let mark = next_mark();
+        file.seek(SeekFrom::Start(mark))?;
+        Ok(ChildrenLock { file, mark })
     });
     locked.map_err(|error| {
         StepError::transient(codes::LB1002, format!("cannot lock {} for a child process", path.display()))

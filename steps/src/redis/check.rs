@@ -144,7 +144,7 @@ async fn loaded(socket: &Path) -> Result<Info, StepError> {
 
 /// Makes an empty directory of the step.
 pub(super) fn scratch(ctx: &StepContext, name: &str) -> Result<PathBuf, StepError> {
-    let dir = ctx.info.work_dir.join(name);
+    let dir = ctx.work_dir()?.join(name);
     let made = match std::fs::remove_dir_all(&dir) {
         Err(error) if error.kind() != std::io::ErrorKind::NotFound => Err(error),
         _ => std::fs::create_dir_all(&dir),

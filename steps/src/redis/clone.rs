@@ -282,7 +282,7 @@ impl<'a> Work<'a> {
         let spec = ServerSpec {
             id: format!("server:{}", self.name),
             what: format!("Redis server of {}", self.ctx.info.step),
-            log_file: self.ctx.info.work_dir.join("redis.log"),
+            log_file: self.ctx.work_dir()?.join("redis.log"),
             stop_signal: TERM,
         };
         Server::start(command, spec, self.ctx).await

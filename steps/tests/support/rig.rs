@@ -12,7 +12,9 @@ use lifeboat_engine::model::ids::{RunId, StepId};
 use lifeboat_engine::model::outcome::Mode;
 use lifeboat_engine::resource::{Access, Resource, System};
 use lifeboat_engine::secret::{SecretRef, Secrets};
-use lifeboat_engine::step::{Probe, Registry, StepContext, StepError, StepInfo, StepLink, StepParts};
+use lifeboat_engine::step::{
+    Probe, Registry, StepContext, StepError, StepInfo, StepLink, StepParts, WorkDir,
+};
 use secrecy::SecretString;
 use serde_json::{Map, Value};
 use tokio_util::sync::CancellationToken;
@@ -245,8 +247,7 @@ impl Rig {
     }
 
     fn info(&self, step: &str) -> StepInfo {
-        let work_dir: PathBuf = self.dir.path().join("steps").join(step);
-        std::fs::create_dir_all(&work_dir).expect("a work directory");
+        let work_dir = WorkDir::within(self.dir.path().join("steps"), step);
         let children_lock = self.dir.path().join("children.lock");
         std::fs::OpenOptions::new()
             .create(true)

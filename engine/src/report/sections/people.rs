@@ -36,6 +36,12 @@ fn asked_words(asked: &QuestionReport) -> Cell {
     let mut cell =
         vec![Piece::dim(format!("asked {role}: ")), Piece::plain(&asked.message), Piece::plain(" ")];
     let after = duration(asked.waited_ms);
+    for (number, answer) in asked.before.iter().enumerate() {
+        let of = format!("→ {} ({} of {}) ", answer.choice, number + 1, asked.minimum.unwrap_or(1));
+        let comment = answer.comment.as_ref().map(|text| format!(": “{text}”")).unwrap_or_default();
+        cell.push(Piece::new(of, Tone::Strong));
+        cell.push(Piece::plain(format!("by {}{comment} ", person(&answer.by))));
+    }
     match &asked.answer {
         Some(answer) if answer.automatic => cell.push(Piece::new(
             format!("→ {} after {after}, automatic: no evidence of a decision", answer.choice),

@@ -34,7 +34,7 @@ pub(crate) fn span(text: &str) -> Span {
 
 pub(crate) fn plan(mode: Mode) -> Plan {
     Plan {
-        format: Plan::FORMAT,
+        format: Plan::WITHOUT_WHOLE_GROUPS,
         project: "membership".into(),
         project_dir: "/srv/runbooks".into(),
         runbook: "restore".into(),
@@ -59,6 +59,7 @@ pub(crate) fn plan(mode: Mode) -> Plan {
         scopes: Vec::new(),
         locks: Vec::new(),
         notices: BTreeMap::default(),
+        approvers: None,
         contacts: BTreeMap::default(),
         fence: Vec::new(),
         sources: BTreeMap::new(),
@@ -126,6 +127,7 @@ pub(crate) fn group(name: &str, budget: &str) -> PlannedGroup {
         budget: Some(span(budget)),
         milestone: None,
         recovered: false,
+        ends: Vec::new(),
     }
 }
 
@@ -275,6 +277,7 @@ impl Journal {
             message: message.into(),
             choices,
             typed: None,
+            rule: None,
         };
         self.push(EventKind::QuestionAsked { step: id(step), question })
     }

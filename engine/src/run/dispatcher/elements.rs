@@ -9,7 +9,7 @@ use crate::expr;
 use crate::model::event::EventKind;
 use crate::model::outcome::{Failure, FailureKind, Outcome};
 use crate::plan::ForEach;
-use crate::run::state::{IllegalEvent, StepPhase};
+use crate::run::state::{IllegalEvent, StepPhase, StepState};
 use crate::run::unit::Unit;
 use crate::value::{Field, Type};
 
@@ -29,6 +29,27 @@ pub(super) struct Loop {
     failed: Vec<usize>,
     /// Whoever ends its elements one after the other also ends the step.
     closing: bool,
+}
+
+impl Loop {
+    fn of(states: &[StepState]) -> Self {
+        let mut found = Self { next: states.len(), ..Self::default() };
+        for (element, state) in states.iter().enumerate() {
+            match &state.phase {
+                StepPhase::Ended(Outcome::Failed { .. }) => found.failed.push(element),
+                StepPhase::Ended(_) => {}
+                StepPhase::Waiting if state.attempt == 0 => {
+                    found.next = element;
+                    break;
+                }
+                phase => {
+                    found.held += usize::from(*phase == StepPhase::Held);
+                    found.open.insert(element);
+                }
+            }
+        }
+        found
+    }
 }
 
 impl Dispatcher {
@@ -60,28 +81,24 @@ impl Dispatcher {
         }
     }
 
-    /// Takes a step over whose elements have been chosen.
-    pub(super) fn take_over_loop(&mut self, at: usize, now_ms: i64) -> Result<(), IllegalEvent> {
-        let states = self.state.steps[at].elements.as_ref().map_or(&[][..], |elements| &elements.states);
-        let mut found = Loop { next: states.len(), ..Loop::default() };
-        for (element, state) in states.iter().enumerate() {
-            match &state.phase {
-                StepPhase::Ended(Outcome::Failed { .. }) => found.failed.push(element),
-                StepPhase::Ended(_) => {}
-                StepPhase::Waiting if state.attempt == 0 => {
-                    found.next = element;
-                    break;
-                }
-                phase => {
-                    found.held += usize::from(*phase == StepPhase::Held);
-                    found.open.insert(element);
-                }
+    /// Finds out how far the steps have come whose elements have been chosen.
+    pub(super) fn restore_loops(&mut self) {
+        for at in 0..self.plan.steps.len() {
+            if self.state.steps[at].phase == StepPhase::Repeating {
+                let states = self.state.steps[at].elements.as_ref().map_or(&[][..], |it| &it.states);
+                let found = Loop::of(states);
+                self.loops.insert(at, found);
             }
         }
-        let open: Vec<_> = found.open.iter().copied().collect();
-        self.loops.insert(at, Loop { closing: true, ..found });
-        for element in open {
-            self.take_over_unit(Unit::element(at, element), now_ms)?;
+    }
+
+    /// Goes on with the elements of a step that had begun when it was taken over.
+    pub(super) fn take_over_loop(&mut self, at: usize, now_ms: i64) -> Result<(), IllegalEvent> {
+        if let Some(each) = self.loops.get_mut(&at) {
+            each.closing = true;
+        }
+        for unit in self.open_elements(at) {
+            self.take_over_unit(unit, now_ms)?;
         }
         if let Some(each) = self.loops.get_mut(&at) {
             each.closing = false;
@@ -190,11 +207,6 @@ impl Dispatcher {
     fn open_elements(&self, at: usize) -> Vec<Unit> {
         let open = self.loops.get(&at).map(|each| &each.open);
         open.into_iter().flatten().map(|element| Unit::element(at, *element)).collect()
-    }
-
-    /// Returns the first element of a step that waits for a person's decision.
-    pub(super) fn held_element(&self, at: usize) -> Option<Unit> {
-        self.open_elements(at).into_iter().find(|unit| self.of(*unit).phase == StepPhase::Held)
     }
 
     /// Ends a step of which no element runs, those of its elements that are open first.

@@ -58,9 +58,15 @@ impl Dispatcher {
         let state = self.of(unit);
         let outcome = match (&state.phase, &state.last_failure) {
             (StepPhase::Settling(AttemptResult::Succeeded { .. }), _) => Outcome::Succeeded,
-            (StepPhase::Settling(_) | StepPhase::Held | StepPhase::WaitingRetry { .. }, Some(failure)) => {
-                Outcome::Failed { failure: failure.clone() }
-            }
+            (StepPhase::Decided(outcome), _) => outcome.clone(),
+            // `Waiting`, too: a person has granted another attempt, which will not be.
+            (
+                StepPhase::Settling(_)
+                | StepPhase::Held
+                | StepPhase::WaitingRetry { .. }
+                | StepPhase::Waiting,
+                Some(failure),
+            ) => Outcome::Failed { failure: failure.clone() },
             (StepPhase::Settling(_), None) => Outcome::Failed { failure: interrupted(&self.id(unit)) },
             _ => Outcome::NotRun { reason: "the run ended before it".to_owned() },
         };

@@ -5,12 +5,14 @@ use serde_json::{Map, Value, json};
 use crate::code;
 use crate::expr;
 use crate::model::event::{AttemptResult, EventKind};
+use crate::model::ids::StepId;
 use crate::model::outcome::{Failure, FailureKind, Outcome};
-use crate::plan::{Need, NeedOn, OnError};
-use crate::run::state::{IllegalEvent, Phase};
+use crate::plan::{Need, NeedOn};
+use crate::run::state::{IllegalEvent, Phase, StepPhase};
 use crate::run::unit::Unit;
 use crate::step::Effect;
 
+use super::graph::lets_go_on;
 use super::{Action, Dispatcher};
 
 impl Dispatcher {
@@ -48,10 +50,11 @@ impl Dispatcher {
         if self.is_undo(unit) {
             return ending;
         }
-        if ending && !self.undos.is_empty() {
-            return false;
-        }
         let step = self.step(unit);
+        if ending && !self.undos.is_empty() {
+            // What ran when the run was ended comes to its end first, also if a crash took its attempt away.
+            return step.concludes.is_some() && self.is_lost(unit);
+        }
         if step.concludes.is_some() {
             // It waits for its own scope only, and the end of the run does not keep it from running.
             true
@@ -60,6 +63,12 @@ impl Dispatcher {
         } else {
             !ending
         }
+    }
+
+    /// Says whether the last attempt was taken away by a crash or a signal.
+    fn is_lost(&self, unit: Unit) -> bool {
+        use AttemptResult::{Interrupted, Lost};
+        matches!(&self.of(unit).phase, StepPhase::Settling(Lost | Interrupted))
     }
 
     pub(super) fn make_ready(&mut self, unit: Unit) {
@@ -101,17 +110,25 @@ impl Dispatcher {
     fn outcome_by_needs(&self, at: usize, needs: &[Need]) -> Option<Outcome> {
         let step = &self.plan.steps[at];
         let (mut missed_failure, mut handles) = (None, false);
+        let not_run = |needed: &StepId| {
+            let reason = format!("`{needed}`, which it needs, did not succeed");
+            Some(Outcome::NotRun { reason })
+        };
         for need in needs {
+            if let Some(group) = self.graph.group(&need.step) {
+                match group.stopped_by.filter(|_| !step.always) {
+                    _ if group.open > 0 => return None,
+                    Some(end) => return not_run(&self.plan.steps[end].id),
+                    None => continue,
+                }
+            }
             let needed = self.state.position(&need.step)?;
             let outcome = self.state.steps[needed].outcome()?;
-            let success = outcome.is_success() || self.goes_on_after(needed, outcome);
+            let success = lets_go_on(&self.plan, needed, outcome);
             match need.on {
                 NeedOn::Any => {}
                 NeedOn::Success if success || step.always => {}
-                NeedOn::Success => {
-                    let reason = format!("`{}`, which it needs, did not succeed", need.step);
-                    return Some(Outcome::NotRun { reason });
-                }
+                NeedOn::Success => return not_run(&need.step),
                 NeedOn::Failure if matches!(outcome, Outcome::Failed { .. }) => handles = true,
                 NeedOn::FailureWithin if !success && matches!(outcome, Outcome::Failed { .. }) => {
                     handles = true
@@ -125,11 +142,6 @@ impl Dispatcher {
                 _ => format!("`{}`, whose failure it handles, did not fail", need.step),
             },
         })
-    }
-
-    /// Says whether a failed step was told to let the others go on.
-    fn goes_on_after(&self, at: usize, outcome: &Outcome) -> bool {
-        matches!(outcome, Outcome::Failed { .. }) && self.plan.steps[at].on_error == OnError::Continue
     }
 
     fn skip_reason(&self, at: usize) -> Result<Option<String>, Failure> {

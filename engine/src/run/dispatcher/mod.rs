@@ -7,7 +7,7 @@ use serde_json::{Map, Value, json};
 
 use crate::code;
 use crate::expr;
-use crate::model::event::{Answer, AttemptResult, EventKind, Question};
+use crate::model::event::{Answer, AttemptResult, Decision, EventKind, Person, Question};
 use crate::model::evidence::Created;
 use crate::model::ids::{Attempt, RunId, StepId};
 use crate::model::outcome::{Failure, FailureKind, Outcome, RunOutcome};
@@ -33,7 +33,7 @@ pub(crate) use slots::USUAL;
 
 use elements::Loop;
 use ending::Undo;
-use graph::{Graph, part};
+use graph::{Graph, lets_go_on, part};
 use slots::Slots;
 
 /// What reaches the dispatcher.
@@ -103,6 +103,7 @@ pub enum Action {
     CleanUp(Vec<Created>),
     /// Tells whoever asked that a request could not be granted.
     Refuse {
+        by: Person,
         reason: String,
     },
 }
@@ -126,6 +127,7 @@ pub enum Situation {
 
 /// The owner of the state of a run.
 pub struct Dispatcher {
+    run: RunId,
     plan: Arc<Plan>,
     registry: Arc<Registry>,
     names: Names,
@@ -162,6 +164,7 @@ impl Dispatcher {
         let waits = |step: &PlannedStep| registry.spec(&step.uses).is_some_and(|spec| spec.waits_for_people);
         let people = plan.everything().map(waits).collect();
         let mut dispatcher = Self {
+            run,
             slots: Slots::new(&plan, people),
             names,
             graph,
@@ -187,6 +190,12 @@ impl Dispatcher {
     /// Returns the state after every input so far.
     pub fn state(&self) -> &RunState {
         &self.state
+    }
+
+    /// Says whether this attempt of a step or an element is the one that runs.
+    pub fn runs(&self, step: &StepId, attempt: Attempt) -> bool {
+        let state = self.state.unit(step).map(|unit| self.of(unit));
+        state.is_some_and(|state| state.phase == StepPhase::Running && state.attempt == attempt)
     }
 
     /// Returns the moment at which a [`Input::Tick`] is due.
@@ -231,7 +240,7 @@ impl Dispatcher {
             Input::Recorded { step, key, value } => self.emit(EventKind::Recorded { step, key, value })?,
             Input::ThingCreated { step, thing } => self.emit(EventKind::ThingCreated { step, thing })?,
             Input::Asked { step, question } => self.asked(step, question)?,
-            Input::Request(request) => self.request(request, now_ms)?,
+            Input::Request(request) => self.request(request)?,
             Input::ThingRemoved { id, proof, removed } => {
                 self.emit(EventKind::ThingRemoved { id, proof, removed })?;
             }
@@ -254,26 +263,40 @@ impl Dispatcher {
     }
 
     /// Brings attempts of a process that is gone to an end, and finds out what can start.
+    ///
+    /// All of them are recorded as lost before anything follows from one of them: what follows may end the run, and then
+    /// every other one must be seen for what it was.
     fn take_over(&mut self, now_ms: i64) -> Result<(), IllegalEvent> {
+        self.record_lost()?;
+        self.restore_loops();
+        self.end_as_decided()?;
         for at in 0..self.plan.steps.len() {
             self.take_over_unit(Unit::whole(at), now_ms)?;
         }
-        self.take_over_undos(now_ms)?;
-        self.end_as_decided()
+        self.take_over_undos(now_ms)
+    }
+
+    fn record_lost(&mut self) -> Result<(), IllegalEvent> {
+        let units = self.state.steps.iter().enumerate().flat_map(|(at, step)| {
+            let count = step.elements.as_ref().map_or(0, |elements| elements.states.len());
+            std::iter::once(Unit::whole(at)).chain((0..count).map(move |element| Unit::element(at, element)))
+        });
+        let lost: Vec<_> = units.filter(|unit| self.of(*unit).phase == StepPhase::Running).collect();
+        for unit in lost {
+            let (step, attempt) = (self.id(unit), self.of(unit).attempt);
+            self.emit(EventKind::AttemptFinished { step, attempt, result: AttemptResult::Lost })?;
+        }
+        Ok(())
     }
 
     fn take_over_unit(&mut self, unit: Unit, now_ms: i64) -> Result<(), IllegalEvent> {
         match self.of(unit).phase.clone() {
-            StepPhase::Running => {
-                let (step, attempt) = (self.id(unit), self.of(unit).attempt);
-                let result = AttemptResult::Lost;
-                self.emit(EventKind::AttemptFinished { step, attempt, result: result.clone() })?;
-                self.settle(unit, &result, now_ms)?;
-            }
             StepPhase::Settling(result) => self.settle(unit, &result, now_ms)?,
-            StepPhase::WaitingRetry { at_ms } => {
+            // If the run is ending, it is closed with the others.
+            StepPhase::WaitingRetry { at_ms } if !self.ending(unit) => {
                 self.timers.insert((at_ms, unit));
             }
+            StepPhase::Decided(_) => self.follow_decision(unit)?,
             StepPhase::Waiting if self.graph.blockers.get(unit.position) == Some(&0) => self.make_ready(unit),
             StepPhase::Repeating => self.take_over_loop(unit.position, now_ms)?,
             _ => {}
@@ -281,10 +304,18 @@ impl Dispatcher {
         Ok(())
     }
 
-    /// Ends the run if a step has ended it and only the step's own end became durable.
+    /// Ends the run if a person or a step has ended it, and only the decision or the step's own end is recorded.
     fn end_as_decided(&mut self) -> Result<(), IllegalEvent> {
         if self.state.phase != Phase::Main {
             return Ok(());
+        }
+        if let Some((by, Decision::Abort { reason })) = &self.state.ended_by {
+            let reason = format!("ended by {}: {reason}", by.name);
+            return self.begin_ending(RunOutcome::Aborted, reason, Undo::Begun);
+        }
+        if let Some((by, Decision::Cancel { reason })) = &self.state.ended_by {
+            let reason = format!("ended by {}: {reason}", by.name);
+            return self.begin_ending(RunOutcome::Aborted, reason, Undo::Nothing);
         }
         let fatal = (0..self.plan.steps.len()).find_map(|at| match self.state.steps[at].outcome() {
             Some(Outcome::Failed { failure }) if self.is_fatal(at) => Some((at, failure.message.clone())),
@@ -322,8 +353,8 @@ impl Dispatcher {
         self.slots.ended(unit.position);
         let result = self.judge(unit, result);
         self.emit(EventKind::AttemptFinished { step: id.clone(), attempt, result: result.clone() })?;
-        // An attempt that a signal ended is settled when the run is resumed.
-        let stopped = self.stopping && matches!(result, AttemptResult::Interrupted);
+        // An attempt that a signal ended is settled when the run is resumed, unless the run is ending without it anyway.
+        let stopped = self.stopping && result == AttemptResult::Interrupted && !self.ending(unit);
         if stopped { Ok(()) } else { self.settle(unit, &result, now_ms) }
     }
 
@@ -362,7 +393,10 @@ impl Dispatcher {
         };
         match consequence(self.step(unit), &self.id(unit), self.of(unit), result, around) {
             Consequence::Succeed => self.end_unit(unit, Outcome::Succeeded),
-            Consequence::Again => self.launch(unit, now_ms),
+            Consequence::Again => {
+                self.make_ready(unit);
+                Ok(())
+            }
             Consequence::Retry => self.schedule_retry(unit, now_ms),
             // Nobody is asked while a run is undone: the failure is recorded and the rest goes on.
             Consequence::Hold(failure) if self.is_undo(unit) => self.fail_unit(unit, failure),
@@ -440,13 +474,18 @@ impl Dispatcher {
 
     fn end_unit(&mut self, unit: Unit, outcome: Outcome) -> Result<(), IllegalEvent> {
         let failed = matches!(outcome, Outcome::Failed { .. });
+        let goes_on = lets_go_on(&self.plan, unit.position, &outcome);
         if self.of(unit).phase == StepPhase::Held {
             self.element_released(unit);
         }
         self.emit(EventKind::StepFinished { step: self.id(unit), outcome })?;
         self.unready(unit);
         if self.is_undo(unit) {
-            self.undos.retain(|undo| *undo != unit);
+            // They end in their order, unless a journal says otherwise.
+            match self.undos.front() {
+                Some(first) if *first == unit => drop(self.undos.pop_front()),
+                _ => self.undos.retain(|undo| *undo != unit),
+            }
             return Ok(());
         }
         if unit.element.is_some() {
@@ -455,10 +494,8 @@ impl Dispatcher {
         let at = unit.position;
         self.end_loop(at);
         self.graph.open[part(&self.plan, at)] -= 1;
-        for dependant in self.graph.dependants[at].clone() {
-            self.graph.blockers[dependant] -= 1;
-            let waits = self.state.steps[dependant].phase == StepPhase::Waiting;
-            if self.graph.blockers[dependant] == 0 && waits {
+        for dependant in self.graph.ended(at, goes_on) {
+            if self.state.steps[dependant].phase == StepPhase::Waiting {
                 self.make_ready(Unit::whole(dependant));
             }
         }

@@ -79,12 +79,16 @@ impl Slots {
         let mut from = Bound::Unbounded;
         loop {
             let set = if people { &self.ready_people } else { &self.ready };
-            let unit = set.range((from, Bound::Unbounded)).copied().find(may_start)?;
-            let mut limits = self.of[unit.position].iter().copied();
-            let Some(full) = limits.find(|limit| !self.limits[*limit].has_room()) else { return Some(unit) };
-            self.set(unit).remove(&unit);
-            self.limits[full].parked.insert(unit);
-            // Its place as the candidate of its other limits is free.
+            let unit = set.range((from, Bound::Unbounded)).next().copied()?;
+            if may_start(&unit) {
+                let mut limits = self.of[unit.position].iter().copied();
+                let Some(full) = limits.find(|limit| !self.limits[*limit].has_room()) else {
+                    return Some(unit);
+                };
+                self.set(unit).remove(&unit);
+                self.limits[full].parked.insert(unit);
+            }
+            // Its place as the candidate of its limits is free, or it does not use it: the next one has a chance.
             from = match self.offer(unit.position) {
                 Some(other) if other < unit => Bound::Included(other),
                 _ => Bound::Excluded(unit),
@@ -230,6 +234,17 @@ mod tests {
         slots.settled(skipped);
         slots.forget(Unit::whole(2));
         assert_eq!((skipped, start(&mut slots)), (Unit::whole(1), vec![3]));
+    }
+
+    #[test]
+    fn a_candidate_that_may_not_start_keeps_no_place_from_the_others() {
+        let mut slots = slots(10, 10, 2);
+        (0..4).for_each(|at| slots.make_ready(Unit::whole(at)));
+        assert_eq!(start(&mut slots), [0, 1]);
+        // The next one was waiting for the limit; when there is room, something else keeps it from starting.
+        slots.ended(0);
+        let next = slots.next(|unit| unit.position != 2);
+        assert_eq!(next, Some(Unit::whole(3)));
     }
 
     #[test]

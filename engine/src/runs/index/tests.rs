@@ -61,6 +61,35 @@ async fn opening_brings_the_index_up_to_date() {
 }
 
 #[tokio::test]
+async fn an_open_run_that_is_gone_is_forgotten_too() {
+    let (_keep, state) = state();
+    let (run, journal) = declare(&state, "restore").await;
+    assert_eq!(ids(&Index::open(&state).unwrap(), &Filter::default()), [run]);
+    drop(journal);
+    fs::remove_dir_all(state.run(run).unwrap().path()).unwrap();
+    assert_eq!(ids(&Index::open(&state).unwrap(), &Filter::default()), []);
+}
+
+#[tokio::test]
+async fn where_the_index_cannot_be_written_the_journals_are_read() {
+    let (_keep, state) = state();
+    let (run, _journal) = declare(&state, "restore").await;
+    // In the way of a file, even for root.
+    fs::create_dir(path(&state)).unwrap();
+    assert_eq!(ids(&Index::open(&state).unwrap(), &Filter::default()), [run]);
+    fs::remove_dir(path(&state)).unwrap();
+    drop(Index::open(&state).unwrap());
+    // Another process that is building it does not lose it, and does not keep others waiting for good.
+    let other = Connection::open(path(&state)).unwrap();
+    other.execute_batch("BEGIN EXCLUSIVE").unwrap();
+    let (second, _open) = declare(&state, "restore").await;
+    assert_eq!(ids(&Index::open(&state).unwrap(), &Filter::default()), [second, run]);
+    other.execute_batch("ROLLBACK").unwrap();
+    let found: i64 = other.query_row("SELECT count(*) FROM runs", [], |row| row.get(0)).unwrap();
+    assert_eq!(found, 1, "the file was left alone");
+}
+
+#[tokio::test]
 async fn an_index_that_is_damaged_or_of_another_form_is_built_anew() {
     let (_keep, state) = state();
     let (run, _journal) = declare(&state, "restore").await;

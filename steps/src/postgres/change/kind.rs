@@ -433,7 +433,7 @@ impl<'a> Work<'a> {
     /// The script exists before the change does.
     async fn write_reverse(&self, rows: &[Row]) -> Result<String, StepError> {
         let statements = reverse::statements(&self.client, rows).await?;
-        let path = self.ctx.info.work_dir.join("reverse.sql");
+        let path = self.ctx.info.work_dir.path()?.join("reverse.sql");
         let open =
             || std::fs::OpenOptions::new().write(true).create(true).truncate(true).mode(0o600).open(&path);
         let written = open().and_then(|mut file| {
@@ -457,29 +457,51 @@ impl<'a> Work<'a> {
         })
     }
 
+    /// Deleting a row that the change has inserted must not take rows of others with it.
+    async fn refuse_cascade(&self, made: &[Row], tables: &[Watched]) -> Result<(), StepError> {
+        let count =
+            |rows: &[Row], operation: &str| rows.iter().filter(|row| row.operation == operation).count();
+        let deleted = count(&capture::rows(&self.client).await?, "delete");
+        let strays = capture::strays(&self.client, tables).await?;
+        if deleted <= count(made, "insert") && strays.is_empty() {
+            return Ok(());
+        }
+        Err(kept(&format!(
+            "rows of others would go with it, by a cascade ({deleted} deleted; {})",
+            strays.join(", ")
+        )))
+    }
+
     async fn undo(&self) -> Result<Done, StepError> {
         self.client
             .batch("begin; set local bytea_output = 'hex'; set local extra_float_digits = 1", QUICK)
             .await?;
         let rows = ledger::rows(&self.client, &self.key).await?;
-        for statement in reverse::statements(&self.client, &rows).await? {
-            self.client.batch(&statement, PATIENT).await.map_err(|error| match error {
-                PgError::Database(db) if db.sqlstate == "LB001" || db.sqlstate.starts_with("23") => {
-                    StepError::permanent(
-                        codes::LB1824,
-                        format!("the change cannot be taken back: {}", db.message),
-                    )
-                    .help("its rows before and after stand in lifeboat.changed_rows; decide by hand")
-                }
-                other => refused(other),
-            })?;
+        let mut tables = Vec::new();
+        for name in &self.params.tables {
+            tables.push(capture::find(&self.client, name).await?);
         }
+        capture::begin(&self.client, &tables).await?;
+        let statements = reverse::statements(&self.client, &rows).await?;
+        self.client.batch(&reverse::block(&statements), PATIENT).await.map_err(|error| match error {
+            PgError::Database(db) if db.sqlstate == "LB001" || db.sqlstate.starts_with("23") => {
+                kept(&db.message)
+            }
+            other => refused(other),
+        })?;
+        capture::end(&self.client, &tables).await?;
+        self.refuse_cascade(&rows, &tables).await?;
         ledger::mark_undone(&self.client, &self.key).await?;
         self.commit().await?;
         let mut done = Done::default();
         done.facts.insert("rows as before again".into(), rows.len().to_string());
         Ok(done)
     }
+}
+
+fn kept(why: &str) -> StepError {
+    StepError::permanent(codes::LB1824, format!("the change cannot be taken back: {why}"))
+        .help("its rows before and after stand in lifeboat.changed_rows; decide by hand")
 }
 
 /// What the server refuses within the transaction changes nothing.

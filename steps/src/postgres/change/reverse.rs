@@ -60,7 +60,7 @@ fn statement(row: &Row, columns: &Columns) -> String {
             text(&json)
         )
     };
-    let sql = match row.operation.as_str() {
+    match row.operation.as_str() {
         "insert" => format!("delete from {table} t where {}", ours(&row.after)),
         "delete" => format!(
             "insert into {table} ({}) overriding system value select {} from {}",
@@ -75,11 +75,26 @@ fn statement(row: &Row, columns: &Columns) -> String {
             record(&row.before),
             ours(&row.after)
         ),
-    };
-    let failure = text(&format!("a row of {table} has been changed since; nothing was taken back"));
+    }
+}
+
+/// Returns one statement that runs all of them, each of which must concern exactly one row.
+///
+/// Rows that a cascade took come after the row that they refer to, so that their order backwards is wrong: what a foreign
+/// key refuses is tried again after the others, as long as that gets any further.
+pub(super) fn block(statements: &[String]) -> String {
+    let todo: Vec<_> = statements.iter().map(|statement| text(statement)).collect();
     let body = format!(
-        "declare n bigint; begin {sql}; get diagnostics n = row_count; \
-         if n <> 1 then raise exception using errcode = 'LB001', message = {failure}; end if; end"
+        "declare todo text[] := array[{}]::text[]; rest text[]; one text; n bigint; why text; \
+         begin loop rest := '{{}}'; \
+         foreach one in array todo loop begin execute one; get diagnostics n = row_count; \
+         if n <> 1 then raise exception using errcode = 'LB001', \
+         message = 'a row has been changed since; nothing was taken back: ' || left(one, 200); end if; \
+         exception when foreign_key_violation or restrict_violation then rest := rest || one; why := sqlerrm; end; end loop; \
+         exit when cardinality(rest) = 0; \
+         if cardinality(rest) = cardinality(todo) then raise exception using errcode = 'LB001', message = why; end if; \
+         todo := rest; end loop; end",
+        todo.join(", ")
     );
     format!("do {}", text(&body))
 }
@@ -92,7 +107,7 @@ pub(super) fn script(key: &str, statements: &[String]) -> String {
          begin;\nset local bytea_output = 'hex';\nset local extra_float_digits = 1;\n{};\n\
          update lifeboat.changes set undone_at = clock_timestamp() where key = {};\ncommit;\n",
         key.replace('\n', " "),
-        statements.join(";\n"),
+        block(statements),
         text(key)
     )
 }

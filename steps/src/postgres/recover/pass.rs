@@ -39,7 +39,7 @@ pub(super) enum Outcome {
 
 /// Starts the server towards a goal and watches it until it waits there or ends.
 pub(super) async fn run(ctx: &StepContext, source: &Source<'_>, goal: Goal) -> Result<Outcome, StepError> {
-    let log = ServerLog::next(&ctx.info.work_dir.join("postgres.log"));
+    let log = ServerLog::next(&ctx.work_dir()?.join("postgres.log"));
     let isolation = describe(ctx, source, goal, &log);
     isolation.prepare(ctx, source.postgres, source.owner.as_ref()).await?;
     request_recovery(source)?;

@@ -56,7 +56,7 @@ pub(super) async fn run(
 /// Programs of Postgres take a password from a file that only its owner can read.
 fn password_file(ctx: &StepContext, password: &str) -> Result<std::path::PathBuf, StepError> {
     use std::io::Write;
-    let path = ctx.info.work_dir.join("pgpass");
+    let path = ctx.work_dir()?.join("pgpass");
     let escaped = password.replace('\\', "\\\\").replace(':', "\\:");
     let written = std::fs::OpenOptions::new()
         .write(true)
