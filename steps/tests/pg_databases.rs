@@ -227,7 +227,22 @@ async fn half_a_restore_begins_anew_and_undo_drops_it() {
     };
     half();
     let recorded = |key: &str, value: Value| {
-        let recorded = json!({"into": into}).as_object().cloned().unwrap();
+        let mut reported = rig.reported();
+        reported.recorded.entry("postgres_restore_dump".into()).or_default().insert(key.into(), value);
+    };
+    recorded("into", json!(into));
+    let Probe::NotDone = rig.probe("postgres.restore_dump", restore_with(json!({}))).await.expect("asks")
+    else {
+        panic!("half is not done")
+    };
+    restore(&rig, json!({})).await.expect("begins anew");
+    assert_eq!(cluster.sql_in("restored", "select count(*) from app.people"), "200");
+    assert_eq!(databases(&cluster), "members postgres restored");
+
+    let rig = Rig::drill().resource("db", cluster.system()).resource("backups", _store.system());
+    let into = format!("restored_restore_{}", rig.run_id.short());
+    cluster.sql(&format!("create database {into}"));
+    let recorded = json!({"into": into}).as_object().cloned().unwrap();
     rig.reported().recorded.insert("postgres_restore_dump".into(), recorded);
     rig.undo("postgres.restore_dump", restore_with(json!({}))).await.expect("undoes");
     assert_eq!(databases(&cluster), "members postgres restored", "what was there before stays");
