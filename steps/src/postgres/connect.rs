@@ -434,7 +434,11 @@ impl PgError {
             ),
             Self::NotReady(_) | Self::Lost(_) => (codes::LB1240, true, None),
             Self::TimedOut { .. } | Self::Cancelled => (codes::LB1243, true, None),
-            Self::Database(db) => (codes::LB1244, db.sqlstate.starts_with("40"), db.hint.clone()),
+            // Taken back by the server: a conflict with others (class 40), or a session that it ended (57P0x).
+            Self::Database(db) => {
+                let passes = db.sqlstate.starts_with("40") || db.sqlstate.starts_with("57P0");
+                (codes::LB1244, passes, db.hint.clone())
+            }
         }
     }
 }
