@@ -178,6 +178,7 @@ const ELSEWHERE: &[(&str, &str)] = &[
     ("LB0206", "two files of one name: several files"),
     ("LB0207", "what was typed: `missing_inputs_are_told_together`"),
     ("LB0209", "a plan for another host"),
+    ("LB0370", "an approval and the people of a project: `tests/whole/refusals.rs`"),
 ];
 
 #[test]

@@ -245,102 +245,71 @@ async fn a_flipped_byte_is_found_wherever_it_is() {
     assert!(refusal(&bad, &written.head).contains("bytes behind the archive"));
 }
 
-#[tokio::test]
-async fn a_forger_who_makes_all_hashes_anew_is_found_at_the_place() {
-    let scene = Scene::ended().await;
-    let (path, Written { head, .. }) = scene.write("a.tar.gz");
+type Forgery = Box<dyn FnOnce(&mut Vec<(String, Vec<u8>)>)>;
+
+/// Forgeries of what the journal says, and what is said about each.
+fn forgeries_of_events() -> Vec<(&'static str, Forgery)> {
+    const EVENTS: &str = "journal/events.jsonl";
     let without = |line: usize| {
-        move |text: String| {
-            text.lines()
-                .enumerate()
-                .filter(|(at, _)| *at != line)
-                .map(|(_, line)| format!("{line}\n"))
-                .collect::<String>()
-        }
+        edit(EVENTS, move |text: String| {
+            let kept = text.lines().enumerate().filter(|(at, _)| *at != line);
+            kept.map(|(_, line)| format!("{line}\n")).collect::<String>()
+        })
     };
     let swapped = |text: String| {
         let mut lines: Vec<&str> = text.lines().collect();
         lines.swap(3, 4);
         lines.join("\n") + "\n"
     };
-    const EVENTS: &str = "journal/events.jsonl";
-    let cases: Vec<(&str, PathBuf)> = vec![
-        (
-            "LB0387 .*event 3: event 3 is missing",
-            scene.saved("removed", forged(&path, edit(EVENTS, without(2)))),
-        ),
-        (
-            "LB0387 .*event 6: event 6 is missing",
-            scene.saved("advisory", forged(&path, edit(EVENTS, without(5)))),
-        ),
-        (
-            "LB0387 .*event 4: event 4 is missing",
-            scene.saved("swapped", forged(&path, edit(EVENTS, swapped))),
-        ),
-        (
-            "LB0387 .*event 7: its hash does not fit",
-            scene.saved(
-                "word",
-                forged(&path, edit(EVENTS, |text| text.replace("all is well", "all is fine"))),
-            ),
-        ),
-        (
-            "LB0387 .*event 1: its hash does not fit",
-            scene.saved("plan", forged(&path, edit("plan.json", |text| text.replace("Restore", "Rescue")))),
-        ),
+    let other_word = |text: String| text.replace("all is well", "all is fine");
+    vec![
+        ("LB0387 .*event 3: event 3 is missing", Box::new(without(2))),
+        ("LB0387 .*event 6: event 6 is missing", Box::new(without(5))),
+        ("LB0387 .*event 4: event 4 is missing", Box::new(edit(EVENTS, swapped))),
+        ("LB0387 .*event 7: its hash does not fit", Box::new(edit(EVENTS, other_word))),
+    ]
+}
+
+/// Forgeries of one file after another, and what is said about each.
+fn forgeries_of_files() -> Vec<(&'static str, Forgery)> {
+    let replaced = |file: &'static str, old: &'static str, new: &'static str| -> Forgery {
+        Box::new(edit(file, move |text: String| text.replace(old, new)))
+    };
+    let more = |file: &'static str, more: &'static str| -> Forgery {
+        Box::new(edit(file, move |text: String| text + more))
+    };
+    vec![
+        ("LB0387 .*event 1: its hash does not fit", replaced("plan.json", "Restore", "Rescue")),
         (
             "LB0387 .*output/base/1/stdout.*not what the run's journal says",
-            scene.saved("log", forged(&path, edit("base/1/stdout", |text| text.replace("line 7", "line 8")))),
+            replaced("base/1/stdout", "line 7", "line 8"),
         ),
-        (
-            "LB0387 .*sources/runbooks/restore.yaml.*not what the run's journal says",
-            scene.saved("source", forged(&path, edit(SOURCE, |text| text + "# more\n"))),
-        ),
-        (
-            "LB0387 .*`report.md`: it is not what the events say",
-            scene.saved(
-                "report",
-                forged(&path, edit("report.md", |text| text.replace("succeeded", "SUCCEEDED") + "x")),
-            ),
-        ),
+        ("LB0387 .*sources/runbooks/restore.yaml.*not what the run's journal says", more(SOURCE, "# more\n")),
+        ("LB0387 .*`report.md`: it is not what the events say", more("report.md", "x")),
         (
             "LB0387 .*`report.json`: it is not what the events say",
-            scene
-                .saved("json", forged(&path, edit("report.json", |text| text.replace("\"ada\"", "\"eve\"")))),
+            replaced("report.json", "\"ada\"", "\"eve\""),
         ),
-        (
-            "LB0387 .*`verify.sh`: it is not what the events say",
-            scene
-                .saved("script", forged(&path, edit("verify.sh", |text| text.replace("fail \"", "echo \"")))),
-        ),
+        ("LB0387 .*`verify.sh`: it is not what the events say", replaced("verify.sh", "fail \"", "echo \"")),
         (
             "LB0387 .*another version|LB0387 .*it says that 9.9 made it",
-            scene.saved(
-                "version",
-                forged(&path, edit("evidence.json", |text| text.replace(env!("CARGO_PKG_VERSION"), "9.9"))),
-            ),
+            replaced("evidence.json", env!("CARGO_PKG_VERSION"), "9.9"),
         ),
         (
             "LB0387 .*`evidence.json`",
-            scene.saved(
-                "gone",
-                forged(&path, |members| members.retain(|(name, _)| !name.ends_with("stdout"))),
-            ),
+            Box::new(|members| members.retain(|(name, _)| !name.ends_with("stdout"))),
         ),
-    ];
-    for (expected, archive) in cases {
-        let refusal = refusal(&archive, &head);
-        let pattern = regex::Regex::new(expected).unwrap();
-        assert!(pattern.is_match(&refusal), "{expected}: {refusal}");
-    }
+    ]
 }
 
-impl Scene {
-    /// Keeps an archive that the next one would replace.
-    fn saved(&self, name: &str, archive: PathBuf) -> PathBuf {
-        let kept = self.path(&format!("{name}.tar.gz"));
-        fs::rename(archive, &kept).unwrap();
-        kept
+#[tokio::test]
+async fn a_forger_who_makes_all_hashes_anew_is_found_at_the_place() {
+    let scene = Scene::ended().await;
+    let (path, Written { head, .. }) = scene.write("a.tar.gz");
+    for (expected, forgery) in forgeries_of_events().into_iter().chain(forgeries_of_files()) {
+        let refusal = refusal(&forged(&path, forgery), &head);
+        let pattern = regex::Regex::new(expected).unwrap();
+        assert!(pattern.is_match(&refusal), "{expected}: {refusal}");
     }
 }
 

@@ -20,7 +20,6 @@ use super::unit::Unit;
 
 /// What becomes of a request.
 #[derive(Clone, Debug, PartialEq)]
-#[expect(clippy::large_enum_variant, reason = "one lives for a moment, and most of them are granted")]
 pub enum Verdict {
     /// It is recorded; what follows from it follows from the event.
     Granted(Box<EventKind>),

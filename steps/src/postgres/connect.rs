@@ -3,6 +3,8 @@
 //! Every statement has a limit. When it passes, the server is asked to cancel and the connection is not used again:
 //! dropping a query's future alone would leave the statement running and the connection busy.
 
+mod copy;
+
 use std::fmt;
 use std::io;
 use std::net::SocketAddr;
@@ -440,7 +442,11 @@ impl PgError {
             ),
             Self::NotReady(_) | Self::Lost(_) => (codes::LB1240, true, None),
             Self::TimedOut { .. } | Self::Cancelled => (codes::LB1243, true, None),
-            Self::Database(db) => (codes::LB1244, db.sqlstate.starts_with("40"), db.hint.clone()),
+            // Taken back by the server: a conflict with others (class 40), or a session that it ended (57P0x).
+            Self::Database(db) => {
+                let passes = db.sqlstate.starts_with("40") || db.sqlstate.starts_with("57P0");
+                (codes::LB1244, passes, db.hint.clone())
+            }
         }
     }
 }

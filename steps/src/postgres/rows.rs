@@ -177,10 +177,10 @@ fn float(number: f64) -> Value {
 
 /// A value given as text, which the server reads as whatever type the statement needs.
 #[derive(Debug)]
-struct TextParam(Option<String>);
+pub(super) struct TextParam(Option<String>);
 
 impl TextParam {
-    fn of(value: &Value) -> Self {
+    pub(super) fn of(value: &Value) -> Self {
         Self(match value {
             Value::Null => None,
             Value::String(text) => Some(text.clone()),

@@ -7,7 +7,7 @@ mod place;
 mod reach;
 
 pub(crate) use measure::measure;
-pub(crate) use place::{age, backup_age, bytes, space, writable};
+pub(crate) use place::{age, backup_age, bytes, free_space, space, writable};
 pub(crate) use reach::program_found;
 
 use lifeboat_engine::step::Registry;

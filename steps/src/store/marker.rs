@@ -18,6 +18,8 @@ pub(super) const FORMAT: u32 = 1;
 pub enum BackupKind {
     #[serde(rename = "postgres.base")]
     PostgresBase,
+    #[serde(rename = "postgres.dump")]
+    PostgresDump,
     #[serde(rename = "redis.rdb")]
     RedisRdb,
     #[serde(rename = "files")]
@@ -29,6 +31,7 @@ impl BackupKind {
     pub fn prefix(self) -> Key {
         let name = match self {
             Self::PostgresBase => "base",
+            Self::PostgresDump => "dump",
             Self::RedisRdb => "redis",
             Self::Files => "files",
         };
@@ -45,6 +48,7 @@ impl std::fmt::Display for BackupKind {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         f.write_str(match self {
             Self::PostgresBase => "postgres.base",
+            Self::PostgresDump => "postgres.dump",
             Self::RedisRdb => "redis.rdb",
             Self::Files => "files",
         })

@@ -3,6 +3,7 @@
 //! ```text
 //! base/<label>/       base.tar.zst, pg_wal.tar.zst, <oid>.tar.zst, backup_manifest, lifeboat.json
 //! wal/<system id>/    000000010000000000000003.zst, 00000002.history
+//! dump/<label>/       database.dump or database/, globals.sql, lifeboat.json
 //! redis/<label>/      dump.rdb, lifeboat.json
 //! files/<label>/      manifest.json, …, lifeboat.json
 //! ```
@@ -25,6 +26,7 @@ mod file;
 mod key;
 mod marker;
 mod partial;
+mod remove;
 #[cfg(feature = "s3")]
 mod s3;
 mod transfer;

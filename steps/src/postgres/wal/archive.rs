@@ -171,6 +171,14 @@ impl Archive {
         found
     }
 
+    /// Returns the number of the first segment of a history that is there.
+    pub fn first_of(&self, history: &History, size: SegmentSize) -> Option<u64> {
+        let parsed = self.segments.keys().filter_map(|name| Segment::parse(name, size).ok());
+        let of_history =
+            parsed.filter(|segment| history.timeline_of(segment.number, size) == segment.timeline);
+        of_history.map(|segment| segment.number).min()
+    }
+
     /// Returns the number of the last segment of a history that is there.
     fn last_of(&self, history: &History, size: SegmentSize) -> Option<u64> {
         let parsed = self.segments.keys().filter_map(|name| Segment::parse(name, size).ok());

@@ -24,7 +24,7 @@ pub use archive::{Archive, Continuity, SegmentRange, WAL_PREFIX, archived_at, is
 pub use client::get_main;
 pub use header::{LongHeader, SystemId};
 pub use history::{History, Switch};
-pub use names::{Lsn, Segment, SegmentSize, WalName};
+pub use names::{InvalidLsn, Lsn, Segment, SegmentSize, WalName};
 pub use put::{Compression, PutConfig, put_main};
 pub use server::{Answered, Origin, Request, WalServer, WalSource};
 

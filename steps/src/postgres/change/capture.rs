@@ -1,0 +1,253 @@
+//! Watches what statements do to tables, row by row, within one transaction.
+
+use lifeboat_engine::plan::hex;
+use lifeboat_engine::step::StepError;
+use serde::{Deserialize, Serialize};
+use serde_json::{Map, Value, json};
+use sha2::{Digest, Sha256};
+
+use super::super::codes;
+use super::super::connect::Client;
+use super::super::database::{PATIENT, quoted};
+
+/// A table that may be changed.
+#[derive(Clone, Debug)]
+pub(super) struct Watched {
+    pub(super) oid: u32,
+    /// As SQL takes it, with its schema.
+    pub(super) sql: String,
+    pub(super) key: Vec<String>,
+    /// Columns that get a value of their own with each attempt, such as numbers of a sequence.
+    given: Vec<String>,
+}
+
+/// What happened to one row.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub(super) struct Row {
+    /// As SQL takes it.
+    pub(super) table: String,
+    /// `insert`, `update` or `delete`.
+    pub(super) operation: String,
+    pub(super) before: Option<Map<String, Value>>,
+    pub(super) after: Option<Map<String, Value>>,
+}
+
+const TABLE: &str = "
+    select c.oid, format('%I.%I', n.nspname, c.relname), c.relkind::text,
+      coalesce((select array_agg(a.attname::text order by k.place)
+        from pg_index i, unnest(i.indkey::int2[]) with ordinality k(number, place)
+        join pg_attribute a on a.attnum = k.number where a.attrelid = c.oid and i.indrelid = c.oid and i.indisprimary), '{}'),
+      coalesce((select array_agg(a.attname::text) from pg_attribute a left join pg_attrdef d
+        on d.adrelid = a.attrelid and d.adnum = a.attnum
+        where a.attrelid = c.oid and a.attnum > 0 and not a.attisdropped and a.attgenerated::text = ''
+          and (a.attidentity::text <> '' or pg_get_expr(d.adbin, d.adrelid) like 'nextval(%')), '{}')
+    from pg_class c join pg_namespace n on n.oid = c.relnamespace where c.oid = to_regclass($1)";
+
+/// Looks a table up by the name that the runbook gives it.
+pub(super) async fn find(client: &Client, name: &str) -> Result<Watched, StepError> {
+    let rows = client.query(TABLE, &[&name], PATIENT).await?;
+    let Some(row) = rows.first() else {
+        return Err(unwatched(format!("there is no table `{name}`")));
+    };
+    if row.get::<_, &str>(2) != "r" {
+        return Err(unwatched(format!("`{name}` is no plain table, whose rows can be watched")));
+    }
+    let key: Vec<String> = row.get(3);
+    if key.is_empty() {
+        return Err(unwatched(format!("`{name}` has no primary key, so that there would be no way back")));
+    }
+    Ok(Watched { oid: row.get(0), sql: row.get(1), key, given: row.get(4) })
+}
+
+fn unwatched(problem: String) -> StepError {
+    StepError::permanent(codes::LB1825, problem).help("nothing was changed; correct `tables`")
+}
+
+/// Begins to watch. Everything that this makes goes away with [`end`] or with the transaction.
+pub(super) async fn begin(client: &Client, tables: &[Watched]) -> Result<(), StepError> {
+    let mut sql = "
+        set local bytea_output = 'hex'; set local extra_float_digits = 1;
+        select set_config('track_counts', 'on', true) where current_setting('track_counts') = 'off';
+        create temporary table lifeboat_seen (seq bigint generated always as identity, relation oid, operation text,
+          before jsonb, after jsonb) on commit drop;
+        create function pg_temp.lifeboat_see() returns trigger language plpgsql security definer as $see$
+          begin
+            if tg_op = 'TRUNCATE' then
+              raise exception 'a table may not be truncated in a change';
+            end if;
+            insert into pg_temp.lifeboat_seen (relation, operation, before, after) values (tg_relid, lower(tg_op),
+              case when tg_op <> 'INSERT' then to_jsonb(old) end, case when tg_op <> 'DELETE' then to_jsonb(new) end);
+            return null;
+          end $see$;"
+        .to_owned();
+    for Watched { sql: table, .. } in tables {
+        sql.push_str(&format!(
+            "create trigger zzz_lifeboat_see after insert or update or delete on {table}
+               for each row execute function pg_temp.lifeboat_see();
+             create trigger zzz_lifeboat_truncate before truncate on {table}
+               for each statement execute function pg_temp.lifeboat_see();
+             alter table {table} enable always trigger zzz_lifeboat_see;
+             alter table {table} enable always trigger zzz_lifeboat_truncate;"
+        ));
+    }
+    client.batch(&sql, PATIENT).await.map_err(super::kind::refused)
+}
+
+/// Takes the watch away again; what it saw stays until the transaction ends.
+pub(super) async fn end(client: &Client, tables: &[Watched]) -> Result<(), StepError> {
+    let mut sql = "set constraints all immediate;".to_owned();
+    for Watched { sql: table, .. } in tables {
+        sql.push_str(&format!(
+            "drop trigger zzz_lifeboat_see on {table}; drop trigger zzz_lifeboat_truncate on {table};"
+        ));
+    }
+    sql.push_str("drop function pg_temp.lifeboat_see();");
+    client.batch(&sql, PATIENT).await.map_err(super::kind::refused)
+}
+
+/// Returns what happened, in order. Updates that changed nothing are left out.
+pub(super) async fn rows(client: &Client) -> Result<Vec<Row>, StepError> {
+    let sql = "select format('%I.%I', n.nspname, c.relname), s.operation, s.before, s.after
+        from pg_temp.lifeboat_seen s join pg_class c on c.oid = s.relation join pg_namespace n on n.oid = c.relnamespace
+        where s.before is distinct from s.after order by s.seq";
+    let map = |value: Option<Value>| match value {
+        Some(Value::Object(map)) => Some(map),
+        _ => None,
+    };
+    let rows = client.query(sql, &[], PATIENT).await?;
+    let one = |row: &tokio_postgres::Row| Row {
+        table: row.get(0),
+        operation: row.get(1),
+        before: map(row.get(2)),
+        after: map(row.get(3)),
+    };
+    Ok(rows.iter().map(one).collect())
+}
+
+/// Names tables whose rows this transaction has changed although nobody watches them.
+pub(super) async fn strays(client: &Client, tables: &[Watched]) -> Result<Vec<String>, StepError> {
+    let watched: Vec<u32> = tables.iter().map(|table| table.oid).collect();
+    let sql = "select format('%I.%I', schemaname, relname) from pg_stat_xact_all_tables
+        where n_tup_ins + n_tup_upd + n_tup_del > 0 and relid <> all ($1)
+          and schemaname !~ '^pg_' and schemaname not in ('information_schema', 'lifeboat') order by 1";
+    let rows = client.query(sql, &[&watched], PATIENT).await?;
+    Ok(rows.iter().map(|row| row.get(0)).collect())
+}
+
+/// Returns a text that differs when a table was made, dropped, rewritten or emptied.
+pub(super) async fn definitions(client: &Client) -> Result<String, StepError> {
+    let sql = "select coalesce(string_agg(format('%s %s', c.oid, pg_relation_filenode(c.oid)), ' ' order by c.oid), '')
+        from pg_class c join pg_namespace n on n.oid = c.relnamespace
+        where c.relkind in ('r', 'm', 'i') and n.nspname !~ '^pg_' and n.nspname not in ('information_schema', 'lifeboat')";
+    Ok(client.query_one(sql, &[], PATIENT).await?.get(0))
+}
+
+impl Row {
+    /// Returns the row for people: the key, and of an update only what changed.
+    pub(super) fn shown(&self, tables: &[Watched]) -> Value {
+        let empty = Map::new();
+        let (before, after) = (self.before.as_ref().unwrap_or(&empty), self.after.as_ref().unwrap_or(&empty));
+        let key = tables.iter().find(|table| table.sql == self.table).map_or(&[][..], |table| &table.key);
+        let whole = if self.after.is_some() { after } else { before };
+        let key: Map<_, _> =
+            key.iter().filter_map(|name| Some((name.clone(), whole.get(name)?.clone()))).collect();
+        let changed = |of: &Map<String, Value>| -> Map<String, Value> {
+            let differs = |name: &String| before.get(name) != after.get(name);
+            of.iter()
+                .filter(|(name, _)| differs(name))
+                .map(|(name, value)| (name.clone(), value.clone()))
+                .collect()
+        };
+        json!({
+            "table": self.table, "operation": self.operation, "key": key,
+            "before": changed(before), "after": changed(after),
+        })
+    }
+
+    /// Returns the row without columns that are others each time: what two attempts at one change have in common.
+    fn lasting(&self, tables: &[Watched], ignore: &[String]) -> Value {
+        let table = tables.iter().find(|table| table.sql == self.table);
+        let given = table.map_or(&[][..], |table| &table.given);
+        let inserted = self.operation == "insert";
+        let keep = |map: &Map<String, Value>| -> Map<String, Value> {
+            let lasts = |name: &String| !(ignore.contains(name) || inserted && given.contains(name));
+            map.iter()
+                .filter(|(name, _)| lasts(name))
+                .map(|(name, value)| (name.clone(), value.clone()))
+                .collect()
+        };
+        json!([self.table, self.operation, self.before.as_ref().map(keep), self.after.as_ref().map(keep)])
+    }
+}
+
+/// Returns a digest of a difference, by which it is recognised after it was approved.
+pub(super) fn digest(rows: &[Row], tables: &[Watched], ignore: &[String]) -> String {
+    let mut lines: Vec<String> = rows.iter().map(|row| row.lasting(tables, ignore).to_string()).collect();
+    // Rows of one statement come in no order that lasts.
+    lines.sort();
+    hex(&Sha256::digest(lines.join("\n").as_bytes()))
+}
+
+/// Counts what happened by table.
+pub(super) fn summary(rows: &[Row]) -> Value {
+    let mut tables = std::collections::BTreeMap::<&str, [u64; 3]>::new();
+    for row in rows {
+        let counts = tables.entry(&row.table).or_default();
+        counts[["insert", "update"].iter().position(|name| *name == row.operation).unwrap_or(2)] += 1;
+    }
+    let one = |(table, [inserted, updated, deleted]): (&str, [u64; 3])| json!({ "table": table, "inserted": inserted, "updated": updated, "deleted": deleted });
+    tables.into_iter().map(one).collect()
+}
+
+/// Writes names as a list, with a prefix.
+pub(super) fn list(names: &[String], prefix: &str) -> String {
+    names.iter().map(|name| format!("{prefix}{}", quoted(name))).collect::<Vec<_>>().join(", ")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn watched() -> Vec<Watched> {
+        let name = |name: &str| vec![name.to_owned()];
+        vec![Watched { oid: 1, sql: "app.payments".into(), key: name("id"), given: name("id") }]
+    }
+
+    fn row(operation: &str, before: Value, after: Value) -> Row {
+        let map = |value: Value| if let Value::Object(map) = value { Some(map) } else { None };
+        let (before, after) = (map(before), map(after));
+        Row { table: "app.payments".into(), operation: operation.into(), before, after }
+    }
+
+    #[test]
+    fn an_approved_difference_is_recognised_and_another_is_not() {
+        let one =
+            |id: u64, amount: u64| row("insert", Value::Null, json!({"id": id, "amount": amount, "at": id}));
+        let ignore = ["at".to_owned()];
+        let digest = |rows: &[Row]| digest(rows, &watched(), &ignore);
+        assert_eq!(
+            digest(&[one(1, 5), one(2, 6)]),
+            digest(&[one(4, 6), one(3, 5)]),
+            "sequences go on after a dry run"
+        );
+        assert_ne!(digest(&[one(1, 5)]), digest(&[one(1, 6)]));
+        let update =
+            |amount: u64| row("update", json!({"id": 1, "amount": 1}), json!({"id": 1, "amount": amount}));
+        assert_ne!(digest(&[update(2)]), digest(&[update(3)]));
+    }
+
+    #[test]
+    fn people_see_the_key_and_what_changed() {
+        let update = row(
+            "update",
+            json!({"id": 1, "amount": 1, "note": "a"}),
+            json!({"id": 1, "amount": 2, "note": "a"}),
+        );
+        let expected = json!({
+            "table": "app.payments", "operation": "update", "key": {"id": 1}, "before": {"amount": 1}, "after": {"amount": 2},
+        });
+        assert_eq!(update.shown(&watched()), expected);
+        let counts = json!([{"table": "app.payments", "inserted": 0, "updated": 1, "deleted": 0}]);
+        assert_eq!(summary(&[update]), counts);
+    }
+}

@@ -1,0 +1,193 @@
+//! `postgres.create_database`
+
+use async_trait::async_trait;
+use lifeboat_engine::model::event::Done;
+use lifeboat_engine::resource::ResourceKind;
+use lifeboat_engine::step::{Effect, KindSpec, Preview, Probe, StepContext, StepError, StepKind};
+use lifeboat_engine::value::{Field, Type};
+use serde::Deserialize;
+use serde_json::{Value, json};
+
+use super::super::connect::{Client, Login};
+use super::super::server::QUICK;
+use super::super::{codes, local};
+use super::facts::{Facts, PATIENT, check_name, connect_beside, find, quoted, text};
+
+/// Makes an empty database.
+#[derive(Clone, Copy, Debug)]
+pub(in super::super) struct CreateDatabase;
+
+#[derive(Deserialize)]
+struct Params {
+    cluster: String,
+    database: String,
+    owner: Option<String>,
+    encoding: Option<String>,
+    locale: Option<String>,
+    template: String,
+    existing: Existing,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Deserialize)]
+#[serde(rename_all = "snake_case")]
+enum Existing {
+    Refuse,
+    Keep,
+}
+
+/// Recorded before the database is made: whatever has the name afterwards is ours, because nothing had it before.
+const MAKING: &str = "making";
+/// The oid of what was made.
+const MADE: &str = "made";
+
+const DOC: &str = "\
+Makes a database, from `template0` unless `template` says another. One that is there already is an error; with \
+`existing: keep` it is success if its owner and encoding are those that the step gives. An existing database is never \
+changed.
+
+Undo drops it if it holds no table and nobody is logged in; otherwise it stays, and a warning says so.";
+
+#[async_trait]
+impl StepKind for CreateDatabase {
+    fn spec(&self) -> KindSpec {
+        KindSpec::new("postgres.create_database", "Makes an empty database.", Effect::Guarded)
+            .doc(DOC)
+            .param(Field::required("cluster", Type::writes(ResourceKind::Postgres), "The server."))
+            .param(Field::required("database", Type::String, "Its name, at most 63 bytes."))
+            .param(Field::optional(
+                "owner",
+                Type::String,
+                "The role that owns it; the one that logs in if absent.",
+            ))
+            .param(Field::optional(
+                "encoding",
+                Type::String,
+                "Such as `UTF8`; that of the template if absent.",
+            ))
+            .param(Field::optional(
+                "locale",
+                Type::String,
+                "Collation and character classes; those of the template if absent.",
+            ))
+            .param(Field::defaulted("template", Type::String, "template0", "What it is a copy of."))
+            .param(Field::defaulted(
+                "existing",
+                Type::choice(&["refuse", "keep"]),
+                "refuse",
+                "What to do if the name is taken.",
+            ))
+            .output("database", Type::String, "Its name.")
+            .output("created", Type::Boolean, "False if it was there already.")
+            .undoes("drops the database if it is still empty")
+    }
+
+    async fn preview(&self, ctx: &StepContext) -> Result<Preview, StepError> {
+        let params: Params = ctx.params()?;
+        Ok(Preview { actions: vec![statement(&params)], destroys: Vec::new() })
+    }
+
+    async fn run(&self, ctx: &StepContext) -> Result<Done, StepError> {
+        let params: Params = ctx.params()?;
+        check_name(&params.database)?;
+        let client = beside(ctx, &params).await?;
+        if let Some(found) = find(&client, &params.database).await? {
+            return existing(ctx, &params, &found).await;
+        }
+        ctx.record(MAKING, params.database.as_str()).await?;
+        client.batch(&statement(&params), PATIENT).await.map_err(|error| {
+            let error = error.into_step();
+            StepError { message: format!("`{}` cannot be made: {}", params.database, error.message), ..error }
+        })?;
+        let made = find(&client, &params.database).await?;
+        ctx.record(MADE, made.map_or(Value::Null, |made| json!(made.oid))).await?;
+        Ok(done(&params, true))
+    }
+
+    async fn probe(&self, ctx: &StepContext) -> Result<Probe, StepError> {
+        let params: Params = ctx.params()?;
+        if !is_ours(ctx, &params) {
+            return Ok(Probe::NotDone);
+        }
+        let found = find(&beside(ctx, &params).await?, &params.database).await?;
+        Ok(if found.is_some() { Probe::Done(done(&params, true)) } else { Probe::NotDone })
+    }
+
+    async fn undo(&self, ctx: &StepContext) -> Result<Done, StepError> {
+        let params: Params = ctx.params()?;
+        let mut done = Done::default();
+        if !is_ours(ctx, &params) {
+            return Ok(done);
+        }
+        let client = beside(ctx, &params).await?;
+        let Some(found) = find(&client, &params.database).await? else { return Ok(done) };
+        let name = &params.database;
+        if ctx.recorded(MADE).and_then(Value::as_u64).is_some_and(|oid| oid != u64::from(found.oid)) {
+            done.warnings.push(format!("`{name}` is another database now, and stays"));
+        } else if found.sessions > 0 || holds_tables(ctx, &params).await? {
+            done.warnings.push(format!("the database `{name}` is in use or holds tables, so it stays"));
+        } else {
+            client.batch(&format!("drop database {}", quoted(name)), PATIENT).await?;
+            done.facts.insert("dropped".into(), name.clone());
+        }
+        Ok(done)
+    }
+}
+
+async fn beside(ctx: &StepContext, params: &Params) -> Result<Client, StepError> {
+    let login = Login::of(ctx, local::cluster(ctx, &params.cluster)?)?;
+    connect_beside(&login, &[&params.database]).await
+}
+
+fn is_ours(ctx: &StepContext, params: &Params) -> bool {
+    ctx.recorded(MAKING).and_then(Value::as_str) == Some(&params.database)
+}
+
+async fn existing(ctx: &StepContext, params: &Params, found: &Facts) -> Result<Done, StepError> {
+    if is_ours(ctx, params) {
+        return Ok(done(params, true));
+    }
+    let name = &params.database;
+    if params.existing == Existing::Refuse {
+        return Err(StepError::permanent(codes::LB1800, format!("there is a database `{name}` already"))
+            .help("give another name, or `existing: keep`; `postgres.drop_database` moves it aside"));
+    }
+    for (what, wanted, actual) in
+        [("owner", &params.owner, &found.owner), ("encoding", &params.encoding, &found.encoding)]
+    {
+        if let Some(wanted) = wanted.as_ref().filter(|wanted| !wanted.eq_ignore_ascii_case(actual)) {
+            let message =
+                format!("the database `{name}` is there, and its {what} is `{actual}`, not `{wanted}`");
+            return Err(StepError::permanent(codes::LB1800, message)
+                .help("correct the step, or give the database another name"));
+        }
+    }
+    Ok(done(params, false))
+}
+
+fn done(params: &Params, created: bool) -> Done {
+    local::done(json!({ "database": params.database, "created": created }))
+}
+
+fn statement(params: &Params) -> String {
+    let mut sql =
+        format!("create database {} template {}", quoted(&params.database), quoted(&params.template));
+    if let Some(owner) = &params.owner {
+        sql.push_str(&format!(" owner {}", quoted(owner)));
+    }
+    if let Some(encoding) = &params.encoding {
+        sql.push_str(&format!(" encoding {}", text(encoding)));
+    }
+    if let Some(locale) = &params.locale {
+        sql.push_str(&format!(" lc_collate {0} lc_ctype {0}", text(locale)));
+    }
+    sql
+}
+
+/// Says whether the database holds tables of its own.
+async fn holds_tables(ctx: &StepContext, params: &Params) -> Result<bool, StepError> {
+    let login = Login::of(ctx, local::cluster(ctx, &params.cluster)?)?;
+    let client = login.database(&params.database).connect().await?;
+    let sql = "select exists (select from pg_class c join pg_namespace n on n.oid = c.relnamespace
+                 where c.relkind in ('r', 'p', 'm', 'f') and n.nspname !~ '^pg_' and n.nspname <> 'information_schema')";
+    Ok(client.query_one(sql, &[], QUICK).await?.get(0))
+}
