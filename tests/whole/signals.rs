@@ -71,7 +71,9 @@ fn a_signal_during_undo_and_always_is_followed_by_resume_where_they_stood() {
     let exit = running.end().exit;
     project.write("go", "");
     if exit == 143 {
-        project.run(&["resume"]).expect(4);
+        // Or the signal came when the run had just ended.
+        let ran = project.run(&["resume"]);
+        assert!(ran.exit == 4 || ran.stderr.contains("has ended"), "{}", ran.all());
     }
     let done = project.lines("done");
     assert_eq!(done.iter().filter(|line| *line == "undone").count(), 1, "{done:?}");
@@ -237,7 +239,11 @@ fn the_second_signal_does_not_wait_for_a_commit_that_hangs() {
 
 #[test]
 fn a_signal_during_clean_up_leaves_the_rest_of_it_to_resume() {
-    let project = Project::with_steps("- { id: serve, uses: service.start, with: { service: server } }");
+    // One that is told to end before it can listen just ends.
+    let project = Project::with_steps(
+        "- { id: serve, uses: service.start, with: { service: server } }
+- { id: listens, effect: read, run: 'until test -s pid; do sleep 0.05; done' }",
+    );
     let here = project.path().display();
     project.write(
         "environments/sandbox.yaml",
