@@ -45,6 +45,7 @@ fn main() -> ExitCode {
     if let Command::Wal(command) = &cli.command {
         return commands::wal::wal(command);
     }
+    stay_small(&cli.command);
     prepare();
     match dispatch(&cli).and_then(|exit| told(&cli.command, exit)) {
         Ok(exit) => exit.into(),
@@ -79,6 +80,15 @@ fn arm_crash() -> Option<ExitCode> {
     }
     crate::say::say!("LIFEBOAT_CRASH_AT: `{text}` is no place to crash at");
     Some(Exit::Usage.into())
+}
+
+/// Makes the memory of a process that drives a run grow page by page: huge pages make a short command quicker, and one that
+/// waits for people for hours larger by half. Programs of steps get them back.
+fn stay_small(command: &Command) {
+    if matches!(command, Command::Run(_) | Command::Drill(_) | Command::Resume(_)) {
+        // A kernel without huge pages has none to forgo.
+        let _ = nix::sys::prctl::set_thp_disable(true);
+    }
 }
 
 /// Help and version are answers, everything else is a usage error.

@@ -166,6 +166,22 @@ fn signals_that_the_shell_ignores_are_not_ignored_by_the_programs_of_steps() {
 }
 
 #[test]
+fn a_process_that_drives_a_run_forgoes_huge_pages_and_its_programs_do_not() {
+    let of = |path: &str| {
+        let status = std::fs::read_to_string(path).ok()?;
+        status.lines().find_map(|line| line.strip_prefix("THP_enabled:")).map(|word| word.trim().to_owned())
+    };
+    let Some(ours) = of("/proc/self/status") else { return eprintln!("SKIPPED: this kernel does not tell") };
+    let project = Project::with_steps(
+        "- { id: one, effect: idempotent, run: 'cat /proc/self/status > own; cat /proc/$PPID/status > engine' }",
+    );
+    project.run(&["run", "job"]).expect(0);
+    let read = |name: &str| of(project.path().join(name).to_str().expect("a path"));
+    assert_eq!(read("own"), Some(ours));
+    assert_eq!(read("engine").as_deref(), Some("0"));
+}
+
+#[test]
 fn what_leaves_its_group_and_session_is_ended_with_its_step() {
     let project = Project::with_steps(
         "- id: one

@@ -190,6 +190,7 @@ fn start(
         inherited.secret_files.iter().for_each(|file| spawn::inherit(command, file));
         spawn::without_core(command);
         spawn::default_signals(command);
+        spawn::huge_pages(command);
         if let Some(user) = &user {
             spawn::run_as(command, user);
         }

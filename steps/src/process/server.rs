@@ -90,6 +90,7 @@ fn stage(command: &Command, ctx: &StepContext, log: File) -> Result<process::Chi
     stage.stdin(process::Stdio::piped()).stdout(log).stderr(second);
     spawn::new_session(&mut stage);
     spawn::default_signals(&mut stage);
+    spawn::huge_pages(&mut stage);
     if let Some(user) = &user {
         spawn::run_as(&mut stage, user);
     }

@@ -47,6 +47,17 @@ pub(super) fn without_core(command: &mut process::Command) {
     unsafe { command.pre_exec(limit) };
 }
 
+/// Gives the child huge pages, which a process that drives a run forgoes and hands on.
+pub(super) fn huge_pages(command: &mut process::Command) {
+    let allow = || {
+        // SAFETY: the call takes numbers only. A kernel without huge pages refuses it, harmlessly.
+        unsafe { libc::prctl(libc::PR_SET_THP_DISABLE, 0, 0, 0, 0) };
+        Ok(())
+    };
+    // SAFETY: the closure makes one system call.
+    unsafe { command.pre_exec(allow) };
+}
+
 /// Gives the child all signals as they are by default. What the shell or `nohup` that started Lifeboat made it ignore
 /// would be ignored by the child too, and Postgres, for one, is stopped by SIGINT and SIGQUIT.
 pub(super) fn default_signals(command: &mut process::Command) {
