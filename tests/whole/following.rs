@@ -51,6 +51,9 @@ fn watch_shows_a_run_to_its_end_and_ends_as_it_did() {
     until("it asks", || project.run(&["status"]).stdout.contains("Go?"));
     let watching = project.start(&["watch"]);
     let leaving = project.start(&["watch"]);
+    for watcher in [&watching, &leaving] {
+        watcher.until_says("Go?");
+    }
     leaving.signal("INT");
     leaving.end();
     project.run(&["approve", "latest"]).expect(0);

@@ -4,6 +4,8 @@ use std::fs;
 use std::io::Read;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
+use std::sync::{Arc, Mutex};
+use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
 use serde_json::Value;
@@ -128,14 +130,35 @@ impl Project {
 /// The program while it runs; killed if the test ends first.
 pub(crate) struct Running {
     child: Option<Child>,
+    /// What it has written to stderr until now.
+    said: Arc<Mutex<Vec<u8>>>,
+    listening: Option<JoinHandle<()>>,
 }
 
 impl Running {
     /// Starts a command and leaves it running.
     pub(crate) fn of(command: &mut Command) -> Self {
-        let child =
+        let mut child =
             command.stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().expect("the program starts");
-        Self { child: Some(child) }
+        let mut stderr = child.stderr.take().expect("a pipe");
+        let said = Arc::new(Mutex::new(Vec::new()));
+        let heard = Arc::clone(&said);
+        let listening = std::thread::spawn(move || {
+            let mut some = [0; 4096];
+            while let Ok(count @ 1..) = stderr.read(&mut some) {
+                heard.lock().expect("nobody panics").extend_from_slice(&some[..count]);
+            }
+        });
+        Self { child: Some(child), said, listening: Some(listening) }
+    }
+
+    fn said(&self) -> String {
+        String::from_utf8_lossy(&self.said.lock().expect("nobody panics")).into_owned()
+    }
+
+    /// Waits until it has written a text to stderr.
+    pub(crate) fn until_says(&self, text: &str) {
+        until(text, || self.said().contains(text));
     }
 
     pub(crate) fn signal(&self, name: &str) {
@@ -160,25 +183,23 @@ impl Running {
     pub(crate) fn end(mut self) -> Ran {
         let mut child = self.child.take().expect("it runs");
         let mut stdout = child.stdout.take().expect("a pipe");
-        let mut stderr = child.stderr.take().expect("a pipe");
         let out = std::thread::spawn(move || slurp(&mut stdout));
-        let err = std::thread::spawn(move || slurp(&mut stderr));
         let deadline = Instant::now() + Duration::from_secs(60);
         let status = loop {
             match child.try_wait().expect("a child of ours") {
                 Some(status) => break status,
                 None if Instant::now() > deadline => {
                     let _ = child.kill();
-                    panic!("it did not end:\n{}", err.join().unwrap_or_default());
+                    panic!("it did not end:\n{}", self.said());
                 }
                 None => std::thread::sleep(Duration::from_millis(10)),
             }
         };
-        Ran {
-            exit: status.code().unwrap_or(-1),
-            stdout: out.join().unwrap_or_default(),
-            stderr: err.join().unwrap_or_default(),
+        let stdout = out.join().unwrap_or_default();
+        if let Some(listening) = self.listening.take() {
+            listening.join().expect("it only reads");
         }
+        Ran { exit: status.code().unwrap_or(-1), stdout, stderr: self.said() }
     }
 }
 
