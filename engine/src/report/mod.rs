@@ -7,8 +7,10 @@
 
 mod elements;
 mod evidence;
+mod findings;
 mod fold;
 mod gantt;
+mod gaps;
 mod html;
 pub mod human;
 mod loss;
