@@ -60,7 +60,8 @@ impl Error {
                 "somebody changed the run's directory: keep a copy of it as it is, and find out who and why"
             }
             Self::NoArchive { .. } => {
-                "copy the archive again, as a binary file; `lifeboat evidence RUN` makes a new one where the run is"
+                "copy the archive again, as it was made: in binary, and not packed anew by another program; `lifeboat evidence \
+                 RUN` makes a new one where the run is"
             }
             Self::Changed { .. } => {
                 "do not rely on this archive: get another copy, or a new one by `lifeboat evidence RUN` where the run is"
