@@ -347,7 +347,7 @@ async fn finish(ctx: &StepContext, postgres: &Postgres, data_dir: &Path) -> Resu
     let (archiving, warning) =
         if archive_mode == "off" { ("off", None) } else { prove_archiving(ctx, &client).await? };
     // From here on the directory is a cluster of its own and no restored backup.
-    RestoreNote::remove(data_dir);
+    RestoreNote::remove_all(data_dir);
     if !isolated {
         std::fs::remove_dir_all(work_dir(data_dir)).ok();
     }

@@ -4,6 +4,7 @@
 pub mod archive;
 pub mod backup;
 pub mod bucket;
+pub mod journey;
 pub mod flaky;
 pub mod postgres;
 pub mod redis;

@@ -1,5 +1,5 @@
 use std::io::Read;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
 use async_trait::async_trait;
@@ -12,18 +12,21 @@ use lifeboat_engine::value::{Field, Type};
 use serde::{Deserialize, Serialize};
 use serde_json::json;
 
+use super::super::backup::Tablespace;
 use super::super::details::BaseDetails;
 use super::super::tools::Tools;
 use super::super::unsynced::Disk;
 use super::super::{account, codes, local, preflight};
 use super::flusher::Flusher;
+use super::places::{Mapping, Places};
 use super::target::{Existing, Found, Target, sync_dir};
-use super::undo;
 use super::unpack::{CONTROL_FILE, HELD_BACK, Job, Unpacked, make_private_dir, unpack, unwritable};
 use crate::postgres::backup_manifest::{MANIFEST, Manifest};
 use crate::probe::measure;
 use crate::process::OsUser;
-use crate::store::{BackupKind, HashingReader, Marker, Meter, Store, blocking, read_marker, verify_sizes};
+use crate::store::{
+    BackupKind, HashingReader, Marker, Meter, ObjectEntry, Store, blocking, read_marker, verify_sizes,
+};
 
 /// Under this key the step finds, after a crash, that it had finished.
 const FINISHED: &str = "finished";
@@ -38,6 +41,8 @@ struct Params {
     backup: String,
     cluster: String,
     existing: Existing,
+    #[serde(flatten)]
+    mapping: Mapping,
 }
 
 /// Measures what stands in a directory, for people.
@@ -76,7 +81,17 @@ struct Source {
     store: Store,
     marker: Marker,
     details: BaseDetails,
+    tablespaces: Vec<Tablespace>,
     manifest: Manifest,
+}
+
+/// What the marker of a backup says, as far as it matters here.
+#[derive(Deserialize)]
+struct Details {
+    #[serde(flatten)]
+    base: BaseDetails,
+    #[serde(default)]
+    tablespaces: Vec<Tablespace>,
 }
 
 /// What a finished attempt leaves in the journal, so that a repetition does nothing.
@@ -95,6 +110,11 @@ or is moved aside (`existing: move_aside`), never deleted; the disk has room.
 Each object is read once: decompressed, unpacked and hashed as it streams. Every file is compared with \
 `backup_manifest` by size and SHA-256; where the manifest has none, the object is compared with the marker. `global/pg_control` is put in place last, after everything else is \
 durable, so that a restore that was cut off cannot be started. After a failure the place is as it was before.
+
+Tablespaces go where `tablespaces` or `tablespace_dir` says, else to the directory that they had on the source, if that \
+is empty or absent. A directory with files is refused; with `existing: move_aside` it is renamed like the data \
+directory if the cluster that is replaced uses it, and never otherwise. The links of every cluster go on to name its own \
+directories, also after an undo.
 
 If the run is aborted, the earlier directory is put back. A complete restore is kept beside it, as nobody knows who has \
 used it meanwhile; half a one is deleted. If a server runs on the directory, nothing is touched and the undo fails: a \
@@ -125,6 +145,16 @@ impl StepKind for RestoreBase {
             Type::choice(&["refuse", "move_aside"]),
             "refuse",
             "What to do if the data directory is not empty: stop, or rename it to `<data_dir>.pre-<run>`.",
+        ))
+        .param(Field::optional(
+            "tablespaces",
+            Type::Map(Box::new(Type::Path)),
+            "Where tablespaces go, by OID or by their directory on the source; to that same directory if absent.",
+        ))
+        .param(Field::optional(
+            "tablespace_dir",
+            Type::Path,
+            "A directory below which each tablespace that `tablespaces` does not name gets one, named by its OID.",
         ))
         .output("data_dir", Type::Path, "The directory that was filled.")
         .output("bytes", Type::Integer, "Size of the restored files in bytes.")
@@ -200,14 +230,17 @@ impl StepKind for RestoreBase {
         Tools::find_major(postgres, source.details.major)?;
         let owner = account::owner(postgres)?;
         target.check_servers(postgres)?;
-        check_space(&target, &source)?;
-        make_room(ctx, &params, &target).await?;
-        match restore(ctx, &target, owner, source).await {
-            Ok(restored) => finish(ctx, &params, &target, &restored, begun.elapsed()).await,
+        let places = Places::plan(ctx, target, (&source.tablespaces, &params.mapping))?;
+        check_space(&places, &source)?;
+        places.check_free(params.existing)?;
+        places.record(ctx).await?;
+        places.make_room(ctx).await?;
+        match restore(ctx, &places, owner, source).await {
+            Ok(restored) => finish(ctx, &params, &places, &restored, begun.elapsed()).await,
             Err(error) => {
                 // An interrupted attempt leaves what it has to the next one, which empties it.
                 if !ctx.cancel.is_cancelled()
-                    && let Err(left) = target.give_up(ctx).await
+                    && let Err(left) = places.give_up(ctx).await
                 {
                     tracing::warn!("{left}");
                 }
@@ -219,7 +252,7 @@ impl StepKind for RestoreBase {
     async fn undo(&self, ctx: &StepContext) -> Result<Done, StepError> {
         let params: Params = ctx.params()?;
         let (_, data_dir) = local::data_dir(ctx, &params.cluster)?;
-        undo::undo(ctx, &Target::new(ctx, &params.cluster, data_dir)?, filled(ctx)).await
+        Places::placed(ctx, Target::new(ctx, &params.cluster, data_dir)?)?.undo(ctx, filled(ctx)).await
     }
 }
 
@@ -235,7 +268,8 @@ fn finished_before(ctx: &StepContext, params: &Params, target: &Target) -> Optio
     let same = finished.backup == params.backup && Some(finished.inode) == target.inode();
     if same {
         // It may have died before it could be noted.
-        target.note(&params.backup, true).ok();
+        let places = Places::placed(ctx, target.clone());
+        places.and_then(|places| places.note_finished(&params.backup)).ok();
     }
     same.then_some(finished.done)
 }
@@ -244,38 +278,38 @@ async fn open_source(ctx: &StepContext, params: &Params) -> Result<Source, StepE
     let (store, label) = (Store::of(ctx, &params.store).await?, params.backup.clone());
     blocking(move || {
         let marker = read_marker(&store, BackupKind::PostgresBase, &label)?;
-        let details: BaseDetails = marker.details()?;
-        check_objects(&marker)?;
+        let Details { base: details, tablespaces } = marker.details()?;
+        check_objects(&marker, &tablespaces)?;
         verify_sizes(&store, &marker)?;
         let manifest = read_manifest(&store, &marker)?;
-        Ok(Source { store, marker, details, manifest })
+        Ok(Source { store, marker, details, tablespaces, manifest })
     })
     .await
 }
 
-/// Every object must be one that this step can place.
-fn check_objects(marker: &Marker) -> Result<(), StepError> {
-    let stem = |name: &str| name.split('.').next().unwrap_or_default().to_owned();
-    if let Some(space) = marker.objects.iter().find(|object| {
-        let stem = stem(&object.name);
-        !stem.is_empty() && stem.bytes().all(|byte| byte.is_ascii_digit())
-    }) {
-        return Err(StepError::permanent(
-            codes::LB1257,
-            format!("backup `{}` has a tablespace of its own (`{}`)", marker.label, space.name),
-        )
-        .help("restore it by hand with `pg_basebackup`'s own layout, or move its tables into the default tablespace"));
-    }
-    for needed in ["base", MANIFEST] {
-        if !marker.objects.iter().any(|object| stem(&object.name) == needed) {
-            return Err(StepError::permanent(
-                codes::LB1255,
-                format!("backup `{}` has no `{needed}` among its objects", marker.label),
-            )
-            .help("restore from another backup"));
+/// Every object must be one that this step can place, and every tablespace must be there.
+fn check_objects(marker: &Marker, tablespaces: &[Tablespace]) -> Result<(), StepError> {
+    let missing = |what: &str| {
+        StepError::permanent(codes::LB1255, format!("backup `{}` {what}", marker.label))
+            .help("restore from another backup")
+    };
+    let stems: Vec<_> = marker.objects.iter().map(|object| stem(&object.name)).collect();
+    for needed in ["base", MANIFEST].into_iter().chain(tablespaces.iter().map(|space| space.oid.as_str())) {
+        if !stems.contains(&needed) {
+            return Err(missing(&format!("has no `{needed}` among its objects")));
         }
     }
-    Ok(())
+    let is_space = |stem: &&&str| stem.bytes().all(|byte| byte.is_ascii_digit());
+    let named = |stem: &&str| tablespaces.iter().any(|space| space.oid == *stem);
+    match stems.iter().filter(is_space).find(|stem| !named(stem)) {
+        Some(oid) => Err(missing(&format!("has a tablespace {oid} whose directory its marker does not name"))),
+        None => Ok(()),
+    }
+}
+
+/// Returns the name of an object without what tells its form.
+fn stem(name: &str) -> &str {
+    name.split('.').next().unwrap_or_default()
 }
 
 fn read_manifest(store: &Store, marker: &Marker) -> Result<Manifest, StepError> {
@@ -297,37 +331,39 @@ fn read_manifest(store: &Store, marker: &Marker) -> Result<Manifest, StepError> 
     Manifest::parse(&text).map_err(damaged)
 }
 
-fn check_space(target: &Target, source: &Source) -> Result<(), StepError> {
+/// Every file system must have room for what goes there.
+fn check_space(places: &Places, source: &Source) -> Result<(), StepError> {
     /// Segments are kept whole at both ends, and the server needs some to start with.
     const EXTRA_SEGMENTS: u64 = 4;
-    let wal = source.manifest.wal_bytes() + EXTRA_SEGMENTS * source.details.wal_segment_size;
-    let needed = source.manifest.bytes() + wal;
-    let free = target.free_space()?;
-    if free >= needed {
-        return Ok(());
+    let mut left = source.manifest.bytes();
+    let mut needed = Vec::new();
+    for space in &places.spaces {
+        let bytes = source.manifest.bytes_below(&in_manifest(&space.oid));
+        left -= bytes;
+        needed.push((&space.target, bytes));
     }
-    Err(StepError::transient(
-        codes::LB1254,
-        format!(
-            "{} needs {needed} bytes for backup `{}`, and {free} are free",
-            target.data_dir.display(),
-            source.marker.label
-        ),
-    )
-    .help("make room (`df -h`), then try again; nothing was touched"))
+    let wal = source.manifest.wal_bytes() + EXTRA_SEGMENTS * source.details.wal_segment_size;
+    needed.push((&places.data, left + wal));
+    for (target, _) in &needed {
+        let shared = needed.iter().filter(|(other, _)| other.file_system() == target.file_system());
+        let bytes: u64 = shared.map(|(_, bytes)| bytes).sum();
+        let free = target.free_space()?;
+        if free < bytes {
+            let place = target.data_dir.display();
+            let label = &source.marker.label;
+            return Err(StepError::transient(
+                codes::LB1254,
+                format!("the file system of {place} needs {bytes} bytes for backup `{label}`, and {free} are free"),
+            )
+            .help("make room (`df -h`), then try again; nothing was touched"));
+        }
+    }
+    Ok(())
 }
 
-/// Empties the place: what this step made itself is deleted, anything else moved aside if that is allowed.
-async fn make_room(ctx: &StepContext, params: &Params, target: &Target) -> Result<(), StepError> {
-    match target.look()? {
-        Found::Nothing | Found::Empty => Ok(()),
-        Found::Own => {
-            let target = target.clone();
-            blocking(move || target.wipe_own()).await
-        }
-        Found::Foreign(names) if params.existing == Existing::Refuse => Err(target.in_the_way(&names)),
-        Found::Foreign(_) => target.move_aside(ctx).await,
-    }
+/// Where the manifest has the files of a tablespace.
+fn in_manifest(oid: &str) -> PathBuf {
+    Path::new("pg_tblspc").join(oid)
 }
 
 /// What was put in place.
@@ -339,17 +375,21 @@ struct Restored {
 
 async fn restore(
     ctx: &StepContext,
-    target: &Target,
+    places: &Places,
     owner: Option<OsUser>,
     source: Source,
 ) -> Result<Restored, StepError> {
-    target.take(ctx, &source.marker.label).await?;
+    places.take(ctx, &source.marker.label).await?;
     let meter = Meter::bytes(ctx, Some(source.marker.bytes()), "unpacking the base backup");
-    let target = target.clone();
+    let places = places.clone();
     blocking(move || {
         // Opened before anything is written: the sync of it then reports every error since.
-        let disk = Disk::of(&target.data_dir).map_err(|error| unwritable(&target.data_dir, &error))?;
-        let (base, wal) = unpack_all(&source, &target.data_dir, owner.as_ref(), &meter)?;
+        let disk = |target: &Target| {
+            Disk::of(&target.data_dir).map_err(|error| unwritable(&target.data_dir, &error))
+        };
+        let disks = places.targets().map(disk).collect::<Result<Vec<_>, _>>()?;
+        places.link(owner.as_ref())?;
+        let (base, wal) = Work { source: &source, places: &places, owner: owner.as_ref(), meter: &meter }.unpack()?;
         if let Some(missing) = source.manifest.files.keys().find(|path| !base.seen.contains(*path)) {
             return Err(StepError::permanent(
                 codes::LB1258,
@@ -361,43 +401,67 @@ async fn restore(
             )
             .help("the backup is damaged; restore from another one"));
         }
-        publish_control_file(&target.data_dir, &disk)?;
-        target.hand_over(owner.as_ref())?;
+        places.write_map()?;
+        publish_control_file(&places.data.data_dir, &disks)?;
+        places.targets().try_for_each(|target| target.hand_over(owner.as_ref()))?;
         Ok(Restored { source, base, wal })
     })
     .await
 }
 
-fn unpack_all(
-    source: &Source,
-    data_dir: &Path,
-    owner: Option<&OsUser>,
-    meter: &Meter,
-) -> Result<(Unpacked, Unpacked), StepError> {
-    let (store, marker) = (&source.store, &source.marker);
-    let (mut base, mut wal) = (Unpacked::default(), Unpacked::default());
-    let wal_dir = data_dir.join("pg_wal");
-    let flusher = &Flusher::start();
-    for object in &marker.objects {
-        let job = |dir, manifest| Job { store, marker, object, dir, owner, manifest, meter, flusher };
-        match object.name.split('.').next() {
-            Some("base") => base = unpack(&job(data_dir, Some(&source.manifest)))?,
-            Some("pg_wal") => {
-                if !wal_dir.is_dir() {
-                    make_private_dir(&wal_dir, owner).map_err(|error| unwritable(&wal_dir, &error))?;
+/// Unpacks every object of a backup.
+struct Work<'a> {
+    source: &'a Source,
+    places: &'a Places,
+    owner: Option<&'a OsUser>,
+    meter: &'a Meter,
+}
+
+impl Work<'_> {
+    /// Returns the files of the cluster and those of its log.
+    fn unpack(&self) -> Result<(Unpacked, Unpacked), StepError> {
+        let (mut base, mut wal) = (Unpacked::default(), Unpacked::default());
+        let data_dir = &self.places.data.data_dir;
+        let wal_dir = data_dir.join("pg_wal");
+        let flusher = &Flusher::start();
+        for object in &self.source.marker.objects {
+            let stem = stem(&object.name);
+            let space = self.places.spaces.iter().find(|space| space.oid == stem);
+            match (stem, space) {
+                ("base", _) => base.add(self.one((object, flusher), (data_dir, Some(Path::new(""))))?),
+                ("pg_wal", _) => {
+                    if !wal_dir.is_dir() {
+                        make_private_dir(&wal_dir, self.owner).map_err(|error| unwritable(&wal_dir, &error))?;
+                    }
+                    wal = self.one((object, flusher), (&wal_dir, None))?;
                 }
-                wal = unpack(&job(&wal_dir, None))?;
+                (_, Some(space)) => {
+                    let prefix = in_manifest(&space.oid);
+                    base.add(self.one((object, flusher), (&space.target.data_dir, Some(&prefix)))?);
+                }
+                _ => self.meter.advance(object.size)?,
             }
-            _ => meter.advance(object.size)?,
         }
+        Ok((base, wal))
     }
-    Ok((base, wal))
+
+    /// Unpacks one object into a directory; the manifest knows its files by a prefix, if at all.
+    fn one(
+        &self,
+        (object, flusher): (&ObjectEntry, &Flusher),
+        (dir, prefix): (&Path, Option<&Path>),
+    ) -> Result<Unpacked, StepError> {
+        let Source { store, marker, manifest, .. } = self.source;
+        let manifest = prefix.map(|_| manifest);
+        let prefix = prefix.unwrap_or(Path::new(""));
+        unpack(&Job { store, marker, object, dir, prefix, owner: self.owner, manifest, meter: self.meter, flusher })
+    }
 }
 
 /// Makes everything durable, and only then gives the control file its name: without it no server starts.
-fn publish_control_file(data_dir: &Path, disk: &Disk) -> Result<(), StepError> {
+fn publish_control_file(data_dir: &Path, disks: &[Disk]) -> Result<(), StepError> {
     let held_back = data_dir.join(HELD_BACK);
-    disk.sync().map_err(|error| unwritable(data_dir, &error))?;
+    disks.iter().try_for_each(Disk::sync).map_err(|error| unwritable(data_dir, &error))?;
     std::fs::rename(&held_back, data_dir.join(CONTROL_FILE))
         .map_err(|error| unwritable(&held_back, &error))?;
     sync_dir(&data_dir.join("global"))
@@ -406,26 +470,26 @@ fn publish_control_file(data_dir: &Path, disk: &Disk) -> Result<(), StepError> {
 async fn finish(
     ctx: &StepContext,
     params: &Params,
-    target: &Target,
+    places: &Places,
     restored: &Restored,
     took: Duration,
 ) -> Result<Done, StepError> {
-    let done = report(target, restored, took);
-    let inode = target.inode().unwrap_or_default();
+    let done = report(places, restored, took);
+    let inode = places.data.inode().unwrap_or_default();
     let finished = Finished { backup: params.backup.clone(), inode, done };
     let value = serde_json::to_value(&finished).expect("results are JSON");
     ctx.record(FINISHED, value).await?;
     // The journal comes first: until it knows, a repetition begins again.
-    target.note(&params.backup, true)?;
+    places.note_finished(&params.backup)?;
     Ok(finished.done)
 }
 
-fn report(target: &Target, restored: &Restored, took: Duration) -> Done {
+fn report(places: &Places, restored: &Restored, took: Duration) -> Done {
     let Restored { source, base, wal } = restored;
     let (files, bytes) = (base.files + wal.files, base.bytes + wal.bytes);
     let seconds = took.as_secs_f64();
     let outputs = json!({
-        "data_dir": target.data_dir, "bytes": bytes, "files": files, "seconds": seconds,
+        "data_dir": places.data.data_dir, "bytes": bytes, "files": files, "seconds": seconds,
         "system_id": source.details.system_id,
     });
     let mut done = local::done(outputs);
@@ -434,8 +498,14 @@ fn report(target: &Target, restored: &Restored, took: Duration) -> Done {
     done.facts.insert("backup stop time".into(), source.details.stop_time.to_string());
     done.facts.insert("Postgres".into(), source.details.version.clone());
     done.facts.insert("rate".into(), format!("{:.1} MB/s", bytes as f64 / 1e6 / seconds.max(1e-3)));
-    if let Some(aside) = target.aside() {
+    if let Some(aside) = places.data.aside() {
         done.facts.insert("moved aside".into(), aside.display().to_string());
+    }
+    for space in &places.spaces {
+        let dir = space.target.data_dir.display();
+        let aside = space.target.aside().map(|aside| format!(", what was there is now {}", aside.display()));
+        let fact = format!("{dir}{}", aside.unwrap_or_default());
+        done.facts.insert(format!("tablespace {}", space.oid), fact);
     }
     if !source.manifest.has_checksums() {
         done.warnings.push(

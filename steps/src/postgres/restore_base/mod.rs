@@ -3,6 +3,7 @@
 mod flusher;
 mod kind;
 mod listener;
+mod places;
 mod target;
 mod undo;
 mod unpack;

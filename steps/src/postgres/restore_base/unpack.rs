@@ -34,6 +34,8 @@ pub(super) struct Job<'a> {
     pub(super) object: &'a ObjectEntry,
     /// The top of what is unpacked.
     pub(super) dir: &'a Path,
+    /// What the manifest calls that place: empty for the data directory itself.
+    pub(super) prefix: &'a Path,
     pub(super) owner: Option<&'a OsUser>,
     /// If given, every file must be in it with size and checksum.
     pub(super) manifest: Option<&'a Manifest>,
@@ -50,6 +52,16 @@ pub(super) struct Unpacked {
     pub(super) by_size: u64,
     /// Relative to the directory; only those that a manifest must have.
     pub(super) seen: std::collections::BTreeSet<PathBuf>,
+}
+
+impl Unpacked {
+    /// Adds what another object held.
+    pub(super) fn add(&mut self, other: Self) {
+        self.files += other.files;
+        self.bytes += other.bytes;
+        self.by_size += other.by_size;
+        self.seen.extend(other.seen);
+    }
 }
 
 /// Unpacks one object. When it returns, every file is proven: by its own SHA-256 in the manifest, or by that of the
@@ -197,6 +209,7 @@ fn write_file(job: &Job<'_>, tar: &mut Tar, path: PathBuf, unpacked: &mut Unpack
     let place = if path == Path::new(CONTROL_FILE) { HELD_BACK.into() } else { path.clone() };
     let full = job.dir.join(place);
     make_dir(job, path.parent().unwrap_or(Path::new("")))?;
+    let path = job.prefix.join(path);
     let expected = job.manifest.map(|manifest| manifest.files.get(&path));
     let hash = matches!(expected, Some(Some(file)) if file.sha256.is_some());
     let (size, sha256) = copy_file(job, tar, &full, hash)?;
