@@ -49,7 +49,11 @@ async fn elsewhere(archive: Archive) {
     let error = journey.restore(&label, json!({})).await.expect_err("in use");
     assert_eq!(error.code, codes::LB1257);
     let help = error.help.expect("help");
-    assert!(error.message.contains(&oid) && help.contains(&format!("\"{oid}\":")), "{} {help}", error.message);
+    assert!(
+        error.message.contains(&oid) && help.contains(&format!("\"{oid}\":")),
+        "{} {help}",
+        error.message
+    );
     let error = journey.restore(&label, json!({"existing": "move_aside"})).await.expect_err("not its own");
     assert!(error.code == codes::LB1257 && error.message.contains("does not use it"), "{error}");
     let inside = journey.target.data_dir.clone().expect("a place").join("spaces");
@@ -73,7 +77,11 @@ async fn elsewhere(archive: Archive) {
     let beside = fs::read_dir(&spaces).expect("reads").flatten();
     let notes: Vec<_> = beside.filter(|entry| entry.file_name() != oid.as_str()).collect();
     assert!(notes.is_empty(), "{notes:?}");
-    assert!(journey.rig.made_at().contains(&spaces.join(&oid)), "a drill removes it: {:?}", journey.rig.made_at());
+    assert!(
+        journey.rig.made_at().contains(&spaces.join(&oid)),
+        "a drill removes it: {:?}",
+        journey.rig.made_at()
+    );
 }
 
 #[tokio::test(flavor = "multi_thread")]

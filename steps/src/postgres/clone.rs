@@ -108,19 +108,7 @@ impl StepKind for Clone {
     }
 
     fn check(&self, with: &Map<String, Value>) -> Vec<ParamProblem> {
-        let mut problems = TargetParams::check(with);
-        let unlocated = ["target_xid", "target_name"].into_iter().find(|name| with.contains_key(*name));
-        if let (Some(param), false) = (unlocated, with.contains_key("backup")) {
-            problems.push(ParamProblem {
-                param: param.to_owned(),
-                message: format!("which backup lies before `{param}` is not known, so that `backup` must be given"),
-                help: Some(
-                    "choose it with `postgres.select_backup` and a `target_time` that is certain to be before it"
-                        .to_owned(),
-                ),
-            });
-        }
-        problems
+        TargetParams::check(with)
     }
 
     async fn preview(&self, ctx: &StepContext) -> Result<Preview, StepError> {
@@ -273,6 +261,7 @@ impl<'a> Work<'a> {
                 Chosen { backup: backup.clone(), timeline, warnings: Vec::new() }
             }
             None => {
+                params.target.resolve()?.check_located()?;
                 let with = json!({
                     "store": params.store, "system_id": params.system_id, "timeline": params.timeline,
                     "gap": "refuse",

@@ -15,6 +15,7 @@ use lifeboat_engine::value::{Field, Type};
 use serde::Deserialize;
 use serde_json::{Map, Value, json};
 
+use super::backup::wal_of;
 use super::connect::{Client, Login, PgError};
 use super::controldata::ControlData;
 use super::isolation::{Goal, Isolation, work_dir};
@@ -271,7 +272,11 @@ async fn serve_wal(
     isolation: &Isolation,
 ) -> Result<WalServer, StepError> {
     let source = WalSource {
-        store: Store::of(ctx, &isolation.store).await?,
+        store: wal_of(
+            Store::of(ctx, &isolation.store).await?,
+            &isolation.backup,
+            &isolation.system_id.to_string(),
+        )?,
         system_id: isolation.system_id,
         segment_size: isolation.segment_size,
         backup: isolation.backup.clone(),

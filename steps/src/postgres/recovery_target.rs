@@ -172,10 +172,21 @@ fn listed(names: &[&str]) -> String {
 }
 
 fn unfit(message: String) -> StepError {
-    StepError::permanent(LB0304, message).help("compare the parameters with `lifeboat steps postgres.recover`")
+    StepError::permanent(LB0304, message)
+        .help("compare the parameters with `lifeboat steps postgres.recover`")
 }
 
 impl RecoveryTarget {
+    /// Refuses a target whose place among the backups is only known once the log is replayed.
+    pub fn check_located(&self) -> Result<(), StepError> {
+        if !matches!(self, Self::Transaction { .. } | Self::RestorePoint(_)) {
+            return Ok(());
+        }
+        Err(unfit(format!("which backup lies before {self} is not known")).help(
+            "give `backup`: `postgres.select_backup` chooses it by a `target_time` that is certain to be before the target",
+        ))
+    }
+
     /// Returns the moment, if it is one.
     pub fn time(&self) -> Option<Timestamp> {
         match self {

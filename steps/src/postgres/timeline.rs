@@ -76,9 +76,10 @@ fn parted(place: Place<'_>, history: &History, others: &[Other]) -> StepError {
     let name = |timeline, number| Segment { timeline, number }.name(place.size);
     let end = place.archive.last_on(history.timeline, place.size);
     let end = end.map_or_else(String::new, |number| format!(", up to {}", name(history.timeline, number)));
-    let from = history.switches.last().map_or_else(String::new, |switch| {
-        format!(" left timeline {} at {}{end}", switch.from, switch.at)
-    });
+    let from = history
+        .switches
+        .last()
+        .map_or_else(String::new, |switch| format!(" left timeline {} at {}{end}", switch.from, switch.at));
     let others: Vec<_> = others
         .iter()
         .map(|other| match other.last {

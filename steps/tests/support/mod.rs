@@ -4,8 +4,8 @@
 pub mod archive;
 pub mod backup;
 pub mod bucket;
-pub mod journey;
 pub mod flaky;
+pub mod journey;
 pub mod postgres;
 pub mod redis;
 pub mod rig;

@@ -7,8 +7,8 @@ use serde::Deserialize;
 
 use super::base::BackupDetails;
 use crate::postgres::recovery_target::RecoveryTarget;
-use crate::postgres::{codes, timeline};
 use crate::postgres::wal::{Archive, Continuity, History, Lsn, Segment, SegmentSize, SystemId};
+use crate::postgres::{codes, timeline};
 use crate::store::{self, Marker, Store, verify_sizes};
 
 /// A complete backup with its details.
@@ -167,9 +167,16 @@ impl Wanted {
         if self.is_proven_before_gap(walk, all) {
             return Ok(Some(format!("{message}; the target lies before that")));
         }
+        let later = all.iter().rev().find(|later| {
+            let number = Segment::parse(&missing, candidate.size).map_or(0, |segment| segment.number);
+            later.start.number > number && self.history.contains(later.details.base.timeline, later.stop_lsn)
+        });
+        let later = later.map_or_else(String::new, |later| {
+            format!("; targets after {} can be reached from backup `{}`", later.stop_time(), later.label())
+        });
         Err(StepError::permanent(codes::LB1222, message).help(format!(
             "look for {missing} in a copy of the store or in pg_wal of the old server and put it into the archive; \
-             `gap: accept` recovers to the segment before it and loses what follows"
+             `gap: accept` recovers to the segment before it and loses what follows{later}"
         )))
     }
 

@@ -2,6 +2,7 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use async_trait::async_trait;
 use lifeboat_engine::model::event::Done;
+use lifeboat_engine::model::outcome::FailureKind;
 use lifeboat_engine::resource::ResourceKind;
 use lifeboat_engine::step::{
     Effect, Finding, FindingState, KindSpec, ParamProblem, PreflightFacts, Preview, StepContext, StepError,
@@ -12,11 +13,13 @@ use serde::Deserialize;
 use serde_json::{Map, Value, json};
 
 use super::choice::{Candidate, Choice, Gap, Wanted, choose};
+use super::described::wal_of;
+use super::unmarked;
 use crate::postgres::recovery_target::{RecoveryTarget, TargetParams, Targets};
 use crate::postgres::wal::{Archive, History, SegmentSize, SystemId, archived_at};
 use crate::postgres::{codes, preflight, timeline};
 use crate::probe::{age, bytes};
-use crate::store::{BackupKind, Catalogue, Rejection, Store, blocking, catalogue};
+use crate::store::{BackupKind, Catalogue, Rejected, Rejection, Store, blocking, catalogue};
 
 /// `postgres.select_backup`
 #[derive(Clone, Copy, Debug)]
@@ -30,6 +33,7 @@ struct Params {
     system_id: Option<SystemId>,
     timeline: Option<u32>,
     gap: Gap,
+    unmarked: Option<String>,
 }
 
 const DOC: &str = "\
@@ -40,6 +44,16 @@ recovery at the gap without an error.
 
 Without `target_time` it takes the newest backup, for recovery to the end of the archive. The target timeline is the \
 newest one in the archive unless `timeline` says another. Nothing is written.
+
+Each target has one backup that fits best: for `target_lsn` the newest that ended before it, with all WAL up to it; for \
+`target: immediate` the newest, of which only its own WAL is needed. For a transaction or a restore point, whose place is \
+not known before the log is replayed, give a `target_time` that is certain to be before it.
+
+If the log has parted, so that several timelines go on, the newest is taken only if a base backup was taken on it; \
+otherwise the step fails and asks for `timeline`.
+
+`unmarked: postgres` chooses among directories `postgres/<name>/` as `pg_basebackup -F tar` writes them, with WAL in a flat \
+directory `wal/`, and warns of what cannot be proven. The other steps take the label that it gives.
 
 `gap: accept` goes on in spite of missing WAL: recovery then ends at `end_segment`, and a later target is not reached.";
 
@@ -57,6 +71,11 @@ impl StepKind for SelectBackup {
                 "The target timeline; if absent the newest one, provided that no other goes on beside it.",
             ))
             .param(Field::defaulted("gap", gap, "refuse", "What to do if WAL is missing."))
+            .param(Field::optional(
+                "unmarked",
+                Type::String,
+                "Choose among backups of another tool: the directory of the store that holds one directory for each.",
+            ))
             .output("backup", Type::String, "The label of the backup.")
             .output("stop_time", Type::Timestamp, "When it was finished.")
             .output("start_segment", Type::String, "The first WAL segment that recovery needs.")
@@ -65,6 +84,11 @@ impl StepKind for SelectBackup {
             .output("timeline", Type::Integer, "The timeline to recover along.")
             .output("bytes", Type::Integer, "Bytes of the backup in the store.")
             .output("wal_segments", Type::Integer, "How many WAL segments follow without a gap.")
+            .output(
+                "fetch_bytes",
+                Type::Integer,
+                "Bytes that a recovery to the end reads from the store: the backup, and WAL as it is stored.",
+            )
             .output(
                 "restore_bytes",
                 Type::Integer,
@@ -145,12 +169,16 @@ fn look(store: &Store, params: &Params, facts: &PreflightFacts) -> Vec<Finding> 
 }
 
 fn select(store: &Store, params: &Params, target: RecoveryTarget) -> Result<Done, StepError> {
-    let found = catalogue(store, BackupKind::PostgresBase)?;
+    let (found, unproven) = match &params.unmarked {
+        None => (catalogue(store, BackupKind::PostgresBase)?, BTreeMap::new()),
+        Some(prefix) => unmarked_backups(store, prefix)?,
+    };
     let (candidates, mut warnings) = candidates(&found);
     if candidates.is_empty() {
         return Err(nothing_there(store, &found));
     }
     let system = the_system(&candidates, params.system_id)?;
+    let store = &wal_of(store.clone(), &candidates[0].marker.label, &system.to_string())?;
     let candidates: Vec<_> = candidates.into_iter().filter(|backup| backup.system == system).collect();
     let archive = Archive::list(store, system)?;
     let size = candidates.first().map_or(SegmentSize::DEFAULT, |candidate| candidate.size);
@@ -164,7 +192,30 @@ fn select(store: &Store, params: &Params, target: RecoveryTarget) -> Result<Done
     let wanted = Wanted { target, history, gap: params.gap };
     let choice = choose(store, &candidates, (&archive, &wanted))?;
     warnings.extend(choice.warnings.iter().cloned());
+    warnings.extend(unproven.get(&choice.candidate.marker.label).into_iter().flatten().cloned());
     Ok(done(&choice, &wanted, (&found, warnings)))
+}
+
+/// Backups of another tool below a prefix, and what cannot be proven of each.
+fn unmarked_backups(
+    store: &Store,
+    prefix: &str,
+) -> Result<(Catalogue, BTreeMap<String, Vec<String>>), StepError> {
+    let (mut found, mut unproven) = (Catalogue::default(), BTreeMap::new());
+    for label in unmarked::labels(store, prefix)? {
+        match unmarked::inspect(store, &label) {
+            Ok(backup) => {
+                unproven.insert(label, backup.warnings);
+                found.complete.push(backup.marker);
+            }
+            Err(error) if error.kind == FailureKind::Permanent => {
+                let reason = error.message;
+                found.rejected.push(Rejected { label, why: Rejection::NoMarker, reason });
+            }
+            Err(error) => return Err(error),
+        }
+    }
+    Ok((found, unproven))
 }
 
 /// Backups whose details can be read, newest first by the moment they became consistent.
@@ -187,7 +238,10 @@ fn nothing_there(store: &Store, found: &Catalogue) -> StepError {
         found.rejected.iter().map(|rejected| format!("{}: {}", rejected.label, rejected.reason)).collect();
     if rejected.is_empty() && found.complete.is_empty() {
         return StepError::permanent(codes::LB1220, format!("there is no base backup in {store}"))
-            .help("check `url` of the store; a backup is made with the step `postgres.base_backup`");
+            .help(
+                "check `url` of the store; a backup is made with the step `postgres.base_backup`; one that another tool \
+                 has made is found with `unmarked: DIRECTORY`",
+            );
     }
     let unfinished = found.complete.is_empty()
         && found.rejected.iter().all(|rejected| rejected.why == Rejection::Unfinished);
@@ -240,8 +294,11 @@ fn own_history(candidates: &[Candidate], wanted: Option<u32>) -> Result<History,
     let mut timelines = candidates.iter().map(|candidate| candidate.details.base.timeline);
     let found = timelines.find(|timeline| wanted.is_none_or(|wanted| wanted == *timeline));
     let refused = || {
-        StepError::permanent(codes::LB1224, format!("no base backup was taken on timeline {}", wanted.unwrap_or(0)))
-            .help("leave `timeline` out for the newest backup")
+        StepError::permanent(
+            codes::LB1224,
+            format!("no base backup was taken on timeline {}", wanted.unwrap_or(0)),
+        )
+        .help("leave `timeline` out for the newest backup")
     };
     found.map(History::root).ok_or_else(refused)
 }
@@ -259,6 +316,7 @@ fn done(choice: &Choice<'_>, wanted: &Wanted, (found, warnings): (&Catalogue, Ve
         "timeline": wanted.history.timeline,
         "bytes": choice.candidate.marker.bytes(),
         "wal_segments": walk.count(),
+        "fetch_bytes": choice.candidate.marker.bytes() + walk.stored_bytes,
         "restore_bytes": details.data_bytes + walk.count() * walk.size.bytes(),
     });
     let Value::Object(outputs) = outputs else { unreachable!("written as an object") };

@@ -4,7 +4,9 @@ use std::time::{Duration, Instant};
 use async_trait::async_trait;
 use lifeboat_engine::model::event::Done;
 use lifeboat_engine::resource::ResourceKind;
-use lifeboat_engine::step::{Effect, KindSpec, ParamProblem, Preview, Probe, StepContext, StepError, StepKind};
+use lifeboat_engine::step::{
+    Effect, KindSpec, ParamProblem, Preview, Probe, StepContext, StepError, StepKind,
+};
 use lifeboat_engine::value::{Field, Type};
 use serde_json::{Map, Value, json};
 
@@ -236,7 +238,8 @@ async fn finish(
     let found = point::find(ctx, source, &login, &replay).await?;
     let stopped_at = proof::stop_line(&paused);
     let end_of_wal = !matches!(paused.isolation.goal, Goal::Target(_));
-    let timeline = replay.lsn.map_or(source.wal.details.timeline, |lsn| source.wal.history.timeline_before(lsn));
+    let timeline =
+        replay.lsn.map_or(source.wal.details.timeline, |lsn| source.wal.history.timeline_before(lsn));
     let mut done = local::done(json!({
         "reached": found.point.time, "recovery_point": found.point, "timeline": timeline,
         "lsn": replay.lsn.map(|lsn| lsn.to_string()), "end_of_wal": end_of_wal, "seconds": took.as_secs_f64(),
@@ -253,7 +256,12 @@ async fn finish(
     }
     if end_of_wal {
         let wal = &source.wal;
-        let place = timeline::Place { store: &wal.store, system: wal.system_id, archive: &wal.archive, size: wal.size };
+        let place = timeline::Place {
+            store: &wal.store,
+            system: wal.system_id,
+            archive: &wal.archive,
+            size: wal.size,
+        };
         done.warnings.extend(timeline::warning(place, &wal.history));
     }
     done.recovery_points.push(found.point);

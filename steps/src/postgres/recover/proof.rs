@@ -79,7 +79,9 @@ fn at_target(target: &RecoveryTarget, (line, replayed): (&str, Option<Lsn>), wal
             };
             (format!("a stop {target}"), stopped.is_some_and(beyond))
         }
-        RecoveryTarget::Transaction { id, edge } => (format!("a stop {target}"), is_transaction(line, *id, *edge)),
+        RecoveryTarget::Transaction { id, edge } => {
+            (format!("a stop {target}"), is_transaction(line, *id, *edge))
+        }
         RecoveryTarget::RestorePoint(name) => (
             format!("a stop at {target}"),
             line.starts_with(&format!("recovery stopping at restore point \"{name}\", ")),

@@ -7,6 +7,7 @@ use lifeboat_engine::resource::Postgres;
 use lifeboat_engine::step::{StepContext, StepError};
 use serde::Deserialize;
 
+use super::super::backup::{Described, described};
 use super::super::controldata::ControlData;
 use super::super::details::BaseDetails;
 use super::super::isolation::Isolation;
@@ -17,7 +18,7 @@ use super::super::unsynced;
 use super::super::wal::{Archive, Continuity, History, Lsn, Segment, SegmentSize, SystemId};
 use super::super::{account, codes, local, timeline};
 use crate::process::OsUser;
-use crate::store::{BackupKind, Store, blocking, catalogue, read_marker};
+use crate::store::{BackupKind, Store, blocking, catalogue};
 
 /// The parameters of the step.
 #[derive(Clone, Debug, Deserialize)]
@@ -162,7 +163,7 @@ impl Follow {
 }
 
 fn read_wal(store: Store, label: &str, follow: Follow, data_dir: &Path) -> Result<Wal, StepError> {
-    let marker = read_marker(&store, BackupKind::PostgresBase, label)?;
+    let Described { store, marker, .. } = described(store, label)?;
     let details: BaseDetails = marker.details()?;
     let odd = |what: &str| {
         StepError::permanent(codes::LB1269, format!("the marker of backup `{label}` has an odd {what}"))
@@ -199,6 +200,7 @@ fn read_wal(store: Store, label: &str, follow: Follow, data_dir: &Path) -> Resul
 
 /// Returns the timelines on which base backups of the cluster were taken.
 fn timelines_of_backups(store: &Store, of: &BaseDetails) -> Result<Vec<u32>, StepError> {
+    // A store of another tool has none of ours.
     let found = catalogue(store, BackupKind::PostgresBase)?;
     let details = found.complete.iter().filter_map(|marker| marker.details::<BaseDetails>().ok());
     let same = details.filter(|details| details.system_id == of.system_id);
@@ -220,7 +222,9 @@ fn check_target(target: &RecoveryTarget, wal: &Wal) -> Result<(), StepError> {
         .help("restore an older backup: `postgres.select_backup` with this target finds the one that fits")
     };
     match target {
-        RecoveryTarget::Time(time) if *time <= wal.details.stop_time => Err(too_early(&wal.details.stop_time)),
+        RecoveryTarget::Time(time) if *time <= wal.details.stop_time => {
+            Err(too_early(&wal.details.stop_time))
+        }
         RecoveryTarget::Lsn { at, .. } => {
             let stop: Lsn = wal.details.stop_lsn.parse().unwrap_or_default();
             if *at < stop {

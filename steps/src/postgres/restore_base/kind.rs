@@ -12,7 +12,7 @@ use lifeboat_engine::value::{Field, Type};
 use serde::{Deserialize, Serialize};
 use serde_json::json;
 
-use super::super::backup::Tablespace;
+use super::super::backup::{Described, Tablespace, described, is_unmarked};
 use super::super::details::BaseDetails;
 use super::super::tools::Tools;
 use super::super::unsynced::Disk;
@@ -24,9 +24,7 @@ use super::unpack::{CONTROL_FILE, HELD_BACK, Job, Unpacked, make_private_dir, un
 use crate::postgres::backup_manifest::{MANIFEST, Manifest};
 use crate::probe::measure;
 use crate::process::OsUser;
-use crate::store::{
-    BackupKind, HashingReader, Marker, Meter, ObjectEntry, Store, blocking, read_marker, verify_sizes,
-};
+use crate::store::{HashingReader, Marker, Meter, ObjectEntry, Store, blocking, verify_sizes};
 
 /// Under this key the step finds, after a crash, that it had finished.
 const FINISHED: &str = "finished";
@@ -82,7 +80,22 @@ struct Source {
     marker: Marker,
     details: BaseDetails,
     tablespaces: Vec<Tablespace>,
-    manifest: Manifest,
+    /// Another tool may have made none.
+    manifest: Option<Manifest>,
+    /// What cannot be proven of it.
+    warnings: Vec<String>,
+}
+
+impl Source {
+    /// Returns the bytes of the files below a path, as far as they are known.
+    fn bytes_below(&self, path: &Path) -> u64 {
+        self.manifest.as_ref().map_or(0, |manifest| manifest.bytes_below(path))
+    }
+
+    /// Returns the bytes of all files; what is stored is the least if no manifest tells.
+    fn bytes(&self) -> u64 {
+        self.manifest.as_ref().map_or_else(|| self.marker.bytes(), Manifest::bytes)
+    }
 }
 
 /// What the marker of a backup says, as far as it matters here.
@@ -277,12 +290,12 @@ fn finished_before(ctx: &StepContext, params: &Params, target: &Target) -> Optio
 async fn open_source(ctx: &StepContext, params: &Params) -> Result<Source, StepError> {
     let (store, label) = (Store::of(ctx, &params.store).await?, params.backup.clone());
     blocking(move || {
-        let marker = read_marker(&store, BackupKind::PostgresBase, &label)?;
+        let Described { store, marker, warnings } = described(store, &label)?;
         let Details { base: details, tablespaces } = marker.details()?;
         check_objects(&marker, &tablespaces)?;
         verify_sizes(&store, &marker)?;
         let manifest = read_manifest(&store, &marker)?;
-        Ok(Source { store, marker, details, tablespaces, manifest })
+        Ok(Source { store, marker, details, tablespaces, manifest, warnings })
     })
     .await
 }
@@ -294,7 +307,9 @@ fn check_objects(marker: &Marker, tablespaces: &[Tablespace]) -> Result<(), Step
             .help("restore from another backup")
     };
     let stems: Vec<_> = marker.objects.iter().map(|object| stem(&object.name)).collect();
-    for needed in ["base", MANIFEST].into_iter().chain(tablespaces.iter().map(|space| space.oid.as_str())) {
+    let manifest = (!is_unmarked(&marker.label)).then_some(MANIFEST);
+    let spaces = tablespaces.iter().map(|space| space.oid.as_str());
+    for needed in ["base"].into_iter().chain(manifest).chain(spaces) {
         if !stems.contains(&needed) {
             return Err(missing(&format!("has no `{needed}` among its objects")));
         }
@@ -302,7 +317,9 @@ fn check_objects(marker: &Marker, tablespaces: &[Tablespace]) -> Result<(), Step
     let is_space = |stem: &&&str| stem.bytes().all(|byte| byte.is_ascii_digit());
     let named = |stem: &&str| tablespaces.iter().any(|space| space.oid == *stem);
     match stems.iter().filter(is_space).find(|stem| !named(stem)) {
-        Some(oid) => Err(missing(&format!("has a tablespace {oid} whose directory its marker does not name"))),
+        Some(oid) => {
+            Err(missing(&format!("has a tablespace {oid} whose directory its marker does not name")))
+        }
         None => Ok(()),
     }
 }
@@ -312,7 +329,7 @@ fn stem(name: &str) -> &str {
     name.split('.').next().unwrap_or_default()
 }
 
-fn read_manifest(store: &Store, marker: &Marker) -> Result<Manifest, StepError> {
+fn read_manifest(store: &Store, marker: &Marker) -> Result<Option<Manifest>, StepError> {
     let damaged = |why: String| {
         StepError::permanent(
             codes::LB1255,
@@ -321,28 +338,32 @@ fn read_manifest(store: &Store, marker: &Marker) -> Result<Manifest, StepError> 
         .help("restore from another backup")
     };
     let object = marker.objects.iter().find(|object| object.name == MANIFEST);
-    let object = object.ok_or_else(|| damaged("the marker does not name it".to_owned()))?;
+    let object = match object {
+        None if is_unmarked(&marker.label) => return Ok(None),
+        object => object.ok_or_else(|| damaged("the marker does not name it".to_owned()))?,
+    };
     let mut reader = HashingReader::new(store.read(&marker.key(MANIFEST)?)?);
     let mut text = Vec::new();
     reader.read_to_end(&mut text).map_err(|error| damaged(error.to_string()))?;
-    if reader.finish().1.sha256 != object.sha256 {
+    if !is_unmarked(&marker.label) && reader.finish().1.sha256 != object.sha256 {
         return Err(damaged("its SHA-256 is not that of the marker".to_owned()));
     }
-    Manifest::parse(&text).map_err(damaged)
+    Manifest::parse(&text).map(Some).map_err(damaged)
 }
 
 /// Every file system must have room for what goes there.
 fn check_space(places: &Places, source: &Source) -> Result<(), StepError> {
     /// Segments are kept whole at both ends, and the server needs some to start with.
     const EXTRA_SEGMENTS: u64 = 4;
-    let mut left = source.manifest.bytes();
+    let mut left = source.bytes();
     let mut needed = Vec::new();
     for space in &places.spaces {
-        let bytes = source.manifest.bytes_below(&in_manifest(&space.oid));
-        left -= bytes;
+        let bytes = source.bytes_below(&in_manifest(&space.oid));
+        left = left.saturating_sub(bytes);
         needed.push((&space.target, bytes));
     }
-    let wal = source.manifest.wal_bytes() + EXTRA_SEGMENTS * source.details.wal_segment_size;
+    let wal = source.manifest.as_ref().map_or(0, Manifest::wal_bytes)
+        + EXTRA_SEGMENTS * source.details.wal_segment_size;
     needed.push((&places.data, left + wal));
     for (target, _) in &needed {
         let shared = needed.iter().filter(|(other, _)| other.file_system() == target.file_system());
@@ -353,7 +374,9 @@ fn check_space(places: &Places, source: &Source) -> Result<(), StepError> {
             let label = &source.marker.label;
             return Err(StepError::transient(
                 codes::LB1254,
-                format!("the file system of {place} needs {bytes} bytes for backup `{label}`, and {free} are free"),
+                format!(
+                    "the file system of {place} needs {bytes} bytes for backup `{label}`, and {free} are free"
+                ),
             )
             .help("make room (`df -h`), then try again; nothing was touched"));
         }
@@ -389,24 +412,26 @@ async fn restore(
         };
         let disks = places.targets().map(disk).collect::<Result<Vec<_>, _>>()?;
         places.link(owner.as_ref())?;
-        let (base, wal) = Work { source: &source, places: &places, owner: owner.as_ref(), meter: &meter }.unpack()?;
-        if let Some(missing) = source.manifest.files.keys().find(|path| !base.seen.contains(*path)) {
-            return Err(StepError::permanent(
-                codes::LB1258,
-                format!(
-                    "{} is in the manifest of backup `{}` and not in its archive",
-                    missing.display(),
-                    source.marker.label
-                ),
-            )
-            .help("the backup is damaged; restore from another one"));
-        }
+        let (base, wal) =
+            Work { source: &source, places: &places, owner: owner.as_ref(), meter: &meter }.unpack()?;
+        check_whole(&source, &base, &places.data.data_dir)?;
         places.write_map()?;
         publish_control_file(&places.data.data_dir, &disks)?;
         places.targets().try_for_each(|target| target.hand_over(owner.as_ref()))?;
         Ok(Restored { source, base, wal })
     })
     .await
+}
+
+/// Everything that the manifest names must have come, and without one at least what comes last.
+fn check_whole(source: &Source, base: &Unpacked, data_dir: &Path) -> Result<(), StepError> {
+    let mut named = source.manifest.iter().flat_map(|manifest| manifest.files.keys());
+    let missing = named.find(|path| !base.seen.contains(*path)).map(|path| path.display().to_string());
+    let control = || (!data_dir.join(HELD_BACK).exists()).then(|| CONTROL_FILE.to_owned());
+    let Some(missing) = missing.or_else(control) else { return Ok(()) };
+    let label = &source.marker.label;
+    let message = format!("{missing} belongs to backup `{label}` and is not in its archive");
+    Err(StepError::permanent(codes::LB1258, message).help("the backup is damaged; restore from another one"))
 }
 
 /// Unpacks every object of a backup.
@@ -431,7 +456,8 @@ impl Work<'_> {
                 ("base", _) => base.add(self.one((object, flusher), (data_dir, Some(Path::new(""))))?),
                 ("pg_wal", _) => {
                     if !wal_dir.is_dir() {
-                        make_private_dir(&wal_dir, self.owner).map_err(|error| unwritable(&wal_dir, &error))?;
+                        make_private_dir(&wal_dir, self.owner)
+                            .map_err(|error| unwritable(&wal_dir, &error))?;
                     }
                     wal = self.one((object, flusher), (&wal_dir, None))?;
                 }
@@ -452,9 +478,19 @@ impl Work<'_> {
         (dir, prefix): (&Path, Option<&Path>),
     ) -> Result<Unpacked, StepError> {
         let Source { store, marker, manifest, .. } = self.source;
-        let manifest = prefix.map(|_| manifest);
+        let manifest = manifest.as_ref().filter(|_| prefix.is_some());
         let prefix = prefix.unwrap_or(Path::new(""));
-        unpack(&Job { store, marker, object, dir, prefix, owner: self.owner, manifest, meter: self.meter, flusher })
+        unpack(&Job {
+            store,
+            marker,
+            object,
+            dir,
+            prefix,
+            owner: self.owner,
+            manifest,
+            meter: self.meter,
+            flusher,
+        })
     }
 }
 
@@ -507,7 +543,8 @@ fn report(places: &Places, restored: &Restored, took: Duration) -> Done {
         let fact = format!("{dir}{}", aside.unwrap_or_default());
         done.facts.insert(format!("tablespace {}", space.oid), fact);
     }
-    if !source.manifest.has_checksums() {
+    done.warnings.extend(source.warnings.iter().cloned());
+    if source.warnings.is_empty() && !source.manifest.as_ref().is_some_and(Manifest::has_checksums) {
         done.warnings.push(
             "the backup's manifest has no SHA-256 checksums: restored files were compared by size, and the objects \
              by their SHA-256"
@@ -520,22 +557,26 @@ fn report(places: &Places, restored: &Restored, took: Duration) -> Done {
 /// Every one of these has passed, or the step would have failed.
 fn checks(source: &Source, base: &Unpacked) -> Vec<Check> {
     let objects = source.marker.objects.len();
-    let files = source.manifest.files.len();
-    let how = if source.manifest.has_checksums() { "size and SHA-256" } else { "size" };
-    vec![
-        Check {
+    let mut checks = Vec::new();
+    if !is_unmarked(&source.marker.label) {
+        checks.push(Check {
             name: "objects of the backup match its marker".into(),
             expected: format!(
                 "{objects} objects with size, and SHA-256 of the object or of every file in it"
             ),
             actual: format!("{objects} objects"),
             passed: true,
-        },
-        Check {
+        });
+    }
+    if let Some(manifest) = &source.manifest {
+        let files = manifest.files.len();
+        let how = if manifest.has_checksums() { "size and SHA-256" } else { "size" };
+        checks.push(Check {
             name: "restored files match backup_manifest".into(),
             expected: format!("{files} files with {how}"),
             actual: format!("{} files", base.seen.len()),
             passed: base.seen.len() == files,
-        },
-    ]
+        });
+    }
+    checks
 }

@@ -110,8 +110,7 @@ impl Places {
 
     /// Refuses directories that lie within each other, through whatever links.
     fn check_apart(&self) -> Result<(), StepError> {
-        let resolved: Vec<_> =
-            self.targets().map(|target| (target, resolved(&target.data_dir))).collect();
+        let resolved: Vec<_> = self.targets().map(|target| (target, resolved(&target.data_dir))).collect();
         for (at, (target, path)) in resolved.iter().enumerate() {
             for (other, other_path) in &resolved[..at] {
                 if path.starts_with(other_path) || other_path.starts_with(path) {
@@ -291,7 +290,8 @@ fn check_path(data: &Target, (dir, oid): (&Path, &str)) -> Result<(), StepError>
 fn unknown_tablespace(key: &str, tablespaces: &[Tablespace]) -> StepError {
     let known: Vec<_> =
         tablespaces.iter().map(|space| format!("{} (`{}`)", space.oid, space.location)).collect();
-    let known = if known.is_empty() { "it has none".to_owned() } else { format!("it has {}", known.join(", ")) };
+    let known =
+        if known.is_empty() { "it has none".to_owned() } else { format!("it has {}", known.join(", ")) };
     StepError::permanent(codes::LB1257, format!("the backup has no tablespace `{key}`: {known}"))
         .help("name tablespaces by their OID or by their directory on the source, as listed")
 }

@@ -160,7 +160,9 @@ impl Target {
         // Inodes are used again: a directory that somebody else has made is hardly a cluster.
         let is_cluster = match self.role {
             Role::Data => self.data_dir.join("global/pg_control").exists(),
-            Role::Tablespace(_) => self.names().is_ok_and(|names| names.iter().all(|name| name.starts_with("PG_"))),
+            Role::Tablespace(_) => {
+                self.names().is_ok_and(|names| names.iter().all(|name| name.starts_with("PG_")))
+            }
         };
         is_cluster && (noted || (inode.is_some() && self.inode() == inode))
     }
@@ -392,7 +394,9 @@ fn device(path: &Path) -> Option<u64> {
 fn unsuitable(role: &Role, dir: &Path, why: &str) -> StepError {
     let (what, correct) = match role {
         Role::Data => ("data directory", "correct `data_dir` of the resource in the environment's file"),
-        Role::Tablespace(_) => ("tablespace directory", "give the tablespace another directory with `tablespaces`"),
+        Role::Tablespace(_) => {
+            ("tablespace directory", "give the tablespace another directory with `tablespaces`")
+        }
     };
     StepError::permanent(codes::LB1253, format!("the {what} {} {why}", dir.display()))
         .help(format!("{correct}; nothing was touched"))

@@ -91,7 +91,8 @@ async fn put_back(ctx: &StepContext, target: &Target, kept: Option<PathBuf>) -> 
         fs::rename(&aside, &target.data_dir).map_err(|error| unwritable(&aside, &error))?;
         target.sync_parent()?;
         ctx.removed(&target.aside_id(), &format!("`{place}` is back in its place")).await?;
-        done.facts.insert(format!("moved back: {}", target.what()), format!("{} to {place}", aside.display()));
+        done.facts
+            .insert(format!("moved back: {}", target.what()), format!("{} to {place}", aside.display()));
     }
     if let Some(kept) = kept {
         done.facts.insert(format!("restored {}", target.what()), kept.display().to_string());

@@ -71,8 +71,10 @@ impl Unpacked {
 pub(super) fn unpack(job: &Job<'_>) -> Result<Unpacked, StepError> {
     let (_, form) = Form::of(&job.object.name).ok_or_else(|| unknown_form(job))?;
     let by_file = job.manifest.is_some_and(Manifest::has_checksums);
+    let by_object = !by_file && is_known(job.object);
     let mut counted = Counted { inner: open(job)?, meter: job.meter, stopped: None };
-    let (read, unpacked) = stream(&mut counted, (form, !by_file), |chunks| unpack_tar(job, Tar::new(chunks)));
+    let (read, unpacked) =
+        stream(&mut counted, (form, by_object), |chunks| unpack_tar(job, Tar::new(chunks)));
     if let Some(stopped) = counted.stopped {
         return Err(stopped);
     }
@@ -81,7 +83,7 @@ pub(super) fn unpack(job: &Job<'_>) -> Result<Unpacked, StepError> {
     let read = read.map_err(|error| unreadable(job, &error))?;
     match unpacked {
         Ok(unpacked) => {
-            let proven = read.sha256.is_some() || unpacked.by_size == 0;
+            let proven = read.sha256.is_some() || unpacked.by_size == 0 || !is_known(job.object);
             check_object(job, &if proven { read } else { read_again(job)? })?;
             Ok(unpacked)
         }
@@ -98,6 +100,11 @@ pub(super) fn unpack(job: &Job<'_>) -> Result<Unpacked, StepError> {
 
 fn open(job: &Job<'_>) -> Result<ObjectReader, StepError> {
     job.store.read(&job.marker.key(&job.object.name)?)
+}
+
+/// Says whether the checksum of the object is known; of what another tool made it is not.
+fn is_known(object: &ObjectEntry) -> bool {
+    !object.sha256.is_empty()
 }
 
 /// Hashes the whole object.
@@ -120,11 +127,18 @@ fn read_again(job: &Job<'_>) -> Result<stream::Read, StepError> {
 
 fn check_object(job: &Job<'_>, read: &stream::Read) -> Result<(), StepError> {
     let expected = job.object;
-    let same = read.sha256.as_ref().is_none_or(|sha256| *sha256 == expected.sha256);
+    let same = !is_known(expected) || read.sha256.as_ref().is_none_or(|sha256| *sha256 == expected.sha256);
     if read.whole && read.size == expected.size && same {
         return Ok(());
     }
     let sha256 = read.sha256.as_deref().unwrap_or("not computed");
+    if !is_known(expected) {
+        let size = expected.size;
+        return Err(damaged(
+            job,
+            &format!("{} bytes of it were read, and the store lists {size}", read.size),
+        ));
+    }
     Err(damaged(
         job,
         &format!(
