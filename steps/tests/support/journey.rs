@@ -46,6 +46,12 @@ impl Journey {
         self.rig = Self::rig(&self.archive, &self.source, &self.target);
     }
 
+    /// Goes on in another run, to another place.
+    pub fn to_another_place(&mut self, name: &str) {
+        self.target = self.source.place().resource(name, free_port());
+        self.another_run();
+    }
+
     /// Takes a base backup and returns its label.
     pub async fn back_up(&self) -> String {
         let with = json!({"cluster": "source", "store": "backups"});
