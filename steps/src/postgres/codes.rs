@@ -95,4 +95,5 @@ lifeboat_engine::define_codes! {
     LB1832 "too few whole backups would be kept";
     LB1833 "log has parted";
     LB1834 "recovery target is not in the WAL";
+    LB1835 "directory cannot be restored over";
 }

@@ -1,5 +1,4 @@
-use std::io::Read;
-use std::path::{Path, PathBuf};
+use std::path::Path;
 use std::time::{Duration, Instant};
 
 use async_trait::async_trait;
@@ -12,19 +11,17 @@ use lifeboat_engine::value::{Field, Type};
 use serde::{Deserialize, Serialize};
 use serde_json::json;
 
-use super::super::backup::{Described, Tablespace, described, is_unmarked};
-use super::super::details::BaseDetails;
+use super::super::backup::is_unmarked;
 use super::super::tools::Tools;
-use super::super::unsynced::Disk;
-use super::super::{account, codes, local, preflight};
-use super::flusher::Flusher;
+use super::super::{account, local, preflight};
+use super::fill::{Restored, restore};
 use super::places::{Mapping, Places};
-use super::target::{Existing, Found, Target, sync_dir};
-use super::unpack::{CONTROL_FILE, HELD_BACK, Job, Unpacked, make_private_dir, unpack, unwritable};
-use crate::postgres::backup_manifest::{MANIFEST, Manifest};
+use super::source::{self, Source, check_delta, check_space};
+use super::target::{Existing, Found, Target};
+use super::unpack::Unpacked;
+use crate::postgres::backup_manifest::Manifest;
 use crate::probe::measure;
-use crate::process::OsUser;
-use crate::store::{HashingReader, Marker, Meter, ObjectEntry, Store, blocking, verify_sizes};
+use crate::store::{Store, blocking};
 
 /// Under this key the step finds, after a crash, that it had finished.
 const FINISHED: &str = "finished";
@@ -68,43 +65,13 @@ async fn place(cluster: &str, postgres: &Postgres, (target, existing): (Target, 
         (Ok(Found::Foreign(_)), Existing::MoveAside) => {
             Finding::ok(cluster, WHAT, format!("{at} is not empty and will be moved aside"))
         }
+        (Ok(Found::Foreign(_)), Existing::Delta) => {
+            Finding::ok(cluster, WHAT, format!("{at} is not empty and will be restored over"))
+        }
         (Ok(_), _) => Finding::ok(cluster, WHAT, format!("{at} is free")),
         (Err(error), _) => Finding::failed(cluster, WHAT, &error),
     };
     vec![finding]
-}
-
-/// A backup that was looked at, and everything needed to unpack it.
-struct Source {
-    store: Store,
-    marker: Marker,
-    details: BaseDetails,
-    tablespaces: Vec<Tablespace>,
-    /// Another tool may have made none.
-    manifest: Option<Manifest>,
-    /// What cannot be proven of it.
-    warnings: Vec<String>,
-}
-
-impl Source {
-    /// Returns the bytes of the files below a path, as far as they are known.
-    fn bytes_below(&self, path: &Path) -> u64 {
-        self.manifest.as_ref().map_or(0, |manifest| manifest.bytes_below(path))
-    }
-
-    /// Returns the bytes of all files; what is stored is the least if no manifest tells.
-    fn bytes(&self) -> u64 {
-        self.manifest.as_ref().map_or_else(|| self.marker.bytes(), Manifest::bytes)
-    }
-}
-
-/// What the marker of a backup says, as far as it matters here.
-#[derive(Deserialize)]
-struct Details {
-    #[serde(flatten)]
-    base: BaseDetails,
-    #[serde(default)]
-    tablespaces: Vec<Tablespace>,
 }
 
 /// What a finished attempt leaves in the journal, so that a repetition does nothing.
@@ -128,6 +95,11 @@ Tablespaces go where `tablespaces` or `tablespace_dir` says, else to the directo
 is empty or absent. A directory with files is refused; with `existing: move_aside` it is renamed like the data \
 directory if the cluster that is replaced uses it, and never otherwise. The links of every cluster go on to name its own \
 directories, also after an undo.
+
+`existing: delta` restores over what an earlier restore has left in the directory, a restore that was recovered to the \
+wrong moment for example, as long as no server was promoted on it: files that the backup does not have are removed, and \
+of the others only what differs is written. The backup is still read whole. What the earlier restore had is gone; after a \
+failure the directory is left for the next attempt, and no server starts on it.
 
 If the run is aborted, the earlier directory is put back. A complete restore is kept beside it, as nobody knows who has \
 used it meanwhile; half a one is deleted. If a server runs on the directory, nothing is touched and the undo fails: a \
@@ -155,9 +127,10 @@ impl StepKind for RestoreBase {
         ))
         .param(Field::defaulted(
             "existing",
-            Type::choice(&["refuse", "move_aside"]),
+            Type::choice(&["refuse", "move_aside", "delta"]),
             "refuse",
-            "What to do if the data directory is not empty: stop, or rename it to `<data_dir>.pre-<run>`.",
+            "What to do if the data directory is not empty: stop, rename it to `<data_dir>.pre-<run>`, or restore over \
+             what an earlier restore has left.",
         ))
         .param(Field::optional(
             "tablespaces",
@@ -171,6 +144,7 @@ impl StepKind for RestoreBase {
         ))
         .output("data_dir", Type::Path, "The directory that was filled.")
         .output("bytes", Type::Integer, "Size of the restored files in bytes.")
+        .output("kept_bytes", Type::Integer, "How much of it stood there already and was not written.")
         .output("files", Type::Integer, "Number of restored files.")
         .output("seconds", Type::Number, "How long it took.")
         .output("system_id", Type::String, "The system identifier of the restored cluster.")
@@ -201,6 +175,13 @@ impl StepKind for RestoreBase {
                     "`{}`: nothing; the step is refused while {place} holds {there}",
                     params.cluster
                 ));
+            }
+            (Found::Foreign(_), Existing::Delta) => {
+                let there = measured(data_dir).await;
+                let cluster = &params.cluster;
+                preview
+                    .destroys
+                    .push(format!("`{cluster}`: the earlier restore in {place} ({there}) is overwritten"));
             }
             (Found::Nothing | Found::Empty | Found::Own, _) => {
                 preview
@@ -239,20 +220,24 @@ impl StepKind for RestoreBase {
             return Ok(done);
         }
         let begun = Instant::now();
-        let source = open_source(ctx, &params).await?;
+        let source = source::open(ctx, (&params.store, &params.backup)).await?;
         Tools::find_major(postgres, source.details.major)?;
         let owner = account::owner(postgres)?;
         target.check_servers(postgres)?;
         let places = Places::plan(ctx, target, (&source.tablespaces, &params.mapping))?;
         check_space(&places, &source)?;
         places.check_free(params.existing)?;
+        if params.existing == Existing::Delta {
+            check_delta(postgres, &places.data, &source)?;
+        }
         places.record(ctx).await?;
-        places.make_room(ctx).await?;
-        match restore(ctx, &places, owner, source).await {
+        places.make_room(ctx, params.existing).await?;
+        match restore(ctx, &places, (owner, params.existing), source).await {
             Ok(restored) => finish(ctx, &params, &places, &restored, begun.elapsed()).await,
             Err(error) => {
-                // An interrupted attempt leaves what it has to the next one, which empties it.
+                // An interrupted attempt leaves what it has to the next one, which empties it or goes on with it.
                 if !ctx.cancel.is_cancelled()
+                    && params.existing != Existing::Delta
                     && let Err(left) = places.give_up(ctx).await
                 {
                     tracing::warn!("{left}");
@@ -287,222 +272,6 @@ fn finished_before(ctx: &StepContext, params: &Params, target: &Target) -> Optio
     same.then_some(finished.done)
 }
 
-async fn open_source(ctx: &StepContext, params: &Params) -> Result<Source, StepError> {
-    let (store, label) = (Store::of(ctx, &params.store).await?, params.backup.clone());
-    blocking(move || {
-        let Described { store, marker, warnings } = described(store, &label)?;
-        let Details { base: details, tablespaces } = marker.details()?;
-        check_objects(&marker, &tablespaces)?;
-        verify_sizes(&store, &marker)?;
-        let manifest = read_manifest(&store, &marker)?;
-        Ok(Source { store, marker, details, tablespaces, manifest, warnings })
-    })
-    .await
-}
-
-/// Every object must be one that this step can place, and every tablespace must be there.
-fn check_objects(marker: &Marker, tablespaces: &[Tablespace]) -> Result<(), StepError> {
-    let missing = |what: &str| {
-        StepError::permanent(codes::LB1255, format!("backup `{}` {what}", marker.label))
-            .help("restore from another backup")
-    };
-    let stems: Vec<_> = marker.objects.iter().map(|object| stem(&object.name)).collect();
-    let manifest = (!is_unmarked(&marker.label)).then_some(MANIFEST);
-    let spaces = tablespaces.iter().map(|space| space.oid.as_str());
-    for needed in ["base"].into_iter().chain(manifest).chain(spaces) {
-        if !stems.contains(&needed) {
-            return Err(missing(&format!("has no `{needed}` among its objects")));
-        }
-    }
-    let is_space = |stem: &&&str| stem.bytes().all(|byte| byte.is_ascii_digit());
-    let named = |stem: &&str| tablespaces.iter().any(|space| space.oid == *stem);
-    match stems.iter().filter(is_space).find(|stem| !named(stem)) {
-        Some(oid) => {
-            Err(missing(&format!("has a tablespace {oid} whose directory its marker does not name")))
-        }
-        None => Ok(()),
-    }
-}
-
-/// Returns the name of an object without what tells its form.
-fn stem(name: &str) -> &str {
-    name.split('.').next().unwrap_or_default()
-}
-
-fn read_manifest(store: &Store, marker: &Marker) -> Result<Option<Manifest>, StepError> {
-    let damaged = |why: String| {
-        StepError::permanent(
-            codes::LB1255,
-            format!("`{MANIFEST}` of backup `{}` is damaged: {why}", marker.label),
-        )
-        .help("restore from another backup")
-    };
-    let object = marker.objects.iter().find(|object| object.name == MANIFEST);
-    let object = match object {
-        None if is_unmarked(&marker.label) => return Ok(None),
-        object => object.ok_or_else(|| damaged("the marker does not name it".to_owned()))?,
-    };
-    let mut reader = HashingReader::new(store.read(&marker.key(MANIFEST)?)?);
-    let mut text = Vec::new();
-    reader.read_to_end(&mut text).map_err(|error| damaged(error.to_string()))?;
-    if !is_unmarked(&marker.label) && reader.finish().1.sha256 != object.sha256 {
-        return Err(damaged("its SHA-256 is not that of the marker".to_owned()));
-    }
-    Manifest::parse(&text).map(Some).map_err(damaged)
-}
-
-/// Every file system must have room for what goes there.
-fn check_space(places: &Places, source: &Source) -> Result<(), StepError> {
-    /// Segments are kept whole at both ends, and the server needs some to start with.
-    const EXTRA_SEGMENTS: u64 = 4;
-    let mut left = source.bytes();
-    let mut needed = Vec::new();
-    for space in &places.spaces {
-        let bytes = source.bytes_below(&in_manifest(&space.oid));
-        left = left.saturating_sub(bytes);
-        needed.push((&space.target, bytes));
-    }
-    let wal = source.manifest.as_ref().map_or(0, Manifest::wal_bytes)
-        + EXTRA_SEGMENTS * source.details.wal_segment_size;
-    needed.push((&places.data, left + wal));
-    for (target, _) in &needed {
-        let shared = needed.iter().filter(|(other, _)| other.file_system() == target.file_system());
-        let bytes: u64 = shared.map(|(_, bytes)| bytes).sum();
-        let free = target.free_space()?;
-        if free < bytes {
-            let place = target.data_dir.display();
-            let label = &source.marker.label;
-            return Err(StepError::transient(
-                codes::LB1254,
-                format!(
-                    "the file system of {place} needs {bytes} bytes for backup `{label}`, and {free} are free"
-                ),
-            )
-            .help("make room (`df -h`), then try again; nothing was touched"));
-        }
-    }
-    Ok(())
-}
-
-/// Where the manifest has the files of a tablespace.
-fn in_manifest(oid: &str) -> PathBuf {
-    Path::new("pg_tblspc").join(oid)
-}
-
-/// What was put in place.
-struct Restored {
-    source: Source,
-    base: Unpacked,
-    wal: Unpacked,
-}
-
-async fn restore(
-    ctx: &StepContext,
-    places: &Places,
-    owner: Option<OsUser>,
-    source: Source,
-) -> Result<Restored, StepError> {
-    places.take(ctx, &source.marker.label).await?;
-    let meter = Meter::bytes(ctx, Some(source.marker.bytes()), "unpacking the base backup");
-    let places = places.clone();
-    blocking(move || {
-        // Opened before anything is written: the sync of it then reports every error since.
-        let disk = |target: &Target| {
-            Disk::of(&target.data_dir).map_err(|error| unwritable(&target.data_dir, &error))
-        };
-        let disks = places.targets().map(disk).collect::<Result<Vec<_>, _>>()?;
-        places.link(owner.as_ref())?;
-        let (base, wal) =
-            Work { source: &source, places: &places, owner: owner.as_ref(), meter: &meter }.unpack()?;
-        check_whole(&source, &base, &places.data.data_dir)?;
-        places.write_map()?;
-        publish_control_file(&places.data.data_dir, &disks)?;
-        places.targets().try_for_each(|target| target.hand_over(owner.as_ref()))?;
-        Ok(Restored { source, base, wal })
-    })
-    .await
-}
-
-/// Everything that the manifest names must have come, and without one at least what comes last.
-fn check_whole(source: &Source, base: &Unpacked, data_dir: &Path) -> Result<(), StepError> {
-    let mut named = source.manifest.iter().flat_map(|manifest| manifest.files.keys());
-    let missing = named.find(|path| !base.seen.contains(*path)).map(|path| path.display().to_string());
-    let control = || (!data_dir.join(HELD_BACK).exists()).then(|| CONTROL_FILE.to_owned());
-    let Some(missing) = missing.or_else(control) else { return Ok(()) };
-    let label = &source.marker.label;
-    let message = format!("{missing} belongs to backup `{label}` and is not in its archive");
-    Err(StepError::permanent(codes::LB1258, message).help("the backup is damaged; restore from another one"))
-}
-
-/// Unpacks every object of a backup.
-struct Work<'a> {
-    source: &'a Source,
-    places: &'a Places,
-    owner: Option<&'a OsUser>,
-    meter: &'a Meter,
-}
-
-impl Work<'_> {
-    /// Returns the files of the cluster and those of its log.
-    fn unpack(&self) -> Result<(Unpacked, Unpacked), StepError> {
-        let (mut base, mut wal) = (Unpacked::default(), Unpacked::default());
-        let data_dir = &self.places.data.data_dir;
-        let wal_dir = data_dir.join("pg_wal");
-        let flusher = &Flusher::start();
-        for object in &self.source.marker.objects {
-            let stem = stem(&object.name);
-            let space = self.places.spaces.iter().find(|space| space.oid == stem);
-            match (stem, space) {
-                ("base", _) => base.add(self.one((object, flusher), (data_dir, Some(Path::new(""))))?),
-                ("pg_wal", _) => {
-                    if !wal_dir.is_dir() {
-                        make_private_dir(&wal_dir, self.owner)
-                            .map_err(|error| unwritable(&wal_dir, &error))?;
-                    }
-                    wal = self.one((object, flusher), (&wal_dir, None))?;
-                }
-                (_, Some(space)) => {
-                    let prefix = in_manifest(&space.oid);
-                    base.add(self.one((object, flusher), (&space.target.data_dir, Some(&prefix)))?);
-                }
-                _ => self.meter.advance(object.size)?,
-            }
-        }
-        Ok((base, wal))
-    }
-
-    /// Unpacks one object into a directory; the manifest knows its files by a prefix, if at all.
-    fn one(
-        &self,
-        (object, flusher): (&ObjectEntry, &Flusher),
-        (dir, prefix): (&Path, Option<&Path>),
-    ) -> Result<Unpacked, StepError> {
-        let Source { store, marker, manifest, .. } = self.source;
-        let manifest = manifest.as_ref().filter(|_| prefix.is_some());
-        let prefix = prefix.unwrap_or(Path::new(""));
-        unpack(&Job {
-            store,
-            marker,
-            object,
-            dir,
-            prefix,
-            owner: self.owner,
-            manifest,
-            meter: self.meter,
-            flusher,
-        })
-    }
-}
-
-/// Makes everything durable, and only then gives the control file its name: without it no server starts.
-fn publish_control_file(data_dir: &Path, disks: &[Disk]) -> Result<(), StepError> {
-    let held_back = data_dir.join(HELD_BACK);
-    disks.iter().try_for_each(Disk::sync).map_err(|error| unwritable(data_dir, &error))?;
-    std::fs::rename(&held_back, data_dir.join(CONTROL_FILE))
-        .map_err(|error| unwritable(&held_back, &error))?;
-    sync_dir(&data_dir.join("global"))
-}
-
 async fn finish(
     ctx: &StepContext,
     params: &Params,
@@ -525,7 +294,7 @@ fn report(places: &Places, restored: &Restored, took: Duration) -> Done {
     let (files, bytes) = (base.files + wal.files, base.bytes + wal.bytes);
     let seconds = took.as_secs_f64();
     let outputs = json!({
-        "data_dir": places.data.data_dir, "bytes": bytes, "files": files, "seconds": seconds,
+        "data_dir": places.data.data_dir, "bytes": bytes, "kept_bytes": base.kept, "files": files, "seconds": seconds,
         "system_id": source.details.system_id,
     });
     let mut done = local::done(outputs);

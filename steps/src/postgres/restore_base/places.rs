@@ -14,6 +14,7 @@ use serde::{Deserialize, Serialize};
 
 use super::super::backup::Tablespace;
 use super::super::codes;
+use super::delta;
 use super::target::{Existing, Found, Target};
 use super::undo;
 use super::unpack::{make_private_dir, unwritable};
@@ -131,6 +132,9 @@ impl Places {
 
     /// Finds what is in the way and may not be moved.
     pub(super) fn check_free(&self, existing: Existing) -> Result<(), StepError> {
+        if existing == Existing::Delta {
+            return delta::check(self);
+        }
         if let (Found::Foreign(names), Existing::Refuse) = (self.data.look()?, existing) {
             return Err(self.data.in_the_way(&names));
         }
@@ -153,8 +157,12 @@ impl Places {
         })
     }
 
-    /// Empties every place: what this step made itself is deleted, anything else moved aside.
-    pub(super) async fn make_room(&self, ctx: &StepContext) -> Result<(), StepError> {
+    /// Empties every place: what this step made itself is deleted, anything else moved aside. What is restored over
+    /// stays.
+    pub(super) async fn make_room(&self, ctx: &StepContext, existing: Existing) -> Result<(), StepError> {
+        if existing == Existing::Delta {
+            return Ok(());
+        }
         for target in self.targets() {
             match target.look()? {
                 Found::Nothing | Found::Empty => {}

@@ -28,6 +28,8 @@ use crate::store::blocking;
 pub(super) enum Existing {
     Refuse,
     MoveAside,
+    /// Restored over, if it is what an earlier restore has left.
+    Delta,
 }
 
 /// What a directory holds.

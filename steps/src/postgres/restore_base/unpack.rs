@@ -14,7 +14,9 @@ use sha2::{Digest as _, Sha256};
 
 use super::super::codes;
 use super::super::stream::{self, Broken, EntryType, Form, Tar, stream};
+use super::delta::Rewritten;
 use super::flusher::Flusher;
+use super::target::Existing;
 use crate::postgres::backup_manifest::Manifest;
 use crate::process::OsUser;
 use crate::store::{HashingReader, Marker, Meter, ObjectEntry, ObjectReader, Store};
@@ -41,6 +43,8 @@ pub(super) struct Job<'a> {
     pub(super) manifest: Option<&'a Manifest>,
     pub(super) meter: &'a Meter,
     pub(super) flusher: &'a Flusher,
+    /// Whether files of an earlier restore stand there.
+    pub(super) existing: Existing,
 }
 
 /// What was made.
@@ -48,6 +52,8 @@ pub(super) struct Job<'a> {
 pub(super) struct Unpacked {
     pub(super) files: u64,
     pub(super) bytes: u64,
+    /// Of these, what stood there already.
+    pub(super) kept: u64,
     /// Files that have no SHA-256 in a manifest.
     pub(super) by_size: u64,
     /// Relative to the directory; only those that a manifest must have.
@@ -59,6 +65,7 @@ impl Unpacked {
     pub(super) fn add(&mut self, other: Self) {
         self.files += other.files;
         self.bytes += other.bytes;
+        self.kept += other.kept;
         self.by_size += other.by_size;
         self.seen.extend(other.seen);
     }
@@ -226,7 +233,18 @@ fn write_file(job: &Job<'_>, tar: &mut Tar, path: PathBuf, unpacked: &mut Unpack
     let path = job.prefix.join(path);
     let expected = job.manifest.map(|manifest| manifest.files.get(&path));
     let hash = matches!(expected, Some(Some(file)) if file.sha256.is_some());
-    let (size, sha256) = copy_file(job, tar, &full, hash)?;
+    let rewritten = match job.existing {
+        Existing::Delta => Rewritten::open(&full).map_err(|error| unwritable(&full, &error))?,
+        Existing::Refuse | Existing::MoveAside => None,
+    };
+    let (size, sha256) = match rewritten {
+        Some(file) => {
+            let (size, sha256, kept) = rewrite(tar, (&full, file), hash)?;
+            unpacked.kept += kept;
+            (size, sha256)
+        }
+        None => copy_file(job, tar, &full, hash)?,
+    };
     unpacked.files += 1;
     unpacked.bytes += size;
     unpacked.by_size += u64::from(!hash);
@@ -263,6 +281,23 @@ fn copy_file(job: &Job<'_>, tar: &mut Tar, full: &Path, hash: bool) -> Result<(u
         Ok(())
     })?;
     Ok((size, state.map(|state| hex(&state.finalize()))))
+}
+
+/// Turns a file that stands there into the entry.
+fn rewrite(
+    tar: &mut Tar,
+    (full, mut file): (&Path, Rewritten),
+    hash: bool,
+) -> Result<(u64, Option<String>, u64), Broken> {
+    let mut state = hash.then(Sha256::new);
+    let size = tar.each_chunk::<Broken>(|bytes| {
+        if let Some(state) = &mut state {
+            state.update(bytes);
+        }
+        Ok(file.write(bytes).map_err(|error| unwritable(full, &error))?)
+    })?;
+    let kept = file.finish().map_err(|error| unwritable(full, &error))?;
+    Ok((size, state.map(|state| hex(&state.finalize())), kept))
 }
 
 fn create_file(full: &Path, owner: Option<&OsUser>) -> io::Result<File> {
