@@ -5,6 +5,7 @@
 
 mod clones;
 mod faults;
+mod in_place;
 mod kill;
 mod machine;
 mod pitr;
