@@ -10,12 +10,12 @@ use async_trait::async_trait;
 use lifeboat_engine::clock::{Clock, SystemClock};
 use lifeboat_engine::fence::Protected;
 use lifeboat_engine::journal;
-use lifeboat_engine::model::event::{Answer, AttemptResult, Done, EventKind, Question};
+use lifeboat_engine::model::event::{Answer, AttemptResult, Decision, Done, EventKind, Question};
 use lifeboat_engine::model::{Created, CreatedKind, FailureKind, Mode, Outcome, Request, RunOutcome};
 use lifeboat_engine::notice::{Messenger, Notice, Occasion};
 use lifeboat_engine::plan::{Plan, PlannedStep, Retry};
 use lifeboat_engine::resource::{Resource, ResourceKind};
-use lifeboat_engine::run::driver::{Control, Patience, Setup, drive};
+use lifeboat_engine::run::driver::{Control, Patience, Reporter, RequestSource, Setup, drive};
 use lifeboat_engine::run::{RunState, Situation};
 use lifeboat_engine::secret::Secrets;
 use lifeboat_engine::step::{Effect, KindSpec, Registry, StepContext, StepError, StepKind};
@@ -166,6 +166,58 @@ fn code_of(outcome: &Outcome) -> &str {
         Outcome::Failed { failure } => &failure.code,
         _ => "none",
     }
+}
+
+/// Requests that were left before the process began.
+struct Left(Vec<(uuid::Uuid, Request)>);
+
+impl RequestSource for Left {
+    fn poll(&mut self) -> Vec<(uuid::Uuid, Request)> {
+        self.0.clone()
+    }
+
+    fn done(&mut self, id: uuid::Uuid) {
+        self.0.retain(|(of, _)| *of != id);
+    }
+}
+
+/// Takes note of all that it is told.
+struct Hears(Arc<std::sync::Mutex<Vec<EventKind>>>);
+
+impl Reporter for Hears {
+    fn on_event(&mut self, _: i64, event: &EventKind) {
+        self.0.lock().expect("nobody panicked").push(event.clone());
+    }
+}
+
+/// Whoever ends a run whose process hangs is not there any more when another one takes the run over.
+#[tokio::test]
+async fn what_was_asked_while_nobody_drove_the_run_counts_before_anything_starts() {
+    let dir = tempfile::tempdir().unwrap();
+    let plan = plan(vec![act("a", &[], "")]);
+    let journal = declare(dir.path(), &plan, Arc::new(SystemClock), declared()).await;
+    let mut registry = Registry::new();
+    registry.register(Act);
+    let decide = |decision| (uuid::Uuid::now_v7(), Request::Decide { by: person(), decision });
+    let left = vec![
+        decide(Decision::Note { text: "it hangs".into() }),
+        decide(Decision::Abort { reason: "the wrong system".into() }),
+    ];
+    let heard = Arc::default();
+    let setup = Setup {
+        requests: Box::new(Left(left)),
+        reporters: vec![Box::new(Hears(Arc::clone(&heard)))],
+        ..setup(dir.path(), &plan, registry, journal)
+    };
+    assert_eq!(drive(setup).await.unwrap(), Situation::Finished(RunOutcome::Aborted));
+    let (_, events) = journal::read(dir.path()).unwrap();
+    let begun = events.iter().any(|event| matches!(event.kind, EventKind::AttemptStarted { .. }));
+    assert!(!begun, "nothing starts in a run that a person has ended: {events:#?}");
+    let decided = |events: &[EventKind]| {
+        events.iter().filter(|event| matches!(event, EventKind::Decided { .. })).count()
+    };
+    let recorded: Vec<_> = events.into_iter().map(|event| event.kind).collect();
+    assert_eq!((decided(&recorded), decided(&heard.lock().unwrap())), (2, 2), "once each, and shown");
 }
 
 #[tokio::test]
