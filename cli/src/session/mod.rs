@@ -225,7 +225,7 @@ async fn drive_run(
         clock: begun.clock,
         reporters,
         controls: receiver,
-        requests: Box::new(links::InboxSource { inbox: run.inbox() }),
+        requests: Box::new(links::InboxSource::of(run.inbox())),
         when_held,
         when_waiting,
     };
