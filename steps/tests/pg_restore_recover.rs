@@ -470,8 +470,14 @@ async fn a_server_that_ended_before_its_promotion_comes_back_to_where_it_waited(
     // QUIT: without a checkpoint, as if the power had gone, but with all its children.
     lifeboat_steps::process::identity::signal(&server, 3).expect("quit");
     wait_until("the server is gone", || !server.is_alive());
+    // Beside the data directory, where the sync of its disk need not reach.
+    let isolation = Isolation::read(&scene.data_dir()).expect("it served");
+    fs::write(isolation.dir().join("postgresql.conf"), "fsync = off\n").expect("writes");
     scene.rig.run("postgres.promote", json!({"cluster": "db"})).await.expect("promotes");
-    assert_eq!(scene.sql("select string_agg(id::text, ',' order by id) from ledger"), "1,2");
+    assert_eq!(
+        scene.sql("select string_agg(id::text, ',' order by id), current_setting('fsync') from ledger"),
+        "1,2|on"
+    );
 }
 
 #[tokio::test]

@@ -12,7 +12,9 @@
 //! 3  checkpoint, fsync on, sync of everything, an error of which empties the mark for good
 //! 4  the mark is removed                      only now is there something to promote
 //! ```
-//! After a power cut the boot is another one, and the directory is refused for good.
+//! After a power cut the boot is another one, and the directory is refused for good. What is not noticed is a disk that is
+//! pulled out and mounted again within one boot, after its server has failed: nothing tells the two mounts apart that
+//! would not also tell a container from the one it was restarted as, whose recovery goes on rightly.
 //!
 //! A service manager that starts the cluster after a power cut knows nothing of marks. So while there is one, a line in
 //! `postgresql.auto.conf` makes any server but the isolated one, whose command line wins, refuse to start: it names a
