@@ -1,4 +1,5 @@
-//! Throwaway Postgres clusters. Skips nothing: without the server programs the tests fail.
+//! Throwaway Postgres clusters. Skips nothing: without the server programs the tests fail. `LIFEBOAT_TEST_PG_BIN` names the
+//! directory of the programs, to test with another version than the newest one installed.
 
 use std::net::TcpListener;
 use std::os::unix::fs::chown;
@@ -51,7 +52,7 @@ impl Place {
         let account = rustix::process::geteuid()
             .is_root()
             .then(|| OsUser::lookup("postgres").expect("as root, tests need a user `postgres`"));
-        let place = Self { dir, account, tools: Tools::find(&bare()).expect("Postgres server programs") };
+        let place = Self { dir, account, tools: Tools::find(&named()).expect("Postgres server programs") };
         place.own(place.path());
         place
     }
@@ -102,6 +103,11 @@ impl Place {
 /// A resource with nothing but defaults.
 pub fn bare() -> Postgres {
     serde_json::from_value(serde_json::json!({})).expect("everything has a default")
+}
+
+/// A resource with the programs that the tests are to use.
+fn named() -> Postgres {
+    Postgres { bin_dir: std::env::var_os("LIFEBOAT_TEST_PG_BIN").map(PathBuf::from), ..bare() }
 }
 
 /// Finds a port that nobody listens on.
