@@ -91,4 +91,7 @@ lifeboat_engine::define_codes! {
     LB1830 "stored backup is not what it should be";
     LB1831 "archive does not keep up";
     LB1832 "too few whole backups would be kept";
+    LB1850 "inventory of a backup cannot be used";
+    LB1851 "files of a server cannot be verified";
+    LB1852 "backup is of another cluster";
 }

@@ -71,6 +71,14 @@ pub struct Login {
 }
 
 impl Login {
+    /// Returns what Postgres's own programs take as host, and the port.
+    pub(super) fn address(&self) -> (String, u16) {
+        match &self.endpoint {
+            Endpoint::Socket { dir, port } => (dir.display().to_string(), *port),
+            Endpoint::Tcp { host, port } => (host.clone(), *port),
+        }
+    }
+
     /// Gives the password to one of Postgres's own programs, in a file that is on no disk.
     pub(super) fn passfile(&self, command: Command) -> Result<Command, StepError> {
         let Some(password) = &self.password else { return Ok(command) };

@@ -87,6 +87,13 @@ impl Place {
         command
     }
 
+    /// Says whether the installation has the files of an extension.
+    pub fn has_extension(&self, name: &str) -> bool {
+        let shared = succeed(self.command("pg_config").arg("--sharedir"));
+        let shared = PathBuf::from(String::from_utf8_lossy(&shared.stdout).trim());
+        shared.join("extension").join(format!("{name}.control")).exists()
+    }
+
     /// Describes a server that could stand at a place below this one; nothing is made.
     pub fn resource(&self, name: &str, port: u16) -> Postgres {
         Postgres {
