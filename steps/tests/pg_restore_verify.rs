@@ -282,6 +282,20 @@ async fn writing_too_many_rows_and_slow_statements_are_refused() {
     let error =
         rig.run("postgres.query", query("select generate_series(1, 2000)")).await.expect_err("too many");
     assert_eq!(error.code, codes::LB1273);
+    let wide = query("select repeat('x', 100000) as x from generate_series(1, 20)");
+    let error = rig.run("postgres.query", wide).await.expect_err("too much");
+    assert_eq!((error.code, error.message.contains("1024 KiB")), (codes::LB1273, true), "{error}");
+    // What stands in a value is no SQL, and nothing ends the transaction that reads.
+    for sql in ["commit", "set transaction read write", "do $$ begin commit; delete from payments; end $$"] {
+        drop(rig.run("postgres.query", query(sql)).await);
+        drop(rig.run("postgres.query", query(&format!("{sql}; delete from payments"))).await);
+        assert_eq!(cluster.sql_in("members", "select count(*) from payments"), "50", "{sql}");
+    }
+    let injected = json!({"cluster": "db", "database": "members", "sql": "select count(*) as n from people where name = $1",
+        "params": ["x'; delete from payments; --"], "expect": ["rows[0].n == 0"]});
+    rig.run("postgres.query", injected).await.expect("a text like any other");
+    let few = json!({"cluster": "db", "sql": "select $1::int as n", "params": []});
+    assert_eq!(rig.run("postgres.query", few).await.expect_err("too few").code, codes::LB1273);
     let error = rig.run("postgres.query", query("select pg_sleep(30)")).await.expect_err("too slow");
     assert!(error.message.contains("57014"), "{}", error.message);
     let with = json!({"cluster": "db", "sql": "select 1 as n", "expect": ["rows[0].n == 2"]});
