@@ -363,6 +363,10 @@ fn take_over(incoming: &Path, path: &Path) -> std::io::Result<()> {
 fn refused(program: &str, exit_code: i32, lines: &[String]) -> StepError {
     let text = lines.join("\n");
     let message = format!("{program} ended with exit code {exit_code}: {text}");
+    if text.contains("does not support compression") {
+        return StepError::permanent(codes::LB1278, message)
+            .help("this installation lacks that compression; give the step `compression: gzip`");
+    }
     if text.contains("permission denied for") || text.contains("row-level security") {
         return StepError::permanent(codes::LB1278, message)
             .help("dump as a superuser or as a role that may read everything (grant pg_read_all_data)");
