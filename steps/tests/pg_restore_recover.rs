@@ -186,7 +186,9 @@ async fn a_target_after_the_last_commit_goes_to_the_end_and_says_so() {
 /// How new the data is said to be, in the order in which that is trusted.
 #[tokio::test]
 async fn the_recovery_point_says_how_it_was_found() {
-    let scene = Scene::set_with(vec!["track_commit_timestamp = on".into()]);
+    // More connections than the default: a server that recovers with fewer than its source would give up.
+    let settings = ["track_commit_timestamp = on", "max_connections = 150", "max_prepared_transactions = 7"];
+    let scene = Scene::set_with(settings.map(ToOwned::to_owned).to_vec());
     // Nothing was committed after the backup: the backup's own word, or what it kept of commits.
     let committed = scene.source.sql(
         "select to_char(pg_xact_commit_timestamp(xmin) at time zone 'UTC', \

@@ -27,7 +27,9 @@ pub(crate) fn postgres_bin() -> &'static Path {
     BIN.get_or_init(|| {
         let named = std::env::var("LIFEBOAT_TEST_PG_BIN").ok().map(|bin| serde_json::json!({"bin_dir": bin}));
         let resource = serde_json::from_value(named.unwrap_or_else(|| serde_json::json!({})));
-        Tools::find(&resource.expect("everything has a default")).expect("the Postgres server programs").bin_dir
+        Tools::find(&resource.expect("everything has a default"))
+            .expect("the Postgres server programs")
+            .bin_dir
     })
 }
 

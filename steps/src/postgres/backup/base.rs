@@ -246,6 +246,8 @@ impl Run<'_> {
     async fn run(&self) -> Result<Done, StepError> {
         let login = Login::of(self.ctx, self.cluster)?;
         let source = checks::inspect(&login).await?;
+        let (postgres, major) = (self.cluster.clone(), source.major);
+        blocking(move || Tools::find_major(&postgres, major)).await?;
         let mut warnings = self.warnings(&source)?;
         let compression = self.params.compression.for_major(source.major);
         warnings.extend(checks::space(&self.store, source.bytes, compression != Compression::None)?);
@@ -313,6 +315,7 @@ impl Run<'_> {
             let mut verified = verify(&dir, expected, &meter)?;
             if let Some(inventory) = inventory {
                 verified.objects.push(inventory.write(&dir)?);
+                verified.objects.sort_by(|a, b| a.name.cmp(&b.name));
             }
             Ok(verified)
         })

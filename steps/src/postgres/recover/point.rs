@@ -5,7 +5,7 @@ use lifeboat_engine::model::evidence::{Confidence, RecoveryPoint};
 use lifeboat_engine::resource::Heartbeat;
 use lifeboat_engine::step::{StepContext, StepError};
 
-use super::super::connect::Login;
+use super::super::connect::{Login, PgError};
 use super::super::server::QUICK;
 use super::pass::Replay;
 use super::source::Source;
@@ -58,12 +58,12 @@ async fn newest_commit(login: &Login) -> Result<Option<Timestamp>, StepError> {
           greatest(3, (pg_snapshot_xmax(pg_current_snapshot())::text::bigint & 4294967295) - 1000),
           (pg_snapshot_xmax(pg_current_snapshot())::text::bigint & 4294967295) - 1) number";
     let client = login.connect().await?;
-    let kept: bool =
-        client.query_one("select current_setting('track_commit_timestamp') = 'on'", &[], QUICK).await?.get(0);
-    if !kept {
-        return Ok(None);
+    match client.query_one(SQL, &[], QUICK).await {
+        Ok(row) => Ok(row.get(0)),
+        // The source did not keep them: the setting of this server says nothing about that.
+        Err(PgError::Database(_)) => Ok(None),
+        Err(error) => Err(error.into()),
     }
-    Ok(client.query_one(SQL, &[], QUICK).await?.get(0))
 }
 
 fn point(
