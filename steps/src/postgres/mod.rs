@@ -12,6 +12,7 @@ pub mod controldata;
 mod database;
 pub mod details;
 mod dump;
+mod inventory;
 pub mod isolation;
 mod libpq;
 mod lifecycle;

@@ -3,6 +3,7 @@
 //! The backups are made once ([`source`]) and copied for each test, which restores them into servers and directories of
 //! its own ([`world`]).
 
+mod change;
 mod clones;
 mod faults;
 mod kill;
