@@ -93,4 +93,5 @@ lifeboat_engine::define_codes! {
     LB1830 "stored backup is not what it should be";
     LB1831 "archive does not keep up";
     LB1832 "too few whole backups would be kept";
+    LB1880 "WAL segment damaged within the log";
 }

@@ -14,7 +14,7 @@ use super::scene::{Case, assert_says};
 const BASE: &str = "base.tar";
 
 /// The choice refuses the damaged backup, and so does the restore of one that is named.
-async fn is_refused_at_once(damage: impl Fn(&Case), code: Code, words: &[&str]) {
+async fn is_refused_at_once(damage: impl Fn(&Case), code: Code, words: &[&str]) -> Case {
     let case = Case::new();
     damage(&case);
     let store = case.store_now();
@@ -22,18 +22,18 @@ async fn is_refused_at_once(damage: impl Fn(&Case), code: Code, words: &[&str]) 
     assert_says(&error, (codes::LB1225, Permanent), words);
     refuses(&case, code, words).await;
     assert_eq!(case.store_now(), store, "the store is as it was");
-    goes_on(&case).await;
+    case
 }
 
 /// Only who reads the whole object can tell.
-async fn is_refused_when_it_is_read(damage: impl Fn(&Case), code: Code, words: &[&str]) {
+async fn is_refused_when_it_is_read(damage: impl Fn(&Case), code: Code, words: &[&str]) -> Case {
     let case = Case::new();
     damage(&case);
     case.choose(Some(case.original.moments[&3])).await.expect("looks whole from outside");
     let store = case.store_now();
     refuses(&case, code, words).await;
     assert_eq!(case.store_now(), store, "the store is as it was");
-    goes_on(&case).await;
+    case
 }
 
 async fn refuses(case: &Case, code: Code, words: &[&str]) {
@@ -75,7 +75,8 @@ async fn an_archive_cut_off_in_the_middle() {
 
 #[tokio::test]
 async fn an_archive_without_its_last_byte() {
-    is_refused_at_once(|case| cut(&case.base(BASE), |length| length - 1), store_codes::LB1108, &[BASE]).await;
+    let damage = |case: &Case| cut(&case.base(BASE), |length| length - 1);
+    goes_on(&is_refused_at_once(damage, store_codes::LB1108, &[BASE]).await).await;
 }
 
 /// Whoever made the backup did not notice either that it was cut off.
@@ -94,7 +95,10 @@ async fn an_archive_cut_off_before_it_was_described() {
 async fn a_flipped_bit_in_any_object() {
     for object in [BASE, "pg_wal.tar", "backup_manifest"] {
         let damage = |case: &Case| flip(&case.base(object), |length| length / 2);
-        is_refused_when_it_is_read(damage, codes::LB1255, &[object]).await;
+        let case = is_refused_when_it_is_read(damage, codes::LB1255, &[object]).await;
+        if object == BASE {
+            goes_on(&case).await;
+        }
     }
 }
 
@@ -167,7 +171,6 @@ async fn a_marker_that_is_damaged() {
         let error = case.choose(Some(case.original.moments[&3])).await.expect_err("the only one that early");
         assert_says(&error, (codes::LB1221, Permanent), &[&case.original.second]);
         refuses(&case, store_codes::LB1110, &["lifeboat.json"]).await;
-        goes_on(&case).await;
     }
 }
 
@@ -217,7 +220,6 @@ async fn an_object_in_the_marker_that_no_backup_has() {
     let case = Case::new();
     damage(&case);
     refuses(&case, store_codes::LB1110, &["lifeboat.json", "../../other/base.tar.zst"]).await;
-    goes_on(&case).await;
 }
 
 #[tokio::test]

@@ -8,3 +8,4 @@ pub mod support;
 
 mod base;
 mod scene;
+mod wal;

@@ -21,12 +21,14 @@ use sha2::{Digest, Sha256};
 
 use crate::support::archive::{Archive, wal_program};
 use crate::support::bucket::next_second;
-use crate::support::postgres::{Cluster, Options, Place, free_port, succeed};
+use crate::support::postgres::{Cluster, Options, Place, free_port, succeed, wait_until};
 use crate::support::rig::Rig;
 
 /// What is known of a source whose server is gone: its store, and every commit.
 pub struct Original {
     store: PathBuf,
+    /// The same, after the source was promoted to timeline 2 and has committed one row more there.
+    switched: PathBuf,
     /// The label of the backup before row 2.
     pub first: String,
     /// The label of the backup between rows 4 and 5.
@@ -41,6 +43,8 @@ pub struct Original {
 
 /// The last row.
 pub const LAST: u32 = 11;
+/// The first row of timeline 2; one more follows in the next segment.
+pub const SWITCHED: u32 = 12;
 /// Rows that were committed within one second.
 pub const BURST: std::ops::RangeInclusive<u32> = 6..=10;
 
@@ -94,20 +98,32 @@ fn make() -> Original {
     source.sql("select pg_switch_wal()");
     moments.insert(LAST, commit(&source, LAST));
     source.archive_wal();
-    let commits = commits(&source);
     let system = source.sql("select system_identifier from pg_control_system()");
-    drop(source);
     let dir = tempfile::Builder::new().prefix("lb-original-").tempdir().expect("a directory").keep();
-    copy(&archive.root, &dir.join("store"));
-    Original {
-        store: dir.join("store"),
-        first,
-        second,
-        system,
-        moments,
-        commits,
-        _remover: Remover::of(&dir),
+    let (store, switched) = (dir.join("store"), dir.join("switched"));
+    copy(&archive.root, &store);
+    promote(&source);
+    for row in [SWITCHED, SWITCHED + 1] {
+        moments.insert(row, commit(&source, row));
+        source.archive_wal();
     }
+    let commits = commits(&source);
+    copy(&archive.root, &switched);
+    Original { store, switched, first, second, system, moments, commits, _remover: Remover::of(&dir) }
+}
+
+/// Puts the source on a timeline of its own.
+fn promote(source: &Cluster) {
+    source.stop("fast");
+    let signal = source.data_dir.join("standby.signal");
+    fs::write(&signal, "").expect("writes");
+    source.place().own(&signal);
+    source.start_server();
+    assert_eq!(source.sql("select pg_promote()"), "t");
+    wait_until("the timeline is archived", || {
+        source.sql("select count(*) from pg_ls_archive_statusdir() where name = '00000002.history.done'")
+            == "1"
+    });
 }
 
 /// Commits a row and returns a moment after that and before any later commit.
@@ -151,15 +167,28 @@ pub struct Case {
     pub place: Place,
     pub target: Postgres,
     store: PathBuf,
+    /// What it is a copy of.
+    source: PathBuf,
 }
 
 impl Case {
     pub fn new() -> Self {
+        Self::with(&original().store)
+    }
+
+    /// Makes one whose source went on along timeline 2.
+    pub fn switched() -> Self {
+        Self::with(&original().switched)
+    }
+
+    fn with(store: &Path) -> Self {
         let place = Place::make();
+        let from = store;
         let store = place.path().join("store");
-        copy(&original().store, &store);
+        copy(from, &store);
         let url = format!("dir://{}", store.display());
-        Self::of(place, System::Store(resource::Store { url, ..Default::default() }))
+        let backups = System::Store(resource::Store { url, ..Default::default() });
+        Self { source: from.to_owned(), ..Self::of(place, backups) }
     }
 
     pub fn of(place: Place, backups: System) -> Self {
@@ -168,7 +197,7 @@ impl Case {
         let data = place.subdir("target");
         fs::write(data.join("precious"), "not to be lost").expect("writes");
         let store = place.path().join("store");
-        Self { original: original(), rig, place, target, store }
+        Self { original: original(), rig, place, target, store, source: PathBuf::new() }
     }
 
     pub fn data_dir(&self) -> PathBuf {
@@ -185,9 +214,9 @@ impl Case {
         only(&self.object(&format!("base/{}", self.original.first)), name)
     }
 
-    /// Returns where a WAL segment is, whichever form it is stored in.
+    /// Returns where a WAL segment is.
     pub fn segment(&self, name: &str) -> PathBuf {
-        only(&self.object(&format!("wal/{}", self.original.system)), name)
+        only(&self.object(&format!("wal/{}", self.original.system)), &format!("{name}.zst"))
     }
 
     /// Returns the names of all segments of the archive that follow the first backup, in order.
@@ -225,7 +254,7 @@ impl Case {
     /// Brings the store back as it was.
     pub fn heal(&self) {
         fs::remove_dir_all(&self.store).expect("removes");
-        copy(&original().store, &self.store);
+        copy(&self.source, &self.store);
     }
 
     pub async fn choose(&self, target: Option<Timestamp>) -> Result<Done, StepError> {
@@ -244,7 +273,11 @@ impl Case {
     }
 
     pub async fn recover(&self, target: Option<Timestamp>) -> Result<Done, StepError> {
-        let mut with = json!({"store": "backups", "cluster": "db"});
+        self.recover_along("current", target).await
+    }
+
+    pub async fn recover_along(&self, timeline: &str, target: Option<Timestamp>) -> Result<Done, StepError> {
+        let mut with = json!({"store": "backups", "cluster": "db", "timeline": timeline});
         if let Some(target) = target {
             with["target_time"] = json!(target.to_string());
         }

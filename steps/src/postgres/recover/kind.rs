@@ -165,13 +165,13 @@ impl StepKind for Recover {
 /// Goes for the target, and if all WAL is replayed before it comes, to the last record.
 async fn recover(ctx: &StepContext, source: &Source<'_>) -> Result<Paused, StepError> {
     let goal = source.params.target_time.map_or(Goal::Farthest, Goal::Before);
-    let (last, log) = match pass::run(ctx, source, goal).await? {
+    let (last, log, within) = match pass::run(ctx, source, goal).await? {
         Outcome::Paused(paused) => return Ok(*paused),
-        Outcome::WalEnded { last, log } => (last, log),
+        Outcome::WalEnded { last, log, within } => (last, log, within),
     };
     let last = last.ok_or_else(|| log.died())?;
     match pass::run(ctx, source, Goal::Through(last)).await? {
-        Outcome::Paused(paused) => Ok(*paused),
+        Outcome::Paused(paused) => Ok(Paused { ends_within: within, ..*paused }),
         Outcome::WalEnded { log, .. } => Err(log.died()),
     }
 }
@@ -191,7 +191,7 @@ async fn adopt(ctx: &StepContext, source: &Source<'_>) -> Result<Option<Paused>,
     }
     let log = ServerLog { path: isolation.log_file.clone(), start: isolation.log_start };
     let disk = Arc::new(unsynced::disk_of(&source.data_dir)?);
-    Ok(Some(Paused { client, isolation, log, requests: None, disk }))
+    Ok(Some(Paused { client, isolation, log, requests: None, disk, ends_within: None }))
 }
 
 fn own_server(ctx: &StepContext, source: &Source<'_>) -> Option<Isolation> {
@@ -248,9 +248,24 @@ async fn finish(
             replay.last_commit.as_deref().unwrap_or("the end of the backup")
         ));
     }
+    if let (true, Ok(wanted)) = (end_of_wal, source.params.timeline.parse::<i32>())
+        && wanted != timeline
+    {
+        done.warnings.push(format!(
+            "the archive has no WAL of timeline {wanted}: the recovery ended on timeline {timeline}, before {wanted} began"
+        ));
+    }
+    done.warnings.extend(paused.ends_within.as_deref().map(ends_within));
     done.recovery_points.push(found.point);
     add_facts(&mut done, source, &paused);
     Ok(done)
+}
+
+fn ends_within(segment: &str) -> String {
+    format!(
+        "the log ends in the middle of {segment}, the last WAL segment of the archive: right if the source went down \
+         there; if it was stopped or went on, the segment is damaged and what follows is missing"
+    )
 }
 
 fn add_facts(done: &mut Done, source: &Source<'_>, paused: &Paused) {
