@@ -7,5 +7,8 @@
 pub mod support;
 
 mod base;
+mod bucket;
+mod dumps;
 mod scene;
+mod target;
 mod wal;

@@ -13,6 +13,7 @@ use lifeboat_engine::model::event::Done;
 use lifeboat_engine::model::outcome::FailureKind;
 use lifeboat_engine::plan::hex;
 use lifeboat_engine::resource::{self, Postgres, System};
+use lifeboat_engine::secret::SecretRef;
 use lifeboat_engine::step::StepError;
 use lifeboat_steps::postgres::isolation::{Isolation, use_client_program};
 use lifeboat_steps::postgres::pidfile::PidFile;
@@ -20,7 +21,7 @@ use serde_json::{Value, json};
 use sha2::{Digest, Sha256};
 
 use crate::support::archive::{Archive, wal_program};
-use crate::support::bucket::next_second;
+use crate::support::bucket::{Bucket, Versions, next_second};
 use crate::support::postgres::{Cluster, Options, Place, free_port, succeed, wait_until};
 use crate::support::rig::Rig;
 
@@ -55,6 +56,19 @@ pub fn original() -> &'static Original {
         // On a thread of its own, for it waits for steps and may be called by one that does.
         std::thread::spawn(make).join().expect("the source is made")
     })
+}
+
+impl Original {
+    /// Returns the names of all segments of the archive that follow the first backup, in order.
+    pub fn segments(&self) -> Vec<String> {
+        let names = names(&self.store.join("wal").join(&self.system)).into_iter();
+        let names = names.filter(|name| name.len() == "0000000100000000000000AA.zst".len());
+        let marker =
+            fs::read(self.store.join("base").join(&self.first).join("lifeboat.json")).expect("a marker");
+        let marker: Value = serde_json::from_slice(&marker).expect("JSON");
+        let start = marker["details"]["wal_start_segment"].as_str().expect("text").to_owned();
+        names.map(|name| name[..24].to_owned()).filter(|name| *name >= start).collect()
+    }
 }
 
 /// Removes a directory when the test program ends, in whatever way: statics are never dropped.
@@ -156,6 +170,25 @@ fn commits(source: &Cluster) -> BTreeMap<u32, Timestamp> {
     lines.lines().map(parse).collect()
 }
 
+/// Where the store is in the bucket.
+const PREFIX: &str = "team/pg";
+
+/// Returns the bucket with the store; the first call fills it.
+fn bucket() -> &'static Bucket {
+    static BUCKET: OnceLock<Bucket> = OnceLock::new();
+    BUCKET.get_or_init(|| {
+        let bucket = Bucket::make(Versions::None);
+        let store = &original().store;
+        for (path, meta) in &Tree::of(store).0 {
+            if !meta.3.is_empty() {
+                let key = path.strip_prefix(store).expect("is below").to_str().expect("UTF-8");
+                bucket.put(&format!("{PREFIX}/{key}"), fs::read(path).expect("reads"));
+            }
+        }
+        bucket
+    })
+}
+
 fn copy(from: &Path, to: &Path) {
     assert!(Command::new("cp").arg("-a").arg(from).arg(to).status().expect("cp runs").success());
 }
@@ -191,7 +224,16 @@ impl Case {
         Self { source: from.to_owned(), ..Self::of(place, backups) }
     }
 
-    pub fn of(place: Place, backups: System) -> Self {
+    /// Makes one whose store is a bucket at an endpoint. All have the same, so that none may change it.
+    pub fn in_bucket(endpoint: &str) -> Self {
+        let key = SecretRef::Env("TEST_S3_KEY".into());
+        let mut resource = bucket().resource_at(PREFIX, endpoint);
+        (resource.access_key, resource.secret_key) = (Some(key.clone()), Some(key.clone()));
+        let case = Self::of(Place::make(), System::Store(resource));
+        Self { rig: case.rig.secret(key, "testing"), ..case }
+    }
+
+    fn of(place: Place, backups: System) -> Self {
         let target = place.resource("target", free_port());
         let rig = Rig::drill().resource("backups", backups).resource("db", System::Postgres(target.clone()));
         let data = place.subdir("target");
@@ -217,21 +259,6 @@ impl Case {
     /// Returns where a WAL segment is.
     pub fn segment(&self, name: &str) -> PathBuf {
         only(&self.object(&format!("wal/{}", self.original.system)), &format!("{name}.zst"))
-    }
-
-    /// Returns the names of all segments of the archive that follow the first backup, in order.
-    pub fn segments(&self) -> Vec<String> {
-        let entries =
-            fs::read_dir(self.object(&format!("wal/{}", self.original.system))).expect("an archive");
-        let name = |entry: fs::DirEntry| entry.file_name().to_string_lossy().into_owned();
-        let names =
-            entries.flatten().map(name).filter(|name| name.len() == "0000000100000000000000AA.zst".len());
-        let marker: Value = self.marker();
-        let start = marker["details"]["wal_start_segment"].as_str().expect("text").to_owned();
-        let mut names: Vec<_> =
-            names.map(|name| name[..24].to_owned()).filter(|name| *name >= start).collect();
-        names.sort();
-        names
     }
 
     pub fn marker(&self) -> Value {

@@ -152,7 +152,7 @@ async fn each_damage_of_a_segment_is_named_and_can_be_mended() {
     let target = case.original.moments[BURST.end()];
     case.restore().await.expect("restores");
     // Behind both backups; two more follow.
-    let segments = case.segments();
+    let segments = case.original.segments();
     let name = segments[segments.len() - 3].clone();
     for row in ROWS {
         eprintln!("{}", row.what);
@@ -184,7 +184,7 @@ async fn each_damage_of_a_segment_is_named_and_can_be_mended() {
 fn plant_leftovers(case: &Case) {
     let queue = work_dir(&case.data_dir()).join("wal");
     fs::create_dir_all(&queue).expect("makes");
-    let segments = case.segments();
+    let segments = case.original.segments();
     let stale = fs::read(case.segment(&segments[1])).expect("reads");
     let stale = zstd::decode_all(&stale[..]).expect("is packed");
     for name in &segments {
@@ -199,7 +199,7 @@ fn plant_leftovers(case: &Case) {
 #[tokio::test(flavor = "multi_thread")]
 async fn a_missing_first_segment_is_named() {
     let case = Case::new();
-    let first = case.segments()[0].clone();
+    let first = case.original.segments()[0].clone();
     fs::remove_file(case.segment(&first)).expect("removes");
     let error = case.choose(Some(case.original.moments[&3])).await.expect_err("is needed");
     assert_says(&error, (codes::LB1222, Permanent), &[&first, &case.original.first]);
@@ -213,7 +213,7 @@ async fn a_missing_first_segment_is_named() {
 #[tokio::test(flavor = "multi_thread")]
 async fn a_missing_last_segment_is_the_end_and_said_to_be() {
     let case = Case::new();
-    let segments = case.segments();
+    let segments = case.original.segments();
     let [.., before, last] = &segments[..] else { panic!("{segments:?}") };
     fs::rename(case.segment(last), case.segment(last).with_file_name(format!("{last}.partial.zst")))
         .expect("renames");
@@ -232,7 +232,7 @@ async fn a_missing_last_segment_is_the_end_and_said_to_be() {
 #[tokio::test(flavor = "multi_thread")]
 async fn a_log_that_ends_within_its_last_segment_is_said_to() {
     let case = Case::new();
-    let last = case.segments().last().expect("a segment").clone();
+    let last = case.original.segments().last().expect("a segment").clone();
     let segment = Segment { path: case.segment(&last), name: last };
     segment.change(200, &[0xFF; 64]);
     case.restore().await.expect("restores");
