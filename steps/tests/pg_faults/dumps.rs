@@ -64,7 +64,11 @@ fn cut(path: &Path, keep: impl Fn(usize) -> usize) {
 
 fn change(path: &Path, part: f64, by: &[u8]) {
     let mut bytes = fs::read(path).expect("reads");
-    #[expect(clippy::cast_possible_truncation, clippy::cast_sign_loss, reason = "a place within a small file")]
+    #[expect(
+        clippy::cast_possible_truncation,
+        clippy::cast_sign_loss,
+        reason = "a place within a small file"
+    )]
     let at = (bytes.len() as f64 * part) as usize;
     bytes[at..at + by.len()].copy_from_slice(by);
     fs::write(path, bytes).expect("writes");
@@ -92,8 +96,9 @@ async fn archives_that_are_cut_off_or_damaged() {
     let data = data.into_iter().find(|path| !path.ends_with("toc.dat")).expect("data of the table");
     cut(&data, |length| length / 2);
     dumps.refuses("a directory with half of a table", "dir", (codes::LB1279, &[])).await;
-    fs::remove_file(data).expect("removes");
+    fs::remove_file(&data).expect("removes");
     dumps.refuses("a directory without the data of a table", "dir", (codes::LB1279, &[])).await;
+    fs::write(data, "a table").expect("writes");
     fs::remove_file(path.join("toc.dat")).expect("removes");
     dumps.refuses("a directory without its table of contents", "dir", (codes::LB1285, &[])).await;
 }

@@ -56,7 +56,8 @@ async fn a_moment_before_the_end_of_the_backup_is_refused() {
     let marker = case.marker();
     for moment in ["start_time", "stop_time"] {
         let target = marker["details"][moment].as_str().expect("text").parse().expect("a time");
-        let error = case.recover(Some(target)).await.expect_err("the backup is not consistent before its end");
+        let error =
+            case.recover(Some(target)).await.expect_err("the backup is not consistent before its end");
         assert_says(&error, (codes::LB1269, Permanent), &[&case.original.first, "select_backup"]);
         case.assert_no_server();
     }
@@ -98,14 +99,19 @@ async fn a_moment_is_taken_with_its_zone_or_not_at_all() {
     }
     // An hour that comes twice: which one, the offset says. A zone that contradicts it, or stands alone, is refused.
     let without = target.to_string().trim_end_matches('Z').to_owned();
-    let refused =
-        [&*without, "2026-10-25T02:30:00[Europe/Berlin]", "2026-10-25T02:30:00+05:00[Europe/Berlin]", "now", ""];
+    let refused = [
+        &*without,
+        "2026-10-25T02:30:00[Europe/Berlin]",
+        "2026-10-25T02:30:00+05:00[Europe/Berlin]",
+        "now",
+        "",
+    ];
     for moment in refused {
         let error = choose(moment).await.expect_err(moment);
         assert_eq!((error.code, error.kind), (LB0304, Permanent), "{moment}: {error}");
         assert!(error.message.contains("with its zone") && error.message.contains(moment), "{error}");
     }
-    let twice = ["2026-10-25T02:30:00+02:00[Europe/Berlin]", "2026-10-25T02:30:00+01:00"];
+    let twice = ["2026-10-25T02:30:00+02:00", "2026-10-25T02:30:00+01:00"];
     let [first, second] = twice.map(|text| lifeboat_engine::value::parse_timestamp(text).expect("is clear"));
     assert_eq!(second.duration_since(first), jiff::SignedDuration::from_hours(1));
 }

@@ -48,7 +48,11 @@ pub(super) struct Dump<'a> {
 }
 
 /// Reads the table of contents, which stands at the beginning: a dump that was cut off still has one.
-pub(super) async fn contents(ctx: &StepContext, tools: &Tools, dump: Dump<'_>) -> Result<Contents, StepError> {
+pub(super) async fn contents(
+    ctx: &StepContext,
+    tools: &Tools,
+    dump: Dump<'_>,
+) -> Result<Contents, StepError> {
     let found = Arc::new(Mutex::new(Contents::default()));
     let sink = Arc::clone(&found);
     let command = program(tools).arg("--list").arg(dump.path).quiet_stdout().on_line(move |_, line| {
@@ -79,7 +83,7 @@ fn program(tools: &Tools) -> Command {
 fn not_whole(dump: Dump<'_>, lines: &[String]) -> StepError {
     let message = format!("the dump `{}` is not whole or is damaged", dump.name);
     let mut error = StepError::permanent(codes::LB1279, message)
-            .help("do not restore from it; choose another dump of the store");
+        .help("do not restore from it; choose another dump of the store");
     error.causes = lines.to_vec();
     error
 }
