@@ -218,9 +218,10 @@ async fn take(
     if params.globals {
         program.globals(partial.path()).await?;
     }
-    let dump = partial.path().join(params.format.object());
-    let contents = archive::contents(ctx, &tools, &dump).await?;
-    archive::read_whole(ctx, &tools, &dump).await?;
+    let path = partial.path().join(params.format.object());
+    let dump = archive::Dump { name: params.format.object(), path: &path };
+    let contents = archive::contents(ctx, &tools, dump).await?;
+    archive::read_whole(ctx, &tools, dump).await?;
     let details = DumpDetails {
         resource: params.cluster.clone(),
         database: login.database.clone(),

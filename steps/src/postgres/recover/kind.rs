@@ -168,16 +168,16 @@ async fn recover(ctx: &StepContext, source: &Source<'_>) -> Result<Paused, StepE
         RecoveryTarget::Latest => Goal::Farthest,
         target => Goal::Target(target.clone()),
     };
-    let (last, log) = match pass::run(ctx, source, goal).await? {
+    let (last, log, within) = match pass::run(ctx, source, goal).await? {
         Outcome::Paused(paused) => return Ok(*paused),
-        Outcome::WalEnded { last, log } => (last, log),
+        Outcome::WalEnded { last, log, within } => (last, log, within),
     };
     let last = last.ok_or_else(|| log.died())?;
     if !matches!(target, RecoveryTarget::Latest | RecoveryTarget::Time(_)) {
         return Err(unreached(target, last));
     }
     match pass::run(ctx, source, Goal::Through(last)).await? {
-        Outcome::Paused(paused) => Ok(*paused),
+        Outcome::Paused(paused) => Ok(Paused { ends_within: within, ..*paused }),
         Outcome::WalEnded { log, .. } => Err(log.died()),
     }
 }
@@ -196,7 +196,7 @@ async fn adopt(ctx: &StepContext, source: &Source<'_>) -> Result<Option<Paused>,
     }
     let log = ServerLog { path: isolation.log_file.clone(), start: isolation.log_start };
     let disk = Arc::new(unsynced::disk_of(&source.data_dir)?);
-    Ok(Some(Paused { client, isolation, log, requests: None, disk }))
+    Ok(Some(Paused { client, isolation, log, requests: None, disk, ends_within: None }))
 }
 
 fn own_server(ctx: &StepContext, source: &Source<'_>) -> Option<Isolation> {
@@ -264,9 +264,23 @@ async fn finish(
         };
         done.warnings.extend(timeline::warning(place, &wal.history));
     }
+    let wanted = source.wal.history.timeline;
+    if end_of_wal && i64::from(wanted) != i64::from(timeline) {
+        done.warnings.push(format!(
+            "the archive has no WAL of timeline {wanted}: the recovery ended on timeline {timeline}, before {wanted} began"
+        ));
+    }
+    done.warnings.extend(paused.ends_within.as_deref().map(ends_within));
     done.recovery_points.push(found.point);
     add_facts(&mut done, source, &paused);
     Ok(done)
+}
+
+fn ends_within(segment: &str) -> String {
+    format!(
+        "the log ends in the middle of {segment}, the last WAL segment of the archive: right if the source went down \
+         there; if it was stopped or went on, the segment is damaged and what follows is missing"
+    )
 }
 
 fn add_facts(done: &mut Done, source: &Source<'_>, paused: &Paused) {
