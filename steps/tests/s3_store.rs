@@ -8,24 +8,12 @@ use lifeboat_engine::model::outcome::FailureKind;
 use lifeboat_engine::secret::SecretRef;
 use lifeboat_steps::store::{self, BackupKind, Key, Meter, Put, Store, catalogue, codes, digest_of, verify};
 use serde_json::json;
-use support::bucket::{Bucket, Versions, endpoint};
+use support::bucket::{Bucket, Versions, endpoint, noise};
 use support::flaky::{Flaky, Trouble};
 use support::rig::Rig;
 
 fn key(text: &str) -> Key {
     Key::new(text).expect("a valid key")
-}
-
-/// Bytes that differ everywhere, so that no part can stand for another one.
-fn noise(length: usize) -> Vec<u8> {
-    let mut state = 0x9e37_79b9_u32;
-    let next = || {
-        state ^= state << 13;
-        state ^= state >> 17;
-        state ^= state << 5;
-        state.to_le_bytes()
-    };
-    std::iter::repeat_with(next).flatten().take(length).collect()
 }
 
 fn write(store: &Store, at: &str, content: &[u8]) -> Result<Put, lifeboat_engine::step::StepError> {

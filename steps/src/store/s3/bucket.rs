@@ -1,5 +1,5 @@
 use std::path::{Path, PathBuf};
-use std::sync::Arc;
+use std::sync::{Arc, OnceLock};
 use std::time::Duration;
 
 use aws_sdk_s3::Client;
@@ -31,6 +31,8 @@ struct Inner {
     prefix: String,
     endpoint: Option<String>,
     scratch: PathBuf,
+    /// Whether the server decides whether a name is free, once that is known.
+    decides: OnceLock<bool>,
 }
 
 /// Where a backup is put together: large, and not emptied by a restart.
@@ -55,7 +57,8 @@ impl Bucket {
         let resource = address.resource.clone();
         let client = wait(client(resource.region, resource.endpoint.clone(), address.keys.clone()))?;
         let scratch = resource.scratch.unwrap_or_else(|| PathBuf::from(SCRATCH));
-        let inner = Inner { client, bucket, prefix, endpoint: resource.endpoint, scratch };
+        let inner =
+            Inner { client, bucket, prefix, endpoint: resource.endpoint, scratch, decides: OnceLock::new() };
         let opened = Self { inner: Arc::new(inner) };
         opened.check_reachable()?;
         Ok(opened)
@@ -82,6 +85,10 @@ impl Bucket {
 
     pub(in crate::store) fn scratch(&self) -> &Path {
         &self.inner.scratch
+    }
+
+    pub(super) fn known_to_decide(&self) -> &OnceLock<bool> {
+        &self.inner.decides
     }
 
     /// True for S3 itself, whose promises are known.

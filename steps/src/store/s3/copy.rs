@@ -53,6 +53,11 @@ fn parts_of(size: u64) -> Vec<(u64, u64)> {
 }
 
 impl Attributes {
+    /// Returns those of an object that has others than a new one by nothing but its own metadata.
+    pub(super) fn with(metadata: HashMap<String, String>) -> Self {
+        Self { metadata, ..Self::default() }
+    }
+
     fn of(head: HeadObjectOutput) -> Self {
         let expires = head.expires_string.as_deref();
         let kept = Kept {
