@@ -58,8 +58,7 @@ fn code(outcome: Result<Done, StepError>) -> &'static str {
 async fn a_file_goes_into_a_store_and_comes_back() {
     let bucket = Bucket::make(Versions::Kept);
     let rig = rig(&bucket);
-    let (small, large, target) =
-        (rig.dir().join("small"), rig.dir().join("large"), rig.dir().join("back"));
+    let (small, large, target) = (rig.dir().join("small"), rig.dir().join("large"), rig.dir().join("back"));
     write(&small, "hello");
     write(&large, noise((21 << 20) + 77));
     for store in STORES {
@@ -202,9 +201,8 @@ async fn a_mirror_removes_only_what_it_may() {
     for name in ["a", "x", "y/z"] {
         write(&target.join(name), "old");
     }
-    let with = |most: u32| {
-        json!({ "from": "bucket", "to_dir": target, "extra": "remove", "max_removed": most })
-    };
+    let with =
+        |most: u32| json!({ "from": "bucket", "to_dir": target, "extra": "remove", "max_removed": most });
     assert_eq!(code(rig.run("store.sync", with(1)).await), "LB1153");
     assert_eq!(std::fs::read_to_string(target.join("a")).unwrap(), "old", "nothing was touched");
     let done = rig.run("store.sync", with(2)).await.unwrap();

@@ -191,3 +191,20 @@ fn a_backup_exists_once_its_marker_does() {
     bucket.put("backups/redis/two/dump.rdb", "somebody else's");
     assert_eq!(store.begin(BackupKind::RedisRdb, "two", &mine).expect_err("not ours").code, codes::LB1107);
 }
+
+#[test]
+fn objects_are_encrypted_as_the_environment_says() {
+    let bucket = Bucket::make(Versions::None);
+    let mut resource = bucket.resource("x");
+    (resource.encryption, resource.kms_key) = (Some("aws:kms".into()), Some("alias/backups".into()));
+    let address = store::Address::new(resource).with_keys("testing".into(), "testing".into(), None);
+    let store = Store::open(&address).expect("answers");
+    write(&store, "small", b"one").expect("writes");
+    write(&store, "large", &noise(17 << 20)).expect("writes");
+    for key in ["x/small", "x/large"] {
+        let request = bucket.client().head_object().bucket(&bucket.name).key(key).send();
+        let head = support::bucket::wait(async move { request.await.expect("is there") });
+        assert_eq!(head.server_side_encryption().map(AsRef::as_ref), Some("aws:kms"), "{key}");
+        assert!(head.ssekms_key_id().is_some_and(|id| id.contains("alias/backups")), "{key}");
+    }
+}

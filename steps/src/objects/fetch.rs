@@ -24,7 +24,7 @@ const SMALL_AT_ONCE: usize = 12;
 /// … large ones one after the other, in parts at once: all together take some 130 MiB of memory.
 const LARGE: u64 = 8 << 20;
 /// After so many bytes of a large object a part is noted, from which a later attempt goes on.
-const NOTED: u64 = 64 << 20;
+const NOTED: u64 = 16 << 20;
 const BUFFER: usize = 256 * 1024;
 
 /// One object that is wanted.

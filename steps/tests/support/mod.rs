@@ -6,6 +6,7 @@ pub mod backup;
 pub mod bucket;
 pub mod flaky;
 pub mod postgres;
+pub mod proxy;
 pub mod redis;
 pub mod rig;
 pub mod web;

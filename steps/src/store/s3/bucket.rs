@@ -9,6 +9,7 @@ use aws_sdk_s3::config::{
     BehaviorVersion, Credentials, Region, RequestChecksumCalculation, ResponseChecksumValidation,
     StalledStreamProtectionConfig,
 };
+use aws_sdk_s3::types::ServerSideEncryption;
 use lifeboat_engine::step::StepError;
 use secrecy::ExposeSecret;
 
@@ -31,6 +32,8 @@ struct Inner {
     prefix: String,
     endpoint: Option<String>,
     scratch: PathBuf,
+    encryption: Option<ServerSideEncryption>,
+    kms_key: Option<String>,
     /// Whether the server decides whether a name is free, once that is known.
     decides: OnceLock<bool>,
 }
@@ -57,8 +60,16 @@ impl Bucket {
         let resource = address.resource.clone();
         let client = wait(client(resource.region, resource.endpoint.clone(), address.keys.clone()))?;
         let scratch = resource.scratch.unwrap_or_else(|| PathBuf::from(SCRATCH));
-        let inner =
-            Inner { client, bucket, prefix, endpoint: resource.endpoint, scratch, decides: OnceLock::new() };
+        let inner = Inner {
+            client,
+            bucket,
+            prefix,
+            endpoint: resource.endpoint,
+            scratch,
+            encryption: resource.encryption.as_deref().map(ServerSideEncryption::from),
+            kms_key: resource.kms_key,
+            decides: OnceLock::new(),
+        };
         let opened = Self { inner: Arc::new(inner) };
         opened.check_reachable()?;
         Ok(opened)
@@ -85,6 +96,11 @@ impl Bucket {
 
     pub(in crate::store) fn scratch(&self) -> &Path {
         &self.inner.scratch
+    }
+
+    /// Returns how the environment wants objects encrypted, and with which key.
+    pub(super) fn encryption(&self) -> (Option<ServerSideEncryption>, Option<String>) {
+        (self.inner.encryption.clone(), self.inner.kms_key.clone())
     }
 
     pub(super) fn known_to_decide(&self) -> &OnceLock<bool> {

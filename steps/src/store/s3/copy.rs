@@ -58,6 +58,15 @@ impl Attributes {
         Self { metadata, ..Self::default() }
     }
 
+    /// Lets the server encrypt as the environment says, where the object does not say itself.
+    pub(super) fn encrypted_for(mut self, bucket: &Bucket) -> Self {
+        let (encryption, kms_key) = bucket.encryption();
+        if encryption.is_some() && self.kept.encryption.is_none() {
+            (self.kept.encryption, self.kept.kms_key) = (encryption, kms_key);
+        }
+        self
+    }
+
     fn of(head: HeadObjectOutput) -> Self {
         let expires = head.expires_string.as_deref();
         let kept = Kept {
@@ -87,6 +96,8 @@ impl Attributes {
             .set_content_language(self.content_language.clone())
             .set_cache_control(self.cache_control.clone())
             .set_metadata((!self.metadata.is_empty()).then(|| self.metadata.clone()))
+            .set_server_side_encryption(self.kept.encryption.clone())
+            .set_ssekms_key_id(self.kept.kms_key.clone())
     }
 
     pub(super) fn on_parts(
@@ -147,7 +158,7 @@ impl Bucket {
         let key = to.to_owned();
         let name = format!("`{}`", to.strip_prefix(self.prefix()).unwrap_or(to).escape_debug());
         wait(async move {
-            let attributes = from.attributes_of(&version).await?;
+            let attributes = from.attributes_of(&version).await?.encrypted_for(&bucket);
             match version.size <= WHOLE {
                 true => bucket.copy_whole(&attributes, (&source, &key)).await,
                 false => {

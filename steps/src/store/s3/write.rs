@@ -69,7 +69,7 @@ impl Bucket {
             bucket: self.clone(),
             key: key.clone(),
             existing,
-            attributes,
+            attributes: attributes.encrypted_for(self),
             buffer: Vec::new(),
             digest: Sha256::new(),
             size: 0,
