@@ -33,6 +33,10 @@ use session::{Manner, Site};
 static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
 
 fn main() -> ExitCode {
+    // Postgres waits for this one once for every segment: not even the command line is set up for it.
+    if let Some(exit) = commands::wal::get_at_once() {
+        return exit;
+    }
     #[cfg(debug_assertions)]
     if let Some(refused) = arm_crash() {
         return refused;
@@ -41,7 +45,7 @@ fn main() -> ExitCode {
         Ok(cli) => cli,
         Err(error) => return usage(&error),
     };
-    // Postgres calls this once for every segment: nothing else is set up for it.
+    // Postgres calls this as well for every segment: nothing else is set up for it.
     if let Command::Wal(command) = &cli.command {
         return commands::wal::wal(command);
     }

@@ -281,7 +281,9 @@ async fn damaged_archives_are_named_and_leave_nothing() {
 
     let boundary = second_to_last_member(&tar);
     scene.store.replace_base(LABEL, &tar[..boundary]);
-    expect_damage(&scene, codes::LB1258, "cut between two members").await;
+    expect_damage(&scene, codes::LB1255, "cut between two members").await;
+    scene.store.replace_base(LABEL, &[&tar[..boundary], &[0; 1024]].concat());
+    expect_damage(&scene, codes::LB1258, "without its last member").await;
 
     let mut wrong = tar.clone();
     let at = tar.windows(4).position(|bytes| bytes == b"xxxx").expect("a row");

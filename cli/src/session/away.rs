@@ -35,8 +35,8 @@ pub(crate) fn take_down(run: &RunDir) -> Result<bool, Failure> {
     let journal = Journal::open(run.path(), clock).map_err(|error| render::journal(&error))?;
     let wishes: Vec<Pending> = pending.into_iter().filter_map(Result::ok).collect();
     let redactor = Redactor::new(&secrets(&header.plan, &wishes));
-    let state = fold(&header.plan, &events)?;
-    let mut away = Away { plan: &header.plan, journal: &journal, state, redactor: &redactor };
+    let mut state = fold(&header.plan, &events)?;
+    let mut away = Away { plan: &header.plan, journal: &journal, state: &mut state, redactor: &redactor };
     let runtime = tokio::runtime::Builder::new_current_thread()
         .build()
         .map_err(|error| Failure::internal("the runtime cannot start").caused_by(&error))?;

@@ -457,6 +457,7 @@ async fn a_writer_that_was_superseded_notices_it_although_it_appends_nothing() {
     assert!(matches!(fault, Error::Closed { fault: Fault::Superseded, .. }), "{fault}");
     // Its own events close no journal.
     new.append(vec![started(2)]).await.unwrap();
-    std::thread::sleep(3 * super::writer::LOOK_INTERVAL);
+    let before = new.looks();
+    eventually(|| (new.looks() >= before + 3).then_some(()));
     assert!(new.fault().is_none());
 }

@@ -5,19 +5,17 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use crate::plans::{declared, id, person, plan, step};
+use crate::process::{declare, setup};
 use async_trait::async_trait;
 use lifeboat_engine::clock::{Clock, SystemClock};
 use lifeboat_engine::fence::Protected;
-use lifeboat_engine::journal::{self, Header, Journal};
-use lifeboat_engine::model::event::{Answer, AttemptResult, Done, EventKind, Question};
-use lifeboat_engine::model::{
-    Attempt, Created, CreatedKind, FailureKind, Mode, Outcome, Request, RunId, RunOutcome, StepId, Stream,
-};
+use lifeboat_engine::journal;
+use lifeboat_engine::model::event::{Answer, AttemptResult, Decision, Done, EventKind, Question};
+use lifeboat_engine::model::{Created, CreatedKind, FailureKind, Mode, Outcome, Request, RunOutcome};
 use lifeboat_engine::notice::{Messenger, Notice, Occasion};
 use lifeboat_engine::plan::{Plan, PlannedStep, Retry};
-use lifeboat_engine::redact::Redactor;
 use lifeboat_engine::resource::{Resource, ResourceKind};
-use lifeboat_engine::run::driver::{Control, OutputSink, Patience, RequestSource, Setup, drive};
+use lifeboat_engine::run::driver::{Control, Patience, Reporter, RequestSource, Setup, drive};
 use lifeboat_engine::run::{RunState, Situation};
 use lifeboat_engine::secret::Secrets;
 use lifeboat_engine::step::{Effect, KindSpec, Registry, StepContext, StepError, StepKind};
@@ -128,24 +126,6 @@ fn question() -> Question {
     }
 }
 
-pub(crate) struct NoOutput;
-
-impl OutputSink for NoOutput {
-    fn line(&self, _: &StepId, _: Attempt, _: Stream, line: &str) -> String {
-        line.to_owned()
-    }
-}
-
-pub(crate) struct NoRequests;
-
-impl RequestSource for NoRequests {
-    fn poll(&mut self) -> Vec<(uuid::Uuid, Request)> {
-        Vec::new()
-    }
-
-    fn done(&mut self, _: uuid::Uuid) {}
-}
-
 fn act(name: &str, needs: &[&str], what: &str) -> PlannedStep {
     PlannedStep { uses: "act".into(), with: json!({ "act": what }), ..step(name, needs) }
 }
@@ -161,32 +141,12 @@ async fn run_with(
     clock: Arc<dyn Clock>,
     prepare: impl FnOnce(&mut Registry),
 ) -> Situation {
-    let run = RunId::generate();
-    let header = Header { run, engine: "test".into(), created_ms: 0, plan: plan.clone() };
-    let journal = Journal::create(dir, header, clock.clone()).expect("a new journal");
-    journal.append(vec![declared()]).await.expect("the declaration");
-    let mut state = RunState::new(&plan);
-    state.apply(&declared()).expect("the first event");
+    let journal = declare(dir, &plan, clock.clone(), declared()).await;
     let mut registry = Registry::new();
     registry.register(Act);
     prepare(&mut registry);
-    let setup = Setup {
-        run,
-        plan: Arc::new(plan),
-        registry: Arc::new(registry),
-        journal,
-        state,
-        dir: dir.to_owned(),
-        secrets: Arc::new(Secrets::default()),
-        redactor: Redactor::new(&Secrets::default()),
-        output: Arc::new(NoOutput),
-        clock,
-        reporters: Vec::new(),
-        controls,
-        requests: Box::new(NoRequests),
-        when_held: Patience::Leave,
-        when_waiting: Patience::Stay,
-    };
+    let setup = setup(dir, &plan, registry, journal);
+    let setup = Setup { clock, controls, when_waiting: Patience::Stay, ..setup };
     drive(setup).await.expect("a journal that can be written")
 }
 
@@ -206,6 +166,58 @@ fn code_of(outcome: &Outcome) -> &str {
         Outcome::Failed { failure } => &failure.code,
         _ => "none",
     }
+}
+
+/// Requests that were left before the process began.
+struct Left(Vec<(uuid::Uuid, Request)>);
+
+impl RequestSource for Left {
+    fn poll(&mut self) -> Vec<(uuid::Uuid, Request)> {
+        self.0.clone()
+    }
+
+    fn done(&mut self, id: uuid::Uuid) {
+        self.0.retain(|(of, _)| *of != id);
+    }
+}
+
+/// Takes note of all that it is told.
+struct Hears(Arc<std::sync::Mutex<Vec<EventKind>>>);
+
+impl Reporter for Hears {
+    fn on_event(&mut self, _: i64, event: &EventKind) {
+        self.0.lock().expect("nobody panicked").push(event.clone());
+    }
+}
+
+/// Whoever ends a run whose process hangs is not there any more when another one takes the run over.
+#[tokio::test]
+async fn what_was_asked_while_nobody_drove_the_run_counts_before_anything_starts() {
+    let dir = tempfile::tempdir().unwrap();
+    let plan = plan(vec![act("a", &[], "")]);
+    let journal = declare(dir.path(), &plan, Arc::new(SystemClock), declared()).await;
+    let mut registry = Registry::new();
+    registry.register(Act);
+    let decide = |decision| (uuid::Uuid::now_v7(), Request::Decide { by: person(), decision });
+    let left = vec![
+        decide(Decision::Note { text: "it hangs".into() }),
+        decide(Decision::Abort { reason: "the wrong system".into() }),
+    ];
+    let heard = Arc::default();
+    let setup = Setup {
+        requests: Box::new(Left(left)),
+        reporters: vec![Box::new(Hears(Arc::clone(&heard)))],
+        ..setup(dir.path(), &plan, registry, journal)
+    };
+    assert_eq!(drive(setup).await.unwrap(), Situation::Finished(RunOutcome::Aborted));
+    let (_, events) = journal::read(dir.path()).unwrap();
+    let begun = events.iter().any(|event| matches!(event.kind, EventKind::AttemptStarted { .. }));
+    assert!(!begun, "nothing starts in a run that a person has ended: {events:#?}");
+    let decided = |events: &[EventKind]| {
+        events.iter().filter(|event| matches!(event, EventKind::Decided { .. })).count()
+    };
+    let recorded: Vec<_> = events.into_iter().map(|event| event.kind).collect();
+    assert_eq!((decided(&recorded), decided(&heard.lock().unwrap())), (2, 2), "once each, and shown");
 }
 
 #[tokio::test]

@@ -21,6 +21,8 @@ lifeboat_engine::define_codes! {
     LB1223 "several clusters in one store";
     LB1224 "no base backup on that timeline";
     LB1225 "no usable base backup";
+    LB1226 "recovery not made durable";
+    LB1227 "replayed data cannot be made durable";
     LB1240 "cannot connect to Postgres";
     LB1241 "Postgres refused the login";
     LB1242 "remote Postgres without TLS";

@@ -26,6 +26,7 @@ use crate::process::OsUser;
 
 const DESCRIPTION: &str = "isolation.json";
 const CLIENT: &str = "lifeboat";
+const CONFIGURATION: &str = "postgresql.conf";
 /// A socket's path may have 107 bytes, and Postgres adds its file name.
 const LONGEST_DIR: usize = 85;
 
@@ -39,6 +40,24 @@ pub enum Goal {
     Farthest,
     /// The record that an earlier pass found to be the last one.
     Through(Lsn),
+}
+
+/// Whether a server makes durable what it writes.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Writes {
+    Synced,
+    /// All at once at the end, by whoever started it. Until then the directory is worth nothing after a power cut.
+    Deferred,
+}
+
+impl Writes {
+    /// In a file and not on the command line, where a running server could not be told otherwise.
+    fn configuration(self) -> &'static str {
+        match self {
+            Self::Synced => "",
+            Self::Deferred => "fsync = off\n",
+        }
+    }
 }
 
 /// The description of an isolated server, in its directory.
@@ -113,7 +132,7 @@ impl Isolation {
         &self,
         ctx: &StepContext,
         postgres: &Postgres,
-        owner: Option<&OsUser>,
+        (writes, owner): (Writes, Option<&OsUser>),
     ) -> Result<(), StepError> {
         let dir = self.dir();
         ctx.created(Created {
@@ -126,7 +145,7 @@ impl Isolation {
         let me = own_name(owner)?;
         let user = postgres.user.clone();
         let files = [
-            ("postgresql.conf", String::new()),
+            (CONFIGURATION, writes.configuration().to_owned()),
             ("pg_hba.conf", HBA.to_owned()),
             ("pg_ident.conf", ident(&me, &[user])),
         ];
@@ -143,6 +162,13 @@ impl Isolation {
         let path = self.dir().join(DESCRIPTION);
         let text = serde_json::to_vec_pretty(self).expect("the description is JSON");
         write_private(&path, &text, owner).map_err(|error| cannot_prepare(&path, &error))
+    }
+
+    /// Changes how the server writes; it counts once the server has read its configuration again.
+    pub fn set_writes(&self, writes: Writes, owner: Option<&OsUser>) -> Result<(), StepError> {
+        let path = self.dir().join(CONFIGURATION);
+        let text = writes.configuration().as_bytes();
+        write_private(&path, text, owner).map_err(|error| cannot_prepare(&path, &error))
     }
 
     /// Lets the server's user and the user that runs Lifeboat log in as any of these roles over the private socket.
@@ -174,13 +200,16 @@ impl Isolation {
         let dir = self.dir();
         let file = |name: &str| dir.join(name).display().to_string();
         let mut settings: Vec<(String, String)> = vec![
-            ("config_file".into(), file("postgresql.conf")),
+            ("config_file".into(), file(CONFIGURATION)),
             ("hba_file".into(), file("pg_hba.conf")),
             ("ident_file".into(), file("pg_ident.conf")),
             ("port".into(), self.port.to_string()),
             ("listen_addresses".into(), listen_addresses(postgres)),
             ("unix_socket_directories".into(), socket_dirs(&dir, postgres)),
             ("shared_buffers".into(), shared_buffers()),
+            ("max_wal_size".into(), self.max_wal_size()),
+            // The default is too little for large segments.
+            ("min_wal_size".into(), format!("{}MB", (5 * self.segment_size.bytes()) >> 20)),
         ];
         settings.extend(ISOLATED.iter().map(|&(name, value)| (name.to_owned(), value.to_owned())));
         if major >= 15 {
@@ -189,6 +218,13 @@ impl Isolation {
         let needed = control.standby_settings.iter();
         settings.extend(needed.map(|(&name, value)| (name.to_owned(), value.to_string())));
         settings
+    }
+
+    /// A quarter of the room that is free, up to 4 GB: replayed WAL stays until the next restart point.
+    fn max_wal_size(&self) -> String {
+        let free = rustix::fs::statvfs(&self.data_dir).map_or(0, |stat| stat.f_bavail * stat.f_frsize);
+        let least = (10 * self.segment_size.bytes()).max(256 << 20);
+        format!("{}MB", (free / 4).min(4 << 30).max(least) >> 20)
     }
 
     /// Returns the settings that make it recover towards its goal and wait there.
@@ -243,8 +279,9 @@ const ISOLATED: [(&str, &str); 24] = [
     ("hot_standby", "on"),
     ("wal_level", "replica"),
     // Fewer restart points while WAL is replayed.
-    ("max_wal_size", "4GB"),
     ("checkpoint_timeout", "30min"),
+    // Segments that were replayed are removed: kept for use, they would have to be written to the disk.
+    ("wal_recycle", "off"),
     ("cluster_name", "lifeboat"),
 ];
 
@@ -324,8 +361,9 @@ fn make_dir(dir: &Path, owner: Option<&OsUser>) -> io::Result<()> {
     own(dir, owner)
 }
 
-/// Replaces a file by one that only the owner can read. Never follows a link that stands in its place.
-fn write_private(path: &Path, text: &[u8], owner: Option<&OsUser>) -> io::Result<()> {
+/// Replaces a file by one that only the owner can read; its content is durable, its name is not. Never follows a link
+/// that stands in its place.
+pub(super) fn write_private(path: &Path, text: &[u8], owner: Option<&OsUser>) -> io::Result<()> {
     let temporary = path.with_extension("new");
     match fs::remove_file(&temporary) {
         Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(error),

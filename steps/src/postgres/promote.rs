@@ -20,8 +20,9 @@ use super::controldata::ControlData;
 use super::isolation::{Goal, Isolation, work_dir};
 use super::pidfile::PidFile;
 use super::restore_note::RestoreNote;
-use super::server::{self, Expected, Launch, POLL, QUICK, ServerLog};
+use super::server::{self, Expected, Launch, Pace, QUICK, ServerLog};
 use super::tools::Tools;
+use super::unsynced;
 use super::wal::{WalServer, WalSource};
 use super::{account, codes, lifecycle, local, recover};
 use crate::process::Identity;
@@ -105,6 +106,7 @@ impl StepKind for Promote {
             lifecycle::refuse_managed(&params.cluster, postgres)?;
         }
         let isolation = own_isolation(ctx, data_dir)?;
+        unsynced::refuse(data_dir)?;
         if let Some(isolation) = isolation {
             let isolation = match Isolation::serving(data_dir) {
                 Some(_) => isolation,
@@ -195,6 +197,7 @@ pub(super) async fn revive(
     mut isolation: Isolation,
 ) -> Result<Isolation, StepError> {
     let (postgres, data_dir) = local::data_dir(ctx, name)?;
+    unsynced::refuse(data_dir)?;
     let tools = Tools::find_major(postgres, lifecycle::major_of(data_dir)?)?;
     let owner = account::owner(postgres)?;
     let control = ControlData::read(&tools, data_dir)?;
@@ -216,7 +219,7 @@ pub(super) async fn revive(
     let login = Login::isolated(ctx, postgres, &isolation)?;
     let expected = Expected { server: &started.identity, data_dir, log: &log };
     let client = server::wait_ready(&login, &expected, PROMOTION_LIMIT).await?;
-    let deadline = Instant::now() + PROMOTION_LIMIT;
+    let (deadline, pace) = (Instant::now() + PROMOTION_LIMIT, Pace::start());
     loop {
         let replay = recover::replay_state(&client).await;
         match replay {
@@ -228,7 +231,7 @@ pub(super) async fn revive(
             _ => {}
         }
         tokio::select! {
-            () = tokio::time::sleep(POLL) => {}
+            () = tokio::time::sleep(pace.pause()) => {}
             () = ctx.cancelled() => return Err(PgError::Cancelled.into()),
         }
     }
@@ -273,6 +276,7 @@ async fn serve_wal(
         segment_size: isolation.segment_size,
         backup: isolation.backup.clone(),
         proven: None,
+        first: None,
         socket: isolation.wal_socket(),
         owner: account::owner(postgres)?.map(|owner| (owner.uid, owner.gid)),
     };
@@ -284,7 +288,7 @@ async fn until_writable(
     client: &Client,
     server: Option<&Identity>,
 ) -> Result<(), StepError> {
-    let deadline = Instant::now() + PROMOTION_LIMIT;
+    let (deadline, pace) = (Instant::now() + PROMOTION_LIMIT, Pace::start());
     loop {
         match in_recovery(client).await {
             Ok(false) => return Ok(()),
@@ -296,7 +300,7 @@ async fn until_writable(
             return Err(failed("the server is still in recovery after 10 minutes"));
         }
         tokio::select! {
-            () = tokio::time::sleep(POLL) => {}
+            () = tokio::time::sleep(pace.pause()) => {}
             () = ctx.cancelled() => return Err(StepError::uncertain(codes::LB1271, "interrupted while the server was promoted")
                 .help("`lifeboat resume` finds out whether it was")),
         }
@@ -376,7 +380,7 @@ async fn prove_archiving(
     client.batch("select pg_create_restore_point('lifeboat promoted')", QUICK).await?;
     let segment: String = client.query_one(sql, &[], QUICK).await?.get(0);
     client.query("select pg_switch_wal()", &[], QUICK).await?;
-    let deadline = Instant::now() + ARCHIVING_LIMIT;
+    let (deadline, pace) = (Instant::now() + ARCHIVING_LIMIT, Pace::start());
     let mut last_failure = None;
     while Instant::now() < deadline && !ctx.cancel.is_cancelled() {
         let sql = "select coalesce(last_archived_wal, ''), last_failed_wal from pg_stat_archiver";
@@ -387,7 +391,7 @@ async fn prove_archiving(
             return Ok(("proven", None));
         }
         last_failure = row.get::<_, Option<String>>(1);
-        tokio::time::sleep(POLL).await;
+        tokio::time::sleep(pace.pause()).await;
     }
     let why = last_failure.map(|wal| format!("; archiving {wal} failed")).unwrap_or_default();
     Ok((

@@ -1,3 +1,4 @@
+use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use async_trait::async_trait;
@@ -11,7 +12,9 @@ use super::super::connect::{Client, Login};
 use super::super::isolation::{Goal, Isolation};
 use super::super::pidfile::PidFile;
 use super::super::server::{self, QUICK, ServerLog};
+use super::super::unsynced;
 use super::super::{codes, local};
+use super::durable;
 use super::pass::{self, Outcome, Paused, replay_state};
 use super::source::{Params, Source};
 use super::{point, proof};
@@ -25,6 +28,11 @@ Starts a server on the directory that `postgres.restore_base` has filled, isolat
 nothing, loads no libraries and can be reached over its private socket and, if the resource has a loopback `host`, \
 there. It replays WAL from the store up to **just before** `target_time` and waits there, readable and not writable, \
 for `postgres.verify` and `postgres.promote`.
+
+It replays without `fsync`, because a machine that goes down in the meantime loses nothing but time: the backup is \
+still there. Once it waits, everything is made durable at once and `fsync` is on; only then is the step done. Until \
+then the file `lifeboat-unsynced` in the directory says so, and a line in its `postgresql.auto.conf` keeps a service \
+manager's server from recovering it. What was not synced when the machine went down is refused from then on.
 
 WAL comes through a helper within Lifeboat that answers \"absent\" only when that is proven. A missing segment before \
 the target is an error that names it. The step succeeds only if the server's log shows the stop, the last commit lies \
@@ -108,19 +116,24 @@ impl StepKind for Recover {
     async fn run(&self, ctx: &StepContext) -> Result<Done, StepError> {
         let begun = Instant::now();
         let source = Source::open(ctx).await?;
-        if let Some(paused) = adopt(ctx, &source).await? {
-            return finish(ctx, &source, paused, begun.elapsed()).await;
-        }
-        stop_own_leftover(ctx, &source).await?;
-        let paused = recover(ctx, &source).await?;
+        let paused = match adopt(ctx, &source).await? {
+            Some(paused) => paused,
+            None => {
+                stop_own_leftover(ctx, &source).await?;
+                recover(ctx, &source).await?
+            }
+        };
+        durable::make(ctx, &source, &paused).await?;
         finish(ctx, &source, paused, begun.elapsed()).await
     }
 
     async fn probe(&self, ctx: &StepContext) -> Result<Probe, StepError> {
         let source = Source::open(ctx).await?;
         match adopt(ctx, &source).await? {
-            Some(paused) => finish(ctx, &source, paused, Duration::ZERO).await.map(Probe::Done),
-            None => Ok(Probe::NotDone),
+            Some(paused) if !unsynced::is_unsynced(&source.data_dir) => {
+                finish(ctx, &source, paused, Duration::ZERO).await.map(Probe::Done)
+            }
+            _ => Ok(Probe::NotDone),
         }
     }
 
@@ -177,7 +190,8 @@ async fn adopt(ctx: &StepContext, source: &Source<'_>) -> Result<Option<Paused>,
         return Ok(None);
     }
     let log = ServerLog { path: isolation.log_file.clone(), start: isolation.log_start };
-    Ok(Some(Paused { client, isolation, log, requests: None }))
+    let disk = Arc::new(unsynced::disk_of(&source.data_dir)?);
+    Ok(Some(Paused { client, isolation, log, requests: None, disk }))
 }
 
 fn own_server(ctx: &StepContext, source: &Source<'_>) -> Option<Isolation> {
@@ -211,7 +225,9 @@ async fn finish(
     took: Duration,
 ) -> Result<Done, StepError> {
     let replay = replay_state(&paused.client).await?;
-    let checks = proof::verdict(proof::checks(&source.wal, &paused, &replay))?;
+    let mut checks = proof::checks(&source.wal, &paused, &replay);
+    checks.push(durable::check(source, &paused).await?);
+    let checks = proof::verdict(checks)?;
     let login = Login::isolated(ctx, source.postgres, &paused.isolation)?;
     admit_roles(&paused, source).await?;
     let found = point::find(ctx, source, &login, &replay).await?;
@@ -241,7 +257,6 @@ fn add_facts(done: &mut Done, source: &Source<'_>, paused: &Paused) {
     let mut fact = |name: &str, value: String| drop(done.facts.insert(name.to_owned(), value));
     fact("backup", source.wal.backup.clone());
     fact("server log", paused.log.path.display().to_string());
-    fact("data is synced", "fsync=on during replay".to_owned());
     if let Some(line) = proof::stop_line(paused) {
         fact("stop", line);
     }

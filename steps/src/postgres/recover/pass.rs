@@ -1,5 +1,6 @@
 //! One start of the server towards one goal.
 
+use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
 use lifeboat_engine::model::evidence::{Progress, Unit};
@@ -7,14 +8,19 @@ use lifeboat_engine::step::{StepContext, StepError};
 
 use super::super::connect::{Client, Login, PgError};
 use super::super::isolation::{Goal, Isolation};
-use super::super::server::{self, Expected, Launch, POLL, QUICK, ServerLog};
-use super::super::wal::{Answered, Lsn, Request, WalServer, WalSource};
+use super::super::server::{self, Expected, Launch, Pace, QUICK, ServerLog};
+use super::super::unsynced::{self, Disk};
+use super::super::wal::{Answered, Lsn, Request, Segment, WalServer, WalSource};
 use super::super::{codes, server::message_of};
 use super::source::Source;
 use crate::process::Identity;
 
 /// A server that gets no further for this long is stuck: even a large checkpoint writes to the log meanwhile.
 const STALLED_AFTER: Duration = Duration::from_mins(3);
+/// How often a server that answers is asked how far it is: what waits for the answer is the whole recovery.
+const WATCHED: Duration = Duration::from_millis(50);
+/// How often people are told.
+const TOLD: Duration = Duration::from_millis(250);
 /// How long a server may take to stop after a failure or an interruption.
 const STOP_PATIENCE: Duration = Duration::from_secs(5);
 
@@ -25,6 +31,8 @@ pub(super) struct Paused {
     pub(super) log: ServerLog,
     /// Every request for WAL, if this process has served them all.
     pub(super) requests: Option<Vec<Request>>,
+    /// Opened before the server wrote anything, if this process has started it.
+    pub(super) disk: Arc<Disk>,
 }
 
 /// How a pass came to its end.
@@ -41,8 +49,10 @@ pub(super) enum Outcome {
 pub(super) async fn run(ctx: &StepContext, source: &Source<'_>, goal: Goal) -> Result<Outcome, StepError> {
     let log = ServerLog::next(&ctx.work_dir()?.join("postgres.log"));
     let isolation = describe(ctx, source, goal, &log);
-    isolation.prepare(ctx, source.postgres, source.owner.as_ref()).await?;
+    let disk = Arc::new(unsynced::disk_of(&source.data_dir)?);
     request_recovery(source)?;
+    let writes = unsynced::begin(&source.data_dir, source.owner.as_ref())?;
+    isolation.prepare(ctx, source.postgres, (writes, source.owner.as_ref())).await?;
     let helper = serve_wal(source, &isolation)?;
     let mut settings = isolation.settings(source.postgres, source.tools.version.major, &source.control);
     settings.extend(isolation.recovery_settings(helper.restore_command(&isolation.client())));
@@ -58,7 +68,8 @@ pub(super) async fn run(ctx: &StepContext, source: &Source<'_>, goal: Goal) -> R
         },
     )
     .await?;
-    let watch = Watch { ctx, source, isolation: &isolation, log: &log, helper: &helper };
+    let watch =
+        Watch { ctx, source, isolation: &isolation, log: &log, helper: &helper, told: Mutex::default() };
     let ended = watch.until_end(&launched.identity).await;
     if !matches!(ended, Ok(Seen::Paused(_))) {
         server::stop(&launched.identity, STOP_PATIENCE).await?;
@@ -66,7 +77,7 @@ pub(super) async fn run(ctx: &StepContext, source: &Source<'_>, goal: Goal) -> R
     match ended? {
         Seen::Paused(client) => {
             let requests = Some(helper.shutdown());
-            Ok(Outcome::Paused(Box::new(Paused { client: *client, isolation, log, requests })))
+            Ok(Outcome::Paused(Box::new(Paused { client: *client, isolation, log, requests, disk })))
         }
         Seen::WalEnded => Ok(Outcome::WalEnded { last: last_record(&log), log }),
     }
@@ -115,9 +126,17 @@ fn serve_wal(source: &Source<'_>, isolation: &Isolation) -> Result<WalServer, St
         segment_size: source.wal.size,
         backup: source.wal.backup.clone(),
         proven: Some(source.wal.continuity.clone()),
+        first: first_segment(source),
         socket: isolation.wal_socket(),
         owner: source.owner.as_ref().map(|owner| (owner.uid, owner.gid)),
     })
+}
+
+/// A directory that was restored and never started asks for the log of its backup; any other one tells only when it
+/// asks.
+fn first_segment(source: &Source<'_>) -> Option<Segment> {
+    let fresh = source.data_dir.join("backup_label").exists();
+    fresh.then(|| Segment::at(source.wal.details.timeline, source.wal.start(), source.wal.size))
 }
 
 /// Returns where the last record that was replayed begins, from `redo done at 0/5000110 system usage: …`.
@@ -145,6 +164,7 @@ struct Watch<'a> {
     isolation: &'a Isolation,
     log: &'a ServerLog,
     helper: &'a WalServer,
+    told: Mutex<Option<Instant>>,
 }
 
 impl Watch<'_> {
@@ -153,6 +173,7 @@ impl Watch<'_> {
         let expected = Expected { server, data_dir: &self.source.data_dir, log: self.log };
         let mut client: Option<Client> = None;
         let (mut position, mut changed) = (Position::default(), Instant::now());
+        let pace = Pace::start();
         loop {
             if self.ctx.cancel.is_cancelled() {
                 return Err(PgError::Cancelled.into());
@@ -161,8 +182,11 @@ impl Watch<'_> {
                 Some(client) => Some(replay_state(client).await),
                 None => None,
             };
-            let mut now =
-                Position { replayed: position.replayed, requests: self.requests(), log: self.log.len() };
+            let mut now = Position {
+                replayed: position.replayed,
+                requests: self.helper.served().requests,
+                log: self.log.len(),
+            };
             match replay {
                 Some(Ok(replay)) if replay.paused => {
                     return Ok(Seen::Paused(Box::new(client.expect("it answered"))));
@@ -183,16 +207,19 @@ impl Watch<'_> {
             } else if changed.elapsed() > STALLED_AFTER {
                 return Err(self.stalled(&position));
             }
-            tokio::time::sleep(POLL).await;
+            let pause = if client.is_some() { WATCHED } else { pace.pause() };
+            tokio::time::sleep(pause).await;
         }
     }
 
     async fn try_connect(&self, login: &Login, expected: &Expected<'_>) -> Result<Option<Client>, StepError> {
         match login.connect().await {
-            Ok(client) => {
-                server::check_identity(&client, expected.data_dir).await?;
-                Ok(Some(client))
-            }
+            Ok(client) => match server::check_identity(&client, expected.data_dir).await {
+                Ok(()) => Ok(Some(client)),
+                // It ends, or has no time: the next question shows which.
+                Err(error) if error.code != codes::LB1261 => Ok(None),
+                Err(error) => Err(error),
+            },
             Err(error) if error.may_pass() => {
                 self.report(&Replay::default());
                 Ok(None)
@@ -204,15 +231,16 @@ impl Watch<'_> {
         }
     }
 
-    fn requests(&self) -> usize {
-        self.helper.requests().len()
-    }
-
     fn report(&self, replay: &Replay) {
+        let mut told = self.told.lock().unwrap_or_else(PoisonError::into_inner);
+        if told.is_some_and(|at| at.elapsed() < TOLD) {
+            return;
+        }
+        *told = Some(Instant::now());
+        drop(told);
         let start = self.source.wal.start();
-        let requests = self.helper.requests();
-        let fetched =
-            requests.iter().filter(|request| matches!(request.answer, Answered::Delivered(_))).count();
+        let served = self.helper.served();
+        let fetched = served.delivered;
         let note = match (replay.lsn, &replay.last_commit) {
             (Some(lsn), Some(commit)) => format!("replayed to {lsn}, last commit {commit}"),
             (Some(lsn), None) => format!("replayed to {lsn}"),
@@ -220,7 +248,7 @@ impl Watch<'_> {
         };
         let done = match replay.lsn {
             Some(lsn) => lsn.0.saturating_sub(start.0),
-            None => requests.iter().map(|request| request.bytes).sum(),
+            None => served.bytes,
         };
         self.ctx.progress(Progress { done, total: None, unit: Unit::Bytes, note });
     }

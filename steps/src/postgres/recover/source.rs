@@ -13,6 +13,7 @@ use super::super::details::BaseDetails;
 use super::super::isolation::Isolation;
 use super::super::restore_note::RestoreNote;
 use super::super::tools::Tools;
+use super::super::unsynced;
 use super::super::wal::{Archive, Continuity, Lsn, Segment, SegmentSize, SystemId};
 use super::super::{account, codes, local};
 use crate::process::OsUser;
@@ -69,6 +70,7 @@ impl<'a> Source<'a> {
         let params: Params = ctx.params()?;
         let (postgres, data_dir) = local::data_dir(ctx, &params.cluster)?;
         let owner = account::owner(postgres)?;
+        unsynced::refuse_lost(data_dir)?;
         let label = label_of(ctx, data_dir)?;
         let store = Store::of(ctx, &params.store).await?;
         let timeline = timeline(&params.timeline)?;

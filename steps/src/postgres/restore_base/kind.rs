@@ -1,4 +1,3 @@
-use std::fs::File;
 use std::io::Read;
 use std::path::Path;
 use std::time::{Duration, Instant};
@@ -15,7 +14,9 @@ use serde_json::json;
 
 use super::super::details::BaseDetails;
 use super::super::tools::Tools;
+use super::super::unsynced::Disk;
 use super::super::{account, codes, local, preflight};
+use super::flusher::Flusher;
 use super::target::{Existing, Found, Target, sync_dir};
 use super::undo;
 use super::unpack::{CONTROL_FILE, HELD_BACK, Job, Unpacked, make_private_dir, unpack, unwritable};
@@ -91,8 +92,8 @@ Before anything is touched: the backup has a valid marker and all its objects; t
 version; no server runs on the data directory, and none where this one will listen; the directory is empty or absent, \
 or is moved aside (`existing: move_aside`), never deleted; the disk has room.
 
-Each object is read once: hashed, decompressed and unpacked as it streams. Every file is compared with \
-`backup_manifest` and each object with the marker. `global/pg_control` is put in place last, after everything else is \
+Each object is read once: decompressed, unpacked and hashed as it streams. Every file is compared with \
+`backup_manifest` by size and SHA-256; where the manifest has none, the object is compared with the marker. `global/pg_control` is put in place last, after everything else is \
 durable, so that a restore that was cut off cannot be started. After a failure the place is as it was before.
 
 If the run is aborted, the earlier directory is put back. A complete restore is kept beside it, as nobody knows who has \
@@ -346,6 +347,8 @@ async fn restore(
     let meter = Meter::bytes(ctx, Some(source.marker.bytes()), "unpacking the base backup");
     let target = target.clone();
     blocking(move || {
+        // Opened before anything is written: the sync of it then reports every error since.
+        let disk = Disk::of(&target.data_dir).map_err(|error| unwritable(&target.data_dir, &error))?;
         let (base, wal) = unpack_all(&source, &target.data_dir, owner.as_ref(), &meter)?;
         if let Some(missing) = source.manifest.files.keys().find(|path| !base.seen.contains(*path)) {
             return Err(StepError::permanent(
@@ -358,7 +361,7 @@ async fn restore(
             )
             .help("the backup is damaged; restore from another one"));
         }
-        publish_control_file(&target.data_dir)?;
+        publish_control_file(&target.data_dir, &disk)?;
         target.hand_over(owner.as_ref())?;
         Ok(Restored { source, base, wal })
     })
@@ -374,8 +377,9 @@ fn unpack_all(
     let (store, marker) = (&source.store, &source.marker);
     let (mut base, mut wal) = (Unpacked::default(), Unpacked::default());
     let wal_dir = data_dir.join("pg_wal");
+    let flusher = &Flusher::start();
     for object in &marker.objects {
-        let job = |dir, manifest| Job { store, marker, object, dir, owner, manifest, meter };
+        let job = |dir, manifest| Job { store, marker, object, dir, owner, manifest, meter, flusher };
         match object.name.split('.').next() {
             Some("base") => base = unpack(&job(data_dir, Some(&source.manifest)))?,
             Some("pg_wal") => {
@@ -391,10 +395,9 @@ fn unpack_all(
 }
 
 /// Makes everything durable, and only then gives the control file its name: without it no server starts.
-fn publish_control_file(data_dir: &Path) -> Result<(), StepError> {
+fn publish_control_file(data_dir: &Path, disk: &Disk) -> Result<(), StepError> {
     let held_back = data_dir.join(HELD_BACK);
-    let dir = File::open(data_dir).map_err(|error| unwritable(data_dir, &error))?;
-    rustix::fs::syncfs(&dir).map_err(|error| unwritable(data_dir, &error.into()))?;
+    disk.sync().map_err(|error| unwritable(data_dir, &error))?;
     std::fs::rename(&held_back, data_dir.join(CONTROL_FILE))
         .map_err(|error| unwritable(&held_back, &error))?;
     sync_dir(&data_dir.join("global"))
@@ -452,7 +455,9 @@ fn checks(source: &Source, base: &Unpacked) -> Vec<Check> {
     vec![
         Check {
             name: "objects of the backup match its marker".into(),
-            expected: format!("{objects} objects with size and SHA-256"),
+            expected: format!(
+                "{objects} objects with size, and SHA-256 of the object or of every file in it"
+            ),
             actual: format!("{objects} objects"),
             passed: true,
         },

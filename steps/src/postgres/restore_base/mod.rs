@@ -1,5 +1,6 @@
 //! `postgres.restore_base`: unpacks a base backup into a data directory.
 
+mod flusher;
 mod kind;
 mod listener;
 mod target;
