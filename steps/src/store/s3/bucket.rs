@@ -99,7 +99,7 @@ impl Bucket {
     }
 
     /// Returns how the environment wants objects encrypted, and with which key.
-    pub(super) fn encryption(&self) -> (Option<ServerSideEncryption>, Option<String>) {
+    pub(super) fn wanted_encryption(&self) -> (Option<ServerSideEncryption>, Option<String>) {
         (self.inner.encryption.clone(), self.inner.kms_key.clone())
     }
 

@@ -60,7 +60,7 @@ impl Attributes {
 
     /// Lets the server encrypt as the environment says, where the object does not say itself.
     pub(super) fn encrypted_for(mut self, bucket: &Bucket) -> Self {
-        let (encryption, kms_key) = bucket.encryption();
+        let (encryption, kms_key) = bucket.wanted_encryption();
         if encryption.is_some() && self.kept.encryption.is_none() {
             (self.kept.encryption, self.kept.kms_key) = (encryption, kms_key);
         }
