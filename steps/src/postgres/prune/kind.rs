@@ -14,8 +14,8 @@ use serde_json::{Value, json};
 use super::super::wal::Segment;
 use super::super::wal::{Archive, SystemId, WAL_PREFIX, WalName};
 use super::super::{codes, local};
-use super::keep::{self, Keep};
 use super::wal::{Needs, is_needed};
+use crate::keep::{self, Keep};
 use crate::probe::bytes;
 use crate::store::{self, BackupKind, Key, Marker, Meter, Rejection, Store, blocking};
 
