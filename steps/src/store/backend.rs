@@ -1,3 +1,4 @@
+use std::collections::HashMap;
 use std::io::{self, Read};
 use std::path::Path;
 
@@ -9,6 +10,7 @@ use super::address::{Address, Place};
 use super::dir::Dir;
 use super::file::{FileReader, NewFile};
 use super::key::Key;
+use super::named::Existing;
 #[cfg(feature = "s3")]
 use super::s3::{Bucket, ObjectStream, Upload};
 use super::transfer::blocking;
@@ -228,11 +230,7 @@ impl Store {
 
     /// Begins a new object. Nothing is visible under its name until it is committed.
     pub fn create(&self, key: &Key) -> Result<NewObject, StepError> {
-        Ok(NewObject(match &self.backend {
-            Backend::Dir(dir) => Writing::File(dir.create(key)?),
-            #[cfg(feature = "s3")]
-            Backend::S3(bucket) => Writing::Upload(Box::new(bucket.create(key))),
-        }))
+        self.write_object(key, Existing::Keep, HashMap::new())
     }
 
     /// Writes an object durably. Identical content that is there already is success; other content an error.
@@ -285,6 +283,19 @@ impl ObjectReader {
     }
 }
 
+impl From<NewFile> for NewObject {
+    fn from(file: NewFile) -> Self {
+        Self(Writing::File(file))
+    }
+}
+
+#[cfg(feature = "s3")]
+impl From<Upload> for NewObject {
+    fn from(upload: Upload) -> Self {
+        Self(Writing::Upload(Box::new(upload)))
+    }
+}
+
 impl From<FileReader> for ObjectReader {
     fn from(file: FileReader) -> Self {
         Self(Reading::File(file))
@@ -312,7 +323,7 @@ impl NewObject {
     /// Makes the object durable and visible under its name.
     ///
     /// When this returns, the object survives a power cut. If an object of that name appeared in the meantime, it
-    /// stays: with the same content this is success, with other content an error.
+    /// stays, unless it was to be replaced: with the same content this is success, with other content an error.
     pub fn commit(self) -> Result<Put, StepError> {
         match self.0 {
             Writing::File(file) => file.commit(),

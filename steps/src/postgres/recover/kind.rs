@@ -35,7 +35,7 @@ not writable, for `postgres.verify` and `postgres.promote`.
 It replays without `fsync`, because a machine that goes down in the meantime loses nothing but time: the backup is \
 still there. Once it waits, everything is made durable at once and `fsync` is on; only then is the step done. Until \
 then the file `lifeboat-unsynced` in the directory says so, and a line in its `postgresql.auto.conf` keeps a service \
-manager's server from recovering it. What was not synced when the machine went down is refused from then on.
+manager's server from starting on it. What was not synced when the machine went down is refused from then on.
 
 WAL comes through a helper within Lifeboat that answers \"absent\" only when that is proven. A missing segment before \
 the target is an error that names it. The step succeeds only if the server's log shows the stop, the last commit lies \
@@ -175,16 +175,16 @@ async fn recover(ctx: &StepContext, source: &Source<'_>) -> Result<Paused, StepE
         RecoveryTarget::Latest => Goal::Farthest,
         target => Goal::Target(target.clone()),
     };
-    let (last, log) = match pass::run(ctx, source, goal).await? {
+    let (last, log, within) = match pass::run(ctx, source, goal).await? {
         Outcome::Paused(paused) => return Ok(*paused),
-        Outcome::WalEnded { last, log } => (last, log),
+        Outcome::WalEnded { last, log, within } => (last, log, within),
     };
     let last = last.ok_or_else(|| log.died())?;
     if !matches!(target, RecoveryTarget::Latest | RecoveryTarget::Time(_)) {
         return Err(unreached(target, last));
     }
     match pass::run(ctx, source, Goal::Through(last)).await? {
-        Outcome::Paused(paused) => Ok(*paused),
+        Outcome::Paused(paused) => Ok(Paused { ends_within: within, ..*paused }),
         Outcome::WalEnded { log, .. } => Err(log.died()),
     }
 }
@@ -203,7 +203,7 @@ async fn adopt(ctx: &StepContext, source: &Source<'_>) -> Result<Option<Paused>,
     }
     let log = ServerLog { path: isolation.log_file.clone(), start: isolation.log_start };
     let disk = Arc::new(unsynced::disk_of(&source.data_dir)?);
-    Ok(Some(Paused { client, isolation, log, requests: None, disk }))
+    Ok(Some(Paused { client, isolation, log, requests: None, disk, ends_within: None }))
 }
 
 fn own_server(ctx: &StepContext, source: &Source<'_>) -> Option<Isolation> {
@@ -271,9 +271,23 @@ async fn finish(
         };
         done.warnings.extend(timeline::warning(place, &wal.history));
     }
+    let wanted = source.wal.history.timeline;
+    if end_of_wal && i64::from(wanted) != i64::from(timeline) {
+        done.warnings.push(format!(
+            "the archive has no WAL of timeline {wanted}: the recovery ended on timeline {timeline}, before {wanted} began"
+        ));
+    }
+    done.warnings.extend(paused.ends_within.as_deref().map(ends_within));
     done.recovery_points.push(found.point);
     add_facts(&mut done, source, &paused);
     Ok(done)
+}
+
+fn ends_within(segment: &str) -> String {
+    format!(
+        "the log ends in the middle of {segment}, the last WAL segment of the archive: right if the source went down \
+         there; if it was stopped or went on, the segment is damaged and what follows is missing"
+    )
 }
 
 fn add_facts(done: &mut Done, source: &Source<'_>, paused: &Paused) {

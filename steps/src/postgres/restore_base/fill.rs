@@ -1,6 +1,6 @@
 //! Fills the places of a restore.
 
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
 use lifeboat_engine::step::{StepContext, StepError};
 
@@ -34,8 +34,9 @@ pub(super) async fn restore(
     let places = places.clone();
     blocking(move || {
         // Opened before anything is written: the sync of it then reports every error since.
-        let disk = |target: &Target| {
-            Disk::of(&target.data_dir).map_err(|error| unwritable(&target.data_dir, &error))
+        let disk = |target: &Target| match Disk::of(&target.data_dir) {
+            Ok(disk) => Ok((disk, target.data_dir.clone())),
+            Err(error) => Err(unwritable(&target.data_dir, &error)),
         };
         let disks = places.targets().map(disk).collect::<Result<Vec<_>, _>>()?;
         let work = Work { source: &source, places: &places, owner: owner.as_ref(), meter: &meter, existing };
@@ -87,7 +88,8 @@ impl Work<'_> {
         let (mut base, mut wal) = (Unpacked::default(), Unpacked::default());
         let data_dir = &self.places.data.data_dir;
         let wal_dir = data_dir.join("pg_wal");
-        let flusher = &Flusher::start();
+        let started = Flusher::start();
+        let flusher = &started;
         for object in &self.source.marker.objects {
             let stem = stem(&object.name);
             let space = self.places.spaces.iter().find(|space| space.oid == stem);
@@ -107,6 +109,7 @@ impl Work<'_> {
                 _ => self.meter.advance(object.size)?,
             }
         }
+        started.finish().map_err(|error| unwritable(data_dir, &error))?;
         Ok((base, wal))
     }
 
@@ -135,9 +138,11 @@ impl Work<'_> {
 }
 
 /// Makes everything durable, and only then gives the control file its name: without it no server starts.
-fn publish_control_file(data_dir: &Path, disks: &[Disk]) -> Result<(), StepError> {
+fn publish_control_file(data_dir: &Path, disks: &[(Disk, PathBuf)]) -> Result<(), StepError> {
     let held_back = data_dir.join(HELD_BACK);
-    disks.iter().try_for_each(Disk::sync).map_err(|error| unwritable(data_dir, &error))?;
+    for (disk, dir) in disks {
+        disk.sync_all(dir).map_err(|error| unwritable(dir, &error))?;
+    }
     std::fs::rename(&held_back, data_dir.join(CONTROL_FILE))
         .map_err(|error| unwritable(&held_back, &error))?;
     sync_dir(&data_dir.join("global"))

@@ -88,8 +88,9 @@ version; no server runs on the data directory, and none where this one will list
 or is moved aside (`existing: move_aside`), never deleted; the disk has room.
 
 Each object is read once: decompressed, unpacked and hashed as it streams. Every file is compared with \
-`backup_manifest` by size and SHA-256; where the manifest has none, the object is compared with the marker. `global/pg_control` is put in place last, after everything else is \
-durable, so that a restore that was cut off cannot be started. After a failure the place is as it was before.
+`backup_manifest` by size and SHA-256; where the manifest has none, the object is compared with the marker. \
+`global/pg_control` is put in place last, after everything else is durable, so that a restore that was cut off cannot be \
+started. After a failure the place is as it was before.
 
 Tablespaces go where `tablespaces` or `tablespace_dir` says, else to the directory that they had on the source, if that \
 is empty or absent. A directory with files is refused; with `existing: move_aside` it is renamed like the data \

@@ -240,14 +240,17 @@ impl Target {
         sync_dir(&self.parent)
     }
 
-    /// Puts back what was moved aside, after a failure, if the place is free.
-    fn move_back(&self) {
-        if fs::symlink_metadata(&self.data_dir).is_err() && fs::symlink_metadata(&self.aside).is_ok() {
-            match fs::rename(&self.aside, &self.data_dir) {
-                Ok(()) => drop(sync_dir(&self.parent)),
-                Err(error) => tracing::warn!("{} could not be put back: {error}", self.data_dir.display()),
-            }
+    /// Puts back what was moved aside, after a failure, if the place is free. Says whether it is back.
+    fn move_back(&self) -> bool {
+        if fs::symlink_metadata(&self.data_dir).is_ok() || fs::symlink_metadata(&self.aside).is_err() {
+            return false;
         }
+        if let Err(error) = fs::rename(&self.aside, &self.data_dir) {
+            tracing::warn!("{} could not be put back: {error}", self.data_dir.display());
+            return false;
+        }
+        drop(sync_dir(&self.parent));
+        true
     }
 
     /// Makes the directory, or takes an empty one, and notes whose it is.
@@ -325,7 +328,10 @@ impl Target {
             ctx.removed(&self.data_id(), &format!("`{}` does not exist", self.data_dir.display())).await?;
             ctx.removed(&self.note_id(), "the note was removed").await?;
         }
-        self.move_back();
+        if self.move_back() {
+            ctx.removed(&self.aside_id(), &format!("`{}` is back in its place", self.data_dir.display()))
+                .await?;
+        }
         Ok(())
     }
 
