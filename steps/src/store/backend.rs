@@ -102,7 +102,11 @@ impl Store {
             #[cfg(not(feature = "s3"))]
             Place::Bucket { .. } => return Err(no_s3(&address.resource.url)),
         };
-        Ok(Self::plain(backend))
+        Ok(Self::on(backend))
+    }
+
+    pub(super) fn on(backend: Backend) -> Self {
+        Self { backend, flat: None }
     }
 
     /// Opens a store that needs no credentials of its own by its address.
@@ -117,11 +121,6 @@ impl Store {
             Dir::create_root(&root)?;
         }
         Self::open(address)
-    }
-
-    /// A store whose keys are those of its backend.
-    pub(super) fn plain(backend: Backend) -> Self {
-        Self { backend, flat: None }
     }
 
     /// Returns the store as one in which what stands right below `real` stands below `shown`: for archives of other tools,
