@@ -21,7 +21,7 @@ pub enum Fault {
 }
 
 struct Rule {
-    /// A part of the request's first line.
+    /// Parts of the request's first line, in this order, with `*` between them.
     on: String,
     fault: Fault,
     left: usize,
@@ -63,7 +63,8 @@ impl Proxy {
         proxy
     }
 
-    /// Does something to every request whose first line holds this text, until [`Proxy::heal`].
+    /// Does something to every request whose first line holds this text, until [`Proxy::heal`]. A `*` in it stands for
+    /// anything.
     pub fn on(&self, text: &str, fault: Fault) {
         self.times(usize::MAX, text, fault);
     }
@@ -119,7 +120,7 @@ impl Proxy {
     fn fault_for(&self, line: &str) -> Option<Fault> {
         let mut state = self.state();
         state.seen.push(line.to_owned());
-        let rule = state.rules.iter_mut().find(|rule| rule.left > 0 && line.contains(&rule.on))?;
+        let rule = state.rules.iter_mut().find(|rule| rule.left > 0 && has(line, &rule.on))?;
         rule.left -= 1;
         let fault = rule.fault.clone();
         state.hit.push(line.to_owned());
@@ -131,6 +132,11 @@ impl Proxy {
         let heals = state.heals;
         drop(self.shared.1.wait_while(state, |state| state.heals == heals));
     }
+}
+
+fn has(line: &str, pattern: &str) -> bool {
+    let rest = pattern.split('*').try_fold(line, |rest, part| Some(rest.split_once(part)?.1));
+    rest.is_some()
 }
 
 /// What is passed on of an answer.

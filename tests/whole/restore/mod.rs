@@ -10,6 +10,7 @@ pub mod proxy;
 
 mod bucket;
 mod clones;
+mod disk;
 mod faults;
 mod kill;
 mod machine;

@@ -15,7 +15,7 @@ use super::super::controldata::ControlData;
 use super::super::rows::{self, Read};
 use super::super::server::{self, QUICK};
 use super::super::tools::Tools;
-use super::super::{codes, local, query};
+use super::super::{codes, lifecycle, local, query};
 use super::amcheck;
 use super::catalog::{self, Database};
 
@@ -105,6 +105,7 @@ impl StepKind for Verify {
     async fn run(&self, ctx: &StepContext) -> Result<Done, StepError> {
         let params: Params = ctx.params()?;
         let postgres = local::cluster(ctx, &params.cluster)?;
+        lifecycle::bring_back(ctx, &params.cluster).await?;
         let login = Login::of(ctx, postgres)?;
         let client = login.connect().await?;
         let mut checks = identity(postgres, &client).await?;

@@ -10,6 +10,7 @@ use super::archive::Continuity;
 use super::fetch::{Fetcher, Found};
 use super::names::Segment;
 use super::queue::Kept;
+use super::server::end_soon;
 
 /// Room on the disk that segments read ahead may take.
 const ROOM: u64 = 256 << 20;
@@ -113,10 +114,7 @@ impl Drop for Prefetch {
     fn drop(&mut self) {
         self.shared.lock().stopped = true;
         self.shared.changed.notify_all();
-        for thread in self.threads.drain(..) {
-            // It has no result, and a panic of it was printed where it happened.
-            drop(thread.join());
-        }
+        self.threads.drain(..).for_each(end_soon);
     }
 }
 
