@@ -18,10 +18,10 @@ use lifeboat_engine::step::{StepContext, StepError};
 use serde::{Deserialize, Serialize};
 use sha2::{Digest, Sha256};
 
-use super::codes;
 use super::controldata::ControlData;
 use super::pidfile::PidFile;
 use super::wal::{Lsn, SegmentSize, SystemId};
+use super::{codes, memory};
 use crate::process::OsUser;
 
 const DESCRIPTION: &str = "isolation.json";
@@ -222,9 +222,19 @@ impl Isolation {
 
     /// A quarter of the room that is free, up to 4 GB: replayed WAL stays until the next restart point.
     fn max_wal_size(&self) -> String {
-        let free = rustix::fs::statvfs(&self.data_dir).map_or(0, |stat| stat.f_bavail * stat.f_frsize);
-        let least = (10 * self.segment_size.bytes()).max(256 << 20);
-        format!("{}MB", (free / 4).min(4 << 30).max(least) >> 20)
+        let free = self.free_for_wal().unwrap_or(0);
+        format!("{}MB", (free / 4).min(4 << 30).max(self.least_wal()) >> 20)
+    }
+
+    /// Returns how many bytes of WAL a server keeps in any case.
+    pub(super) fn least_wal(&self) -> u64 {
+        10 * self.segment_size.bytes()
+    }
+
+    /// Returns the bytes that are free where the server keeps its WAL, which may be a disk of its own.
+    pub(super) fn free_for_wal(&self) -> io::Result<u64> {
+        let stat = rustix::fs::statvfs(self.data_dir.join("pg_wal"))?;
+        Ok(stat.f_bavail * stat.f_frsize)
     }
 
     /// Returns the settings that make it recover towards its goal and wait there.
@@ -314,12 +324,7 @@ fn socket_dirs(dir: &Path, postgres: &Postgres) -> String {
 
 /// A quarter of the memory that is free, between 32 MB and 2 GB.
 fn shared_buffers() -> String {
-    let free_kb = fs::read_to_string("/proc/meminfo").ok().and_then(|text| {
-        let line = text.lines().find(|line| line.starts_with("MemAvailable:"))?.to_owned();
-        line.split_whitespace().nth(1)?.parse::<u64>().ok()
-    });
-    let megabytes = free_kb.unwrap_or(0) / 1024 / 4;
-    format!("{}MB", megabytes.clamp(32, 2048))
+    format!("{}MB", (memory::free() >> 22).clamp(32, 2048))
 }
 
 fn ident(me: &[String], roles: &[String]) -> String {

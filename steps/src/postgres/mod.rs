@@ -16,6 +16,7 @@ pub mod isolation;
 mod libpq;
 mod lifecycle;
 pub mod local;
+mod memory;
 pub mod pidfile;
 mod preflight;
 mod promote;

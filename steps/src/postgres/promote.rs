@@ -17,7 +17,7 @@ use serde_json::{Map, Value, json};
 
 use super::connect::{Client, Login, PgError};
 use super::controldata::{ClusterState, ControlData};
-use super::isolation::{Goal, Isolation, work_dir};
+use super::isolation::{Goal, Isolation, Writes, work_dir};
 use super::pidfile::PidFile;
 use super::restore_note::RestoreNote;
 use super::server::{self, Expected, Launch, Pace, QUICK, ServerLog};
@@ -213,6 +213,8 @@ pub(super) async fn revive(
     let log = ServerLog::next(&ctx.work_dir()?.join("postgres.log"));
     (isolation.log_file, isolation.log_start) = (log.path.clone(), log.start);
     isolation.save(owner.as_ref())?;
+    // What the recovery had written there for itself may have come back with a power cut.
+    isolation.set_writes(Writes::Synced, owner.as_ref())?;
     let helper = serve_wal(ctx, postgres, &isolation).await?;
     let mut settings = isolation.settings(postgres, tools.version.major, &control);
     settings.extend(isolation.recovery_settings(helper.restore_command(&isolation.client())));

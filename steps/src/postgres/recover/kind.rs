@@ -32,7 +32,7 @@ for `postgres.verify` and `postgres.promote`.
 It replays without `fsync`, because a machine that goes down in the meantime loses nothing but time: the backup is \
 still there. Once it waits, everything is made durable at once and `fsync` is on; only then is the step done. Until \
 then the file `lifeboat-unsynced` in the directory says so, and a line in its `postgresql.auto.conf` keeps a service \
-manager's server from recovering it. What was not synced when the machine went down is refused from then on.
+manager's server from starting on it. What was not synced when the machine went down is refused from then on.
 
 WAL comes through a helper within Lifeboat that answers \"absent\" only when that is proven. A missing segment before \
 the target is an error that names it. The step succeeds only if the server's log shows the stop, the last commit lies \

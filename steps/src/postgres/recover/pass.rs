@@ -11,7 +11,7 @@ use super::super::connect::{Client, Login, PgError};
 use super::super::isolation::{Goal, Isolation};
 use super::super::server::{self, Expected, Launch, Pace, QUICK, ServerLog};
 use super::super::unsynced::{self, Disk};
-use super::super::wal::{Answered, Lsn, Request, Segment, WalServer, WalSource};
+use super::super::wal::{Answered, Lsn, MOST_AHEAD, READ_AHEAD, Request, Segment, WalServer, WalSource};
 use super::super::{codes, server::message_of};
 use super::source::Source;
 use crate::process::{Identity, OsUser};
@@ -54,6 +54,7 @@ pub(super) enum Outcome {
 pub(super) async fn run(ctx: &StepContext, source: &Source<'_>, goal: Goal) -> Result<Outcome, StepError> {
     let log = ServerLog::next(&ctx.work_dir()?.join("postgres.log"));
     let isolation = describe(ctx, source, goal, &log);
+    check_room(&isolation)?;
     let disk = Arc::new(unsynced::disk_of(&source.data_dir)?);
     request_recovery(&source.data_dir, source.owner.as_ref())?;
     let writes = unsynced::begin(&source.data_dir, source.owner.as_ref())?;
@@ -111,6 +112,22 @@ fn describe(ctx: &StepContext, source: &Source<'_>, goal: Goal, log: &ServerLog)
         target_time: source.params.target_time,
         timeline: source.params.timeline.clone(),
     }
+}
+
+/// WAL is read ahead beside the data directory and stays in it until the next restart point. How much the data
+/// themselves grow is known to nobody.
+fn check_room(isolation: &Isolation) -> Result<(), StepError> {
+    let needed = isolation.least_wal() + READ_AHEAD.min(MOST_AHEAD * isolation.segment_size.bytes());
+    let free = isolation.free_for_wal().unwrap_or(u64::MAX);
+    if free >= needed {
+        return Ok(());
+    }
+    let place = isolation.data_dir.display();
+    Err(StepError::transient(
+        codes::LB1254,
+        format!("replaying WAL in {place} needs {needed} bytes to begin with, and {free} are free"),
+    )
+    .help("make room (`df -h`), then try again; no server was started"))
 }
 
 /// Asks for archive recovery; with `standby.signal` the server would never end it.

@@ -93,8 +93,9 @@ version; no server runs on the data directory, and none where this one will list
 or is moved aside (`existing: move_aside`), never deleted; the disk has room.
 
 Each object is read once: decompressed, unpacked and hashed as it streams. Every file is compared with \
-`backup_manifest` by size and SHA-256; where the manifest has none, the object is compared with the marker. `global/pg_control` is put in place last, after everything else is \
-durable, so that a restore that was cut off cannot be started. After a failure the place is as it was before.
+`backup_manifest` by size and SHA-256; where the manifest has none, the object is compared with the marker. \
+`global/pg_control` is put in place last, after everything else is durable, so that a restore that was cut off cannot be \
+started. After a failure the place is as it was before.
 
 If the run is aborted, the earlier directory is put back. A complete restore is kept beside it, as nobody knows who has \
 used it meanwhile; half a one is deleted. If a server runs on the directory, nothing is touched and the undo fails: a \
@@ -377,7 +378,8 @@ fn unpack_all(
     let (store, marker) = (&source.store, &source.marker);
     let (mut base, mut wal) = (Unpacked::default(), Unpacked::default());
     let wal_dir = data_dir.join("pg_wal");
-    let flusher = &Flusher::start();
+    let started = Flusher::start();
+    let flusher = &started;
     for object in &marker.objects {
         let job = |dir, manifest| Job { store, marker, object, dir, owner, manifest, meter, flusher };
         match object.name.split('.').next() {
@@ -391,13 +393,14 @@ fn unpack_all(
             _ => meter.advance(object.size)?,
         }
     }
+    started.finish().map_err(|error| unwritable(data_dir, &error))?;
     Ok((base, wal))
 }
 
 /// Makes everything durable, and only then gives the control file its name: without it no server starts.
 fn publish_control_file(data_dir: &Path, disk: &Disk) -> Result<(), StepError> {
     let held_back = data_dir.join(HELD_BACK);
-    disk.sync().map_err(|error| unwritable(data_dir, &error))?;
+    disk.sync_all(data_dir).map_err(|error| unwritable(data_dir, &error))?;
     std::fs::rename(&held_back, data_dir.join(CONTROL_FILE))
         .map_err(|error| unwritable(&held_back, &error))?;
     sync_dir(&data_dir.join("global"))
