@@ -15,6 +15,7 @@ use lifeboat_engine::value::{Field, Type};
 use serde::Deserialize;
 use serde_json::{Map, Value, json};
 
+use super::backup::wal_of;
 use super::connect::{Client, Login, PgError};
 use super::controldata::{ClusterState, ControlData};
 use super::isolation::{Goal, Isolation, Writes, work_dir};
@@ -288,7 +289,11 @@ async fn serve_wal(
     isolation: &Isolation,
 ) -> Result<WalServer, StepError> {
     let source = WalSource {
-        store: Store::of(ctx, &isolation.store).await?,
+        store: wal_of(
+            Store::of(ctx, &isolation.store).await?,
+            &isolation.backup,
+            &isolation.system_id.to_string(),
+        )?,
         system_id: isolation.system_id,
         segment_size: isolation.segment_size,
         backup: isolation.backup.clone(),
@@ -364,7 +369,7 @@ async fn finish(ctx: &StepContext, postgres: &Postgres, data_dir: &Path) -> Resu
     let (archiving, warning) =
         if archive_mode == "off" { ("off", None) } else { prove_archiving(ctx, &client).await? };
     // From here on the directory is a cluster of its own and no restored backup.
-    RestoreNote::remove(data_dir);
+    RestoreNote::remove_all(data_dir);
     if !isolated {
         std::fs::remove_dir_all(work_dir(data_dir)).ok();
     }

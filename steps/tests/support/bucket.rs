@@ -142,6 +142,18 @@ impl Bucket {
     }
 }
 
+/// Bytes that differ everywhere, so that no part can stand for another one.
+pub fn noise(length: usize) -> Vec<u8> {
+    let mut state = 0x9e37_79b9_u32;
+    let next = || {
+        state ^= state << 13;
+        state ^= state >> 17;
+        state ^= state << 5;
+        state.to_le_bytes()
+    };
+    std::iter::repeat_with(next).flatten().take(length).collect()
+}
+
 /// Waits for the next second, because the times of versions have no finer resolution. Returns its beginning.
 pub fn next_second() -> Timestamp {
     let now = Timestamp::now().as_second();

@@ -18,29 +18,35 @@ pub enum Fault {
     ResetAfterHead,
     /// The request waits until the fault is taken away, and is then passed on.
     Hold,
+    /// The answer ends after so many bytes of its body.
+    Cut(u64),
+    /// The answer announces more bytes than it has.
+    Longer,
+    /// It is passed on without the range that it asks for, as some proxies do.
+    NoRange,
 }
 
+#[derive(Debug)]
 struct Rule {
-    /// Parts of the request's first line, in this order, with `*` between them.
+    /// Parts of the request's head, in this order, with `*` between them.
     on: String,
     fault: Fault,
     left: usize,
 }
 
-#[derive(Default)]
+#[derive(Debug, Default)]
 struct State {
     rules: Vec<Rule>,
-    /// First lines of all requests.
+    /// Heads of all requests.
     seen: Vec<String>,
-    /// First lines of those that a rule was for.
+    /// Heads of those that a rule was for.
     hit: Vec<String>,
     /// Counts how often the rules were taken away.
     heals: u64,
 }
 
 /// Listens until the test program ends.
-#[derive(Clone)]
-#[expect(missing_debug_implementations, reason = "nothing that tests print")]
+#[derive(Clone, Debug)]
 pub struct Proxy {
     pub endpoint: String,
     shared: Arc<(Mutex<State>, Condvar)>,
@@ -63,13 +69,13 @@ impl Proxy {
         proxy
     }
 
-    /// Does something to every request whose first line holds this text, until [`Proxy::heal`]. A `*` in it stands for
+    /// Does something to every request whose head holds this text, until [`Proxy::heal`]. A `*` in it stands for
     /// anything.
     pub fn on(&self, text: &str, fault: Fault) {
         self.times(usize::MAX, text, fault);
     }
 
-    /// Does something to the next requests whose first line holds this text.
+    /// Does something to the next requests whose head holds this text.
     pub fn times(&self, count: usize, text: &str, fault: Fault) {
         self.state().rules.push(Rule { on: text.to_owned(), fault, left: count });
     }
@@ -83,12 +89,12 @@ impl Proxy {
         self.shared.1.notify_all();
     }
 
-    /// Returns the first lines of the requests that something was done to.
+    /// Returns the heads of the requests that something was done to.
     pub fn hit(&self) -> Vec<String> {
         self.state().hit.clone()
     }
 
-    /// Returns the first lines of all requests.
+    /// Returns the heads of all requests.
     pub fn seen(&self) -> Vec<String> {
         self.state().seen.clone()
     }
@@ -99,10 +105,9 @@ impl Proxy {
 
     fn serve(&self, mut client: TcpStream, server: &str) {
         let Some(head) = read_head(&mut client) else { return };
-        let line = head.lines().next().unwrap_or_default().to_owned();
         // Each connection is for one request, so that each request is seen.
         let head = head.replacen("\r\n", "\r\nConnection: close\r\n", 1);
-        match self.fault_for(&line) {
+        match self.fault_for(&head) {
             None => drop(pass(client, server, (&head, Answer::Whole))),
             Some(Fault::Status(status, code)) => refuse(client, &head, (status, code)),
             Some(Fault::Silence) => self.wait_for_heal(),
@@ -110,6 +115,13 @@ impl Proxy {
                 drop(pass(client, server, (&head, Answer::Drip(bytes, pause))));
             }
             Some(Fault::ResetAfterHead) => drop(pass(client, server, (&head, Answer::HeadOnly))),
+            Some(Fault::Cut(bytes)) => drop(pass(client, server, (&head, Answer::Cut(bytes)))),
+            Some(Fault::Longer) => drop(pass(client, server, (&head, Answer::Longer))),
+            Some(Fault::NoRange) => {
+                let lines = head.split_inclusive("\r\n");
+                let head: String = lines.filter(|line| !line.to_lowercase().starts_with("range:")).collect();
+                drop(pass(client, server, (&head, Answer::Whole)));
+            }
             Some(Fault::Hold) => {
                 self.wait_for_heal();
                 drop(pass(client, server, (&head, Answer::Whole)));
@@ -117,13 +129,13 @@ impl Proxy {
         }
     }
 
-    fn fault_for(&self, line: &str) -> Option<Fault> {
+    fn fault_for(&self, head: &str) -> Option<Fault> {
         let mut state = self.state();
-        state.seen.push(line.to_owned());
-        let rule = state.rules.iter_mut().find(|rule| rule.left > 0 && has(line, &rule.on))?;
+        state.seen.push(head.to_owned());
+        let rule = state.rules.iter_mut().find(|rule| rule.left > 0 && has(head, &rule.on))?;
         rule.left -= 1;
         let fault = rule.fault.clone();
-        state.hit.push(line.to_owned());
+        state.hit.push(head.to_owned());
         Some(fault)
     }
 
@@ -134,8 +146,8 @@ impl Proxy {
     }
 }
 
-fn has(line: &str, pattern: &str) -> bool {
-    let rest = pattern.split('*').try_fold(line, |rest, part| Some(rest.split_once(part)?.1));
+fn has(head: &str, pattern: &str) -> bool {
+    let rest = pattern.split('*').try_fold(head, |rest, part| Some(rest.split_once(part)?.1));
     rest.is_some()
 }
 
@@ -145,6 +157,8 @@ enum Answer {
     Whole,
     HeadOnly,
     Drip(usize, Duration),
+    Cut(u64),
+    Longer,
 }
 
 fn read_head(from: &mut TcpStream) -> Option<String> {
@@ -189,8 +203,14 @@ fn pass(mut client: TcpStream, server: &str, (head, answer): (&str, Answer)) -> 
 
 fn answer_through(upstream: &mut TcpStream, client: &mut TcpStream, answer: Answer) -> std::io::Result<()> {
     let Some(head) = read_head(upstream) else { return Ok(()) };
-    client.write_all(head.replacen("\r\n", "\r\nConnection: close\r\n", 1).as_bytes())?;
+    let mut head = head.replacen("\r\n", "\r\nConnection: close\r\n", 1);
+    if matches!(answer, Answer::Longer) {
+        head = with_longer_length(&head);
+    }
+    client.write_all(head.as_bytes())?;
     match answer {
+        Answer::Cut(bytes) => std::io::copy(&mut upstream.take(bytes), client).map(drop),
+        Answer::Longer => std::io::copy(upstream, client).map(drop),
         Answer::Whole => std::io::copy(upstream, client).map(drop),
         Answer::HeadOnly => {
             // Closed with data unread and no patience, the kernel sends a reset.
@@ -209,6 +229,14 @@ fn answer_through(upstream: &mut TcpStream, client: &mut TcpStream, answer: Answ
             }
         }
     }
+}
+
+fn with_longer_length(head: &str) -> String {
+    let longer = |line: &str| match line.to_lowercase().strip_prefix("content-length: ") {
+        Some(length) => format!("Content-Length: {}\r\n", length.trim().parse::<u64>().unwrap_or(0) + 1000),
+        None => line.to_owned(),
+    };
+    head.split_inclusive("\r\n").map(longer).collect()
 }
 
 /// Polls for at most a minute.

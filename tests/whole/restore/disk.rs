@@ -30,7 +30,9 @@ fn stored(world: &World, dir: &str, name: &str) -> PathBuf {
         for path in fs::read_dir(dir).expect("a directory").flatten().map(|entry| entry.path()) {
             match path.is_dir() {
                 true => open.push(path),
-                false if path.file_name().is_some_and(|it| it.to_string_lossy().starts_with(name)) => found.push(path),
+                false if path.file_name().is_some_and(|it| it.to_string_lossy().starts_with(name)) => {
+                    found.push(path)
+                }
                 false => {}
             }
         }
@@ -40,7 +42,12 @@ fn stored(world: &World, dir: &str, name: &str) -> PathBuf {
 }
 
 /// Asserts that the run is held at a step, with this code and these words, and goes on when that is mended.
-fn is_held_and_goes_on(world: &World, held: &Ran, (step, code, words): (&str, &str, &[&str]), mend: impl FnOnce()) {
+fn is_held_and_goes_on(
+    world: &World,
+    held: &Ran,
+    (step, code, words): (&str, &str, &[&str]),
+    mend: impl FnOnce(),
+) {
     assert_eq!(held.exit, 6, "{}", held.all());
     let said = held.all().split_whitespace().collect::<Vec<_>>().join(" ");
     for word in [&[code, step], words].concat() {

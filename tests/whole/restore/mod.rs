@@ -9,6 +9,7 @@ pub mod moto;
 pub mod proxy;
 
 mod bucket;
+mod change;
 mod clones;
 mod disk;
 mod faults;

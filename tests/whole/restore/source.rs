@@ -298,6 +298,7 @@ protected: true
 resources:
   db:
     kind: postgres
+    bin_dir: {bin}
     data_dir: {root}/postgres
     host: 127.0.0.1
     port: {postgres}
@@ -306,7 +307,8 @@ resources:
   uploads: {{ kind: files, path: {root}/uploads }}
   backups: {{ kind: store, url: 'dir://{root}/store' }}
 ",
-        root = root.display()
+        root = root.display(),
+        bin = postgres_bin().display()
     )
 }
 

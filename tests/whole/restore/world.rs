@@ -51,6 +51,7 @@ impl World {
             .replace("SOURCE", &self.source.root.display().to_string())
             .replace("DIR", &self.dir.display().to_string())
             .replace("PSQL", &postgres_bin().join("psql").display().to_string())
+            .replace("PG_BIN", &postgres_bin().display().to_string())
             .replace("PG_PORT", &self.postgres_port.to_string())
             .replace("REDIS_PORT", &self.redis_port.to_string())
             .replace("GATE_PORT", &self.gate.port.to_string())
@@ -234,6 +235,7 @@ const SANDBOX: &str = "environment: sandbox
 resources:
   db:
     kind: postgres
+    bin_dir: PG_BIN
     data_dir: DIR/sandbox/postgres
     host: 127.0.0.1
     port: PG_PORT

@@ -109,8 +109,8 @@ fn describe(ctx: &StepContext, source: &Source<'_>, goal: Goal, log: &ServerLog)
         log_file: log.path.clone(),
         log_start: log.start,
         goal,
-        target_time: source.params.target_time,
-        timeline: source.params.timeline.clone(),
+        target: source.target.clone(),
+        timeline: source.wal.timeline_setting(),
     }
 }
 
@@ -292,7 +292,7 @@ impl Watch<'_> {
         }
         if self.log.last_with(TOO_EARLY).is_some() {
             return Err(self.failure(codes::LB1269, "the target is before the end of the backup").help(
-                "restore an older backup: `postgres.select_backup` with this `target_time` finds the one that fits",
+                "restore an older backup: `postgres.select_backup` with this target finds the one that fits",
             ));
         }
         if self.log.last_with(UNREACHED).is_none() {
