@@ -5,7 +5,7 @@ use std::fs;
 use std::path::{Path, PathBuf};
 use std::process::Command;
 
-use lifeboat_engine::model::outcome::FailureKind::Transient;
+use lifeboat_engine::model::outcome::FailureKind::{Permanent, Transient};
 use lifeboat_steps::postgres::codes;
 
 use super::scene::{BURST, Case, assert_says};
@@ -44,6 +44,12 @@ impl Small {
         }
     }
 
+    fn remount(&self, how: &str) {
+        let mut mount = Command::new("mount");
+        let done = mount.args(["-o", &format!("remount,{how}")]).arg(&self.dir).output().expect("runs");
+        assert!(done.status.success(), "{}", String::from_utf8_lossy(&done.stderr));
+    }
+
     fn make_room(&self) {
         fs::remove_file(self.dir.join("ballast")).expect("removes");
     }
@@ -56,7 +62,7 @@ impl Drop for Small {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_disk_that_fills_up_while_a_backup_is_unpacked_and_while_it_is_recovered() {
+async fn a_disk_that_fills_up_or_takes_nothing_while_a_backup_is_unpacked_and_recovered() {
     let place = Place::make();
     let Some(small) = Small::mount(&place.path().join("disk"), 320) else { return };
     place.own(&small.dir);
@@ -69,7 +75,13 @@ async fn a_disk_that_fills_up_while_a_backup_is_unpacked_and_while_it_is_recover
     assert_says(&error, (codes::LB1259, Transient), &["cannot be written", "No space left", "df -h"]);
     small.make_room();
     case.assert_untouched();
-    case.restore().await.expect("has room again");
+
+    // What was moved aside cannot be put back now, and is as soon as the disk takes it.
+    proxy.on("GET *base.tar", Fault::Hold);
+    let error = while_held(&proxy, case.restore(), || small.remount("ro")).await.expect_err("takes nothing");
+    assert_says(&error, (codes::LB1259, Permanent), &["cannot be written", "Read-only file system"]);
+    small.remount("rw");
+    case.restore().await.expect("can be written again");
 
     let segments = case.original.segments();
     proxy.on(&segments[segments.len() - 3], Fault::Hold);
