@@ -6,10 +6,10 @@ use std::path::{Path, PathBuf};
 use std::process::Stdio;
 
 use super::machine::command;
-use super::proxy::eventually;
 use super::remote::{POSTGRES, Remote};
 use super::world::World;
 use crate::project::Ran;
+use crate::proxy::eventually;
 
 fn allow(path: &Path, mode: u32) {
     fs::set_permissions(path, fs::Permissions::from_mode(mode)).expect("a mode");

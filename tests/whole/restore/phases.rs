@@ -1,9 +1,9 @@
 //! Processes that die in each phase of a restore. A phase is known by a request that the test holds back, never by time.
 
 use super::machine::{end_processes, signal};
-use super::proxy::eventually;
 use super::remote::Remote;
 use crate::project::{Ran, Running};
+use crate::proxy::eventually;
 
 /// Where a run stands still until the test lets it go on.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -85,7 +85,7 @@ fn find(remote: &Remote, name: &str, word: &str) -> u32 {
 /// Kills within a phase. Whoever resumes ends with the right rows, nothing is left, and the archive is as it was.
 fn comes_right_after_the_kill(phase: Phase, victim: Victim) {
     let remote = Remote::postgres();
-    let mut running = phase.reach(&remote);
+    let running = phase.reach(&remote);
     let pid = match victim {
         Victim::Engine => None,
         Victim::Postmaster => Some(find(&remote, "postgres", "-D")),
@@ -124,11 +124,23 @@ fn finish(remote: &Remote) -> Option<Ran> {
 }
 
 #[test]
-fn kill_9_of_the_engine_in_each_phase_of_a_restore_from_a_bucket() {
-    for phase in [Phase::Base, Phase::Recover, Phase::Verify, Phase::Promote] {
-        eprintln!("{phase:?}");
-        comes_right_after_the_kill(phase, Victim::Engine);
-    }
+fn kill_9_of_the_engine_while_a_backup_is_unpacked_from_a_bucket() {
+    comes_right_after_the_kill(Phase::Base, Victim::Engine);
+}
+
+#[test]
+fn kill_9_of_the_engine_while_wal_is_replayed_from_a_bucket() {
+    comes_right_after_the_kill(Phase::Recover, Victim::Engine);
+}
+
+#[test]
+fn kill_9_of_the_engine_while_the_recovered_server_is_verified() {
+    comes_right_after_the_kill(Phase::Verify, Victim::Engine);
+}
+
+#[test]
+fn kill_9_of_the_engine_while_the_server_is_promoted() {
+    comes_right_after_the_kill(Phase::Promote, Victim::Engine);
 }
 
 #[test]
@@ -156,19 +168,35 @@ fn kill_9_of_the_helper_while_the_server_is_promoted() {
     comes_right_after_the_kill(Phase::Promote, Victim::Helper);
 }
 
+/// The store says nothing at all meanwhile.
+fn sigterm_in(phase: Phase) {
+    let remote = Remote::postgres();
+    let running = phase.reach(&remote);
+    running.signal("TERM");
+    let stopped = running.end().expect(143);
+    assert!(stopped.all().contains("lifeboat resume"), "{}", stopped.all());
+    phase.let_go(&remote);
+    finish(&remote);
+}
+
 #[test]
-fn sigterm_in_each_phase_leaves_a_run_that_is_resumed() {
-    for phase in [Phase::Base, Phase::Recover, Phase::Verify, Phase::Promote] {
-        eprintln!("{phase:?}");
-        let remote = Remote::postgres();
-        let running = phase.reach(&remote);
-        running.signal("TERM");
-        // The store says nothing at all meanwhile.
-        let stopped = running.end().expect(143);
-        assert!(stopped.all().contains("lifeboat resume"), "{}", stopped.all());
-        phase.let_go(&remote);
-        finish(&remote);
-    }
+fn sigterm_while_a_backup_is_unpacked() {
+    sigterm_in(Phase::Base);
+}
+
+#[test]
+fn sigterm_while_wal_is_replayed() {
+    sigterm_in(Phase::Recover);
+}
+
+#[test]
+fn sigterm_while_the_recovered_server_is_verified() {
+    sigterm_in(Phase::Verify);
+}
+
+#[test]
+fn sigterm_while_the_server_is_promoted() {
+    sigterm_in(Phase::Promote);
 }
 
 /// The engine and the server are gone, and the boot is another one.

@@ -11,10 +11,10 @@ use lifeboat_engine::resource;
 use lifeboat_steps::store::{Address, Key, Store};
 
 use super::machine::{Process, Tree};
-use super::moto;
-use super::proxy::{Fault, Proxy, eventually};
 use super::world::World;
+use crate::moto;
 use crate::project::Running;
+use crate::proxy::{Fault, Proxy, eventually};
 
 /// Only the database, step by step; what fails waits for somebody.
 pub(crate) const POSTGRES: &str = r#"runbook: restore
