@@ -15,7 +15,7 @@ use super::super::controldata::ControlData;
 use super::super::rows::{self, Read};
 use super::super::server::{self, QUICK};
 use super::super::tools::Tools;
-use super::super::{codes, local, query};
+use super::super::{codes, lifecycle, local, query};
 use super::against::{self, Against, Kept, Rows, Rules};
 use super::amcheck::{self, Checked};
 use super::findings::{Database, Server};
@@ -151,6 +151,7 @@ impl StepKind for Verify {
             return files::verify(ctx, &params).await;
         }
         let postgres = local::cluster(ctx, &params.cluster)?;
+        lifecycle::bring_back(ctx, &params.cluster).await?;
         let login = Login::of(ctx, postgres)?;
         let client = login.connect().await?;
         let mut found = Found::default();
