@@ -8,6 +8,7 @@ use std::time::{Duration, Instant};
 
 use jiff::Timestamp;
 use lifeboat_engine::model::event::Done;
+use lifeboat_engine::model::evidence::Confidence;
 use lifeboat_engine::model::outcome::FailureKind;
 use lifeboat_engine::resource::{Heartbeat, Postgres, System};
 use lifeboat_engine::step::{Probe, StepError};
@@ -32,10 +33,14 @@ struct Scene {
 
 impl Scene {
     fn set() -> Self {
+        Self::set_with(Vec::new())
+    }
+
+    fn set_with(settings: Vec<String>) -> Self {
         use_client_program(wal_program().to_path_buf());
         let store = TestStore::make();
-        let source =
-            Cluster::start(&Options { archive_to: Some(store.path().to_path_buf()), ..Options::default() });
+        let archive_to = Some(store.path().to_path_buf());
+        let source = Cluster::start(&Options { archive_to, settings, ..Options::default() });
         source.sql("create table ledger (id int primary key, note text)");
         source.sql("create table beat (at timestamptz)");
         source.sql("insert into ledger values (1, 'in the backup')");
@@ -176,6 +181,27 @@ async fn a_target_after_the_last_commit_goes_to_the_end_and_says_so() {
     assert_eq!(done.outputs["end_of_wal"], true);
     assert!(done.warnings.iter().any(|warning| warning.contains("no commit in the archive")), "{done:?}");
     assert_eq!(done.recovery_points[0].method, "heartbeat row");
+}
+
+/// How new the data is said to be, in the order in which that is trusted.
+#[tokio::test]
+async fn the_recovery_point_says_how_it_was_found() {
+    // More connections than the default: a server that recovers with fewer than its source would give up.
+    let settings = ["track_commit_timestamp = on", "max_connections = 150", "max_prepared_transactions = 7"];
+    let scene = Scene::set_with(settings.map(ToOwned::to_owned).to_vec());
+    // Nothing was committed after the backup: the backup's own word, or what it kept of commits.
+    let committed = scene.source.sql(
+        "select to_char(pg_xact_commit_timestamp(xmin) at time zone 'UTC', \
+        'YYYY-MM-DD\"T\"HH24:MI:SS.US\"Z\"') from ledger",
+    );
+    scene.source.archive_wal();
+    scene.restore_base().await;
+    let done = scene.recover(None).await.expect("recovers");
+    let point = &done.recovery_points[0];
+    assert_eq!((point.method.as_str(), point.confidence), ("commit timestamp", Confidence::Measured));
+    let time = |text: &str| text.parse::<Timestamp>().expect("a time");
+    assert_eq!(time(&point.time), time(&committed));
+    assert_eq!(done.outputs.get("last_commit"), Some(&Value::Null), "none was replayed");
 }
 
 #[tokio::test]
@@ -347,7 +373,9 @@ async fn what_was_not_synced_when_the_machine_went_down_is_refused_for_good() {
     }
     assert_eq!(PidFile::live(&scene.data_dir()), None, "nothing was started");
 
-    // A service manager that starts the cluster at boot, whose configuration may well name an archive.
+    // A service manager that starts the cluster at boot, whose configuration may well name an archive. Nothing tells
+    // it to recover, as if somebody had promoted the server before the power cut.
+    fs::remove_file(scene.data_dir().join("recovery.signal")).expect("removes");
     let dir = scene.data_dir();
     let log = dir.with_file_name("by-hand.log");
     let mut by_hand = scene.source.place().command("pg_ctl");
@@ -355,7 +383,7 @@ async fn what_was_not_synced_when_the_machine_went_down_is_refused_for_good() {
     let started = by_hand.arg(format!("-k {} -c listen_addresses=", dir.display())).output().expect("runs");
     assert!(!started.status.success());
     let log = fs::read_to_string(log).expect("a log");
-    assert!(log.contains("could not restore file") && log.contains("exit code 255"), "{log}");
+    assert!(log.contains("FATAL:  could not access file \"$libdir/lifeboat-unsynced\""), "{log}");
 }
 
 #[tokio::test]
@@ -468,8 +496,14 @@ async fn a_server_that_ended_before_its_promotion_comes_back_to_where_it_waited(
     // QUIT: without a checkpoint, as if the power had gone, but with all its children.
     lifeboat_steps::process::identity::signal(&server, 3).expect("quit");
     wait_until("the server is gone", || !server.is_alive());
+    // Beside the data directory, where the sync of its disk need not reach.
+    let isolation = Isolation::read(&scene.data_dir()).expect("it served");
+    fs::write(isolation.dir().join("postgresql.conf"), "fsync = off\n").expect("writes");
     scene.rig.run("postgres.promote", json!({"cluster": "db"})).await.expect("promotes");
-    assert_eq!(scene.sql("select string_agg(id::text, ',' order by id) from ledger"), "1,2");
+    assert_eq!(
+        scene.sql("select string_agg(id::text, ',' order by id), current_setting('fsync') from ledger"),
+        "1,2|on"
+    );
 }
 
 #[tokio::test]

@@ -109,7 +109,7 @@ impl Journal {
         create_file(&unfinished)?;
         let mut conn = format::connect_writer(&unfinished)?;
         format::lay_out(&unfinished, &mut conn, &header, &plan)?;
-        // Closing moves everything from the side files into the file itself.
+        format::empty_log(&unfinished, &conn)?;
         conn.close().map_err(|(_, error)| Error::sqlite(&unfinished, "created", error))?;
         crash::point(Point::JournalLaidOut);
         std::fs::rename(&unfinished, &path).map_err(|error| Error::io(&path, "created", error))?;

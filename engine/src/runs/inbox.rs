@@ -45,15 +45,21 @@ impl Inbox {
     /// Returns what waits, oldest first. A file that is no request is set aside as `.refused` and reported once. One that cannot
     /// be read at this moment stays where it is: it may be a decision that counts.
     pub fn pending(&self) -> Result<Vec<Result<Pending, Error>>, Error> {
+        let mut ids = self.waiting()?;
+        // Ids of version 7 sort by time.
+        ids.sort();
+        Ok(ids.into_iter().filter_map(|id| self.take(id).transpose()).collect())
+    }
+
+    /// Returns the ids of what waits, for those who only look: nothing is read, and nothing set aside.
+    pub fn waiting(&self) -> Result<Vec<RequestId>, Error> {
         let mut ids = Vec::new();
         for entry in fs::read_dir(&self.dir).map_err(Error::io("read", &self.dir))? {
             let name = entry.map_err(Error::io("read", &self.dir))?.file_name();
             let id = name.to_str().and_then(|name| name.strip_suffix(".json"));
             ids.extend(id.and_then(|id| id.parse::<Uuid>().ok()));
         }
-        // Ids of version 7 sort by time.
-        ids.sort();
-        Ok(ids.into_iter().filter_map(|id| self.take(id).transpose()).collect())
+        Ok(ids)
     }
 
     /// Returns whether a request still waits.
@@ -148,6 +154,8 @@ mod tests {
         let bad = dir.path().join(format!("{}.json", Uuid::now_v7()));
         fs::write(&bad, r#"{"request":"explode"}"#).unwrap();
         inbox.send(&note("good")).unwrap();
+        assert_eq!(inbox.waiting().unwrap().len(), 2);
+        assert!(bad.exists(), "whoever only looks leaves it to the one who takes it");
         let pending = inbox.pending().unwrap();
         assert!(matches!(&pending[0], Err(Error::BadRequest { reason, .. }) if reason.contains("explode")));
         assert_eq!(pending[1].as_ref().unwrap().request, note("good"));

@@ -458,3 +458,38 @@ async fn whoever_is_waited_for_is_reminded_every_ten_minutes() {
     let gaps: Vec<_> = posts.windows(2).map(|two| two[1].1 - two[0].1).collect();
     assert!(gaps[1..].iter().all(|gap| *gap >= 9 * MINUTE), "{gaps:?}");
 }
+
+/// Keeps what each notice says.
+struct Words(Arc<std::sync::Mutex<Vec<String>>>);
+
+#[async_trait]
+impl Messenger for Words {
+    async fn post(&self, _: &Resource, _: &Secrets, notice: &Notice) -> Result<(), StepError> {
+        self.0.lock().expect("nobody panicked").push(notice.message.clone());
+        Ok(())
+    }
+}
+
+#[tokio::test]
+async fn the_notice_of_the_end_says_why_also_if_an_earlier_process_began_the_end() {
+    let dir = tempfile::tempdir().unwrap();
+    let mut plan = plan(vec![act("a", &[], "")]);
+    plan.resources.insert("ops".into(), files(dir.path()));
+    plan.notices = [(Occasion::Failed, vec!["ops".to_owned()])].into();
+    let journal = declare(dir.path(), &plan, Arc::new(SystemClock), declared()).await;
+    let reason = "`a` failed: the disk is full".to_owned();
+    let not_run = Outcome::NotRun { reason: "the run ended before it".into() };
+    let begun = vec![
+        EventKind::EndingBegan { outcome: RunOutcome::Failed, reason, undo: false },
+        EventKind::StepFinished { step: id("a"), outcome: not_run },
+    ];
+    journal.append(begun).await.unwrap();
+    let mut registry = Registry::new();
+    registry.register(Act);
+    let words = Arc::default();
+    registry.set_messenger(Words(Arc::clone(&words)));
+    let situation = drive(setup(dir.path(), &plan, registry, journal)).await.unwrap();
+    assert_eq!(situation, Situation::Finished(RunOutcome::Failed));
+    let words = words.lock().unwrap();
+    assert!(words.len() == 1 && words[0].contains("the disk is full"), "{words:?}");
+}

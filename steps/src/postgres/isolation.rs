@@ -18,10 +18,11 @@ use lifeboat_engine::step::{StepContext, StepError};
 use serde::{Deserialize, Serialize};
 use sha2::{Digest, Sha256};
 
-use super::codes;
 use super::controldata::ControlData;
 use super::pidfile::PidFile;
+use super::recovery_target::{Edge, RecoveryTarget};
 use super::wal::{Lsn, SegmentSize, SystemId};
+use super::{codes, memory};
 use crate::process::OsUser;
 
 const DESCRIPTION: &str = "isolation.json";
@@ -31,11 +32,11 @@ const CONFIGURATION: &str = "postgresql.conf";
 const LONGEST_DIR: usize = 85;
 
 /// How far a recovery goes.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum Goal {
-    /// Just before the first commit at or after this moment.
-    Before(Timestamp),
+    /// What the runbook asked for, where the server itself can stop.
+    Target(RecoveryTarget),
     /// As far as there is WAL. A server that gets there stops, for nothing tells it to wait.
     Farthest,
     /// The record that an earlier pass found to be the last one.
@@ -78,7 +79,8 @@ pub struct Isolation {
     pub log_start: u64,
     pub goal: Goal,
     /// What the runbook asked for.
-    pub target_time: Option<Timestamp>,
+    pub target: RecoveryTarget,
+    /// `current` for that of the backup, or a number.
     pub timeline: String,
 }
 
@@ -222,9 +224,19 @@ impl Isolation {
 
     /// A quarter of the room that is free, up to 4 GB: replayed WAL stays until the next restart point.
     fn max_wal_size(&self) -> String {
-        let free = rustix::fs::statvfs(&self.data_dir).map_or(0, |stat| stat.f_bavail * stat.f_frsize);
-        let least = (10 * self.segment_size.bytes()).max(256 << 20);
-        format!("{}MB", (free / 4).min(4 << 30).max(least) >> 20)
+        let free = self.free_for_wal().unwrap_or(0);
+        format!("{}MB", (free / 4).min(4 << 30).max(self.least_wal()) >> 20)
+    }
+
+    /// Returns how many bytes of WAL a server keeps in any case.
+    pub(super) fn least_wal(&self) -> u64 {
+        10 * self.segment_size.bytes()
+    }
+
+    /// Returns the bytes that are free where the server keeps its WAL, which may be a disk of its own.
+    pub(super) fn free_for_wal(&self) -> io::Result<u64> {
+        let stat = rustix::fs::statvfs(self.data_dir.join("pg_wal"))?;
+        Ok(stat.f_bavail * stat.f_frsize)
     }
 
     /// Returns the settings that make it recover towards its goal and wait there.
@@ -234,17 +246,31 @@ impl Isolation {
             ("recovery_target_timeline".to_owned(), self.timeline.clone()),
             ("recovery_target_action".to_owned(), "pause".to_owned()),
         ];
-        let target = match self.goal {
-            Goal::Before(time) => Some(("recovery_target_time", postgres_time(time), "off")),
-            Goal::Through(lsn) => Some(("recovery_target_lsn", lsn.to_string(), "on")),
-            // Without any target the server would open for writing at the end, before anybody has looked at it.
-            Goal::Farthest => Some(("recovery_target_time", "2200-01-01 00:00:00+00".to_owned(), "off")),
+        let (name, value, edge) = match &self.goal {
+            Goal::Target(target) => target_setting(target),
+            Goal::Through(lsn) => ("recovery_target_lsn", lsn.to_string(), Edge::Through),
+            Goal::Farthest => farthest(),
         };
-        if let Some((name, value, inclusive)) = target {
-            settings.push((name.to_owned(), value));
-            settings.push(("recovery_target_inclusive".to_owned(), inclusive.to_owned()));
-        }
+        settings.push((name.to_owned(), value));
+        let inclusive = if edge == Edge::Through { "on" } else { "off" };
+        settings.push(("recovery_target_inclusive".to_owned(), inclusive.to_owned()));
         settings
+    }
+}
+
+/// Without any target the server would open for writing at the end, before anybody has looked at it.
+fn farthest() -> (&'static str, String, Edge) {
+    ("recovery_target_time", "2200-01-01 00:00:00+00".to_owned(), Edge::Before)
+}
+
+fn target_setting(target: &RecoveryTarget) -> (&'static str, String, Edge) {
+    match target {
+        RecoveryTarget::Time(time) => ("recovery_target_time", postgres_time(*time), Edge::Before),
+        RecoveryTarget::Lsn { at, edge } => ("recovery_target_lsn", at.to_string(), *edge),
+        RecoveryTarget::Transaction { id, edge } => ("recovery_target_xid", id.to_string(), *edge),
+        RecoveryTarget::RestorePoint(name) => ("recovery_target_name", name.clone(), Edge::Through),
+        RecoveryTarget::Immediate => ("recovery_target", "immediate".to_owned(), Edge::Through),
+        RecoveryTarget::Latest => farthest(),
     }
 }
 
@@ -314,12 +340,7 @@ fn socket_dirs(dir: &Path, postgres: &Postgres) -> String {
 
 /// A quarter of the memory that is free, between 32 MB and 2 GB.
 fn shared_buffers() -> String {
-    let free_kb = fs::read_to_string("/proc/meminfo").ok().and_then(|text| {
-        let line = text.lines().find(|line| line.starts_with("MemAvailable:"))?.to_owned();
-        line.split_whitespace().nth(1)?.parse::<u64>().ok()
-    });
-    let megabytes = free_kb.unwrap_or(0) / 1024 / 4;
-    format!("{}MB", megabytes.clamp(32, 2048))
+    format!("{}MB", (memory::free() >> 22).clamp(32, 2048))
 }
 
 fn ident(me: &[String], roles: &[String]) -> String {

@@ -15,9 +15,10 @@ use lifeboat_engine::value::{Field, Type};
 use serde::Deserialize;
 use serde_json::{Map, Value, json};
 
+use super::backup::wal_of;
 use super::connect::{Client, Login, PgError};
 use super::controldata::ControlData;
-use super::isolation::{Goal, Isolation, work_dir};
+use super::isolation::{Goal, Isolation, Writes, work_dir};
 use super::pidfile::PidFile;
 use super::restore_note::RestoreNote;
 use super::server::{self, Expected, Launch, Pace, QUICK, ServerLog};
@@ -204,6 +205,8 @@ pub(super) async fn revive(
     let log = ServerLog::next(&ctx.work_dir()?.join("postgres.log"));
     (isolation.log_file, isolation.log_start) = (log.path.clone(), log.start);
     isolation.save(owner.as_ref())?;
+    // What the recovery had written there for itself may have come back with a power cut.
+    isolation.set_writes(Writes::Synced, owner.as_ref())?;
     let helper = serve_wal(ctx, postgres, &isolation).await?;
     let mut settings = isolation.settings(postgres, tools.version.major, &control);
     settings.extend(isolation.recovery_settings(helper.restore_command(&isolation.client())));
@@ -271,7 +274,11 @@ async fn serve_wal(
     isolation: &Isolation,
 ) -> Result<WalServer, StepError> {
     let source = WalSource {
-        store: Store::of(ctx, &isolation.store).await?,
+        store: wal_of(
+            Store::of(ctx, &isolation.store).await?,
+            &isolation.backup,
+            &isolation.system_id.to_string(),
+        )?,
         system_id: isolation.system_id,
         segment_size: isolation.segment_size,
         backup: isolation.backup.clone(),
@@ -347,7 +354,7 @@ async fn finish(ctx: &StepContext, postgres: &Postgres, data_dir: &Path) -> Resu
     let (archiving, warning) =
         if archive_mode == "off" { ("off", None) } else { prove_archiving(ctx, &client).await? };
     // From here on the directory is a cluster of its own and no restored backup.
-    RestoreNote::remove(data_dir);
+    RestoreNote::remove_all(data_dir);
     if !isolated {
         std::fs::remove_dir_all(work_dir(data_dir)).ok();
     }

@@ -12,11 +12,13 @@
 //! 3  checkpoint, fsync on, sync of everything, an error of which empties the mark for good
 //! 4  the mark is removed                      only now is there something to promote
 //! ```
-//! After a power cut the boot is another one, and the directory is refused for good.
+//! After a power cut the boot is another one, and the directory is refused for good. What is not noticed is a disk that is
+//! pulled out and mounted again within one boot, after its server has failed: nothing tells the two mounts apart that
+//! would not also tell a container from the one it was restarted as, whose recovery goes on rightly.
 //!
 //! A service manager that starts the cluster after a power cut knows nothing of marks. So while there is one, a line in
-//! `postgresql.auto.conf` makes any server but the isolated one, whose command line wins, refuse to recover; and
-//! `recovery.signal` makes it recover.
+//! `postgresql.auto.conf` makes any server but the isolated one, whose command line wins, refuse to start: it names a
+//! library that does not exist, and libraries are loaded before anything of the directory is touched.
 
 use std::fs::{self, File, OpenOptions};
 use std::io;
@@ -32,8 +34,8 @@ use crate::process::OsUser;
 /// The mark: it holds the boot of the machine, or nothing if what was written is lost.
 const MARK: &str = "lifeboat-unsynced";
 const SETTINGS: &str = "postgresql.auto.conf";
-/// An exit code above 128 ends a recovery, and nothing else does.
-const GUARD: &str = "restore_command = 'exit 255' # Lifeboat: not durable yet, see lifeboat-unsynced\n";
+const GUARD: &str = "shared_preload_libraries = '$libdir/lifeboat-unsynced'";
+const REMARK: &str = " # Lifeboat: not durable yet, see the file of that name\n";
 
 /// A data directory whose file system will be synced.
 ///
@@ -50,6 +52,15 @@ impl Disk {
     /// Makes everything durable that was written to its file system.
     pub(super) fn sync(&self) -> io::Result<()> {
         Ok(rustix::fs::syncfs(&self.0)?)
+    }
+
+    /// Makes everything below its directory durable, on whichever file system it lies.
+    ///
+    /// Each file is synced once more, as Postgres does after a crash: for links that lead to other file systems, and
+    /// because before Linux 5.8 the sync of a file system reports no errors of writing back. Quick after the first.
+    pub(super) fn sync_all(&self, data_dir: &Path) -> io::Result<()> {
+        self.sync()?;
+        sync_tree(data_dir)
     }
 }
 
@@ -73,7 +84,7 @@ fn mark(data_dir: &Path, boot: &str, owner: Option<&OsUser>) -> io::Result<()> {
     write_private(&data_dir.join(MARK), boot.as_bytes(), owner)?;
     let settings = unguarded(data_dir)?;
     let line_end = if settings.is_empty() || settings.ends_with(b"\n") { "" } else { "\n" };
-    let guarded = [&settings[..], line_end.as_bytes(), GUARD.as_bytes()].concat();
+    let guarded = [&settings[..], line_end.as_bytes(), GUARD.as_bytes(), REMARK.as_bytes()].concat();
     write_private(&data_dir.join(SETTINGS), &guarded, owner)?;
     sync_path(data_dir)
 }
@@ -82,7 +93,7 @@ fn mark(data_dir: &Path, boot: &str, owner: Option<&OsUser>) -> io::Result<()> {
 ///
 /// If it fails, the directory is lost: an error of the disk is reported once only, so that the next sync would succeed.
 pub(super) fn end(data_dir: &Path, disk: &Disk, owner: Option<&OsUser>) -> Result<(), StepError> {
-    if let Err(error) = disk.sync().and_then(|()| sync_tree(data_dir)) {
+    if let Err(error) = disk.sync_all(data_dir) {
         lose(data_dir);
         return Err(not_synced(data_dir, &error));
     }
@@ -96,14 +107,14 @@ fn unmark(data_dir: &Path, owner: Option<&OsUser>) -> io::Result<()> {
     sync_path(data_dir)
 }
 
-/// Returns the settings as they are without the line that keeps other servers away.
+/// Returns the settings as they are without the line that keeps other servers away; `ALTER SYSTEM` drops its remark.
 fn unguarded(data_dir: &Path) -> io::Result<Vec<u8>> {
     let settings = match fs::read(data_dir.join(SETTINGS)) {
         Err(error) if error.kind() == io::ErrorKind::NotFound => Vec::new(),
         other => other?,
     };
     let lines = settings.split_inclusive(|byte| *byte == b'\n');
-    Ok(lines.filter(|line| *line != GUARD.as_bytes()).flatten().copied().collect())
+    Ok(lines.filter(|line| !line.starts_with(GUARD.as_bytes())).flatten().copied().collect())
 }
 
 /// Says for good that something written may be lost. Emptying a file needs no room and counts at once, even if the disk
@@ -115,8 +126,6 @@ fn lose(data_dir: &Path) {
     }
 }
 
-/// Syncs each file, as Postgres does after a crash: what lies on other file systems, and errors of which an old kernel
-/// says nothing when a file system is synced. Quick after that.
 fn sync_tree(dir: &Path) -> io::Result<()> {
     for entry in fs::read_dir(dir)? {
         let path = entry?.path();
@@ -260,11 +269,15 @@ mod tests {
         let data_dir = dir.path().join("main");
         for _ in 0..2 {
             begin(&data_dir, None).expect("marks");
-            assert_eq!(settings(&data_dir), format!("work_mem = '8MB'\n{GUARD}"));
+            assert_eq!(settings(&data_dir), format!("work_mem = '8MB'\n{GUARD}{REMARK}"));
         }
+        // As `ALTER SYSTEM` on the waiting server writes it.
+        fs::write(data_dir.join(SETTINGS), format!("# Do not edit\n{GUARD}\nport = '1'\n")).expect("writes");
+        unmark(&data_dir, None).expect("unmarks");
+        assert_eq!(settings(&data_dir), "# Do not edit\nport = '1'\n");
         fs::remove_file(data_dir.join(SETTINGS)).expect("removes");
         begin(&data_dir, None).expect("marks");
-        assert_eq!(settings(&data_dir), GUARD);
+        assert_eq!(settings(&data_dir), format!("{GUARD}{REMARK}"));
     }
 
     #[test]

@@ -52,15 +52,25 @@ impl Dir {
 
     /// Returns what is known of an object, or `None` if the store answers that there is none.
     pub(super) fn metadata(&self, key: &Key) -> Result<Option<Metadata>, StepError> {
-        Ok(self.find(key)?.map(|object| Metadata { size: object.size(), modified: object.modified() }))
+        match self.open_object(key)? {
+            Ok(object) => Ok(Some(Metadata { size: object.size(), modified: object.modified() })),
+            // As in a bucket, where only what is below it has a name.
+            Err(error) if matches!(error.kind(), io::ErrorKind::NotFound | io::ErrorKind::IsADirectory) => {
+                Ok(None)
+            }
+            Err(error) => Err(failure::read(format_args!("`{key}` in {self}"), &error)),
+        }
+    }
+
+    fn open_object(&self, key: &Key) -> Result<io::Result<FileReader>, StepError> {
+        let dir = beneath::open_dir(self.open_root()?, &key.parents());
+        let file = dir.and_then(|dir| beneath::open_file(dir, key.name()));
+        Ok(file.and_then(FileReader::new))
     }
 
     /// Opens an object for reading, or returns `None` if the store answers that there is none.
     pub(super) fn find(&self, key: &Key) -> Result<Option<FileReader>, StepError> {
-        let root = self.open_root()?;
-        let opened =
-            beneath::open_dir(root, &key.parents()).and_then(|dir| beneath::open_file(dir, key.name()));
-        match opened.and_then(FileReader::new) {
+        match self.open_object(key)? {
             Ok(object) => Ok(Some(object)),
             Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(None),
             Err(error) => Err(failure::read(format_args!("`{key}` in {self}"), &error)),

@@ -5,6 +5,8 @@ pub mod archive;
 pub mod backup;
 pub mod bucket;
 pub mod flaky;
+pub mod journey;
+pub mod moto;
 pub mod postgres;
 pub mod proxy;
 pub mod redis;

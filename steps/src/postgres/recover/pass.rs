@@ -10,7 +10,7 @@ use super::super::connect::{Client, Login, PgError};
 use super::super::isolation::{Goal, Isolation};
 use super::super::server::{self, Expected, Launch, Pace, QUICK, ServerLog};
 use super::super::unsynced::{self, Disk};
-use super::super::wal::{Answered, Lsn, Request, Segment, WalServer, WalSource};
+use super::super::wal::{Answered, Lsn, MOST_AHEAD, READ_AHEAD, Request, Segment, WalServer, WalSource};
 use super::super::{codes, server::message_of};
 use super::source::Source;
 use crate::process::Identity;
@@ -33,6 +33,8 @@ pub(super) struct Paused {
     pub(super) requests: Option<Vec<Request>>,
     /// Opened before the server wrote anything, if this process has started it.
     pub(super) disk: Arc<Disk>,
+    /// The last segment of the archive, if all WAL was replayed and does not fill it.
+    pub(super) ends_within: Option<String>,
 }
 
 /// How a pass came to its end.
@@ -42,6 +44,8 @@ pub(super) enum Outcome {
     WalEnded {
         last: Option<Lsn>,
         log: ServerLog,
+        /// The last segment of the archive, if the log does not fill it.
+        within: Option<String>,
     },
 }
 
@@ -49,6 +53,7 @@ pub(super) enum Outcome {
 pub(super) async fn run(ctx: &StepContext, source: &Source<'_>, goal: Goal) -> Result<Outcome, StepError> {
     let log = ServerLog::next(&ctx.work_dir()?.join("postgres.log"));
     let isolation = describe(ctx, source, goal, &log);
+    check_room(&isolation)?;
     let disk = Arc::new(unsynced::disk_of(&source.data_dir)?);
     request_recovery(source)?;
     let writes = unsynced::begin(&source.data_dir, source.owner.as_ref())?;
@@ -77,9 +82,16 @@ pub(super) async fn run(ctx: &StepContext, source: &Source<'_>, goal: Goal) -> R
     match ended? {
         Seen::Paused(client) => {
             let requests = Some(helper.shutdown());
-            Ok(Outcome::Paused(Box::new(Paused { client: *client, isolation, log, requests, disk })))
+            Ok(Outcome::Paused(Box::new(Paused {
+                client: *client,
+                isolation,
+                log,
+                requests,
+                disk,
+                ends_within: None,
+            })))
         }
-        Seen::WalEnded => Ok(Outcome::WalEnded { last: last_record(&log), log }),
+        Seen::WalEnded { within } => Ok(Outcome::WalEnded { last: last_record(&log), log, within }),
     }
 }
 
@@ -96,9 +108,25 @@ fn describe(ctx: &StepContext, source: &Source<'_>, goal: Goal, log: &ServerLog)
         log_file: log.path.clone(),
         log_start: log.start,
         goal,
-        target_time: source.params.target_time,
-        timeline: source.params.timeline.clone(),
+        target: source.target.clone(),
+        timeline: source.wal.timeline_setting(),
     }
+}
+
+/// WAL is read ahead beside the data directory and stays in it until the next restart point. How much the data
+/// themselves grow is known to nobody.
+fn check_room(isolation: &Isolation) -> Result<(), StepError> {
+    let needed = isolation.least_wal() + READ_AHEAD.min(MOST_AHEAD * isolation.segment_size.bytes());
+    let free = isolation.free_for_wal().unwrap_or(u64::MAX);
+    if free >= needed {
+        return Ok(());
+    }
+    let place = isolation.data_dir.display();
+    Err(StepError::transient(
+        codes::LB1254,
+        format!("replaying WAL in {place} needs {needed} bytes to begin with, and {free} are free"),
+    )
+    .help("make room (`df -h`), then try again; no server was started"))
 }
 
 /// Asks for archive recovery; with `standby.signal` the server would never end it.
@@ -147,7 +175,7 @@ fn last_record(log: &ServerLog) -> Option<Lsn> {
 
 enum Seen {
     Paused(Box<Client>),
-    WalEnded,
+    WalEnded { within: Option<String> },
 }
 
 /// What changes while a recovery gets on.
@@ -262,7 +290,7 @@ impl Watch<'_> {
         }
         if self.log.last_with(TOO_EARLY).is_some() {
             return Err(self.failure(codes::LB1269, "the target is before the end of the backup").help(
-                "restore an older backup: `postgres.select_backup` with this `target_time` finds the one that fits",
+                "restore an older backup: `postgres.select_backup` with this target finds the one that fits",
             ));
         }
         if self.log.last_with(UNREACHED).is_none() {
@@ -270,10 +298,48 @@ impl Watch<'_> {
             let why = lines.iter().find_map(|line| message_of(line)).unwrap_or("it gave no reason");
             return Err(self.failure(codes::LB1267, &format!("Postgres gave up the recovery: {why}")));
         }
-        match self.source.wal.first_gap() {
-            Some(gap) => Err(self.missing(gap)),
-            None => Ok(Seen::WalEnded),
+        let reached = self.reached();
+        match (self.broken_off(reached), self.source.wal.first_gap()) {
+            (Some(error), _) => Err(error),
+            (None, Some(gap)) => Err(self.missing(gap)),
+            (None, None) => Ok(Seen::WalEnded { within: self.last_of_archive(reached) }),
         }
+    }
+
+    /// Returns the last segment that the server wanted: it goes from one to the next, and stops where it cannot read on.
+    fn reached(&self) -> Option<Segment> {
+        let requests = self.helper.requests();
+        let segments = requests.iter().filter_map(|it| Segment::parse(&it.name, self.source.wal.size).ok());
+        segments.max_by_key(|segment| segment.number)
+    }
+
+    /// To Postgres a record that makes no sense is the end of the log, wherever it is.
+    fn broken_off(&self, reached: Option<Segment>) -> Option<StepError> {
+        let (reached, end) = (reached?, self.source.wal.continuity.end()?);
+        if reached.number >= end.number {
+            return None;
+        }
+        let name = |segment: Segment| segment.name(self.source.wal.size);
+        let message = format!(
+            "the log cannot be read beyond the WAL segment {}: it is damaged, although the archive goes on to {}",
+            name(reached),
+            name(end)
+        );
+        let mut error = self.failure(codes::LB1880, &message).help(format!(
+            "bring {} back from another copy of the store or from pg_wal of the source, then try again; or start a new \
+             run with a target before it, or from a backup after it; what Postgres says is in {}",
+            name(reached),
+            self.log.path.display()
+        ));
+        error.causes = self.log.tail(10);
+        Some(error)
+    }
+
+    /// Returns the name of the last segment of the archive if the log ends within it, as it does after a crash of the
+    /// source, and if it is damaged. Otherwise the server would have asked for the one that follows.
+    fn last_of_archive(&self, reached: Option<Segment>) -> Option<String> {
+        let (reached, end) = (reached?, self.source.wal.continuity.end()?);
+        (reached.number == end.number).then(|| end.name(self.source.wal.size))
     }
 
     /// A request that the helper could not answer is the cause of the end, not its effect.

@@ -1,18 +1,19 @@
 //! Sends large files to the disk while the rest is still unpacked, so that little is left to wait for at the end.
 
 use std::fs::File;
+use std::io;
 use std::sync::mpsc::{SyncSender, sync_channel};
 use std::thread::JoinHandle;
 
 /// Files that may wait. More of them would only keep the disk from being asked for what comes next.
 const QUEUE: usize = 8;
 
-/// A thread that waits for the disk so that nobody else has to. What it does is no promise: whoever needs the files to be
-/// durable syncs them, and learns of every error then.
+/// A thread that waits for the disk so that nobody else has to. What it does is no promise that files are durable; but an
+/// error is told once only, so that what it learns must not be lost.
 #[derive(Debug)]
 pub(super) struct Flusher {
     files: Option<SyncSender<File>>,
-    thread: Option<JoinHandle<()>>,
+    thread: Option<JoinHandle<io::Result<()>>>,
 }
 
 impl Flusher {
@@ -20,12 +21,8 @@ impl Flusher {
     pub(super) fn start() -> Self {
         let (files, waiting) = sync_channel::<File>(QUEUE);
         let thread = std::thread::Builder::new().name("flusher".to_owned());
-        let thread = thread.spawn(move || {
-            for file in waiting {
-                // The sync of the file system at the end reports what went wrong.
-                drop(file.sync_data());
-            }
-        });
+        let thread =
+            thread.spawn(move || waiting.into_iter().map(|file| file.sync_data()).fold(Ok(()), Result::and));
         Self { files: Some(files), thread: thread.ok() }
     }
 
@@ -36,13 +33,40 @@ impl Flusher {
             files.try_send(file).ok();
         }
     }
+
+    /// Waits for what was sent, and returns the first error of it.
+    pub(super) fn finish(mut self) -> io::Result<()> {
+        self.join()
+    }
+
+    fn join(&mut self) -> io::Result<()> {
+        drop(self.files.take());
+        let Some(thread) = self.thread.take() else { return Ok(()) };
+        thread.join().unwrap_or_else(|_| Err(io::Error::other("the thread that flushes files has panicked")))
+    }
 }
 
 impl Drop for Flusher {
     fn drop(&mut self) {
-        drop(self.files.take());
-        if let Some(thread) = self.thread.take() {
-            drop(thread.join());
-        }
+        // Whoever did not ask is giving up for another reason.
+        drop(self.join());
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn an_error_of_the_disk_is_not_lost() {
+        let flusher = Flusher::start();
+        flusher.flush(&tempfile::tempfile().expect("a file"));
+        flusher.finish().expect("is well");
+        // A pipe cannot be synced: as good as a disk that fails.
+        let flusher = Flusher::start();
+        let (_reader, writer) = std::io::pipe().expect("a pipe");
+        flusher.flush(&File::from(std::os::fd::OwnedFd::from(writer)));
+        flusher.flush(&tempfile::tempfile().expect("a file"));
+        flusher.finish().expect_err("the first one failed");
     }
 }

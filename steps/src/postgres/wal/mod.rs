@@ -26,6 +26,7 @@ pub use client::get_main;
 pub use header::{LongHeader, SystemId};
 pub use history::{History, Switch};
 pub use names::{InvalidLsn, Lsn, Segment, SegmentSize, WalName};
+pub(super) use prefetch::{MOST_AHEAD, READ_AHEAD};
 pub use put::{Compression, PutConfig, put_main};
 pub use server::{Answered, Origin, Request, Served, WalServer, WalSource};
 

@@ -12,9 +12,9 @@ use super::names::Segment;
 use super::queue::Kept;
 
 /// Room on the disk that segments read ahead may take.
-const ROOM: u64 = 256 << 20;
+pub(in super::super) const READ_AHEAD: u64 = 256 << 20;
 /// However small segments are.
-const MOST: u64 = 32;
+pub(in super::super) const MOST_AHEAD: u64 = 32;
 /// One thread decompresses while another waits for the store.
 const THREADS: usize = 2;
 
@@ -67,7 +67,7 @@ impl Prefetch {
         proven: Option<Continuity>,
         first: Option<Segment>,
     ) -> std::io::Result<Self> {
-        let window = (ROOM / fetcher.size.bytes()).min(MOST);
+        let window = (READ_AHEAD / fetcher.size.bytes()).min(MOST_AHEAD);
         let (state, changed) = (Mutex::default(), Condvar::new());
         let shared = Arc::new(Shared { fetcher, proven, window, state, changed });
         if let Some(first) = first {

@@ -20,8 +20,9 @@ use super::prefetch::Prefetch;
 use super::protocol::{read_request, read_taken, write_absent, write_delivered, write_failed, write_file};
 use super::put::line;
 use super::queue::Queue;
+use crate::postgres::backup::is_unmarked;
 use crate::postgres::codes;
-use crate::store::{BackupKind, MARKER, Store};
+use crate::store::{BackupKind, Key, MARKER, Store};
 
 /// What a recovery is given WAL from.
 #[derive(Clone, Debug)]
@@ -41,6 +42,23 @@ pub struct WalSource {
     pub socket: PathBuf,
     /// User and group id of the server, if this process is another user: it is given the socket.
     pub owner: Option<(u32, u32)>,
+}
+
+impl WalSource {
+    /// Returns an object of the backup, known to exist: its marker, or of what another tool made, any.
+    fn witness(&self) -> Result<Key, StepError> {
+        if !is_unmarked(&self.backup) {
+            return BackupKind::PostgresBase.backup(&self.backup)?.join(MARKER);
+        }
+        let objects = self.store.list(&Key::new(&self.backup)?)?;
+        objects.into_iter().next().map(|object| object.key).ok_or_else(|| {
+            StepError::permanent(
+                codes::LB1206,
+                format!("the backup `{}` is not in {} any more", self.backup, self.store),
+            )
+            .help("bring it back, or restore from another one")
+        })
+    }
 }
 
 /// One request of the server for a file.
@@ -102,7 +120,7 @@ const TAKE_PATIENCE: Duration = Duration::from_mins(2);
 impl WalServer {
     /// Starts to listen. A socket that an earlier process left at that place is replaced.
     pub fn start(source: WalSource) -> Result<Self, StepError> {
-        let witness = BackupKind::PostgresBase.backup(&source.backup)?.join(MARKER)?;
+        let witness = source.witness()?;
         // Otherwise every absence would turn out to be a fault, one by one.
         source.store.read(&witness)?;
         let failed = |error: io::Error| cannot_start(&source.socket, &error);
