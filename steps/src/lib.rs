@@ -8,6 +8,7 @@ pub mod control;
 pub mod files;
 mod home;
 pub mod http;
+pub mod mariadb;
 #[cfg(feature = "s3")]
 pub mod objects;
 pub mod people;
@@ -16,6 +17,7 @@ mod probe;
 pub mod process;
 pub mod redis;
 pub mod service;
+mod sql;
 pub mod store;
 
 use lifeboat_engine::code::Code;
@@ -27,6 +29,7 @@ pub fn registry() -> Registry {
     control::register(&mut registry);
     files::register(&mut registry);
     http::register(&mut registry);
+    mariadb::register(&mut registry);
     #[cfg(feature = "s3")]
     objects::register(&mut registry);
     people::register(&mut registry);
@@ -43,6 +46,7 @@ pub fn codes() -> impl Iterator<Item = &'static Code> {
         control::codes::ALL,
         files::codes::ALL,
         http::codes::ALL,
+        mariadb::codes::ALL,
         people::codes::ALL,
         postgres::codes::ALL,
         process::codes::ALL,

@@ -5,6 +5,7 @@ pub mod archive;
 pub mod backup;
 pub mod bucket;
 pub mod flaky;
+pub mod mariadb;
 pub mod postgres;
 pub mod redis;
 pub mod rig;

@@ -1,23 +1,23 @@
 use std::time::Duration;
 
 use async_trait::async_trait;
-use lifeboat_engine::expr;
 use lifeboat_engine::model::event::Done;
 use lifeboat_engine::model::evidence::{Check, Progress, Unit};
 use lifeboat_engine::resource::{Postgres, ResourceKind};
 use lifeboat_engine::step::{Effect, KindSpec, StepContext, StepError, StepKind};
 use lifeboat_engine::value::{Field, Span, Type};
 use serde::Deserialize;
-use serde_json::{Value, json};
+use serde_json::json;
 
 use super::super::connect::{Client, Login};
 use super::super::controldata::ControlData;
 use super::super::rows::{self, Read};
 use super::super::server::{self, QUICK};
 use super::super::tools::Tools;
-use super::super::{codes, local, query};
+use super::super::{codes, local};
 use super::amcheck;
 use super::catalog::{self, Database};
+use crate::sql::{self, NamedQuery};
 
 /// Finds out whether the data of a server is whole.
 #[derive(Clone, Copy, Debug)]
@@ -31,17 +31,6 @@ struct Params {
     accept: Vec<String>,
     amcheck: bool,
     statement_timeout: Span,
-}
-
-#[derive(Deserialize)]
-struct NamedQuery {
-    name: String,
-    database: Option<String>,
-    sql: String,
-    #[serde(default)]
-    params: Vec<Value>,
-    #[serde(default)]
-    expect: Vec<String>,
 }
 
 /// What is known of the server before its data is looked at.
@@ -66,14 +55,7 @@ A check that fails makes the step fail; `accept` names objects whose findings ar
 #[async_trait]
 impl StepKind for Verify {
     fn spec(&self) -> KindSpec {
-        let conditions = Type::conditions(&["rows", "row_count"]);
-        let query = Type::Object(vec![
-            Field::required("name", Type::String, "Names the checks in the report."),
-            Field::optional("database", Type::String, "The database; that of the resource if not given."),
-            Field::required("sql", Type::Sql, "One reading statement."),
-            Field::optional("params", Type::list(Type::Any), "Values for `$1`, `$2`, …"),
-            Field::required("expect", conditions, "What must hold of `rows` and `row_count`."),
-        ]);
+        let query = NamedQuery::described("Values for `$1`, `$2`, …");
         KindSpec::new("postgres.verify", "Checks the data of a Postgres server.", Effect::Read)
             .doc(DOC)
             .param(Field::required("cluster", Type::reads(ResourceKind::Postgres), "The server to check."))
@@ -127,7 +109,7 @@ impl StepKind for Verify {
         let mut done = local::done(json!({
             "databases": databases, "checks": checks.len(), "in_recovery": found.in_recovery,
         }));
-        done.checks = verdict(checks)?;
+        done.checks = sql::verdict(checks, codes::LB1275)?;
         add_facts(&mut done, &params, &found);
         Ok(done)
     }
@@ -182,31 +164,10 @@ async fn run_query(login: &Login, query: &NamedQuery, limit: Duration) -> Result
     };
     let client = login.connect().await?;
     match rows::read(&client, &Read { sql: &query.sql, params: &query.params, limit }).await {
-        Ok(rows) => Ok(expr::check_all(&query.name, &query.expect, &query::names(rows))),
+        Ok(rows) => Ok(query.judge(rows)),
         Err(error) if login.cancel.is_cancelled() => Err(error),
-        Err(error) => Ok(vec![Check {
-            name: format!("{}: the statement runs", query.name),
-            expected: "rows".into(),
-            actual: error.message,
-            passed: false,
-        }]),
+        Err(error) => Ok(vec![query.not_run(&error)]),
     }
-}
-
-fn verdict(checks: Vec<Check>) -> Result<Vec<Check>, StepError> {
-    let failed: Vec<String> = checks
-        .iter()
-        .filter(|check| !check.passed)
-        .map(|check| format!("{} ({})", check.name, check.actual))
-        .collect();
-    if failed.is_empty() {
-        return Ok(checks);
-    }
-    let total = checks.len();
-    let message = format!("{} of {total} checks failed: {}", failed.len(), failed.join("; "));
-    Err(StepError::permanent(codes::LB1275, message)
-        .help("if the source has the same fault, name the object under `accept`; otherwise restore from another backup")
-        .checks(checks))
 }
 
 fn add_facts(done: &mut Done, params: &Params, found: &Server) {
