@@ -33,6 +33,10 @@ use session::{Manner, Site};
 static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
 
 fn main() -> ExitCode {
+    // Postgres waits for this one once for every segment: not even the command line is set up for it.
+    if let Some(exit) = commands::wal::get_at_once() {
+        return exit;
+    }
     #[cfg(debug_assertions)]
     if let Some(refused) = arm_crash() {
         return refused;
@@ -41,7 +45,7 @@ fn main() -> ExitCode {
         Ok(cli) => cli,
         Err(error) => return usage(&error),
     };
-    // Postgres calls this once for every segment: nothing else is set up for it.
+    // Postgres calls this as well for every segment: nothing else is set up for it.
     if let Command::Wal(command) = &cli.command {
         return commands::wal::wal(command);
     }
@@ -71,9 +75,12 @@ fn told(command: &Command, exit: Exit) -> Outcome {
     }
 }
 
-/// Prepares the kill that a test wants; a misspelt place must not make a test that proves nothing.
+/// Prepares the kill and the reboot that a test wants; a misspelt place must not make a test that proves nothing.
 #[cfg(debug_assertions)]
 fn arm_crash() -> Option<ExitCode> {
+    if let Ok(boot) = std::env::var("LIFEBOAT_BOOT_ID") {
+        lifeboat_engine::process::pretend_boot(boot);
+    }
     let text = std::env::var("LIFEBOAT_CRASH_AT").ok()?;
     if lifeboat_engine::crash::arm(&text) {
         return None;

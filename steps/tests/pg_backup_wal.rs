@@ -64,7 +64,8 @@ impl Scene {
         let store = self.archive.store();
         let wal = Wal::list(&store, system).expect("lists");
         let start = lifeboat_steps::postgres::wal::Segment::parse(self.text("wal_start_segment"), size);
-        let proven = wal.continuity(start.expect("a name").number, &History::root(1), size);
+        let start = start.expect("a name");
+        let proven = wal.continuity(start.number, &History::root(1), size);
         let owner = self.source.place().account.as_ref().map(|account| (account.uid, account.gid));
         WalServer::start(WalSource {
             store,
@@ -72,6 +73,7 @@ impl Scene {
             segment_size: size,
             backup: self.text("label").to_owned(),
             proven: Some(proven),
+            first: Some(start),
             socket: self.source.place().path().join("wal.sock"),
             owner,
         })

@@ -281,7 +281,9 @@ async fn damaged_archives_are_named_and_leave_nothing() {
 
     let boundary = second_to_last_member(&tar);
     scene.store.replace_base(LABEL, &tar[..boundary]);
-    expect_damage(&scene, codes::LB1258, "cut between two members").await;
+    expect_damage(&scene, codes::LB1255, "cut between two members").await;
+    scene.store.replace_base(LABEL, &[&tar[..boundary], &[0; 1024]].concat());
+    expect_damage(&scene, codes::LB1258, "without its last member").await;
 
     let mut wrong = tar.clone();
     let at = tar.windows(4).position(|bytes| bytes == b"xxxx").expect("a row");
@@ -343,7 +345,7 @@ fn one_member(name: &str, kind: tar::EntryType) -> Vec<u8> {
 }
 
 #[tokio::test]
-async fn other_versions_and_tablespaces_are_refused() {
+async fn other_versions_and_tablespaces_without_a_place_are_refused() {
     let scene = Scene::set();
     let mut details = scene.store.details(LABEL);
     details["major"] = Value::from(9);
@@ -354,7 +356,12 @@ async fn other_versions_and_tablespaces_are_refused() {
 
     fs::write(scene.store.base(LABEL).join("16385.tar.zst"), "x").expect("write");
     scene.store.write_marker(LABEL, &details);
-    assert_eq!(scene.refusal().await.code, codes::LB1257);
+    let error = scene.refusal().await;
+    assert!(error.code == codes::LB1255 && error.message.contains("tablespace 16385"), "{error}");
+    details["tablespaces"] = json!([{"oid": "16386", "location": "/srv/fast"}]);
+    scene.store.write_marker(LABEL, &details);
+    let error = scene.refusal().await;
+    assert!(error.code == codes::LB1255 && error.message.contains("`16386`"), "{error}");
     scene.assert_untouched();
 }
 

@@ -8,6 +8,7 @@ use std::time::{Duration, Instant};
 
 use jiff::Timestamp;
 use lifeboat_engine::model::event::Done;
+use lifeboat_engine::model::evidence::Confidence;
 use lifeboat_engine::model::outcome::FailureKind;
 use lifeboat_engine::resource::{Heartbeat, Postgres, System};
 use lifeboat_engine::step::{Probe, StepError};
@@ -32,10 +33,14 @@ struct Scene {
 
 impl Scene {
     fn set() -> Self {
+        Self::set_with(Vec::new())
+    }
+
+    fn set_with(settings: Vec<String>) -> Self {
         use_client_program(wal_program().to_path_buf());
         let store = TestStore::make();
-        let source =
-            Cluster::start(&Options { archive_to: Some(store.path().to_path_buf()), ..Options::default() });
+        let archive_to = Some(store.path().to_path_buf());
+        let source = Cluster::start(&Options { archive_to, settings, ..Options::default() });
         source.sql("create table ledger (id int primary key, note text)");
         source.sql("create table beat (at timestamptz)");
         source.sql("insert into ledger values (1, 'in the backup')");
@@ -83,6 +88,15 @@ impl Scene {
         String::from_utf8(succeed(&mut psql).stdout).expect("UTF-8").trim_end().to_owned()
     }
 
+    fn mark(&self) -> PathBuf {
+        self.data_dir().join("lifeboat-unsynced")
+    }
+
+    /// The mark that a server writes into the directory without syncing, and the boot of the machine that it names.
+    fn unsynced(&self) -> Option<String> {
+        fs::read_to_string(self.mark()).ok()
+    }
+
     fn segments(&self) -> Vec<PathBuf> {
         let system = self.store.details(LABEL)["system_id"].as_str().expect("text").to_owned();
         let wal = self.store.path().join("wal").join(system);
@@ -117,6 +131,13 @@ async fn every_commit_before_the_target_is_there_and_none_after() {
     assert_eq!(scene.sql("select string_agg(id::text, ',' order by id) from ledger"), "1,2,3");
     assert_eq!(scene.sql("select pg_is_in_recovery(), pg_get_wal_replay_pause_state()"), "t|paused");
     assert_eq!(scene.sql("show archive_mode"), "off");
+    assert_eq!(scene.sql("select current_setting('fsync'), current_setting('full_page_writes')"), "on|on");
+    assert_eq!(scene.unsynced(), None);
+    assert!(
+        done.checks.iter().any(|check| check.name == "what was replayed is durable"),
+        "{:?}",
+        done.checks
+    );
     assert_eq!(done.outputs["end_of_wal"], false);
     assert!(done.checks.len() >= 4 && done.checks.iter().all(|check| check.passed), "{:?}", done.checks);
     let stop = done.outputs["stopped_at"].as_str().expect("a line");
@@ -160,6 +181,27 @@ async fn a_target_after_the_last_commit_goes_to_the_end_and_says_so() {
     assert_eq!(done.outputs["end_of_wal"], true);
     assert!(done.warnings.iter().any(|warning| warning.contains("no commit in the archive")), "{done:?}");
     assert_eq!(done.recovery_points[0].method, "heartbeat row");
+}
+
+/// How new the data is said to be, in the order in which that is trusted.
+#[tokio::test]
+async fn the_recovery_point_says_how_it_was_found() {
+    // More connections than the default: a server that recovers with fewer than its source would give up.
+    let settings = ["track_commit_timestamp = on", "max_connections = 150", "max_prepared_transactions = 7"];
+    let scene = Scene::set_with(settings.map(ToOwned::to_owned).to_vec());
+    // Nothing was committed after the backup: the backup's own word, or what it kept of commits.
+    let committed = scene.source.sql(
+        "select to_char(pg_xact_commit_timestamp(xmin) at time zone 'UTC', \
+        'YYYY-MM-DD\"T\"HH24:MI:SS.US\"Z\"') from ledger",
+    );
+    scene.source.archive_wal();
+    scene.restore_base().await;
+    let done = scene.recover(None).await.expect("recovers");
+    let point = &done.recovery_points[0];
+    assert_eq!((point.method.as_str(), point.confidence), ("commit timestamp", Confidence::Measured));
+    let time = |text: &str| text.parse::<Timestamp>().expect("a time");
+    assert_eq!(time(&point.time), time(&committed));
+    assert_eq!(done.outputs.get("last_commit"), Some(&Value::Null), "none was replayed");
 }
 
 #[tokio::test]
@@ -244,17 +286,22 @@ async fn only_a_directory_that_was_restored_is_recovered() {
 
 #[tokio::test]
 async fn a_killed_engine_leaves_a_recovery_that_goes_on() {
-    let scene = Scene::set();
-    for id in 2..30 {
-        scene.commit(id);
-        scene.source.sql("select pg_switch_wal()");
-    }
-    let target = scene.now();
-    scene.commit(100);
-    scene.source.archive_wal();
-    scene.restore_base().await;
+    let (scene, target) = with_much_log().await;
+    cut_off(&scene, target).await;
+    scene.recover(Some(target)).await.expect("goes on");
+    assert_eq!(scene.sql("select count(*), max(id) from ledger"), "29|29");
+}
 
-    // Dropped as soon as the server runs, as if the process were gone: helper and all.
+/// The children of a killed postmaster notice it a moment later, and keep its memory until then.
+fn nobody_works_in(dir: &std::path::Path) -> bool {
+    let processes = fs::read_dir("/proc").expect("/proc").flatten();
+    !processes
+        .into_iter()
+        .any(|process| fs::read_link(process.path().join("cwd")).is_ok_and(|cwd| cwd == dir))
+}
+
+/// Starts a recovery and drops it as soon as its server runs, as if Lifeboat had been killed: helper and all.
+async fn cut_off(scene: &Scene, target: Timestamp) {
     let data_dir = scene.data_dir();
     let until_started = async {
         let deadline = Instant::now() + Duration::from_secs(20);
@@ -266,8 +313,98 @@ async fn a_killed_engine_leaves_a_recovery_that_goes_on() {
         result = scene.recover(Some(target)) => panic!("faster than its own server: {result:?}"),
         () = until_started => {}
     }
-    scene.recover(Some(target)).await.expect("goes on");
+}
+
+/// A source with enough log that its replay takes a moment, restored up to the base backup.
+async fn with_much_log() -> (Scene, Timestamp) {
+    let scene = Scene::set();
+    for id in 2..30 {
+        scene.commit(id);
+        scene.source.sql("select pg_switch_wal()");
+    }
+    let target = scene.now();
+    scene.commit(100);
+    scene.source.archive_wal();
+    scene.restore_base().await;
+    (scene, target)
+}
+
+#[tokio::test]
+async fn what_was_not_synced_is_never_promoted_or_started() {
+    let (scene, target) = with_much_log().await;
+    cut_off(&scene, target).await;
+    let boot = lifeboat_engine::process::boot_id();
+    assert_eq!(scene.unsynced(), Some(boot), "marked before the server starts");
+    let error = scene.rig.run("postgres.promote", json!({"cluster": "db"})).await.expect_err("not synced");
+    assert_eq!(error.code, codes::LB1226);
+
+    // KILL of the postmaster: the memory of the machine is whole, so the recovery goes on.
+    let server = PidFile::live(&scene.data_dir()).expect("runs").1;
+    lifeboat_steps::process::identity::signal(&server, 9).expect("kill");
+    wait_until("the server and its children are gone", || nobody_works_in(&scene.data_dir()));
+    for kind in ["postgres.promote", "postgres.start"] {
+        let error = scene.rig.run(kind, json!({"cluster": "db"})).await.expect_err("not synced");
+        assert_eq!(error.code, codes::LB1226, "{kind}");
+        assert!(PidFile::live(&scene.data_dir()).is_none(), "{kind} has started nothing");
+    }
+    let done = scene.recover(Some(target)).await.expect("goes on");
+    assert_eq!((scene.unsynced(), scene.sql("show fsync")), (None, "on".to_owned()));
+    assert!(done.checks.iter().all(|check| check.passed));
     assert_eq!(scene.sql("select count(*), max(id) from ledger"), "29|29");
+    scene.rig.run("postgres.promote", json!({"cluster": "db"})).await.expect("promotes");
+    assert_eq!(scene.sql("select pg_is_in_recovery(), current_setting('fsync')"), "f|on");
+}
+
+#[tokio::test]
+async fn what_was_not_synced_when_the_machine_went_down_is_refused_for_good() {
+    let (scene, target) = with_much_log().await;
+    cut_off(&scene, target).await;
+    let server = PidFile::live(&scene.data_dir()).expect("runs").1;
+    lifeboat_steps::process::identity::signal(&server, 3).expect("quit");
+    wait_until("the server is gone", || !server.is_alive());
+    // After a power cut everything stands there as before, but the boot is another one.
+    fs::write(scene.mark(), "c4b27a2e-5d4f-4f53-9a0d-an-earlier-boot").expect("writes");
+    let error = scene.recover(Some(target)).await.expect_err("may be torn");
+    assert_eq!((error.code, error.kind), (codes::LB1226, FailureKind::Permanent));
+    assert!(error.message.contains(&*scene.data_dir().to_string_lossy()), "{error}");
+    for kind in ["postgres.promote", "postgres.start"] {
+        let error = scene.rig.run(kind, json!({"cluster": "db"})).await.expect_err("may be torn");
+        assert_eq!(error.code, codes::LB1226, "{kind}");
+    }
+    assert_eq!(PidFile::live(&scene.data_dir()), None, "nothing was started");
+
+    // A service manager that starts the cluster at boot, whose configuration may well name an archive. Nothing tells
+    // it to recover, as if somebody had promoted the server before the power cut.
+    fs::remove_file(scene.data_dir().join("recovery.signal")).expect("removes");
+    let dir = scene.data_dir();
+    let log = dir.with_file_name("by-hand.log");
+    let mut by_hand = scene.source.place().command("pg_ctl");
+    by_hand.arg("-D").arg(&dir).arg("-l").arg(&log).args(["-w", "-t", "60", "start", "-o"]);
+    let started = by_hand.arg(format!("-k {} -c listen_addresses=", dir.display())).output().expect("runs");
+    assert!(!started.status.success());
+    let log = fs::read_to_string(log).expect("a log");
+    assert!(log.contains("FATAL:  could not access file \"$libdir/lifeboat-unsynced\""), "{log}");
+}
+
+#[tokio::test]
+async fn a_kill_between_the_stop_and_the_sync_is_made_good() {
+    let scene = Scene::set();
+    let target = scene.commit(2);
+    scene.commit(3);
+    scene.source.archive_wal();
+    scene.restore_base().await;
+    scene.recover(Some(target)).await.expect("recovers");
+    // As a kill right after the stop at the target leaves it: a server that waits, does not sync, and is not synced.
+    let isolation = Isolation::serving(&scene.data_dir()).expect("it serves");
+    fs::write(isolation.dir().join("postgresql.conf"), "fsync = off\n").expect("writes");
+    scene.sql("select pg_reload_conf()");
+    fs::write(scene.mark(), lifeboat_engine::process::boot_id()).expect("writes");
+    let probe = scene.rig.probe("postgres.recover", recover_params(Some(target))).await.expect("answers");
+    assert!(matches!(probe, Probe::NotDone), "{probe:?}");
+    let pid = PidFile::live(&scene.data_dir()).expect("runs").0.pid;
+    scene.recover(Some(target)).await.expect("is adopted and synced");
+    assert_eq!(PidFile::live(&scene.data_dir()).expect("runs").0.pid, pid, "the same server");
+    assert_eq!((scene.unsynced(), scene.sql("show fsync")), (None, "on".to_owned()));
 }
 
 #[tokio::test]
@@ -359,8 +496,14 @@ async fn a_server_that_ended_before_its_promotion_comes_back_to_where_it_waited(
     // QUIT: without a checkpoint, as if the power had gone, but with all its children.
     lifeboat_steps::process::identity::signal(&server, 3).expect("quit");
     wait_until("the server is gone", || !server.is_alive());
+    // Beside the data directory, where the sync of its disk need not reach.
+    let isolation = Isolation::read(&scene.data_dir()).expect("it served");
+    fs::write(isolation.dir().join("postgresql.conf"), "fsync = off\n").expect("writes");
     scene.rig.run("postgres.promote", json!({"cluster": "db"})).await.expect("promotes");
-    assert_eq!(scene.sql("select string_agg(id::text, ',' order by id) from ledger"), "1,2");
+    assert_eq!(
+        scene.sql("select string_agg(id::text, ',' order by id), current_setting('fsync') from ledger"),
+        "1,2|on"
+    );
 }
 
 #[tokio::test]

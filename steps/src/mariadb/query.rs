@@ -34,7 +34,7 @@ impl StepKind for Query {
             .doc(
                 "Runs as a prepared statement in a read-only transaction with a time limit. Each row is a map from \
                  column to value: integers and floating point numbers keep their type, `timestamp` is RFC 3339 in UTC, \
-                 bytes that are no text are `0x…`, `decimal` and all else is text. At most 1000 rows. The step fails if \
+                 bytes that are no text are `0x…`, `decimal` and all else is text. At most 1000 rows and 1 MiB. The step fails if \
                  a condition of `expect` does not hold.",
             )
             .param(Field::required("server", Type::reads(ResourceKind::Mariadb), "The server to ask."))

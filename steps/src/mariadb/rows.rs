@@ -15,6 +15,9 @@ use crate::sql::{MOST_ROWS, first_word};
 /// With these a statement reads. `with` may begin one that writes, which a reading transaction refuses.
 const READING: [&str; 8] = ["select", "with", "show", "explain", "describe", "desc", "table", "values"];
 
+/// Nor does more than this, in all rows together.
+const MOST_BYTES: usize = 1 << 20;
+
 /// A statement to be read.
 #[derive(Clone, Debug)]
 pub(super) struct Read<'a> {
@@ -61,14 +64,15 @@ async fn run(client: &mut Client, read: &Read<'_>) -> Result<Vec<Value>, StepErr
         values => Params::Positional(values.iter().map(bound).collect()),
     };
     let rows = client.exec(sql, params, limit).await?;
-    if rows.len() > MOST_ROWS {
-        return Err(StepError::permanent(
-            codes::LB2011,
-            format!("the statement gives more than {MOST_ROWS} rows"),
-        )
-        .help("let it count or aggregate, or give it a `limit`"));
-    }
-    Ok(rows.iter().map(to_json).collect())
+    let rows: Vec<Value> = rows.iter().map(to_json).collect();
+    let bytes: usize = rows.iter().map(|row| row.to_string().len()).sum();
+    let problem = match () {
+        () if rows.len() > MOST_ROWS => format!("gives more than {MOST_ROWS} rows"),
+        () if bytes > MOST_BYTES => format!("gives {bytes} bytes, more than {MOST_BYTES}"),
+        () => return Ok(rows),
+    };
+    Err(StepError::permanent(codes::LB2011, format!("the statement {problem}"))
+        .help("let it count or aggregate, or give it a `limit`"))
 }
 
 /// Returns a value as the server gets it.

@@ -18,27 +18,47 @@ use lifeboat_engine::step::{StepContext, StepError};
 use serde::{Deserialize, Serialize};
 use sha2::{Digest, Sha256};
 
-use super::codes;
 use super::controldata::ControlData;
 use super::pidfile::PidFile;
+use super::recovery_target::{Edge, RecoveryTarget};
 use super::wal::{Lsn, SegmentSize, SystemId};
+use super::{codes, memory};
 use crate::process::OsUser;
 
 const DESCRIPTION: &str = "isolation.json";
 const CLIENT: &str = "lifeboat";
+const CONFIGURATION: &str = "postgresql.conf";
 /// A socket's path may have 107 bytes, and Postgres adds its file name.
 const LONGEST_DIR: usize = 85;
 
 /// How far a recovery goes.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum Goal {
-    /// Just before the first commit at or after this moment.
-    Before(Timestamp),
+    /// What the runbook asked for, where the server itself can stop.
+    Target(RecoveryTarget),
     /// As far as there is WAL. A server that gets there stops, for nothing tells it to wait.
     Farthest,
     /// The record that an earlier pass found to be the last one.
     Through(Lsn),
+}
+
+/// Whether a server makes durable what it writes.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Writes {
+    Synced,
+    /// All at once at the end, by whoever started it. Until then the directory is worth nothing after a power cut.
+    Deferred,
+}
+
+impl Writes {
+    /// In a file and not on the command line, where a running server could not be told otherwise.
+    fn configuration(self) -> &'static str {
+        match self {
+            Self::Synced => "",
+            Self::Deferred => "fsync = off\n",
+        }
+    }
 }
 
 /// The description of an isolated server, in its directory.
@@ -59,7 +79,8 @@ pub struct Isolation {
     pub log_start: u64,
     pub goal: Goal,
     /// What the runbook asked for.
-    pub target_time: Option<Timestamp>,
+    pub target: RecoveryTarget,
+    /// `current` for that of the backup, or a number.
     pub timeline: String,
 }
 
@@ -113,7 +134,7 @@ impl Isolation {
         &self,
         ctx: &StepContext,
         postgres: &Postgres,
-        owner: Option<&OsUser>,
+        (writes, owner): (Writes, Option<&OsUser>),
     ) -> Result<(), StepError> {
         let dir = self.dir();
         ctx.created(Created {
@@ -126,7 +147,7 @@ impl Isolation {
         let me = own_name(owner)?;
         let user = postgres.user.clone();
         let files = [
-            ("postgresql.conf", String::new()),
+            (CONFIGURATION, writes.configuration().to_owned()),
             ("pg_hba.conf", HBA.to_owned()),
             ("pg_ident.conf", ident(&me, &[user])),
         ];
@@ -143,6 +164,13 @@ impl Isolation {
         let path = self.dir().join(DESCRIPTION);
         let text = serde_json::to_vec_pretty(self).expect("the description is JSON");
         write_private(&path, &text, owner).map_err(|error| cannot_prepare(&path, &error))
+    }
+
+    /// Changes how the server writes; it counts once the server has read its configuration again.
+    pub fn set_writes(&self, writes: Writes, owner: Option<&OsUser>) -> Result<(), StepError> {
+        let path = self.dir().join(CONFIGURATION);
+        let text = writes.configuration().as_bytes();
+        write_private(&path, text, owner).map_err(|error| cannot_prepare(&path, &error))
     }
 
     /// Lets the server's user and the user that runs Lifeboat log in as any of these roles over the private socket.
@@ -174,13 +202,16 @@ impl Isolation {
         let dir = self.dir();
         let file = |name: &str| dir.join(name).display().to_string();
         let mut settings: Vec<(String, String)> = vec![
-            ("config_file".into(), file("postgresql.conf")),
+            ("config_file".into(), file(CONFIGURATION)),
             ("hba_file".into(), file("pg_hba.conf")),
             ("ident_file".into(), file("pg_ident.conf")),
             ("port".into(), self.port.to_string()),
             ("listen_addresses".into(), listen_addresses(postgres)),
             ("unix_socket_directories".into(), socket_dirs(&dir, postgres)),
             ("shared_buffers".into(), shared_buffers()),
+            ("max_wal_size".into(), self.max_wal_size()),
+            // The default is too little for large segments.
+            ("min_wal_size".into(), format!("{}MB", (5 * self.segment_size.bytes()) >> 20)),
         ];
         settings.extend(ISOLATED.iter().map(|&(name, value)| (name.to_owned(), value.to_owned())));
         if major >= 15 {
@@ -191,6 +222,23 @@ impl Isolation {
         settings
     }
 
+    /// A quarter of the room that is free, up to 4 GB: replayed WAL stays until the next restart point.
+    fn max_wal_size(&self) -> String {
+        let free = self.free_for_wal().unwrap_or(0);
+        format!("{}MB", (free / 4).min(4 << 30).max(self.least_wal()) >> 20)
+    }
+
+    /// Returns how many bytes of WAL a server keeps in any case.
+    pub(super) fn least_wal(&self) -> u64 {
+        10 * self.segment_size.bytes()
+    }
+
+    /// Returns the bytes that are free where the server keeps its WAL, which may be a disk of its own.
+    pub(super) fn free_for_wal(&self) -> io::Result<u64> {
+        let stat = rustix::fs::statvfs(self.data_dir.join("pg_wal"))?;
+        Ok(stat.f_bavail * stat.f_frsize)
+    }
+
     /// Returns the settings that make it recover towards its goal and wait there.
     pub fn recovery_settings(&self, restore_command: String) -> Vec<(String, String)> {
         let mut settings = vec![
@@ -198,17 +246,31 @@ impl Isolation {
             ("recovery_target_timeline".to_owned(), self.timeline.clone()),
             ("recovery_target_action".to_owned(), "pause".to_owned()),
         ];
-        let target = match self.goal {
-            Goal::Before(time) => Some(("recovery_target_time", postgres_time(time), "off")),
-            Goal::Through(lsn) => Some(("recovery_target_lsn", lsn.to_string(), "on")),
-            // Without any target the server would open for writing at the end, before anybody has looked at it.
-            Goal::Farthest => Some(("recovery_target_time", "2200-01-01 00:00:00+00".to_owned(), "off")),
+        let (name, value, edge) = match &self.goal {
+            Goal::Target(target) => target_setting(target),
+            Goal::Through(lsn) => ("recovery_target_lsn", lsn.to_string(), Edge::Through),
+            Goal::Farthest => farthest(),
         };
-        if let Some((name, value, inclusive)) = target {
-            settings.push((name.to_owned(), value));
-            settings.push(("recovery_target_inclusive".to_owned(), inclusive.to_owned()));
-        }
+        settings.push((name.to_owned(), value));
+        let inclusive = if edge == Edge::Through { "on" } else { "off" };
+        settings.push(("recovery_target_inclusive".to_owned(), inclusive.to_owned()));
         settings
+    }
+}
+
+/// Without any target the server would open for writing at the end, before anybody has looked at it.
+fn farthest() -> (&'static str, String, Edge) {
+    ("recovery_target_time", "2200-01-01 00:00:00+00".to_owned(), Edge::Before)
+}
+
+fn target_setting(target: &RecoveryTarget) -> (&'static str, String, Edge) {
+    match target {
+        RecoveryTarget::Time(time) => ("recovery_target_time", postgres_time(*time), Edge::Before),
+        RecoveryTarget::Lsn { at, edge } => ("recovery_target_lsn", at.to_string(), *edge),
+        RecoveryTarget::Transaction { id, edge } => ("recovery_target_xid", id.to_string(), *edge),
+        RecoveryTarget::RestorePoint(name) => ("recovery_target_name", name.clone(), Edge::Through),
+        RecoveryTarget::Immediate => ("recovery_target", "immediate".to_owned(), Edge::Through),
+        RecoveryTarget::Latest => farthest(),
     }
 }
 
@@ -243,8 +305,9 @@ const ISOLATED: [(&str, &str); 24] = [
     ("hot_standby", "on"),
     ("wal_level", "replica"),
     // Fewer restart points while WAL is replayed.
-    ("max_wal_size", "4GB"),
     ("checkpoint_timeout", "30min"),
+    // Segments that were replayed are removed: kept for use, they would have to be written to the disk.
+    ("wal_recycle", "off"),
     ("cluster_name", "lifeboat"),
 ];
 
@@ -277,12 +340,7 @@ fn socket_dirs(dir: &Path, postgres: &Postgres) -> String {
 
 /// A quarter of the memory that is free, between 32 MB and 2 GB.
 fn shared_buffers() -> String {
-    let free_kb = fs::read_to_string("/proc/meminfo").ok().and_then(|text| {
-        let line = text.lines().find(|line| line.starts_with("MemAvailable:"))?.to_owned();
-        line.split_whitespace().nth(1)?.parse::<u64>().ok()
-    });
-    let megabytes = free_kb.unwrap_or(0) / 1024 / 4;
-    format!("{}MB", megabytes.clamp(32, 2048))
+    format!("{}MB", (memory::free() >> 22).clamp(32, 2048))
 }
 
 fn ident(me: &[String], roles: &[String]) -> String {
@@ -324,8 +382,9 @@ fn make_dir(dir: &Path, owner: Option<&OsUser>) -> io::Result<()> {
     own(dir, owner)
 }
 
-/// Replaces a file by one that only the owner can read. Never follows a link that stands in its place.
-fn write_private(path: &Path, text: &[u8], owner: Option<&OsUser>) -> io::Result<()> {
+/// Replaces a file by one that only the owner can read; its content is durable, its name is not. Never follows a link
+/// that stands in its place.
+pub(super) fn write_private(path: &Path, text: &[u8], owner: Option<&OsUser>) -> io::Result<()> {
     let temporary = path.with_extension("new");
     match fs::remove_file(&temporary) {
         Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(error),

@@ -14,8 +14,9 @@ use serde_json::{Map, Value, json};
 use super::connect::{Login, PgError};
 use super::isolation::Isolation;
 use super::pidfile::PidFile;
-use super::server::{self, Ended, Expected, Launch, POLL, ServerLog};
+use super::server::{self, Ended, Expected, Launch, Pace, ServerLog};
 use super::tools::Tools;
+use super::unsynced;
 use super::{account, codes, local, promote};
 
 #[derive(Deserialize)]
@@ -93,6 +94,7 @@ fn left_isolated(ctx: &StepContext, data_dir: &Path) -> Option<Isolation> {
 pub(super) async fn start_own(ctx: &StepContext, name: &str, within: Duration) -> Result<(), StepError> {
     let (postgres, data_dir) = local::data_dir(ctx, name)?;
     refuse_managed(name, postgres)?;
+    unsynced::refuse(data_dir)?;
     let major = major_of(data_dir)?;
     let tools = Tools::find_major(postgres, major)?;
     let owner = account::owner(postgres)?;
@@ -256,7 +258,7 @@ async fn wait(login: &Login, data_dir: &Path, within: Duration) -> Result<super:
 }
 
 async fn wait_any(login: &Login, within: Duration) -> Result<super::connect::Client, StepError> {
-    let deadline = Instant::now() + within;
+    let (deadline, pace) = (Instant::now() + within, Pace::start());
     loop {
         match login.connect().await {
             Ok(client) => return Ok(client),
@@ -264,7 +266,7 @@ async fn wait_any(login: &Login, within: Duration) -> Result<super::connect::Cli
             Err(_) => {}
         }
         tokio::select! {
-            () = tokio::time::sleep(POLL) => {}
+            () = tokio::time::sleep(pace.pause()) => {}
             () = login.cancel.cancelled() => return Err(PgError::Cancelled.into()),
         }
     }

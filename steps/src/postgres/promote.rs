@@ -15,13 +15,15 @@ use lifeboat_engine::value::{Field, Type};
 use serde::Deserialize;
 use serde_json::{Map, Value, json};
 
+use super::backup::wal_of;
 use super::connect::{Client, Login, PgError};
 use super::controldata::ControlData;
-use super::isolation::{Goal, Isolation, work_dir};
+use super::isolation::{Goal, Isolation, Writes, work_dir};
 use super::pidfile::PidFile;
 use super::restore_note::RestoreNote;
-use super::server::{self, Expected, Launch, POLL, QUICK, ServerLog};
+use super::server::{self, Expected, Launch, Pace, QUICK, ServerLog};
 use super::tools::Tools;
+use super::unsynced;
 use super::wal::{WalServer, WalSource};
 use super::{account, codes, lifecycle, local, recover};
 use crate::process::Identity;
@@ -105,6 +107,7 @@ impl StepKind for Promote {
             lifecycle::refuse_managed(&params.cluster, postgres)?;
         }
         let isolation = own_isolation(ctx, data_dir)?;
+        unsynced::refuse(data_dir)?;
         if let Some(isolation) = isolation {
             let isolation = match Isolation::serving(data_dir) {
                 Some(_) => isolation,
@@ -195,12 +198,15 @@ pub(super) async fn revive(
     mut isolation: Isolation,
 ) -> Result<Isolation, StepError> {
     let (postgres, data_dir) = local::data_dir(ctx, name)?;
+    unsynced::refuse(data_dir)?;
     let tools = Tools::find_major(postgres, lifecycle::major_of(data_dir)?)?;
     let owner = account::owner(postgres)?;
     let control = ControlData::read(&tools, data_dir)?;
     let log = ServerLog::next(&ctx.work_dir()?.join("postgres.log"));
     (isolation.log_file, isolation.log_start) = (log.path.clone(), log.start);
     isolation.save(owner.as_ref())?;
+    // What the recovery had written there for itself may have come back with a power cut.
+    isolation.set_writes(Writes::Synced, owner.as_ref())?;
     let helper = serve_wal(ctx, postgres, &isolation).await?;
     let mut settings = isolation.settings(postgres, tools.version.major, &control);
     settings.extend(isolation.recovery_settings(helper.restore_command(&isolation.client())));
@@ -216,7 +222,7 @@ pub(super) async fn revive(
     let login = Login::isolated(ctx, postgres, &isolation)?;
     let expected = Expected { server: &started.identity, data_dir, log: &log };
     let client = server::wait_ready(&login, &expected, PROMOTION_LIMIT).await?;
-    let deadline = Instant::now() + PROMOTION_LIMIT;
+    let (deadline, pace) = (Instant::now() + PROMOTION_LIMIT, Pace::start());
     loop {
         let replay = recover::replay_state(&client).await;
         match replay {
@@ -228,7 +234,7 @@ pub(super) async fn revive(
             _ => {}
         }
         tokio::select! {
-            () = tokio::time::sleep(POLL) => {}
+            () = tokio::time::sleep(pace.pause()) => {}
             () = ctx.cancelled() => return Err(PgError::Cancelled.into()),
         }
     }
@@ -268,11 +274,16 @@ async fn serve_wal(
     isolation: &Isolation,
 ) -> Result<WalServer, StepError> {
     let source = WalSource {
-        store: Store::of(ctx, &isolation.store).await?,
+        store: wal_of(
+            Store::of(ctx, &isolation.store).await?,
+            &isolation.backup,
+            &isolation.system_id.to_string(),
+        )?,
         system_id: isolation.system_id,
         segment_size: isolation.segment_size,
         backup: isolation.backup.clone(),
         proven: None,
+        first: None,
         socket: isolation.wal_socket(),
         owner: account::owner(postgres)?.map(|owner| (owner.uid, owner.gid)),
     };
@@ -284,7 +295,7 @@ async fn until_writable(
     client: &Client,
     server: Option<&Identity>,
 ) -> Result<(), StepError> {
-    let deadline = Instant::now() + PROMOTION_LIMIT;
+    let (deadline, pace) = (Instant::now() + PROMOTION_LIMIT, Pace::start());
     loop {
         match in_recovery(client).await {
             Ok(false) => return Ok(()),
@@ -296,7 +307,7 @@ async fn until_writable(
             return Err(failed("the server is still in recovery after 10 minutes"));
         }
         tokio::select! {
-            () = tokio::time::sleep(POLL) => {}
+            () = tokio::time::sleep(pace.pause()) => {}
             () = ctx.cancelled() => return Err(StepError::uncertain(codes::LB1271, "interrupted while the server was promoted")
                 .help("`lifeboat resume` finds out whether it was")),
         }
@@ -343,7 +354,7 @@ async fn finish(ctx: &StepContext, postgres: &Postgres, data_dir: &Path) -> Resu
     let (archiving, warning) =
         if archive_mode == "off" { ("off", None) } else { prove_archiving(ctx, &client).await? };
     // From here on the directory is a cluster of its own and no restored backup.
-    RestoreNote::remove(data_dir);
+    RestoreNote::remove_all(data_dir);
     if !isolated {
         std::fs::remove_dir_all(work_dir(data_dir)).ok();
     }
@@ -376,7 +387,7 @@ async fn prove_archiving(
     client.batch("select pg_create_restore_point('lifeboat promoted')", QUICK).await?;
     let segment: String = client.query_one(sql, &[], QUICK).await?.get(0);
     client.query("select pg_switch_wal()", &[], QUICK).await?;
-    let deadline = Instant::now() + ARCHIVING_LIMIT;
+    let (deadline, pace) = (Instant::now() + ARCHIVING_LIMIT, Pace::start());
     let mut last_failure = None;
     while Instant::now() < deadline && !ctx.cancel.is_cancelled() {
         let sql = "select coalesce(last_archived_wal, ''), last_failed_wal from pg_stat_archiver";
@@ -387,7 +398,7 @@ async fn prove_archiving(
             return Ok(("proven", None));
         }
         last_failure = row.get::<_, Option<String>>(1);
-        tokio::time::sleep(POLL).await;
+        tokio::time::sleep(pace.pause()).await;
     }
     let why = last_failure.map(|wal| format!("; archiving {wal} failed")).unwrap_or_default();
     Ok((

@@ -13,8 +13,23 @@ use super::connect::{Client, Login, PgError};
 use super::tools::Tools;
 use crate::process::{Command, Identity, OsUser, Server, ServerSpec, identity};
 
-/// How often a server is asked whether it has got further.
-pub(super) const POLL: Duration = Duration::from_millis(200);
+/// How often a server is asked whether it has got further: at first often, because most things take a moment only.
+#[derive(Debug)]
+pub(super) struct Pace(Instant);
+
+impl Pace {
+    pub(super) fn start() -> Self {
+        Self(Instant::now())
+    }
+
+    /// Returns how long to wait before the next question.
+    pub(super) fn pause(&self) -> Duration {
+        const OFTEN: Duration = Duration::from_millis(20);
+        const SELDOM: Duration = Duration::from_millis(200);
+        if self.0.elapsed() < Duration::from_secs(5) { OFTEN } else { SELDOM }
+    }
+}
+
 /// Statements about the state of a server answer at once or not at all.
 pub(super) const QUICK: Duration = Duration::from_secs(15);
 
@@ -96,7 +111,7 @@ pub(super) async fn wait_ready(
     expected: &Expected<'_>,
     limit: Duration,
 ) -> Result<Client, StepError> {
-    let deadline = Instant::now() + limit;
+    let (deadline, pace) = (Instant::now() + limit, Pace::start());
     loop {
         match login.connect().await {
             Ok(client) => {
@@ -109,7 +124,7 @@ pub(super) async fn wait_ready(
             Err(_) => {}
         }
         tokio::select! {
-            () = tokio::time::sleep(POLL) => {}
+            () = tokio::time::sleep(pace.pause()) => {}
             () = login.cancel.cancelled() => return Err(PgError::Cancelled.into()),
         }
     }

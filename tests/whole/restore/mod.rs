@@ -3,13 +3,22 @@
 //! The backups are made once ([`source`]) and copied for each test, which restores them into servers and directories of
 //! its own ([`world`]).
 
+#[path = "../../../steps/tests/support/moto.rs"]
+pub mod moto;
+#[path = "../../../steps/tests/support/proxy.rs"]
+pub mod proxy;
+
+mod bucket;
+mod change;
 mod clones;
 mod faults;
 mod kill;
 mod machine;
+mod phases;
 mod pitr;
 mod probe;
 mod recovery;
+mod remote;
 mod shipped;
 mod shown;
 mod source;

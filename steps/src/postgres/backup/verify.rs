@@ -7,15 +7,15 @@ use std::io::{self, Read};
 use std::os::unix::ffi::OsStringExt;
 use std::path::{Path, PathBuf};
 
-use flate2::read::MultiGzDecoder;
 use lifeboat_engine::plan::hex;
 use lifeboat_engine::step::StepError;
 use sha2::{Digest as _, Sha256};
 
 use crate::postgres::backup_manifest::{MANIFEST, Manifest, ManifestEntry, WalRange};
 use crate::postgres::codes;
+use crate::postgres::stream::{Broken, Entry, EntryType, Form, Tar, stream};
 use crate::postgres::wal::{LongHeader, Segment, SegmentSize, SystemId, WalName};
-use crate::store::{Digest, HashingReader, Meter, ObjectEntry};
+use crate::store::{Digest, Meter, ObjectEntry};
 
 /// What a verified backup turned out to be.
 #[derive(Debug)]
@@ -127,88 +127,79 @@ struct Check {
 
 impl Check {
     fn archive(&mut self, dir: &Path, name: &str) -> Result<Digest, StepError> {
-        let (stem, form) = name.split_once(".tar").unwrap_or((name, "?"));
+        let (stem, form) = Form::of(name).ok_or_else(|| unknown(name))?;
         let holds = Holds::of(stem).ok_or_else(|| unknown(name))?;
         let file = File::open(dir.join(name)).map_err(|error| damaged(name, &error))?;
-        let mut hashed = HashingReader::new(Counted { inner: file, meter: self.meter.clone() });
-        {
-            let raw: &mut dyn Read = &mut hashed;
-            let decoded: Box<dyn Read + '_> = match form {
-                "" => Box::new(raw),
-                ".gz" => Box::new(MultiGzDecoder::new(raw)),
-                ".zst" => {
-                    Box::new(zstd::stream::read::Decoder::new(raw).map_err(|error| damaged(name, &error))?)
-                }
-                _ => return Err(unknown(name)),
-            };
-            self.members(name, &holds, Tail::new(decoded))?;
+        let counted = Counted { inner: file, meter: self.meter.clone() };
+        let (read, checked) =
+            stream(counted, (form, true), |chunks| self.members(name, &holds, Tar::new(chunks)));
+        let read = read.map_err(|error| damaged(name, &error))?;
+        checked.map_err(|broken| match broken {
+            Broken::Use(error) => error,
+            Broken::Archive(error) => damaged(name, &error),
+        })?;
+        match read.sha256 {
+            Some(sha256) if read.whole => Ok(Digest { size: read.size, sha256 }),
+            _ => Err(damaged(name, &"it was not read to its end")),
         }
-        io::copy(&mut hashed, &mut io::sink()).map_err(|error| damaged(name, &error))?;
-        Ok(hashed.finish().1)
     }
 
-    fn members(&mut self, name: &str, holds: &Holds, tail: Tail<'_>) -> Result<(), StepError> {
-        let mut archive = tar::Archive::new(tail);
-        let mut end = 0;
-        for member in archive.entries().map_err(|error| damaged(name, &error))? {
-            let mut member = member.map_err(|error| damaged(name, &error))?;
+    fn members(&mut self, name: &str, holds: &Holds, mut tar: Tar) -> Result<(), Broken> {
+        while let Some(entry) = tar.next()? {
             self.meter.advance(0)?;
-            end = member.raw_file_position() + member.size().next_multiple_of(512);
-            if !member.header().entry_type().is_file() {
+            if entry.kind != EntryType::Regular {
                 continue;
             }
             match holds {
-                Holds::Data { prefix } => self.data_file(name, prefix, &mut member)?,
-                Holds::Wal => self.wal_file(name, &mut member)?,
+                Holds::Data { prefix } => self.data_file(name, prefix, (&entry, &mut tar))?,
+                Holds::Wal => self.wal_file(name, (&entry, &mut tar))?,
             }
         }
-        let mut tail = archive.into_inner();
-        io::copy(&mut tail, &mut io::sink()).map_err(|error| damaged(name, &error))?;
-        if tail.ends_properly_after(end) {
-            return Ok(());
-        }
-        Err(damaged(name, &"it ends without the end marks of a tar archive, so it was cut short"))
+        Ok(())
     }
 
-    fn data_file(&mut self, archive: &str, prefix: &[u8], member: &mut impl Member) -> Result<(), StepError> {
-        let path = PathBuf::from(OsString::from_vec([prefix, &member.name()].concat()));
+    fn data_file(
+        &mut self,
+        archive: &str,
+        prefix: &[u8],
+        (entry, tar): (&Entry, &mut Tar),
+    ) -> Result<(), Broken> {
+        let path = PathBuf::from(OsString::from_vec([prefix, &entry.name].concat()));
         let shown = path.display();
         let Some(expected) = self.missing.remove(&path) else {
-            return Err(damaged(
-                archive,
-                &format_args!("`{shown}` is in it, and {MANIFEST} does not name it"),
-            ));
+            let problem = format_args!("`{shown}` is in it, and {MANIFEST} does not name it");
+            return Err(damaged(archive, &problem).into());
         };
         let mut state = Sha256::new();
-        let size = each_chunk(member, |chunk| {
-            state.update(chunk);
-            self.meter.advance(0)
-        })
-        .map_err(|error| error.unwrap_or_else(|error| damaged(archive, &error)))?;
+        let size = tar.each_chunk::<Broken>(|bytes| {
+            state.update(bytes);
+            Ok(self.meter.advance(0)?)
+        })?;
         let sha256 = hex(&state.finalize());
         if size != expected.size || Some(sha256) != expected.sha256 {
-            return Err(damaged(archive, &format_args!("`{shown}` differs from {MANIFEST}")));
+            return Err(damaged(archive, &format_args!("`{shown}` differs from {MANIFEST}")).into());
         }
         self.files += 1;
         self.data_bytes += size;
         Ok(())
     }
 
-    fn wal_file(&mut self, archive: &str, member: &mut impl Member) -> Result<(), StepError> {
-        let name = String::from_utf8_lossy(&member.name()).into_owned();
+    fn wal_file(&mut self, archive: &str, (entry, tar): (&Entry, &mut Tar)) -> Result<(), Broken> {
+        let name = String::from_utf8_lossy(&entry.name).into_owned();
         if WalName::parse(&name).ok() != Some(WalName::Segment) {
-            return each_chunk(member, |_| Ok(()))
-                .map(drop)
-                .map_err(|error| error.unwrap_or_else(|error| damaged(archive, &error)));
+            return Ok(());
         }
-        let mut bytes = Vec::new();
-        let limit = self.expected.size.bytes() + 1;
-        member.take(limit).read_to_end(&mut bytes).map_err(|error| damaged(archive, &error))?;
-        let header = LongHeader::check_segment(&name, &bytes)?;
+        let mut begin = Vec::new();
+        let size = tar.each_chunk::<Broken>(|bytes| {
+            let room = LongHeader::LENGTH - begin.len();
+            begin.extend_from_slice(&bytes[..room.min(bytes.len())]);
+            Ok(())
+        })?;
+        let header = LongHeader::check_begin(&name, &begin, size)?;
         if header.system_id != self.expected.system
             || u64::from(header.segment_size) != self.expected.size.bytes()
         {
-            return Err(damaged(archive, &format_args!("{name} is of another cluster")));
+            return Err(damaged(archive, &format_args!("{name} is of another cluster")).into());
         }
         self.segments.insert(Segment::parse(&name, self.expected.size)?);
         Ok(())
@@ -244,39 +235,6 @@ pub(super) fn wal_needed(wal: &WalRange, size: SegmentSize) -> impl Iterator<Ite
     (first.number..=last.number).map(move |number| Segment { number, ..first })
 }
 
-/// A file within a tar archive.
-trait Member: Read {
-    fn name(&self) -> Vec<u8>;
-}
-
-impl<R: Read> Member for tar::Entry<'_, R> {
-    fn name(&self) -> Vec<u8> {
-        self.path_bytes().into_owned()
-    }
-}
-
-/// Either what the caller's function said, or what reading said.
-type ChunkError = Result<StepError, io::Error>;
-
-fn each_chunk(
-    from: &mut impl Read,
-    mut with: impl FnMut(&[u8]) -> Result<(), StepError>,
-) -> Result<u64, ChunkError> {
-    let mut buffer = vec![0; 128 * 1024];
-    let mut size = 0;
-    loop {
-        match from.read(&mut buffer) {
-            Ok(0) => return Ok(size),
-            Ok(count) => {
-                with(&buffer[..count]).map_err(Ok)?;
-                size += count as u64;
-            }
-            Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
-            Err(error) => return Err(Err(error)),
-        }
-    }
-}
-
 /// Counts what is read. That the attempt must end is noticed by whoever asks the meter next: here it would look like
 /// a fault of the file.
 struct Counted {
@@ -288,41 +246,6 @@ impl Read for Counted {
     fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
         let count = self.inner.read(buffer)?;
         self.meter.advance(count as u64).ok();
-        Ok(count)
-    }
-}
-
-/// Remembers how a stream ends: its length, and how many zero bytes stand at its end.
-struct Tail<'a> {
-    inner: Box<dyn Read + 'a>,
-    length: u64,
-    zeros: u64,
-}
-
-impl<'a> Tail<'a> {
-    fn new(inner: Box<dyn Read + 'a>) -> Self {
-        Self { inner, length: 0, zeros: 0 }
-    }
-
-    /// Says whether nothing but the end marks, two blocks of zeros, follow a position.
-    ///
-    /// The reader of archives takes the end of the file for the end of the archive, so that one cut between two
-    /// members looks whole to it.
-    fn ends_properly_after(&self, end: u64) -> bool {
-        let rest = self.length.saturating_sub(end);
-        rest >= 1024 && self.zeros >= rest
-    }
-}
-
-impl Read for Tail<'_> {
-    fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
-        let count = self.inner.read(buffer)?;
-        let read = &buffer[..count];
-        self.length += count as u64;
-        self.zeros = match read.iter().rposition(|byte| *byte != 0) {
-            Some(last) => (count - last - 1) as u64,
-            None => self.zeros + count as u64,
-        };
         Ok(count)
     }
 }

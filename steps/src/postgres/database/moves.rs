@@ -10,7 +10,7 @@ use serde::{Deserialize, Serialize};
 
 use super::super::codes;
 use super::super::connect::{Client, PgError};
-use super::super::server::{POLL, QUICK};
+use super::super::server::{Pace, QUICK};
 use super::facts::{Facts, name_of, quoted, sessions};
 
 /// How long ended sessions may take to be gone.
@@ -203,7 +203,7 @@ fn in_use(name: &str, found: Vec<String>) -> StepError {
 
 /// Ends all sessions of a database and waits until they are gone.
 pub(super) async fn disconnect(client: &Client, oid: u32) -> Result<(), StepError> {
-    let deadline = Instant::now() + LEAVING;
+    let (deadline, pace) = (Instant::now() + LEAVING, Pace::start());
     loop {
         let left: i64 = client.query_one(END, &[&oid], QUICK).await?.get(0);
         if left == 0 {
@@ -213,6 +213,6 @@ pub(super) async fn disconnect(client: &Client, oid: u32) -> Result<(), StepErro
             let name = name_of(client, oid).await?.unwrap_or_default();
             return Err(in_use(&name, sessions(client, oid).await?));
         }
-        tokio::time::sleep(POLL).await;
+        tokio::time::sleep(pace.pause()).await;
     }
 }

@@ -1,5 +1,6 @@
 //! One start of the server towards one goal.
 
+use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
 use lifeboat_engine::model::evidence::{Progress, Unit};
@@ -7,14 +8,19 @@ use lifeboat_engine::step::{StepContext, StepError};
 
 use super::super::connect::{Client, Login, PgError};
 use super::super::isolation::{Goal, Isolation};
-use super::super::server::{self, Expected, Launch, POLL, QUICK, ServerLog};
-use super::super::wal::{Answered, Lsn, Request, WalServer, WalSource};
+use super::super::server::{self, Expected, Launch, Pace, QUICK, ServerLog};
+use super::super::unsynced::{self, Disk};
+use super::super::wal::{Answered, Lsn, MOST_AHEAD, READ_AHEAD, Request, Segment, WalServer, WalSource};
 use super::super::{codes, server::message_of};
 use super::source::Source;
 use crate::process::Identity;
 
 /// A server that gets no further for this long is stuck: even a large checkpoint writes to the log meanwhile.
 const STALLED_AFTER: Duration = Duration::from_mins(3);
+/// How often a server that answers is asked how far it is: what waits for the answer is the whole recovery.
+const WATCHED: Duration = Duration::from_millis(50);
+/// How often people are told.
+const TOLD: Duration = Duration::from_millis(250);
 /// How long a server may take to stop after a failure or an interruption.
 const STOP_PATIENCE: Duration = Duration::from_secs(5);
 
@@ -25,6 +31,10 @@ pub(super) struct Paused {
     pub(super) log: ServerLog,
     /// Every request for WAL, if this process has served them all.
     pub(super) requests: Option<Vec<Request>>,
+    /// Opened before the server wrote anything, if this process has started it.
+    pub(super) disk: Arc<Disk>,
+    /// The last segment of the archive, if all WAL was replayed and does not fill it.
+    pub(super) ends_within: Option<String>,
 }
 
 /// How a pass came to its end.
@@ -34,6 +44,8 @@ pub(super) enum Outcome {
     WalEnded {
         last: Option<Lsn>,
         log: ServerLog,
+        /// The last segment of the archive, if the log does not fill it.
+        within: Option<String>,
     },
 }
 
@@ -41,8 +53,11 @@ pub(super) enum Outcome {
 pub(super) async fn run(ctx: &StepContext, source: &Source<'_>, goal: Goal) -> Result<Outcome, StepError> {
     let log = ServerLog::next(&ctx.work_dir()?.join("postgres.log"));
     let isolation = describe(ctx, source, goal, &log);
-    isolation.prepare(ctx, source.postgres, source.owner.as_ref()).await?;
+    check_room(&isolation)?;
+    let disk = Arc::new(unsynced::disk_of(&source.data_dir)?);
     request_recovery(source)?;
+    let writes = unsynced::begin(&source.data_dir, source.owner.as_ref())?;
+    isolation.prepare(ctx, source.postgres, (writes, source.owner.as_ref())).await?;
     let helper = serve_wal(source, &isolation)?;
     let mut settings = isolation.settings(source.postgres, source.tools.version.major, &source.control);
     settings.extend(isolation.recovery_settings(helper.restore_command(&isolation.client())));
@@ -58,7 +73,8 @@ pub(super) async fn run(ctx: &StepContext, source: &Source<'_>, goal: Goal) -> R
         },
     )
     .await?;
-    let watch = Watch { ctx, source, isolation: &isolation, log: &log, helper: &helper };
+    let watch =
+        Watch { ctx, source, isolation: &isolation, log: &log, helper: &helper, told: Mutex::default() };
     let ended = watch.until_end(&launched.identity).await;
     if !matches!(ended, Ok(Seen::Paused(_))) {
         server::stop(&launched.identity, STOP_PATIENCE).await?;
@@ -66,9 +82,16 @@ pub(super) async fn run(ctx: &StepContext, source: &Source<'_>, goal: Goal) -> R
     match ended? {
         Seen::Paused(client) => {
             let requests = Some(helper.shutdown());
-            Ok(Outcome::Paused(Box::new(Paused { client: *client, isolation, log, requests })))
+            Ok(Outcome::Paused(Box::new(Paused {
+                client: *client,
+                isolation,
+                log,
+                requests,
+                disk,
+                ends_within: None,
+            })))
         }
-        Seen::WalEnded => Ok(Outcome::WalEnded { last: last_record(&log), log }),
+        Seen::WalEnded { within } => Ok(Outcome::WalEnded { last: last_record(&log), log, within }),
     }
 }
 
@@ -85,9 +108,25 @@ fn describe(ctx: &StepContext, source: &Source<'_>, goal: Goal, log: &ServerLog)
         log_file: log.path.clone(),
         log_start: log.start,
         goal,
-        target_time: source.params.target_time,
-        timeline: source.params.timeline.clone(),
+        target: source.target.clone(),
+        timeline: source.wal.timeline_setting(),
     }
+}
+
+/// WAL is read ahead beside the data directory and stays in it until the next restart point. How much the data
+/// themselves grow is known to nobody.
+fn check_room(isolation: &Isolation) -> Result<(), StepError> {
+    let needed = isolation.least_wal() + READ_AHEAD.min(MOST_AHEAD * isolation.segment_size.bytes());
+    let free = isolation.free_for_wal().unwrap_or(u64::MAX);
+    if free >= needed {
+        return Ok(());
+    }
+    let place = isolation.data_dir.display();
+    Err(StepError::transient(
+        codes::LB1254,
+        format!("replaying WAL in {place} needs {needed} bytes to begin with, and {free} are free"),
+    )
+    .help("make room (`df -h`), then try again; no server was started"))
 }
 
 /// Asks for archive recovery; with `standby.signal` the server would never end it.
@@ -115,9 +154,17 @@ fn serve_wal(source: &Source<'_>, isolation: &Isolation) -> Result<WalServer, St
         segment_size: source.wal.size,
         backup: source.wal.backup.clone(),
         proven: Some(source.wal.continuity.clone()),
+        first: first_segment(source),
         socket: isolation.wal_socket(),
         owner: source.owner.as_ref().map(|owner| (owner.uid, owner.gid)),
     })
+}
+
+/// A directory that was restored and never started asks for the log of its backup; any other one tells only when it
+/// asks.
+fn first_segment(source: &Source<'_>) -> Option<Segment> {
+    let fresh = source.data_dir.join("backup_label").exists();
+    fresh.then(|| Segment::at(source.wal.details.timeline, source.wal.start(), source.wal.size))
 }
 
 /// Returns where the last record that was replayed begins, from `redo done at 0/5000110 system usage: …`.
@@ -128,7 +175,7 @@ fn last_record(log: &ServerLog) -> Option<Lsn> {
 
 enum Seen {
     Paused(Box<Client>),
-    WalEnded,
+    WalEnded { within: Option<String> },
 }
 
 /// What changes while a recovery gets on.
@@ -145,6 +192,7 @@ struct Watch<'a> {
     isolation: &'a Isolation,
     log: &'a ServerLog,
     helper: &'a WalServer,
+    told: Mutex<Option<Instant>>,
 }
 
 impl Watch<'_> {
@@ -153,6 +201,7 @@ impl Watch<'_> {
         let expected = Expected { server, data_dir: &self.source.data_dir, log: self.log };
         let mut client: Option<Client> = None;
         let (mut position, mut changed) = (Position::default(), Instant::now());
+        let pace = Pace::start();
         loop {
             if self.ctx.cancel.is_cancelled() {
                 return Err(PgError::Cancelled.into());
@@ -161,8 +210,11 @@ impl Watch<'_> {
                 Some(client) => Some(replay_state(client).await),
                 None => None,
             };
-            let mut now =
-                Position { replayed: position.replayed, requests: self.requests(), log: self.log.len() };
+            let mut now = Position {
+                replayed: position.replayed,
+                requests: self.helper.served().requests,
+                log: self.log.len(),
+            };
             match replay {
                 Some(Ok(replay)) if replay.paused => {
                     return Ok(Seen::Paused(Box::new(client.expect("it answered"))));
@@ -183,16 +235,19 @@ impl Watch<'_> {
             } else if changed.elapsed() > STALLED_AFTER {
                 return Err(self.stalled(&position));
             }
-            tokio::time::sleep(POLL).await;
+            let pause = if client.is_some() { WATCHED } else { pace.pause() };
+            tokio::time::sleep(pause).await;
         }
     }
 
     async fn try_connect(&self, login: &Login, expected: &Expected<'_>) -> Result<Option<Client>, StepError> {
         match login.connect().await {
-            Ok(client) => {
-                server::check_identity(&client, expected.data_dir).await?;
-                Ok(Some(client))
-            }
+            Ok(client) => match server::check_identity(&client, expected.data_dir).await {
+                Ok(()) => Ok(Some(client)),
+                // It ends, or has no time: the next question shows which.
+                Err(error) if error.code != codes::LB1261 => Ok(None),
+                Err(error) => Err(error),
+            },
             Err(error) if error.may_pass() => {
                 self.report(&Replay::default());
                 Ok(None)
@@ -204,15 +259,16 @@ impl Watch<'_> {
         }
     }
 
-    fn requests(&self) -> usize {
-        self.helper.requests().len()
-    }
-
     fn report(&self, replay: &Replay) {
+        let mut told = self.told.lock().unwrap_or_else(PoisonError::into_inner);
+        if told.is_some_and(|at| at.elapsed() < TOLD) {
+            return;
+        }
+        *told = Some(Instant::now());
+        drop(told);
         let start = self.source.wal.start();
-        let requests = self.helper.requests();
-        let fetched =
-            requests.iter().filter(|request| matches!(request.answer, Answered::Delivered(_))).count();
+        let served = self.helper.served();
+        let fetched = served.delivered;
         let note = match (replay.lsn, &replay.last_commit) {
             (Some(lsn), Some(commit)) => format!("replayed to {lsn}, last commit {commit}"),
             (Some(lsn), None) => format!("replayed to {lsn}"),
@@ -220,7 +276,7 @@ impl Watch<'_> {
         };
         let done = match replay.lsn {
             Some(lsn) => lsn.0.saturating_sub(start.0),
-            None => requests.iter().map(|request| request.bytes).sum(),
+            None => served.bytes,
         };
         self.ctx.progress(Progress { done, total: None, unit: Unit::Bytes, note });
     }
@@ -234,7 +290,7 @@ impl Watch<'_> {
         }
         if self.log.last_with(TOO_EARLY).is_some() {
             return Err(self.failure(codes::LB1269, "the target is before the end of the backup").help(
-                "restore an older backup: `postgres.select_backup` with this `target_time` finds the one that fits",
+                "restore an older backup: `postgres.select_backup` with this target finds the one that fits",
             ));
         }
         if self.log.last_with(UNREACHED).is_none() {
@@ -242,10 +298,48 @@ impl Watch<'_> {
             let why = lines.iter().find_map(|line| message_of(line)).unwrap_or("it gave no reason");
             return Err(self.failure(codes::LB1267, &format!("Postgres gave up the recovery: {why}")));
         }
-        match self.source.wal.first_gap() {
-            Some(gap) => Err(self.missing(gap)),
-            None => Ok(Seen::WalEnded),
+        let reached = self.reached();
+        match (self.broken_off(reached), self.source.wal.first_gap()) {
+            (Some(error), _) => Err(error),
+            (None, Some(gap)) => Err(self.missing(gap)),
+            (None, None) => Ok(Seen::WalEnded { within: self.last_of_archive(reached) }),
         }
+    }
+
+    /// Returns the last segment that the server wanted: it goes from one to the next, and stops where it cannot read on.
+    fn reached(&self) -> Option<Segment> {
+        let requests = self.helper.requests();
+        let segments = requests.iter().filter_map(|it| Segment::parse(&it.name, self.source.wal.size).ok());
+        segments.max_by_key(|segment| segment.number)
+    }
+
+    /// To Postgres a record that makes no sense is the end of the log, wherever it is.
+    fn broken_off(&self, reached: Option<Segment>) -> Option<StepError> {
+        let (reached, end) = (reached?, self.source.wal.continuity.end()?);
+        if reached.number >= end.number {
+            return None;
+        }
+        let name = |segment: Segment| segment.name(self.source.wal.size);
+        let message = format!(
+            "the log cannot be read beyond the WAL segment {}: it is damaged, although the archive goes on to {}",
+            name(reached),
+            name(end)
+        );
+        let mut error = self.failure(codes::LB1880, &message).help(format!(
+            "bring {} back from another copy of the store or from pg_wal of the source, then try again; or start a new \
+             run with a target before it, or from a backup after it; what Postgres says is in {}",
+            name(reached),
+            self.log.path.display()
+        ));
+        error.causes = self.log.tail(10);
+        Some(error)
+    }
+
+    /// Returns the name of the last segment of the archive if the log ends within it, as it does after a crash of the
+    /// source, and if it is damaged. Otherwise the server would have asked for the one that follows.
+    fn last_of_archive(&self, reached: Option<Segment>) -> Option<String> {
+        let (reached, end) = (reached?, self.source.wal.continuity.end()?);
+        (reached.number == end.number).then(|| end.name(self.source.wal.size))
     }
 
     /// A request that the helper could not answer is the cause of the end, not its effect.

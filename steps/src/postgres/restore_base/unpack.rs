@@ -1,4 +1,4 @@
-//! Streams a tar object of a store into a directory: read, hash and decompress on one thread, unpack on another.
+//! Streams a tar object of a store into a directory.
 //!
 //! Nothing but plain files and directories below the directory is ever made. What the tar says of owners, modes and
 //! times is not used: the server's user owns everything, and nobody else may read it.
@@ -7,22 +7,23 @@ use std::fs::{File, OpenOptions};
 use std::io::{self, Read, Write};
 use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt};
 use std::path::{Component, Path, PathBuf};
-use std::sync::atomic::{AtomicBool, Ordering};
-use std::sync::mpsc::{Receiver, SyncSender, sync_channel};
 
-use flate2::read::MultiGzDecoder;
 use lifeboat_engine::plan::hex;
 use lifeboat_engine::step::StepError;
 use sha2::{Digest as _, Sha256};
 
 use super::super::codes;
+use super::super::stream::{self, Broken, EntryType, Form, Tar, stream};
+use super::delta::Rewritten;
+use super::flusher::Flusher;
+use super::target::Existing;
 use crate::postgres::backup_manifest::Manifest;
 use crate::process::OsUser;
-use crate::store::{Digest, HashingReader, Key, Marker, Meter, ObjectEntry, Store};
+use crate::store::{HashingReader, Marker, Meter, ObjectEntry, ObjectReader, Store};
 
 const CHUNK: usize = 256 * 1024;
-/// Chunks between the two threads: enough to smooth, little memory.
-const QUEUE: usize = 16;
+/// So much of a large file goes to the disk while the rest of it is still unpacked.
+const FLUSHED_AT_ONCE: usize = 32 << 20;
 
 /// Where the control file waits until everything else is durable.
 pub(super) const HELD_BACK: &str = "global/pg_control.lifeboat";
@@ -35,10 +36,15 @@ pub(super) struct Job<'a> {
     pub(super) object: &'a ObjectEntry,
     /// The top of what is unpacked.
     pub(super) dir: &'a Path,
+    /// What the manifest calls that place: empty for the data directory itself.
+    pub(super) prefix: &'a Path,
     pub(super) owner: Option<&'a OsUser>,
     /// If given, every file must be in it with size and checksum.
     pub(super) manifest: Option<&'a Manifest>,
     pub(super) meter: &'a Meter,
+    pub(super) flusher: &'a Flusher,
+    /// Whether files of an earlier restore stand there.
+    pub(super) existing: Existing,
 }
 
 /// What was made.
@@ -46,138 +52,117 @@ pub(super) struct Job<'a> {
 pub(super) struct Unpacked {
     pub(super) files: u64,
     pub(super) bytes: u64,
+    /// Of these, what stood there already.
+    pub(super) kept: u64,
+    /// Files that have no SHA-256 in a manifest.
+    pub(super) by_size: u64,
     /// Relative to the directory; only those that a manifest must have.
     pub(super) seen: std::collections::BTreeSet<PathBuf>,
 }
 
-/// Unpacks one object. When it returns, size and checksum of the object match the marker.
-pub(super) fn unpack(job: &Job<'_>) -> Result<Unpacked, StepError> {
-    let key = job.marker.key(&job.object.name)?;
-    let (sender, receiver) = sync_channel(QUEUE);
-    let give_up = AtomicBool::new(false);
-    std::thread::scope(|scope| {
-        let reader = scope.spawn(|| read_object(job, &key, sender, &give_up));
-        let unpacked = unpack_tar(job, Chunks::new(receiver));
-        if unpacked.as_ref().is_err_and(|error| error.code == codes::LB1259) {
-            give_up.store(true, Ordering::Release);
-        }
-        let digest = reader.join().expect("reading an object does not panic");
-        // A store that fails, or an object that is not what its marker says, shows as a broken archive: the cause
-        // goes first.
-        if let Some(digest) = digest? {
-            check_object(job, &digest)?;
-        }
-        unpacked
-    })
+impl Unpacked {
+    /// Adds what another object held.
+    pub(super) fn add(&mut self, other: Self) {
+        self.files += other.files;
+        self.bytes += other.bytes;
+        self.kept += other.kept;
+        self.by_size += other.by_size;
+        self.seen.extend(other.seen);
+    }
 }
 
-fn check_object(job: &Job<'_>, digest: &Digest) -> Result<(), StepError> {
+/// Unpacks one object. When it returns, every file is proven: by its own SHA-256 in the manifest, or by that of the
+/// object in the marker.
+///
+/// Both would say the same of a file, and hashing is a third of the work.
+pub(super) fn unpack(job: &Job<'_>) -> Result<Unpacked, StepError> {
+    let (_, form) = Form::of(&job.object.name).ok_or_else(|| unknown_form(job))?;
+    let by_file = job.manifest.is_some_and(Manifest::has_checksums);
+    let by_object = !by_file && is_known(job.object);
+    let mut counted = Counted { inner: open(job)?, meter: job.meter, stopped: None };
+    let (read, unpacked) =
+        stream(&mut counted, (form, by_object), |chunks| unpack_tar(job, Tar::new(chunks)));
+    if let Some(stopped) = counted.stopped {
+        return Err(stopped);
+    }
+    // A store that fails, or an object that is not what its marker says, shows as a broken archive: the cause goes
+    // first.
+    let read = read.map_err(|error| unreadable(job, &error))?;
+    match unpacked {
+        Ok(unpacked) => {
+            let proven = read.sha256.is_some() || unpacked.by_size == 0 || !is_known(job.object);
+            check_object(job, &if proven { read } else { read_again(job)? })?;
+            Ok(unpacked)
+        }
+        Err(Broken::Use(error)) if error.code == codes::LB1259 => Err(error),
+        Err(broken) => {
+            check_object(job, &read_again(job)?)?;
+            Err(match broken {
+                Broken::Use(error) => error,
+                Broken::Archive(error) => damaged(job, &error.to_string()),
+            })
+        }
+    }
+}
+
+fn open(job: &Job<'_>) -> Result<ObjectReader, StepError> {
+    job.store.read(&job.marker.key(&job.object.name)?)
+}
+
+/// Says whether the checksum of the object is known; of what another tool made it is not.
+fn is_known(object: &ObjectEntry) -> bool {
+    !object.sha256.is_empty()
+}
+
+/// Hashes the whole object.
+fn read_again(job: &Job<'_>) -> Result<stream::Read, StepError> {
+    // Its bytes have been counted once.
+    let mut hashed = HashingReader::new(open(job)?);
+    let mut buffer = vec![0; CHUNK];
+    loop {
+        job.meter.advance(0)?;
+        match hashed.read(&mut buffer) {
+            Ok(0) => break,
+            Ok(_) => {}
+            Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
+            Err(error) => return Err(unreadable(job, &error)),
+        }
+    }
+    let digest = hashed.finish().1;
+    Ok(stream::Read { size: digest.size, sha256: Some(digest.sha256), whole: true })
+}
+
+fn check_object(job: &Job<'_>, read: &stream::Read) -> Result<(), StepError> {
     let expected = job.object;
-    if digest.size == expected.size && digest.sha256 == expected.sha256 {
+    let same = !is_known(expected) || read.sha256.as_ref().is_none_or(|sha256| *sha256 == expected.sha256);
+    if read.whole && read.size == expected.size && same {
         return Ok(());
+    }
+    let sha256 = read.sha256.as_deref().unwrap_or("not computed");
+    if !is_known(expected) {
+        let size = expected.size;
+        return Err(damaged(
+            job,
+            &format!("{} bytes of it were read, and the store lists {size}", read.size),
+        ));
     }
     Err(damaged(
         job,
         &format!(
-            "it has {} bytes with SHA-256 {}, and the marker says {} bytes with {}",
-            digest.size, digest.sha256, expected.size, expected.sha256
+            "it has {} bytes with SHA-256 {sha256}, and the marker says {} bytes with {}",
+            read.size, expected.size, expected.sha256
         ),
     ))
 }
 
-/// Reads the object to its end even where the archive in it is broken, because its checksum is the better error.
-/// Returns `None` if unpacking gave up for a reason of its own.
-fn read_object(
-    job: &Job<'_>,
-    key: &Key,
-    sender: SyncSender<io::Result<Vec<u8>>>,
-    give_up: &AtomicBool,
-) -> Result<Option<Digest>, StepError> {
-    let counted = Counted { inner: job.store.read(key)?, meter: job.meter, stopped: None };
-    let mut hashed = HashingReader::new(counted);
-    decode(&job.object.name, &mut hashed, &sender)?;
-    drop(sender);
-    let mut buffer = vec![0; CHUNK];
-    // What follows the compressed stream, or what a broken stream left unread.
-    let rest = loop {
-        if give_up.load(Ordering::Acquire) {
-            return Ok(None);
-        }
-        match hashed.read(&mut buffer) {
-            Ok(0) => break Ok(()),
-            Ok(_) => {}
-            Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
-            Err(error) => break Err(error),
-        }
-    };
-    let (counted, digest) = hashed.finish();
-    if let Some(stopped) = counted.stopped {
-        return Err(stopped);
-    }
-    rest.map_err(|error| {
-        StepError::transient(codes::LB1255, format!("`{key}` cannot be read: {error}"))
-            .help("check that the store is mounted and readable, then retry")
-    })?;
-    Ok(Some(digest))
-}
-
-/// Sends decompressed chunks, then an empty one; or the first error. Ends early if nobody listens any more.
-fn decode(
-    name: &str,
-    from: &mut dyn Read,
-    sender: &SyncSender<io::Result<Vec<u8>>>,
-) -> Result<(), StepError> {
-    let decoder: io::Result<Box<dyn Read + '_>> = match name {
-        _ if name.ends_with(".tar") => Ok(Box::new(from)),
-        _ if name.ends_with(".gz") => Ok(Box::new(MultiGzDecoder::new(from))),
-        _ if name.ends_with(".zst") => {
-            zstd::Decoder::new(from).map(|decoder| Box::new(decoder) as Box<dyn Read + '_>)
-        }
-        _ => {
-            return Err(StepError::permanent(
-                codes::LB1255,
-                format!("`{name}` has a form that is not known: .tar, .tar.gz and .tar.zst are"),
-            ));
-        }
-    };
-    let mut decoder = match decoder {
-        Ok(decoder) => decoder,
-        Err(error) => {
-            drop(sender.send(Err(error)));
-            return Ok(());
-        }
-    };
-    loop {
-        let mut chunk = vec![0; CHUNK];
-        let sent = match decoder.read(&mut chunk) {
-            Ok(count) => {
-                chunk.truncate(count);
-                let sent = sender.send(Ok(chunk));
-                if count == 0 {
-                    return Ok(());
-                }
-                sent
-            }
-            Err(error) if error.kind() == io::ErrorKind::Interrupted => continue,
-            Err(error) => {
-                drop(sender.send(Err(error)));
-                return Ok(());
-            }
-        };
-        if sent.is_err() {
-            return Ok(());
-        }
-    }
-}
-
 /// Counts what is read, and ends reading when the attempt must end.
-struct Counted<'a, R> {
-    inner: R,
+struct Counted<'a> {
+    inner: ObjectReader,
     meter: &'a Meter,
     stopped: Option<StepError>,
 }
 
-impl<R: Read> Read for Counted<'_, R> {
+impl Read for Counted<'_> {
     fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
         let count = self.inner.read(buffer).inspect_err(|error| {
             // A bucket that fails is not an object that is damaged.
@@ -191,57 +176,19 @@ impl<R: Read> Read for Counted<'_, R> {
     }
 }
 
-/// The chunks of the other thread as a stream. An empty chunk is the proper end; without it, it was cut off.
-struct Chunks {
-    receiver: Receiver<io::Result<Vec<u8>>>,
-    current: Vec<u8>,
-    at: usize,
-    ended: bool,
-}
-
-impl Chunks {
-    fn new(receiver: Receiver<io::Result<Vec<u8>>>) -> Self {
-        Self { receiver, current: Vec::new(), at: 0, ended: false }
-    }
-}
-
-impl Read for Chunks {
-    fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
-        while self.at == self.current.len() && !self.ended {
-            self.current = match self.receiver.recv() {
-                Ok(chunk) => chunk?,
-                Err(_) => return Err(io::Error::new(io::ErrorKind::UnexpectedEof, "the object ended early")),
-            };
-            self.at = 0;
-            self.ended = self.current.is_empty();
-        }
-        let count = buffer.len().min(self.current.len() - self.at);
-        buffer[..count].copy_from_slice(&self.current[self.at..self.at + count]);
-        self.at += count;
-        Ok(count)
-    }
-}
-
-fn unpack_tar(job: &Job<'_>, chunks: Chunks) -> Result<Unpacked, StepError> {
-    let mut archive = tar::Archive::new(chunks);
+fn unpack_tar(job: &Job<'_>, mut tar: Tar) -> Result<Unpacked, Broken> {
     let mut unpacked = Unpacked::default();
-    let broken = |error: &io::Error| damaged(job, &error.to_string());
-    for entry in archive.entries().map_err(|error| broken(&error))? {
-        let mut entry = entry.map_err(|error| broken(&error))?;
-        let path = contained(job, &entry.path_bytes())?;
-        match entry.header().entry_type() {
-            tar::EntryType::Directory => make_dir(job, &path)?,
-            tar::EntryType::Regular => write_file(job, &mut entry, path, &mut unpacked)?,
+    while let Some(entry) = tar.next()? {
+        let path = contained(job, &entry.name)?;
+        match entry.kind {
+            EntryType::Directory => make_dir(job, &path)?,
+            EntryType::Regular => write_file(job, &mut tar, path, &mut unpacked)?,
             other => {
-                return Err(refused(
-                    job,
-                    &format!("{} is neither a file nor a directory ({other:?})", path.display()),
-                ));
+                let what = format!("{} is neither a file nor a directory ({other:?})", path.display());
+                return Err(refused(job, &what).into());
             }
         }
     }
-    // The end of the archive is not the end of the stream: what follows still has to decompress without an error.
-    io::copy(&mut archive.into_inner(), &mut io::sink()).map_err(|error| broken(&error))?;
     Ok(unpacked)
 }
 
@@ -279,60 +226,78 @@ pub(super) fn make_private_dir(path: &Path, owner: Option<&OsUser>) -> io::Resul
     std::fs::DirBuilder::new().mode(0o700).create(path).and_then(|()| own_path(path, owner))
 }
 
-fn write_file(
-    job: &Job<'_>,
-    from: &mut impl Read,
-    path: PathBuf,
-    unpacked: &mut Unpacked,
-) -> Result<(), StepError> {
+fn write_file(job: &Job<'_>, tar: &mut Tar, path: PathBuf, unpacked: &mut Unpacked) -> Result<(), Broken> {
     let place = if path == Path::new(CONTROL_FILE) { HELD_BACK.into() } else { path.clone() };
     let full = job.dir.join(place);
     make_dir(job, path.parent().unwrap_or(Path::new("")))?;
+    let path = job.prefix.join(path);
     let expected = job.manifest.map(|manifest| manifest.files.get(&path));
     let hash = matches!(expected, Some(Some(file)) if file.sha256.is_some());
-    let (size, sha256) = copy_file(job, from, &full, hash)?;
+    let rewritten = match job.existing {
+        Existing::Delta => Rewritten::open(&full).map_err(|error| unwritable(&full, &error))?,
+        Existing::Refuse | Existing::MoveAside => None,
+    };
+    let (size, sha256) = match rewritten {
+        Some(file) => {
+            let (size, sha256, kept) = rewrite(tar, (&full, file), hash)?;
+            unpacked.kept += kept;
+            (size, sha256)
+        }
+        None => copy_file(job, tar, &full, hash)?,
+    };
     unpacked.files += 1;
     unpacked.bytes += size;
-    match expected {
+    unpacked.by_size += u64::from(!hash);
+    Ok(match expected {
         // WAL has no entries, wherever it comes from.
         None => return Ok(()),
         Some(None) if path.starts_with("pg_wal") => return Ok(()),
-        Some(None) => return Err(mismatch(&path, "is in the archive and not in the manifest")),
+        Some(None) => Err(mismatch(&path, "is in the archive and not in the manifest")),
         Some(Some(file)) if file.size != size => {
-            return Err(mismatch(&path, &format!("has {size} bytes, and the manifest says {}", file.size)));
+            Err(mismatch(&path, &format!("has {size} bytes, and the manifest says {}", file.size)))
         }
         Some(Some(file)) if file.sha256 != sha256 => {
-            return Err(mismatch(&path, "has another SHA-256 than the manifest says"));
+            Err(mismatch(&path, "has another SHA-256 than the manifest says"))
         }
-        Some(Some(_)) => {}
-    }
-    if unpacked.seen.insert(path.clone()) { Ok(()) } else { Err(mismatch(&path, "is in the archive twice")) }
+        Some(Some(_)) if unpacked.seen.insert(path.clone()) => Ok(()),
+        Some(Some(_)) => Err(mismatch(&path, "is in the archive twice")),
+    }?)
 }
 
-fn copy_file(
-    job: &Job<'_>,
-    from: &mut impl Read,
-    full: &Path,
-    hash: bool,
-) -> Result<(u64, Option<String>), StepError> {
+fn copy_file(job: &Job<'_>, tar: &mut Tar, full: &Path, hash: bool) -> Result<(u64, Option<String>), Broken> {
     let mut file = create_file(full, job.owner).map_err(|error| unwritable(full, &error))?;
     let mut state = hash.then(Sha256::new);
-    let mut buffer = vec![0; CHUNK];
-    let mut size = 0;
-    loop {
-        let count = match from.read(&mut buffer) {
-            Ok(0) => break,
-            Ok(count) => count,
-            Err(error) if error.kind() == io::ErrorKind::Interrupted => continue,
-            Err(error) => return Err(damaged(job, &error.to_string())),
-        };
-        file.write_all(&buffer[..count]).map_err(|error| unwritable(full, &error))?;
+    let mut unflushed = 0;
+    let size = tar.each_chunk::<Broken>(|bytes| {
+        file.write_all(bytes).map_err(|error| unwritable(full, &error))?;
         if let Some(state) = &mut state {
-            state.update(&buffer[..count]);
+            state.update(bytes);
         }
-        size += count as u64;
-    }
+        unflushed += bytes.len();
+        if unflushed >= FLUSHED_AT_ONCE {
+            job.flusher.flush(&file);
+            unflushed = 0;
+        }
+        Ok(())
+    })?;
     Ok((size, state.map(|state| hex(&state.finalize()))))
+}
+
+/// Turns a file that stands there into the entry.
+fn rewrite(
+    tar: &mut Tar,
+    (full, mut file): (&Path, Rewritten),
+    hash: bool,
+) -> Result<(u64, Option<String>, u64), Broken> {
+    let mut state = hash.then(Sha256::new);
+    let size = tar.each_chunk::<Broken>(|bytes| {
+        if let Some(state) = &mut state {
+            state.update(bytes);
+        }
+        Ok(file.write(bytes).map_err(|error| unwritable(full, &error))?)
+    })?;
+    let kept = file.finish().map_err(|error| unwritable(full, &error))?;
+    Ok((size, state.map(|state| hex(&state.finalize())), kept))
 }
 
 fn create_file(full: &Path, owner: Option<&OsUser>) -> io::Result<File> {
@@ -349,6 +314,24 @@ pub(super) fn own_path(path: &Path, owner: Option<&OsUser>) -> io::Result<()> {
         Some(owner) => std::os::unix::fs::lchown(path, Some(owner.uid), Some(owner.gid)),
         None => Ok(()),
     }
+}
+
+fn unknown_form(job: &Job<'_>) -> StepError {
+    let name = &job.object.name;
+    StepError::permanent(
+        codes::LB1255,
+        format!("`{name}` has a form that is not known: .tar, .tar.gz and .tar.zst are"),
+    )
+}
+
+fn unreadable(job: &Job<'_>, error: &io::Error) -> StepError {
+    if let Some(error) = crate::store::of_store(error) {
+        return error.clone();
+    }
+    let name = &job.object.name;
+    let message = format!("`{name}` of backup `{}` cannot be read: {error}", job.marker.label);
+    StepError::transient(codes::LB1255, message)
+        .help("check that the store is mounted and readable, then retry")
 }
 
 fn damaged(job: &Job<'_>, why: &str) -> StepError {

@@ -8,15 +8,16 @@ use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use super::WalExit;
-use super::protocol::{Reply, read_reply, write_request};
+use super::protocol::{Reply, read_reply, write_request, write_taken};
 
 /// How long the helper may be silent. It retries for less than this before it gives an answer.
 const PATIENCE: Duration = Duration::from_mins(5);
 
 /// Delivers one file: `name` is `%f`, `dest` is `%p`.
 ///
-/// Exit code 0: `dest` holds the verified file, durably. 1: the helper has proven that the archive lacks it. 255:
-/// anything else, after which Postgres stops and can be started again. Never panics and takes no other exit.
+/// Exit code 0: `dest` holds the verified file; the server makes it durable itself when it gives the file its name.
+/// 1: the helper has proven that the archive lacks it. 255: anything else, after which Postgres stops and can be
+/// started again. Never panics and takes no other exit.
 pub fn get_main(socket: &Path, name: &str, dest: &Path) -> WalExit {
     match get(socket, name, dest) {
         Ok(Found::Delivered) => WalExit::silent(0),
@@ -39,6 +40,11 @@ fn get(socket: &Path, name: &str, dest: &Path) -> io::Result<Found> {
     match read_reply(&mut stream)? {
         Reply::Absent => Ok(Found::Absent),
         Reply::Failed(message) => Err(io::Error::other(message)),
+        Reply::File(path) => {
+            take(&path, dest)?;
+            write_taken(&mut stream)?;
+            Ok(Found::Delivered)
+        }
         Reply::Delivered(length) => {
             let temporary = temporary(dest);
             let written = write(&mut stream, length, &temporary).and_then(|()| publish(&temporary, dest));
@@ -48,6 +54,20 @@ fn get(socket: &Path, name: &str, dest: &Path) -> io::Result<Found> {
             written.map(|()| Found::Delivered)
         }
     }
+}
+
+/// Moves a file to where it is wanted, without copying it if both are on one file system.
+fn take(path: &Path, dest: &Path) -> io::Result<()> {
+    match std::fs::rename(path, dest) {
+        Err(error) if error.kind() == io::ErrorKind::CrossesDevices => {}
+        other => return other,
+    }
+    let temporary = temporary(dest);
+    let moved = std::fs::copy(path, &temporary).and_then(|_| std::fs::rename(&temporary, dest));
+    if moved.is_err() {
+        std::fs::remove_file(&temporary).ok();
+    }
+    moved
 }
 
 /// Beside the destination and always the same, so that a killed client leaves one file at most.

@@ -1,12 +1,15 @@
 //! Reads files of the archive in whichever form they were stored.
 
-use std::io::{self, Read};
+use std::fs::File;
+use std::io::{self, Read, Write};
+use std::sync::Arc;
 
 use lifeboat_engine::step::StepError;
 
 use super::archive::wal_key;
 use super::header::{LongHeader, SystemId, bad_segment};
 use super::names::{Segment, SegmentSize, WalName};
+use super::queue::{Kept, Queue};
 use crate::postgres::codes;
 use crate::store::{self, Key, ObjectReader, Store};
 
@@ -69,14 +72,24 @@ pub(super) struct Fetcher {
     pub(super) size: SegmentSize,
     /// Known to exist, so that its presence proves that the store answers.
     pub(super) witness: Key,
+    /// Where segments are put.
+    pub(super) queue: Arc<Queue>,
+}
+
+/// A file of the archive, verified.
+#[derive(Debug)]
+pub(super) enum Found {
+    Segment(Kept),
+    Small(Vec<u8>),
 }
 
 /// Small files are no larger than this.
 const SMALL: u64 = 1 << 20;
+const CHUNK: usize = 256 * 1024;
 
 impl Fetcher {
     /// Reads a file whole and verifies it. `None` means proven absent.
-    pub(super) fn fetch(&self, name: &str) -> Result<Option<Vec<u8>>, StepError> {
+    pub(super) fn fetch(&self, name: &str) -> Result<Option<Found>, StepError> {
         let kind = WalName::parse(name)?;
         if kind == WalName::Partial {
             return Err(StepError::permanent(
@@ -86,38 +99,97 @@ impl Fetcher {
         }
         let find = |key: &Key| self.store.find_beside(key, &self.witness);
         let Some(reader) = open_with(self.system, name, find)? else { return Ok(None) };
-        match kind {
-            WalName::Segment => self.segment(name, reader).map(Some),
-            _ => read_small(name, reader).map(Some),
-        }
+        let found = match kind {
+            WalName::Segment => Found::Segment(self.segment(name, reader)?),
+            _ => Found::Small(read_small(name, reader)?),
+        };
+        Ok(Some(found))
     }
 
-    fn segment(&self, name: &str, reader: impl Read) -> Result<Vec<u8>, StepError> {
+    /// Decompresses a segment into a file of the queue, a piece at a time.
+    fn segment(&self, name: &str, mut reader: impl Read) -> Result<Kept, StepError> {
+        let kept = self.queue.add(name, |file| self.fill(name, &mut reader, file));
+        kept.map_err(|error| match error {
+            Filling::Bad(error) => error,
+            Filling::Unwritable(error) => unwritable(name, &error),
+        })
+    }
+
+    fn fill(&self, name: &str, from: &mut impl Read, file: &mut File) -> Result<(), Filling> {
         let expected = self.size.bytes();
-        let mut bytes = Vec::with_capacity(usize::try_from(expected).unwrap_or_default());
-        // One byte more than there may be, so that a longer file is noticed.
-        reader.take(expected + 1).read_to_end(&mut bytes).map_err(|error| undecodable(name, &error))?;
-        let found = bytes.len() as u64;
-        if found != expected {
-            let more = if found > expected { "more than " } else { "" };
-            let problem = format_args!("it has {more}{} bytes instead of {expected}", found.min(expected));
-            return Err(bad_segment(name, problem));
+        let mut buffer = vec![0; CHUNK];
+        let mut length = 0;
+        loop {
+            let count = read_full(from, &mut buffer).map_err(|error| undecodable(name, &error))?;
+            if length == 0 {
+                self.check_begin(name, &buffer[..count])?;
+            }
+            length += count as u64;
+            if count == 0 || length > expected {
+                break;
+            }
+            file.write_all(&buffer[..count])?;
         }
-        let header = LongHeader::check_segment(name, &bytes)?;
-        if header.system_id != self.system {
-            let problem = format_args!(
-                "it belongs to the cluster {}, and {} is restored",
-                header.system_id, self.system
-            );
-            return Err(bad_segment(name, problem));
+        if length == expected {
+            return Ok(());
         }
-        Ok(bytes)
+        let more = if length > expected { "more than " } else { "" };
+        let problem = format_args!("it has {more}{} bytes instead of {expected}", length.min(expected));
+        Err(bad_segment(name, problem).into())
+    }
+
+    fn check_begin(&self, name: &str, begin: &[u8]) -> Result<(), StepError> {
+        let header = LongHeader::check_begin(name, begin, self.size.bytes())?;
+        if header.system_id == self.system {
+            return Ok(());
+        }
+        let problem =
+            format_args!("it belongs to the cluster {}, and {} is restored", header.system_id, self.system);
+        Err(bad_segment(name, problem))
     }
 
     /// Parses the name of a segment.
     pub(super) fn segment_of(&self, name: &str) -> Option<Segment> {
         Segment::parse(name, self.size).ok()
     }
+}
+
+/// Why a segment is not in the queue.
+enum Filling {
+    Bad(StepError),
+    Unwritable(io::Error),
+}
+
+impl From<StepError> for Filling {
+    fn from(error: StepError) -> Self {
+        Self::Bad(error)
+    }
+}
+
+impl From<io::Error> for Filling {
+    fn from(error: io::Error) -> Self {
+        Self::Unwritable(error)
+    }
+}
+
+/// Reads until the buffer is full or the stream ends.
+fn read_full(from: &mut impl Read, buffer: &mut [u8]) -> io::Result<usize> {
+    let mut filled = 0;
+    while filled < buffer.len() {
+        match from.read(&mut buffer[filled..]) {
+            Ok(0) => break,
+            Ok(count) => filled += count,
+            Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
+            Err(error) => return Err(error),
+        }
+    }
+    Ok(filled)
+}
+
+/// Room that is missing may be made while the recovery is tried again.
+fn unwritable(name: &str, error: &io::Error) -> StepError {
+    StepError::transient(codes::LB1207, format!("{name} cannot be put beside the data directory: {error}"))
+        .help("make room (`df -h`) on the disk of the data directory, then try again")
 }
 
 fn read_small(name: &str, reader: impl Read) -> Result<Vec<u8>, StepError> {

@@ -88,11 +88,16 @@ impl LongHeader {
 
     /// Checks a whole segment against its name, and returns its header.
     pub fn check_segment(name: &str, bytes: &[u8]) -> Result<Self, StepError> {
-        let header = Self::read(bytes).map_err(|problem| bad_segment(name, problem))?;
+        Self::check_begin(name, bytes, bytes.len() as u64)
+    }
+
+    /// Checks a segment of `length` bytes by how it begins.
+    pub fn check_begin(name: &str, begin: &[u8], length: u64) -> Result<Self, StepError> {
+        let header = Self::read(begin).map_err(|problem| bad_segment(name, problem))?;
         let size = SegmentSize::try_from(u64::from(header.segment_size))
             .map_err(|problem| bad_segment(name, format_args!("its header is damaged: {problem}")))?;
-        if bytes.len() as u64 != size.bytes() {
-            let problem = format_args!("it has {} bytes, and its header says {}", bytes.len(), size.bytes());
+        if length != size.bytes() {
+            let problem = format_args!("it has {length} bytes, and its header says {}", size.bytes());
             return Err(bad_segment(name, problem));
         }
         let stem = name.strip_suffix(".partial").unwrap_or(name);

@@ -15,6 +15,7 @@ mod names;
 mod prefetch;
 mod protocol;
 mod put;
+mod queue;
 mod server;
 
 #[cfg(test)]
@@ -25,8 +26,9 @@ pub use client::get_main;
 pub use header::{LongHeader, SystemId};
 pub use history::{History, Switch};
 pub use names::{InvalidLsn, Lsn, Segment, SegmentSize, WalName};
+pub(super) use prefetch::{MOST_AHEAD, READ_AHEAD};
 pub use put::{Compression, PutConfig, put_main};
-pub use server::{Answered, Origin, Request, WalServer, WalSource};
+pub use server::{Answered, Origin, Request, Served, WalServer, WalSource};
 
 /// How a command that Postgres started must end.
 #[derive(Clone, Debug, PartialEq, Eq)]

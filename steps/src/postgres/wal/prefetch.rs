@@ -6,15 +6,19 @@ use std::thread::JoinHandle;
 
 use lifeboat_engine::step::StepError;
 
-use super::fetch::Fetcher;
+use super::archive::Continuity;
+use super::fetch::{Fetcher, Found};
 use super::names::Segment;
+use super::queue::Kept;
 
-/// Memory that segments read ahead may take.
-const MEMORY: u64 = 64 << 20;
+/// Room on the disk that segments read ahead may take.
+pub(in super::super) const READ_AHEAD: u64 = 256 << 20;
+/// However small segments are.
+pub(in super::super) const MOST_AHEAD: u64 = 32;
 /// One thread decompresses while another waits for the store.
 const THREADS: usize = 2;
 
-/// A window of verified segments after the last one that was asked for.
+/// A window of verified segments after the last one that was asked for, as files.
 ///
 /// Only successes are kept: an absence or a fault is found again when the segment is asked for. A request outside
 /// the window empties it, so that nothing is served across a change of timeline.
@@ -27,6 +31,8 @@ pub(super) struct Prefetch {
 #[derive(Debug)]
 struct Shared {
     fetcher: Fetcher,
+    /// What is known to be in the archive; beyond it nothing is looked for in advance.
+    proven: Option<Continuity>,
     window: u64,
     state: Mutex<State>,
     changed: Condvar,
@@ -42,7 +48,7 @@ struct State {
 enum Slot {
     Wanted,
     Loading,
-    Ready(Vec<u8>),
+    Ready(Kept),
 }
 
 /// Where a segment came from.
@@ -55,9 +61,18 @@ pub enum Origin {
 }
 
 impl Prefetch {
-    pub(super) fn start(fetcher: Fetcher) -> std::io::Result<Self> {
-        let window = (MEMORY / fetcher.size.bytes()).min(32);
-        let shared = Arc::new(Shared { fetcher, window, state: Mutex::default(), changed: Condvar::new() });
+    /// Begins with the segment that will be asked for first, if it is known.
+    pub(super) fn start(
+        fetcher: Fetcher,
+        proven: Option<Continuity>,
+        first: Option<Segment>,
+    ) -> std::io::Result<Self> {
+        let window = (READ_AHEAD / fetcher.size.bytes()).min(MOST_AHEAD);
+        let (state, changed) = (Mutex::default(), Condvar::new());
+        let shared = Arc::new(Shared { fetcher, proven, window, state, changed });
+        if let Some(first) = first {
+            shared.want(first);
+        }
         let mut prefetch = Self { shared, threads: Vec::new() };
         for _ in 0..if window == 0 { 0 } else { THREADS } {
             let shared = Arc::clone(&prefetch.shared);
@@ -68,16 +83,29 @@ impl Prefetch {
     }
 
     /// Returns a segment, and begins to read those after it. `None` means proven absent.
-    pub(super) fn take(&self, segment: Segment) -> Result<(Option<Vec<u8>>, Origin), StepError> {
-        if let Some(bytes) = self.shared.claim(segment) {
-            self.shared.want_after(segment);
-            return Ok((Some(bytes), Origin::Queue));
+    pub(super) fn take(&self, segment: Segment) -> Result<(Option<Found>, Origin), StepError> {
+        let after = Segment { number: segment.number + 1, ..segment };
+        if let Some(kept) = self.shared.claim(segment) {
+            self.shared.want(after);
+            if kept.is_intact() {
+                return Ok((Some(Found::Segment(kept)), Origin::Queue));
+            }
+            let name = segment.name(self.shared.fetcher.size);
+            tracing::warn!("{name} was changed after it was read ahead; it is read again");
         }
         let found = self.shared.fetcher.fetch(&segment.name(self.shared.fetcher.size))?;
         if found.is_some() {
-            self.shared.want_after(segment);
+            self.shared.want(after);
         }
         Ok((found, Origin::Direct))
+    }
+}
+
+#[cfg(test)]
+impl Prefetch {
+    /// Returns how many segments wait, verified.
+    pub(super) fn ready(&self) -> usize {
+        self.shared.lock().slots.values().filter(|slot| matches!(slot, Slot::Ready(_))).count()
     }
 }
 
@@ -98,13 +126,13 @@ impl Shared {
     }
 
     /// Takes a segment out of the window, waiting for one that is being read.
-    fn claim(&self, segment: Segment) -> Option<Vec<u8>> {
+    fn claim(&self, segment: Segment) -> Option<Kept> {
         let mut state = self.lock();
         while matches!(state.slots.get(&segment), Some(Slot::Loading)) {
             state = self.changed.wait(state).unwrap_or_else(PoisonError::into_inner);
         }
         match state.slots.remove(&segment) {
-            Some(Slot::Ready(bytes)) => Some(bytes),
+            Some(Slot::Ready(kept)) => Some(kept),
             Some(Slot::Wanted | Slot::Loading) => None,
             None => {
                 state.slots.clear();
@@ -113,13 +141,16 @@ impl Shared {
         }
     }
 
-    /// Moves the window to the segments after this one.
-    fn want_after(&self, segment: Segment) {
+    /// Moves the window to where this segment is its first one.
+    fn want(&self, first: Segment) {
         let mut state = self.lock();
-        let wanted = segment.number + 1..=segment.number + self.window;
-        state.slots.retain(|slot, _| slot.timeline == segment.timeline && wanted.contains(&slot.number));
+        let wanted = first.number..first.number + self.window;
+        state.slots.retain(|slot, _| slot.timeline == first.timeline && wanted.contains(&slot.number));
         for number in wanted {
-            state.slots.entry(Segment { number, ..segment }).or_insert(Slot::Wanted);
+            let segment = Segment { number, ..first };
+            if self.proven.as_ref().is_none_or(|proven| proven.contains(segment)) {
+                state.slots.entry(segment).or_insert(Slot::Wanted);
+            }
         }
         drop(state);
         self.changed.notify_all();
@@ -132,8 +163,8 @@ impl Shared {
             // The window may have moved on in the meantime.
             if matches!(state.slots.get(&segment), Some(Slot::Loading)) {
                 match found {
-                    Ok(Some(bytes)) => drop(state.slots.insert(segment, Slot::Ready(bytes))),
-                    Ok(None) | Err(_) => drop(state.slots.remove(&segment)),
+                    Ok(Some(Found::Segment(kept))) => drop(state.slots.insert(segment, Slot::Ready(kept))),
+                    Ok(Some(Found::Small(_)) | None) | Err(_) => drop(state.slots.remove(&segment)),
                 }
             }
             drop(state);

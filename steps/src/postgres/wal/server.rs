@@ -12,15 +12,17 @@ use lifeboat_engine::model::outcome::FailureKind;
 use lifeboat_engine::step::StepError;
 
 use super::archive::Continuity;
-use super::fetch::Fetcher;
+use super::fetch::{Fetcher, Found};
 use super::header::SystemId;
-use super::names::SegmentSize;
+use super::names::{Segment, SegmentSize};
 pub use super::prefetch::Origin;
 use super::prefetch::Prefetch;
-use super::protocol::{read_request, write_absent, write_delivered, write_failed};
+use super::protocol::{read_request, read_taken, write_absent, write_delivered, write_failed, write_file};
 use super::put::line;
+use super::queue::Queue;
+use crate::postgres::backup::is_unmarked;
 use crate::postgres::codes;
-use crate::store::{BackupKind, MARKER, Store};
+use crate::store::{BackupKind, Key, MARKER, Store};
 
 /// What a recovery is given WAL from.
 #[derive(Clone, Debug)]
@@ -33,10 +35,30 @@ pub struct WalSource {
     pub backup: String,
     /// What was proven to be in the archive. A file of it that is absent is a fault, not the end of the log.
     pub proven: Option<Continuity>,
-    /// The socket to make: in a directory that the server's user can enter, in a path of at most 107 bytes.
+    /// The segment that will be asked for first, if that is known.
+    pub first: Option<Segment>,
+    /// The socket to make, and a directory `wal` beside it: in a directory that the server's user can enter, in a path
+    /// of at most 107 bytes.
     pub socket: PathBuf,
     /// User and group id of the server, if this process is another user: it is given the socket.
     pub owner: Option<(u32, u32)>,
+}
+
+impl WalSource {
+    /// Returns an object of the backup, known to exist: its marker, or of what another tool made, any.
+    fn witness(&self) -> Result<Key, StepError> {
+        if !is_unmarked(&self.backup) {
+            return BackupKind::PostgresBase.backup(&self.backup)?.join(MARKER);
+        }
+        let objects = self.store.list(&Key::new(&self.backup)?)?;
+        objects.into_iter().next().map(|object| object.key).ok_or_else(|| {
+            StepError::permanent(
+                codes::LB1206,
+                format!("the backup `{}` is not in {} any more", self.backup, self.store),
+            )
+            .help("bring it back, or restore from another one")
+        })
+    }
 }
 
 /// One request of the server for a file.
@@ -58,6 +80,15 @@ pub enum Answered {
     Absent,
     /// Why the server was told that something is wrong.
     Failed(String),
+}
+
+/// What a helper has done so far.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Served {
+    pub requests: usize,
+    pub delivered: usize,
+    /// Delivered bytes, uncompressed.
+    pub bytes: u64,
 }
 
 /// Serves WAL to a recovery from within the Lifeboat process, which holds the store. Ends with the value.
@@ -89,19 +120,22 @@ const TAKE_PATIENCE: Duration = Duration::from_mins(2);
 impl WalServer {
     /// Starts to listen. A socket that an earlier process left at that place is replaced.
     pub fn start(source: WalSource) -> Result<Self, StepError> {
-        let witness = BackupKind::PostgresBase.backup(&source.backup)?.join(MARKER)?;
+        let witness = source.witness()?;
         // Otherwise every absence would turn out to be a fault, one by one.
         source.store.read(&witness)?;
         let failed = |error: io::Error| cannot_start(&source.socket, &error);
         let listener = listen(&source).map_err(failed)?;
+        let queue = Queue::make(&source.socket.with_file_name("wal"), source.owner).map_err(failed)?;
         let fetcher = Fetcher {
             store: source.store.clone(),
             system: source.system_id,
             size: source.segment_size,
             witness,
+            queue: Arc::new(queue),
         };
+        let (proven, first) = (source.proven.clone(), source.first);
         let inner = Arc::new(Inner {
-            prefetch: Prefetch::start(fetcher.clone()).map_err(failed)?,
+            prefetch: Prefetch::start(fetcher.clone(), proven, first).map_err(failed)?,
             fetcher,
             proven: source.proven.clone(),
             socket: source.socket.clone(),
@@ -122,6 +156,21 @@ impl WalServer {
     /// Returns the value for `restore_command`, with the client at `exe`.
     pub fn restore_command(&self, exe: &Path) -> String {
         format!("{} wal get --socket {} %f %p", quoted(exe), quoted(&self.inner.socket))
+    }
+
+    /// Returns how many segments wait, verified.
+    #[cfg(test)]
+    pub(super) fn read_ahead(&self) -> usize {
+        self.inner.prefetch.ready()
+    }
+
+    /// Returns how much was asked for and delivered so far.
+    pub fn served(&self) -> Served {
+        self.inner.journal().iter().fold(Served::default(), |served, request| Served {
+            requests: served.requests + 1,
+            delivered: served.delivered + usize::from(matches!(request.answer, Answered::Delivered(_))),
+            bytes: served.bytes + request.bytes,
+        })
     }
 
     /// Returns every request so far, in the order in which they were answered.
@@ -179,8 +228,8 @@ impl Inner {
             self.journal().push(Request { name: name.clone(), answer, bytes, took: begun.elapsed(), at });
         };
         match found {
-            Ok((Some(bytes), origin)) => match write_delivered(&mut stream, &bytes) {
-                Ok(()) => record(Answered::Delivered(origin), bytes.len() as u64),
+            Ok((Some(found), origin)) => match deliver(&mut stream, &found) {
+                Ok(bytes) => record(Answered::Delivered(origin), bytes),
                 Err(error) => record(Answered::Failed(format!("the client went away: {error}")), 0),
             },
             Ok((None, _)) => {
@@ -196,7 +245,7 @@ impl Inner {
     }
 
     /// Finds a file, trying again after faults that may pass. `None` means proven absent.
-    fn find(&self, name: &str) -> Result<(Option<Vec<u8>>, Origin), StepError> {
+    fn find(&self, name: &str) -> Result<(Option<Found>, Origin), StepError> {
         let mut pauses = PAUSES.iter();
         loop {
             let found = match self.fetcher.segment_of(name) {
@@ -217,6 +266,19 @@ impl Inner {
     fn must_be_there(&self, name: &str) -> bool {
         let segment = self.fetcher.segment_of(name);
         segment.is_some_and(|segment| self.proven.as_ref().is_some_and(|proven| proven.contains(segment)))
+    }
+}
+
+/// Hands a file over and returns its size. A segment counts as delivered when the client has taken it.
+fn deliver(stream: &mut UnixStream, found: &Found) -> io::Result<u64> {
+    match found {
+        Found::Segment(kept) => {
+            write_file(stream, &kept.path())?;
+            stream.set_read_timeout(Some(TAKE_PATIENCE))?;
+            read_taken(stream)?;
+            Ok(kept.size())
+        }
+        Found::Small(bytes) => write_delivered(stream, bytes).map(|()| bytes.len() as u64),
     }
 }
 

@@ -96,6 +96,7 @@ impl Bench {
             proven: None,
             socket: self.path("s"),
             owner: None,
+            first: None,
         }
     }
 
@@ -442,4 +443,131 @@ fn systems_are_listed_by_number() {
     bench.must_put(NAMES[0]);
     bench.store.put(&Key::new("wal/notes/x").expect("a key"), b"").expect("writes");
     assert_eq!(systems(&bench.store).expect("lists"), [SYSTEM]);
+}
+
+/// The files that were read ahead, by name.
+fn read_ahead(bench: &Bench) -> Vec<std::path::PathBuf> {
+    let entries = std::fs::read_dir(bench.path("wal")).into_iter().flatten().flatten();
+    let mut found: Vec<_> = entries.map(|entry| entry.path()).collect();
+    found.sort();
+    found
+}
+
+fn until_read_ahead(server: &WalServer, count: usize) {
+    let deadline = std::time::Instant::now() + std::time::Duration::from_secs(20);
+    while server.read_ahead() < count {
+        assert!(std::time::Instant::now() < deadline, "{} of {count}", server.read_ahead());
+        std::thread::sleep(std::time::Duration::from_millis(5));
+    }
+}
+
+fn start_with(bench: &Bench, first: &str) -> WalServer {
+    let first = Segment::parse(first, size()).expect("a name");
+    WalServer::start(WalSource { first: Some(first), ..bench.source() }).expect("starts")
+}
+
+fn origins(requests: &[Request]) -> Vec<Origin> {
+    let origin = |request: &Request| match &request.answer {
+        Answered::Delivered(origin) => *origin,
+        other => panic!("{}: {other:?}", request.name),
+    };
+    requests.iter().map(origin).collect()
+}
+
+#[test]
+fn segments_are_read_ahead_and_handed_over_without_a_copy() {
+    use std::os::unix::fs::MetadataExt;
+    let bench = Bench::new();
+    for name in NAMES {
+        bench.must_put(name);
+    }
+    let server = start_with(&bench, NAMES[0]);
+    until_read_ahead(&server, NAMES.len());
+    for name in NAMES {
+        let ahead = read_ahead(&bench).remove(0);
+        let inode = std::fs::metadata(&ahead).expect("is there").ino();
+        assert_eq!(bench.get(&server, name), 0);
+        let delivered = bench.path("data/pg_wal/RECOVERYXLOG");
+        assert_eq!(std::fs::metadata(&delivered).expect("is there").ino(), inode, "the very file");
+        assert!(std::fs::read(&delivered).expect("reads") == segment(name, 7), "{name}");
+    }
+    assert_eq!(read_ahead(&bench), Vec::<std::path::PathBuf>::new());
+    let requests = server.shutdown();
+    assert_eq!(origins(&requests), [Origin::Queue; 4]);
+    assert!(requests.iter().all(|request| request.bytes == MIB));
+    assert!(!bench.path("wal").exists());
+}
+
+#[test]
+fn a_segment_that_rots_after_it_was_read_ahead_is_read_again() {
+    let damages: [fn(&Path); 4] = [
+        |path| drop(std::fs::OpenOptions::new().write(true).open(path).expect("opens").set_len(MIB - 1)),
+        |path| {
+            let mut bytes = std::fs::read(path).expect("reads");
+            bytes[MIB as usize / 2] ^= 1;
+            std::fs::write(path, bytes).expect("writes");
+        },
+        |path| std::fs::remove_file(path).expect("removes"),
+        |path| {
+            std::fs::remove_file(path).expect("removes");
+            std::os::unix::fs::symlink("/etc/passwd", path).expect("links");
+        },
+    ];
+    for damage in damages {
+        let bench = Bench::new();
+        bench.must_put(NAMES[0]);
+        let server = start_with(&bench, NAMES[0]);
+        until_read_ahead(&server, 1);
+        damage(&read_ahead(&bench)[0]);
+        assert_eq!(bench.get(&server, NAMES[0]), 0);
+        let delivered = std::fs::read(bench.path("data/pg_wal/RECOVERYXLOG")).expect("reads");
+        assert!(delivered == segment(NAMES[0], 7), "what the archive holds");
+        assert_eq!(origins(&server.shutdown()), [Origin::Direct]);
+    }
+}
+
+#[test]
+fn nothing_is_served_across_a_change_of_timeline() {
+    let bench = Bench::new();
+    for name in NAMES {
+        bench.must_put(name);
+    }
+    let other = NAMES[1].replacen("00000001", "00000002", 1);
+    bench.must_put(&other);
+    let server = start_with(&bench, NAMES[0]);
+    until_read_ahead(&server, NAMES.len());
+    assert_eq!((bench.get(&server, NAMES[0]), bench.get(&server, &other)), (0, 0));
+    let delivered = std::fs::read(bench.path("data/pg_wal/RECOVERYXLOG")).expect("reads");
+    assert!(delivered == segment(&other, 7), "of the new timeline");
+    assert!(read_ahead(&bench).iter().all(|path| !path.to_string_lossy().contains("/00000001")));
+    assert_eq!(origins(&server.shutdown()), [Origin::Queue, Origin::Direct]);
+}
+
+#[test]
+fn no_more_is_read_ahead_than_there_is_room_for() {
+    const MOST: usize = 32;
+    let bench = Bench::new();
+    let name = |number| Segment { timeline: 1, number }.name(size());
+    for number in 3..43 {
+        bench.must_put(&name(number));
+    }
+    let server = start_with(&bench, &name(3));
+    until_read_ahead(&server, MOST);
+    for number in 3..43 {
+        assert!(read_ahead(&bench).len() <= MOST, "{}", read_ahead(&bench).len());
+        assert_eq!(bench.get(&server, &name(number)), 0);
+    }
+    assert_eq!(server.shutdown().len(), 40);
+}
+
+#[test]
+fn what_an_earlier_recovery_left_is_never_served() {
+    let bench = Bench::new();
+    bench.must_put(NAMES[0]);
+    std::fs::create_dir(bench.path("wal")).expect("makes");
+    std::fs::write(bench.path("wal").join(format!("{}.0", NAMES[0])), segment(NAMES[0], 9)).expect("writes");
+    let server = start_with(&bench, NAMES[0]);
+    assert_eq!(bench.get(&server, NAMES[0]), 0);
+    let delivered = std::fs::read(bench.path("data/pg_wal/RECOVERYXLOG")).expect("reads");
+    assert!(delivered == segment(NAMES[0], 7));
 }

@@ -1,5 +1,5 @@
 use std::path::{Path, PathBuf};
-use std::sync::Arc;
+use std::sync::{Arc, OnceLock};
 use std::time::Duration;
 
 use aws_sdk_s3::Client;
@@ -9,6 +9,7 @@ use aws_sdk_s3::config::{
     BehaviorVersion, Credentials, Region, RequestChecksumCalculation, ResponseChecksumValidation,
     StalledStreamProtectionConfig,
 };
+use aws_sdk_s3::types::ServerSideEncryption;
 use lifeboat_engine::step::StepError;
 use secrecy::ExposeSecret;
 
@@ -31,6 +32,10 @@ struct Inner {
     prefix: String,
     endpoint: Option<String>,
     scratch: PathBuf,
+    encryption: Option<ServerSideEncryption>,
+    kms_key: Option<String>,
+    /// Whether the server decides whether a name is free, once that is known.
+    decides: OnceLock<bool>,
 }
 
 /// Where a backup is put together: large, and not emptied by a restart.
@@ -55,7 +60,16 @@ impl Bucket {
         let resource = address.resource.clone();
         let client = wait(client(resource.region, resource.endpoint.clone(), address.keys.clone()))?;
         let scratch = resource.scratch.unwrap_or_else(|| PathBuf::from(SCRATCH));
-        let inner = Inner { client, bucket, prefix, endpoint: resource.endpoint, scratch };
+        let inner = Inner {
+            client,
+            bucket,
+            prefix,
+            endpoint: resource.endpoint,
+            scratch,
+            encryption: resource.encryption.as_deref().map(ServerSideEncryption::from),
+            kms_key: resource.kms_key,
+            decides: OnceLock::new(),
+        };
         let opened = Self { inner: Arc::new(inner) };
         opened.check_reachable()?;
         Ok(opened)
@@ -82,6 +96,15 @@ impl Bucket {
 
     pub(in crate::store) fn scratch(&self) -> &Path {
         &self.inner.scratch
+    }
+
+    /// Returns how the environment wants objects encrypted, and with which key.
+    pub(super) fn wanted_encryption(&self) -> (Option<ServerSideEncryption>, Option<String>) {
+        (self.inner.encryption.clone(), self.inner.kms_key.clone())
+    }
+
+    pub(super) fn known_to_decide(&self) -> &OnceLock<bool> {
+        &self.inner.decides
     }
 
     /// True for S3 itself, whose promises are known.
