@@ -91,19 +91,30 @@ pub(super) fn bound(value: &Value) -> Cell {
     }
 }
 
+/// What the type of a column says about its times.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Times {
+    Day,
+    /// Of no zone that the server knows.
+    Local,
+    Utc,
+}
+
 /// Returns a row as a map from column to value.
 pub(super) fn to_json(row: &Row) -> Value {
     let columns = row.columns();
     let cells = columns.iter().enumerate().map(|(index, column)| {
-        let zone = column.column_type() == ColumnType::MYSQL_TYPE_TIMESTAMP;
-        let day = column.column_type() == ColumnType::MYSQL_TYPE_DATE;
-        (column.name_str().into_owned(), cell(row.as_ref(index), zone, day))
+        let times = match column.column_type() {
+            ColumnType::MYSQL_TYPE_TIMESTAMP => Times::Utc,
+            ColumnType::MYSQL_TYPE_DATE => Times::Day,
+            _ => Times::Local,
+        };
+        (column.name_str().into_owned(), cell(row.as_ref(index), times))
     });
     Value::Object(cells.collect::<Map<_, _>>())
 }
 
-#[expect(clippy::fn_params_excessive_bools, reason = "two facts of a column, read off its type")]
-fn cell(cell: Option<&Cell>, zone: bool, day: bool) -> Value {
+fn cell(cell: Option<&Cell>, times: Times) -> Value {
     match cell {
         None | Some(Cell::NULL) => Value::Null,
         Some(Cell::Int(number)) => Value::from(*number),
@@ -114,26 +125,25 @@ fn cell(cell: Option<&Cell>, zone: bool, day: bool) -> Value {
             Ok(text) => Value::from(text),
             Err(_) => Value::from(format!("0x{}", hex(bytes))),
         },
-        Some(Cell::Date(year, month, date, hour, minute, second, micro)) => {
-            let mut text = format!("{year:04}-{month:02}-{date:02}");
-            if !day {
-                text.push_str(&format!("T{hour:02}:{minute:02}:{second:02}"));
-                if *micro > 0 {
-                    text.push_str(&format!(".{micro:06}"));
-                }
-                if zone {
-                    text.push('Z');
-                }
-            }
-            Value::from(text)
+        Some(Cell::Date(year, month, day, hour, minute, second, micro)) => {
+            let date = format!("{year:04}-{month:02}-{day:02}");
+            let time = format!("T{hour:02}:{minute:02}:{second:02}{}", fraction(*micro));
+            Value::from(match times {
+                Times::Day => date,
+                Times::Local => format!("{date}{time}"),
+                Times::Utc => format!("{date}{time}Z"),
+            })
         }
         Some(Cell::Time(negative, days, hours, minutes, seconds, micro)) => {
             let sign = if *negative { "-" } else { "" };
             let hours = days * 24 + u32::from(*hours);
-            let fraction = if *micro > 0 { format!(".{micro:06}") } else { String::new() };
-            Value::from(format!("{sign}{hours:02}:{minutes:02}:{seconds:02}{fraction}"))
+            Value::from(format!("{sign}{hours:02}:{minutes:02}:{seconds:02}{}", fraction(*micro)))
         }
     }
+}
+
+fn fraction(micro: u32) -> String {
+    if micro > 0 { format!(".{micro:06}") } else { String::new() }
 }
 
 /// JSON has no `NaN` and no infinity; they are written as text.
@@ -159,12 +169,12 @@ mod tests {
     #[test]
     fn values_keep_what_they_are() {
         assert_eq!(
-            cell(Some(&Cell::Date(2026, 11, 21, 3, 4, 5, 60)), true, false),
+            cell(Some(&Cell::Date(2026, 11, 21, 3, 4, 5, 60)), Times::Utc),
             "2026-11-21T03:04:05.000060Z"
         );
-        assert_eq!(cell(Some(&Cell::Date(2026, 11, 21, 0, 0, 0, 0)), false, true), "2026-11-21");
-        assert_eq!(cell(Some(&Cell::Time(true, 1, 2, 3, 4, 0)), false, false), "-26:03:04");
-        assert_eq!(cell(Some(&Cell::Bytes(vec![0, 255])), false, false), "0x00ff");
+        assert_eq!(cell(Some(&Cell::Date(2026, 11, 21, 0, 0, 0, 0)), Times::Day), "2026-11-21");
+        assert_eq!(cell(Some(&Cell::Time(true, 1, 2, 3, 4, 0)), Times::Local), "-26:03:04");
+        assert_eq!(cell(Some(&Cell::Bytes(vec![0, 255])), Times::Local), "0x00ff");
         assert_eq!(bound(&Value::from(1.5)), Cell::Bytes(b"1.5".to_vec()));
     }
 }

@@ -28,7 +28,9 @@ pub(super) struct Transaction {
     pub(super) gtid: Gtid,
     /// Where it begins.
     pub(super) offset: u64,
-    /// When it was written, in seconds since 1970: the newest time of its events, what a statement took included.
+    /// When it was committed, in seconds since 1970: the newest time of its events, which is when its last statement began.
+    ///
+    /// What a statement took is no part of it: a replica counts its delay as such, and `set timestamp` makes it nonsense.
     pub(super) time: i64,
     /// How many temporary tables it makes, less those that it drops: only the connection has them that made them.
     pub(super) temporary: i64,
@@ -226,8 +228,7 @@ fn note(log: &mut LogFile, event: &Event) -> Result<(), BadLog> {
         }
         _ => {
             if let Some(transaction) = log.transactions.last_mut() {
-                let took = if event.header.kind == QUERY { u32_of(body, 4).unwrap_or(0) } else { 0 };
-                transaction.time = transaction.time.max(i64::from(event.header.time) + i64::from(took));
+                transaction.time = transaction.time.max(i64::from(event.header.time));
                 transaction.temporary += if event.header.kind == QUERY { temporary_tables(body) } else { 0 };
             }
         }

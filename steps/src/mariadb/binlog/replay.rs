@@ -46,7 +46,7 @@ Goes on where `mariadb.restore_dump` has ended, and replays what `mariadb.ship_b
 `target_time`, or just before the transaction `before_gtid`, or to the end of what was shipped.
 
 The place to stop is computed from the events themselves and given to `mariadb-binlog` as a position, never as a time. Times \
-in the log are whole seconds: transactions of the second in which the target lies are left out, for one of them may have \
+in the log are whole seconds, of when the last statement of a transaction began: transactions of the second in which the target lies are left out, for one of them may have \
 done the damage; their number is in a warning. Replay ends before the first transaction that is not before the target, \
 although one after it may carry an earlier time: it was committed later.
 
