@@ -146,14 +146,16 @@ impl Signals {
     /// leave, with an exit code that tells how the run stands, unless something keeps it or somebody says it twice.
     async fn following(&mut self, seen: &Stopped) -> i32 {
         let number = self.next().await;
+        let before = seen.number.swap(number, Ordering::Relaxed);
         if seen.done.load(Ordering::Relaxed) {
-            tokio::select! {
-                () = tokio::time::sleep(LEAVING) => {}
-                _ = self.next() => {}
+            if before == 0 {
+                tokio::select! {
+                    () = tokio::time::sleep(LEAVING) => {}
+                    _ = self.next() => {}
+                }
             }
             std::process::exit(128 + number);
         }
-        seen.number.store(number, Ordering::Relaxed);
         number
     }
 }

@@ -102,7 +102,11 @@ impl Store {
             #[cfg(not(feature = "s3"))]
             Place::Bucket { .. } => return Err(no_s3(&address.resource.url)),
         };
-        Ok(Self { backend, flat: None })
+        Ok(Self::on(backend))
+    }
+
+    pub(super) fn on(backend: Backend) -> Self {
+        Self { backend, flat: None }
     }
 
     /// Opens a store that needs no credentials of its own by its address.

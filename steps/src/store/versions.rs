@@ -83,7 +83,7 @@ impl Versioned {
 
     /// Returns the store, for what needs no versions.
     pub(crate) fn as_store(&self) -> Store {
-        Store { backend: Backend::S3(self.bucket.clone()) }
+        Store::on(Backend::S3(self.bucket.clone()))
     }
 
     /// Copies a version to a name of another store of the same server, or to the top of its own.
