@@ -84,6 +84,10 @@ missing_packages() {
   [ -s /etc/ssl/certs/ca-certificates.crt ] || echo ca-certificates
   postgres_bin >/dev/null || echo postgresql
   command -v redis-server >/dev/null || echo redis-server
+  if [ -n "${FOR_TESTS:-}" ]; then
+    [ -x /usr/sbin/mariadbd ] || command -v mariadbd >/dev/null || echo mariadb-server
+    command -v mariadb-binlog >/dev/null || echo mariadb-client
+  fi
   [ -z "${FOR_TESTS:-}" ] || is_moto_there || python3 -c 'import venv, ensurepip' 2>/dev/null || echo python3-venv
 }
 
@@ -108,7 +112,7 @@ install_packages() {
 }
 
 # Runs as root. The packages of the servers would start them at once, and Postgres would make a cluster in
-# /var/lib/postgresql. Two files prevent that for as long as the installation takes, and are gone afterwards: the
+# /var/lib/postgresql; that of MariaDB makes its data directory in /var/lib/mysql, which no test uses. Two files prevent that for as long as the installation takes, and are gone afterwards: the
 # policy that package scripts ask before they start anything, and a setting for new clusters. A policy that is there
 # already is left as it is. What this installed is then taken out of the start of the machine.
 # shellcheck disable=SC2016
@@ -133,10 +137,10 @@ if [ ! -e "$clusters" ]; then
   made+=("$clusters")
 fi
 apt-get -qq update
-apt-get -qq -y -o Dpkg::Use-Pty=0 install --no-install-recommends "$@" >/dev/null
+apt-get -qq -y -o Dpkg::Use-Pty=0 install --no-install-recommends --no-remove "$@" >/dev/null
 if command -v systemctl >/dev/null; then
   for package in "$@"; do
-    case $package in postgresql | redis-server) systemctl --quiet disable "$package" 2>/dev/null || true ;; esac
+    case $package in postgresql | redis-server | mariadb-server) systemctl --quiet disable "$package" 2>/dev/null || true ;; esac
   done
 fi
 echo "   Installed: $*. No service was started, and none starts with the machine."

@@ -9,10 +9,13 @@ macro_rules! shipped {
 /// Each runbook's name, without `builtin/`, and its text.
 pub(crate) const FILES: &[(&str, &str)] = shipped![
     "backup-files",
+    "backup-mariadb",
     "backup-postgres",
     "backup-redis",
+    "drill-mariadb",
     "drill-postgres",
     "restore-files",
+    "restore-mariadb",
     "restore-postgres",
     "restore-redis",
 ];

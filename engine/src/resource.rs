@@ -15,6 +15,7 @@ use crate::value::Span;
 pub enum ResourceKind {
     Host,
     Postgres,
+    Mariadb,
     Redis,
     Store,
     Files,
@@ -29,6 +30,7 @@ impl fmt::Display for ResourceKind {
         f.write_str(match self {
             Self::Host => "host",
             Self::Postgres => "postgres",
+            Self::Mariadb => "mariadb",
             Self::Redis => "redis",
             Self::Store => "store",
             Self::Files => "files",
@@ -67,6 +69,7 @@ pub struct Resource {
 pub enum System {
     Host(Host),
     Postgres(Postgres),
+    Mariadb(Mariadb),
     Redis(Redis),
     Store(Store),
     Files(Files),
@@ -134,6 +137,51 @@ fn default_postgres_port() -> u16 {
 
 fn default_postgres_user() -> String {
     "postgres".to_owned()
+}
+
+/// A MariaDB server: with a data directory on this machine, or reached by socket or host only.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct Mariadb {
+    /// Where `mariadb` and `mariadb-dump` are; found on PATH and in the usual places if absent.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub bin_dir: Option<PathBuf>,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub data_dir: Option<PathBuf>,
+    /// The configuration that a server is started with by Lifeboat; that of the system if absent.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub config_file: Option<PathBuf>,
+    /// Host name or address; absent means the Unix socket.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub host: Option<String>,
+    /// The file of the Unix socket; the usual one of the system if absent.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub socket: Option<PathBuf>,
+    #[serde(default = "default_mariadb_port")]
+    pub port: u16,
+    /// The account that Lifeboat logs in as.
+    #[serde(default = "default_mariadb_user")]
+    pub user: String,
+    /// The database of connections that name none.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub database: Option<String>,
+    /// The system user that owns the server; only needed when Lifeboat runs as root.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub os_user: Option<String>,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub password: Option<SecretRef>,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub service: Option<Manager>,
+    /// A table that the running system writes the time to (`table`, `column`), for measured recovery points.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub heartbeat: Option<Heartbeat>,
+}
+
+fn default_mariadb_port() -> u16 {
+    3306
+}
+
+fn default_mariadb_user() -> String {
+    "root".to_owned()
 }
 
 /// A Redis server.
@@ -320,6 +368,7 @@ impl Resource {
         match self.system {
             System::Host(_) => ResourceKind::Host,
             System::Postgres(_) => ResourceKind::Postgres,
+            System::Mariadb(_) => ResourceKind::Mariadb,
             System::Redis(_) => ResourceKind::Redis,
             System::Store(_) => ResourceKind::Store,
             System::Files(_) => ResourceKind::Files,

@@ -87,6 +87,18 @@ impl Home {
         make_private(&self.path, user).map_err(|error| self.failed("made", &error))
     }
 
+    /// Removes the directory and all that is in it.
+    pub(crate) async fn remove(&self, ctx: &StepContext) -> Result<(), StepError> {
+        match fs::remove_dir_all(&self.path) {
+            Err(error) if error.kind() != io::ErrorKind::NotFound => {
+                return Err(self.failed("removed", &error));
+            }
+            _ => {}
+        }
+        let id = format!("home:{}", made_by(ctx.info.step.as_str()));
+        ctx.removed(&id, &format!("`{}` does not exist", self.path.display())).await
+    }
+
     /// Returns a path for a socket: in the directory, or where that is too long, in one below the temporary directory.
     pub(crate) fn socket(&self, name: &str) -> PathBuf {
         let socket = self.path.join(name);

@@ -9,6 +9,7 @@ pub mod files;
 mod home;
 pub mod http;
 mod keep;
+pub mod mariadb;
 #[cfg(feature = "s3")]
 pub mod objects;
 pub mod people;
@@ -17,6 +18,7 @@ mod probe;
 pub mod process;
 pub mod redis;
 pub mod service;
+mod sql;
 pub mod store;
 
 use lifeboat_engine::code::Code;
@@ -28,6 +30,7 @@ pub fn registry() -> Registry {
     control::register(&mut registry);
     files::register(&mut registry);
     http::register(&mut registry);
+    mariadb::register(&mut registry);
     #[cfg(feature = "s3")]
     objects::register(&mut registry);
     people::register(&mut registry);
@@ -44,6 +47,7 @@ pub fn codes() -> impl Iterator<Item = &'static Code> {
         control::codes::ALL,
         files::codes::ALL,
         http::codes::ALL,
+        mariadb::codes::ALL,
         people::codes::ALL,
         postgres::codes::ALL,
         process::codes::ALL,

@@ -23,10 +23,13 @@ fn they_are_listed_apart_and_shown() {
     let (_, shipped) = listed.split_once("come with Lifeboat").expect("a part of their own");
     for name in [
         "backup-files",
+        "backup-mariadb",
         "backup-postgres",
         "backup-redis",
+        "drill-mariadb",
         "drill-postgres",
         "restore-files",
+        "restore-mariadb",
         "restore-postgres",
         "restore-redis",
     ] {
@@ -64,7 +67,8 @@ fn those_for_servers_compile_for_a_project_that_has_them() {
     project.write(
         "environments/sandbox.yaml",
         "environment: sandbox\nresources:\n  db: { kind: postgres, data_dir: ../pg, port: 15439 }\n  \
-         cache: { kind: redis, url: 'redis://127.0.0.1:16399', data_dir: ../redis }\n  backups: { kind: store, url: 'dir://../store' }\n",
+         cache: { kind: redis, url: 'redis://127.0.0.1:16399', data_dir: ../redis }\n  \
+         maria: { kind: mariadb, socket: ../maria.sock }\n  backups: { kind: store, url: 'dir://../store' }\n",
     );
     for (name, step) in [
         ("backup-postgres", "postgres.base_backup"),
@@ -72,10 +76,17 @@ fn those_for_servers_compile_for_a_project_that_has_them() {
         ("drill-postgres", "postgres.recover"),
         ("backup-redis", "redis.snapshot"),
         ("restore-redis", "redis.restore"),
+        ("backup-mariadb", "mariadb.ship_binlogs"),
+        ("restore-mariadb", "mariadb.replay_binlog"),
+        ("drill-mariadb", "mariadb.clone"),
     ] {
-        let ran = project
-            .run(&["plan", &format!("builtin/{name}"), "--incident-at", "2026-11-21T03:12:00Z"])
-            .expect(0);
+        let mut words = vec!["plan".to_owned(), format!("builtin/{name}")];
+        words.extend(["--incident-at", "2026-11-21T03:12:00Z"].map(ToOwned::to_owned));
+        if name.ends_with("e-mariadb") || name == "backup-mariadb" {
+            words.extend(["-i", "server=maria"].map(ToOwned::to_owned));
+        }
+        let words: Vec<&str> = words.iter().map(String::as_str).collect();
+        let ran = project.run(&words).expect(0);
         assert!(ran.stdout.contains(step), "{name}: {}", ran.stdout);
     }
     let ran = project

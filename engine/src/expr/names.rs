@@ -43,6 +43,17 @@ pub fn public_attributes(resource: &Resource) -> Map<String, Value> {
             put("bin_dir", json!(postgres.bin_dir));
             put("os_user", json!(postgres.os_user));
         }
+        System::Mariadb(mariadb) => {
+            put("host", json!(mariadb.host));
+            put("socket", json!(mariadb.socket));
+            put("port", json!(mariadb.port));
+            put("database", json!(mariadb.database));
+            put("user", json!(mariadb.user));
+            put("data_dir", json!(mariadb.data_dir));
+            put("config_file", json!(mariadb.config_file));
+            put("bin_dir", json!(mariadb.bin_dir));
+            put("os_user", json!(mariadb.os_user));
+        }
         System::Redis(redis) => {
             let (host, port) = host_and_port(&redis.url, 6379);
             put("host", json!(host));

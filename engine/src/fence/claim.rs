@@ -3,7 +3,7 @@ use std::path::{Path, PathBuf};
 use serde::{Deserialize, Serialize};
 
 use crate::expr::names::host_and_port;
-use crate::resource::{Manager, Postgres, Redis, Resource, Store, System};
+use crate::resource::{Manager, Mariadb, Postgres, Redis, Resource, Store, System};
 
 /// A place that a system claims, as it is written in an environment.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -49,6 +49,7 @@ pub enum Origin {
 pub fn claims(resource: &Resource, origin: Origin) -> Vec<Claim> {
     match &resource.system {
         System::Postgres(postgres) => of_postgres(postgres, origin),
+        System::Mariadb(mariadb) => of_mariadb(mariadb, origin),
         System::Redis(redis) => of_redis(redis),
         System::Store(store) => vec![of_store(store)],
         System::Files(files) => path(Some(&files.path)),
@@ -72,6 +73,19 @@ fn of_postgres(postgres: &Postgres, origin: Origin) -> Vec<Claim> {
         (None, Origin::Run) => None,
     };
     all.extend(host.map(|host| Claim::Address { host, port: postgres.port }));
+    all
+}
+
+fn of_mariadb(mariadb: &Mariadb, origin: Origin) -> Vec<Claim> {
+    let mut all = path(mariadb.data_dir.as_deref());
+    all.extend(path(mariadb.socket.as_deref()));
+    // As with Postgres, the socket of a server that an environment names stands for its port, too.
+    let host = match (&mariadb.host, origin) {
+        (Some(host), _) => Some(host.clone()),
+        (None, Origin::Environment) => Some("localhost".to_owned()),
+        (None, Origin::Run) => None,
+    };
+    all.extend(host.map(|host| Claim::Address { host, port: mariadb.port }));
     all
 }
 

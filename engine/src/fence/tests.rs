@@ -101,6 +101,25 @@ fn default_ports_and_trailing_slashes_mean_nothing() {
 }
 
 #[test]
+fn a_mariadb_is_known_by_its_socket_its_port_and_its_directory() {
+    let mariadb = |written: Value| {
+        let mut all = json!({ "kind": "mariadb" });
+        all.as_object_mut().unwrap().extend(written.as_object().unwrap().clone());
+        all
+    };
+    let by_socket = mariadb(json!({ "socket": "/run/one/m.sock" }));
+    // Nobody can tell from outside whose socket it is, so the usual port counts.
+    assert!(found(by_socket.clone(), mariadb(json!({ "host": "127.0.0.1" }))).is_some());
+    let other = |port: u16| mariadb(json!({ "socket": "/run/other/m.sock", "port": port }));
+    assert_eq!(found(by_socket.clone(), other(3307)), None);
+    assert!(
+        found(by_socket.clone(), mariadb(json!({ "socket": "/run/one/m.sock", "port": 3308 }))).is_some()
+    );
+    let dir = |port: u16| mariadb(json!({ "data_dir": "/srv/mysql", "port": port }));
+    assert!(found(dir(3309), dir(3310)).is_some());
+}
+
+#[test]
 fn a_store_inside_another_one_is_not_apart() {
     let dir = tempfile::tempdir().unwrap();
     let at = |name: &str| store(&format!("dir://{}/{name}", dir.path().display()), None);

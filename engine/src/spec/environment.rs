@@ -87,6 +87,7 @@ impl EnvironmentSpec {
         for (name, spec) in &self.resources {
             let secrets: &[(&str, Option<&SecretRef>)] = match &spec.resource.system {
                 System::Postgres(postgres) => &[("password", postgres.password.as_ref())],
+                System::Mariadb(mariadb) => &[("password", mariadb.password.as_ref())],
                 System::Redis(redis) => &[("password", redis.password.as_ref())],
                 System::Store(store) => &[
                     ("access_key", store.access_key.as_ref()),
@@ -311,7 +312,7 @@ fn check_shape(reader: &mut Reader<'_>, kind: &str, node: &Node) {
                 check_gate(reader, gate);
             }
         }
-        "postgres" | "redis" => {
+        "postgres" | "mariadb" | "redis" => {
             if let Some(service) = node.get("service") {
                 check_manager(reader, service, false);
             }
@@ -320,12 +321,13 @@ fn check_shape(reader: &mut Reader<'_>, kind: &str, node: &Node) {
         "store" => check_store(reader, node),
         _ => {}
     }
-    if kind == "postgres"
+    let what = if kind == "mariadb" { "MariaDB" } else { "Postgres" };
+    if matches!(kind, "postgres" | "mariadb")
         && let (Some(host), Some(data_dir)) = (node.get("host"), node.entry("data_dir"))
         && host.text().is_some_and(|host| !is_this_machine(host))
     {
         reader.push(
-            Diagnostic::error(codes::LB0210, "a Postgres on another host has no `data_dir` here")
+            Diagnostic::error(codes::LB0210, format!("a {what} on another host has no `data_dir` here"))
                 .at(reader.source, data_dir.key.span.clone())
                 .also(host.span.clone(), "another host")
                 .help(

@@ -330,9 +330,15 @@ impl<'a> Reader<'a> {
             return Some(Value::Object(map));
         }
         let kinds = match node.get("database") {
-            Some(_) => vec![ResourceKind::Postgres, ResourceKind::Redis],
+            Some(_) => vec![ResourceKind::Postgres, ResourceKind::Mariadb, ResourceKind::Redis],
             None => {
-                vec![ResourceKind::Postgres, ResourceKind::Redis, ResourceKind::Http, ResourceKind::Files]
+                vec![
+                    ResourceKind::Postgres,
+                    ResourceKind::Mariadb,
+                    ResourceKind::Redis,
+                    ResourceKind::Http,
+                    ResourceKind::Files,
+                ]
             }
         };
         let fields = [

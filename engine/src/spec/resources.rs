@@ -5,13 +5,14 @@ use crate::value::{Field, Type};
 
 /// The words that `kind:` takes.
 pub const RESOURCE_KINDS: &[&str] =
-    &["host", "postgres", "redis", "store", "files", "service", "http", "slack", "webhook"];
+    &["host", "postgres", "mariadb", "redis", "store", "files", "service", "http", "slack", "webhook"];
 
 /// Returns the keys of a kind of resource, `kind`, `access` and `optional` included. Empty for an unknown kind.
 pub fn resource_fields(kind: &str) -> Vec<Field> {
     let own = match kind {
         "host" => host(),
         "postgres" => postgres(),
+        "mariadb" => mariadb(),
         "redis" => redis(),
         "store" => store(),
         "files" => files(),
@@ -57,15 +58,33 @@ fn postgres() -> Vec<Field> {
         Field::optional("os_user", Type::String, "the system user that owns the server"),
         Field::optional("password", Type::Secret, "the role's password"),
         Field::optional("service", Type::Object(manager_fields()), "who starts it for use"),
-        Field::optional(
-            "heartbeat",
-            Type::Object(vec![
-                Field::required("database", Type::String, "the database it is in"),
-                Field::required("table", Type::String, "the table"),
-                Field::required("column", Type::String, "the column with the time"),
-            ]),
-            "a table that the running system writes the time to",
-        ),
+        heartbeat(),
+    ]
+}
+
+fn heartbeat() -> Field {
+    let place = vec![
+        Field::required("database", Type::String, "the database it is in"),
+        Field::required("table", Type::String, "the table"),
+        Field::required("column", Type::String, "the column with the time"),
+    ];
+    Field::optional("heartbeat", Type::Object(place), "a table that the running system writes the time to")
+}
+
+fn mariadb() -> Vec<Field> {
+    vec![
+        Field::optional("bin_dir", Type::Path, "where `mariadb` and its programs are; found if absent"),
+        Field::optional("data_dir", Type::Path, "the data directory, on this machine"),
+        Field::optional("config_file", Type::Path, "the configuration that the server is started with"),
+        Field::optional("host", Type::String, "name or address; absent means the Unix socket"),
+        Field::optional("socket", Type::Path, "the file of the Unix socket; the usual one if absent"),
+        Field::optional("port", Type::Integer, "the port, 3306 if absent"),
+        Field::optional("user", Type::String, "the account to log in as, `root` if absent"),
+        Field::optional("database", Type::String, "the database of connections that name none"),
+        Field::optional("os_user", Type::String, "the system user that owns the server"),
+        Field::optional("password", Type::Secret, "the account's password"),
+        Field::optional("service", Type::Object(manager_fields()), "who starts it for use"),
+        heartbeat(),
     ]
 }
 

@@ -41,11 +41,9 @@ fn owner_of_data(postgres: &Postgres) -> Result<String, StepError> {
 
 /// Returns the name of a user of this machine by its number.
 pub(super) fn name_of(uid: u32) -> Result<String, StepError> {
-    let passwd = std::process::Command::new("getent").args(["passwd", "--", &uid.to_string()]).output();
-    let line = passwd.map(|output| String::from_utf8_lossy(&output.stdout).into_owned()).unwrap_or_default();
-    match line.split(':').next() {
-        Some(name) if !name.is_empty() => Ok(name.to_owned()),
-        _ => Err(StepError::permanent(
+    match OsUser::by_uid(uid) {
+        Some(user) => Ok(user.name),
+        None => Err(StepError::permanent(
             codes::LB1248,
             format!("this machine has no name for the user id {uid}"),
         )

@@ -2,13 +2,11 @@
 
 use std::path::Path;
 
-use lifeboat_engine::model::event::Done;
 use lifeboat_engine::resource::{Postgres, System};
 use lifeboat_engine::step::{StepContext, StepError};
 
-use serde_json::Value;
-
 use super::codes;
+pub(super) use crate::sql::done;
 
 /// Returns a resource as a Postgres cluster.
 pub fn cluster<'a>(ctx: &'a StepContext, name: &str) -> Result<&'a Postgres, StepError> {
@@ -29,10 +27,4 @@ pub fn data_dir<'a>(ctx: &'a StepContext, name: &str) -> Result<(&'a Postgres, &
         )
         .help("set `data_dir` (and `os_user`) on the resource, or run Lifeboat where the server is")),
     }
-}
-
-/// Begins the results of a step with its outputs, which must be a map.
-pub(super) fn done(outputs: Value) -> Done {
-    let Value::Object(outputs) = outputs else { unreachable!("outputs are written as a map") };
-    Done { outputs, ..Done::default() }
 }

@@ -1,17 +1,17 @@
 //! `postgres.query`: a reading statement and what must hold of its rows.
 
 use async_trait::async_trait;
-use lifeboat_engine::expr;
 use lifeboat_engine::model::event::Done;
 use lifeboat_engine::resource::ResourceKind;
 use lifeboat_engine::step::{Effect, KindSpec, StepContext, StepError, StepKind};
 use lifeboat_engine::value::{Field, Span, Type};
 use serde::Deserialize;
-use serde_json::{Map, Value, json};
+use serde_json::{Value, json};
 
 use super::connect::Login;
 use super::rows::{self, Read};
 use super::{codes, lifecycle, local};
+use crate::sql;
 
 /// Runs a reading statement.
 #[derive(Clone, Copy, Debug)]
@@ -64,24 +64,6 @@ impl StepKind for Query {
         let client = login.connect().await?;
         let limit = params.statement_timeout.0;
         let rows = rows::read(&client, &Read { sql: &params.sql, params: &params.params, limit }).await?;
-        let names = names(rows);
-        let checks = expr::check_all(ctx.info.step.as_str(), &params.expect, &names);
-        let failed: Vec<&str> =
-            checks.iter().filter(|check| !check.passed).map(|check| check.expected.as_str()).collect();
-        if !failed.is_empty() {
-            let message = format!("the result is not as expected: {}", failed.join("; "));
-            return Err(StepError::permanent(codes::LB1274, message)
-                .help("the report shows what was found; decide whether the data or the expectation is wrong")
-                .checks(checks));
-        }
-        Ok(Done { outputs: names, checks, ..Done::default() })
+        sql::judged(ctx, rows, &params.expect, codes::LB1274)
     }
-}
-
-/// The names that conditions are about.
-pub(super) fn names(rows: Vec<Value>) -> Map<String, Value> {
-    let mut names = Map::new();
-    names.insert("row_count".into(), rows.len().into());
-    names.insert("rows".into(), rows.into());
-    names
 }

@@ -13,9 +13,7 @@ use tokio_postgres::types::{Format, FromSql, IsNull, Kind, ToSql, Type, to_sql_c
 
 use super::codes;
 use super::connect::{Client, PgError};
-
-/// More rows than this belong into no journal and no condition.
-pub(super) const MOST_ROWS: usize = 1000;
+use crate::sql::MOST_ROWS;
 
 /// Nor does more than this, in all rows together.
 const MOST_BYTES: usize = 1 << 20;

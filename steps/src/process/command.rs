@@ -27,6 +27,7 @@ pub struct Command {
     pub(super) dir: Option<PathBuf>,
     pub(super) os_user: Option<String>,
     pub(super) stdin: Option<Vec<u8>>,
+    pub(super) stdin_file: Option<File>,
     pub(super) stdout_file: Option<File>,
     pub(super) quiet: Option<Stream>,
     pub(super) hook: Option<LineHook>,
@@ -60,6 +61,7 @@ impl Command {
             dir: None,
             os_user: None,
             stdin: None,
+            stdin_file: None,
             stdout_file: None,
             quiet: None,
             hook: None,
@@ -124,6 +126,13 @@ impl Command {
     #[must_use]
     pub fn stdin(mut self, bytes: impl Into<Vec<u8>>) -> Self {
         self.stdin = Some(bytes.into());
+        self
+    }
+
+    /// Gives it an open file or pipe as standard input.
+    #[must_use]
+    pub fn stdin_from(mut self, file: File) -> Self {
+        self.stdin_file = Some(file);
         self
     }
 

@@ -26,6 +26,14 @@ impl OsUser {
         Ok(user)
     }
 
+    /// Looks a user up by number; `None` if the machine has no name for it.
+    pub fn by_uid(uid: u32) -> Option<Self> {
+        let entry = tool("getent", &["passwd", "--", &uid.to_string()])?;
+        let mut user = parse_passwd(&entry).filter(|user| user.uid == uid)?;
+        user.groups = groups(&user);
+        Some(user)
+    }
+
     /// Says whether this process already runs as this user.
     pub fn is_current(&self) -> bool {
         rustix::process::geteuid().as_raw() == self.uid

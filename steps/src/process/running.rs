@@ -61,8 +61,19 @@ impl Running {
         let dir = command.working_dir(&ctx.info)?;
         let variables = command.variables(&ctx.info, user.as_ref())?;
         let lock = spawn::open_children_lock(&ctx.info.children_lock)?;
-        let Command { program, args, name, stdin, stdout_file, quiet, hook, grace, secret_files, .. } =
-            command;
+        let Command {
+            program,
+            args,
+            name,
+            stdin,
+            stdin_file,
+            stdout_file,
+            quiet,
+            hook,
+            grace,
+            secret_files,
+            ..
+        } = command;
         let sink = LineSink { link: ctx.link(), redactor: ctx.redactor().clone(), hook, quiet };
         let failed = |error: io::Error| cannot_start(&name, &error);
 
@@ -75,9 +86,10 @@ impl Running {
         let (stderr, stderr_reader) = reader(Stream::Stderr, sink).map_err(failed)?;
         let expression = duct::cmd(program, args).full_env(variables).dir(dir).unchecked();
         let expression = expression.stdout_file(stdout).stderr_file(stderr);
-        let expression = match stdin {
-            Some(bytes) => expression.stdin_bytes(bytes),
-            None => expression.stdin_null(),
+        let expression = match (stdin_file, stdin) {
+            (Some(file), _) => expression.stdin_file(file),
+            (None, Some(bytes)) => expression.stdin_bytes(bytes),
+            (None, None) => expression.stdin_null(),
         };
         let inherited = Inherited { lock: lock.file, secret_files };
         let descendants = (ctx.info.children_lock.clone(), lock.mark);

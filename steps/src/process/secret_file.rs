@@ -15,15 +15,27 @@ impl Command {
     /// Gives the program a secret as the content of a file, and the path in a variable, as `PGPASSFILE` wants it.
     ///
     /// The file is in memory and can be opened by the program alone, for as long as it runs. Not for servers.
-    pub fn secret_file(mut self, name: impl AsRef<OsStr>, content: &str) -> Result<Self, StepError> {
+    pub fn secret_file(self, name: impl AsRef<OsStr>, content: &str) -> Result<Self, StepError> {
+        let (command, path) = self.with_secret(content)?;
+        Ok(command.env(name, path))
+    }
+
+    /// Gives the program a secret as the content of a file, and the path in an argument that begins with `option`, as
+    /// `--defaults-file=` wants it. Otherwise like [`Command::secret_file`].
+    pub fn secret_option(self, option: &str, content: &str) -> Result<Self, StepError> {
+        let (command, path) = self.with_secret(content)?;
+        Ok(command.arg(format!("{option}{path}")))
+    }
+
+    fn with_secret(mut self, content: &str) -> Result<(Self, String), StepError> {
         let file = in_memory(content).map_err(|error| {
             StepError::transient(codes::LB1002, format!("`{}` cannot be given its secret", self.name))
                 .help("the machine is out of memory or of open files")
                 .caused_by(&error)
         })?;
-        self = self.env(name, format!("/proc/self/fd/{}", file.as_raw_fd()));
+        let path = format!("/proc/self/fd/{}", file.as_raw_fd());
         self.secret_files.push(file);
-        Ok(self)
+        Ok((self, path))
     }
 }
 

@@ -2,7 +2,7 @@
 
 use std::collections::BTreeMap;
 
-use lifeboat_engine::resource::{EnvValue, Postgres, Redis, System};
+use lifeboat_engine::resource::{EnvValue, Mariadb, Postgres, Redis, System};
 use lifeboat_engine::secret::SecretRef;
 use lifeboat_engine::step::{StepContext, StepError};
 use secrecy::{ExposeSecret, SecretString};
@@ -31,8 +31,9 @@ impl Command {
 
 /// Returns the address of a resource with its credentials, as client libraries take it.
 ///
-/// `postgresql://user:password@host:port/database` and `redis://:password@host:port/number`; for a web service its
-/// URL, for files their path. A Redis that a step has made is `unix://PATH?db=number`.
+/// `postgresql://user:password@host:port/database`, `mysql://user:password@host:port/database` and
+/// `redis://:password@host:port/number`; for a web service its URL, for files their path. A MariaDB that is reached by
+/// its socket is `mysql://user@localhost/database?unix_socket=PATH`. A Redis that a step has made is `unix://PATH?db=number`.
 pub fn connection_url(
     ctx: &StepContext,
     resource: &str,
@@ -41,6 +42,7 @@ pub fn connection_url(
     let system = &ctx.resource(resource)?.system;
     match system {
         System::Postgres(postgres) => postgres_url(ctx, postgres, database),
+        System::Mariadb(mariadb) => mariadb_url(ctx, mariadb, database),
         System::Redis(redis) => redis_url(ctx, redis, database),
         System::Http(http) if database.is_none() => Ok(http.url.clone().into()),
         System::Files(files) if database.is_none() => Ok(files.path.display().to_string().into()),
@@ -51,7 +53,7 @@ pub fn connection_url(
                 None => format!("`{resource}` is a {kind}, to which a program cannot be connected"),
             };
             Err(StepError::permanent(codes::LB1009, problem)
-                .help("`connection` takes a postgres, redis, http or files resource"))
+                .help("`connection` takes a postgres, mariadb, redis, http or files resource"))
         }
     }
 }
@@ -99,6 +101,29 @@ fn postgres_url(
             format!("postgresql://{credentials}@/{database}?host={dir}&port={port}")
         }
         (None, None) => format!("postgresql://{credentials}@/{database}?port={port}"),
+    }
+    .into())
+}
+
+fn mariadb_url(
+    ctx: &StepContext,
+    mariadb: &Mariadb,
+    database: Option<&str>,
+) -> Result<SecretString, StepError> {
+    let mut credentials = encode(&mariadb.user);
+    if let Some(password) = password(ctx, mariadb.password.as_ref())? {
+        credentials = format!("{credentials}:{password}");
+    }
+    let database = encode(database.or(mariadb.database.as_deref()).unwrap_or_default());
+    Ok(match (&mariadb.host, &mariadb.socket) {
+        (Some(host), _) => {
+            format!("mysql://{credentials}@{}:{}/{database}", bracketed(host), mariadb.port)
+        }
+        (None, Some(socket)) => {
+            let socket = encode(&socket.display().to_string());
+            format!("mysql://{credentials}@localhost/{database}?unix_socket={socket}")
+        }
+        (None, None) => format!("mysql://{credentials}@localhost:{}/{database}", mariadb.port),
     }
     .into())
 }

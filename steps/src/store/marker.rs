@@ -20,6 +20,8 @@ pub enum BackupKind {
     PostgresBase,
     #[serde(rename = "postgres.dump")]
     PostgresDump,
+    #[serde(rename = "mariadb.dump")]
+    MariadbDump,
     #[serde(rename = "redis.rdb")]
     RedisRdb,
     #[serde(rename = "files")]
@@ -32,6 +34,7 @@ impl BackupKind {
         let name = match self {
             Self::PostgresBase => "base",
             Self::PostgresDump => "dump",
+            Self::MariadbDump => "mariadb",
             Self::RedisRdb => "redis",
             Self::Files => "files",
         };
@@ -49,6 +52,7 @@ impl std::fmt::Display for BackupKind {
         f.write_str(match self {
             Self::PostgresBase => "postgres.base",
             Self::PostgresDump => "postgres.dump",
+            Self::MariadbDump => "mariadb.dump",
             Self::RedisRdb => "redis.rdb",
             Self::Files => "files",
         })

@@ -6,6 +6,7 @@ pub mod backup;
 pub mod bucket;
 pub mod flaky;
 pub mod journey;
+pub mod mariadb;
 pub mod moto;
 pub mod postgres;
 pub mod proxy;

@@ -25,6 +25,7 @@ use super::super::server::QUICK;
 use super::super::{codes, local};
 use super::capture::{self, Row, Watched};
 use super::{ledger, reverse};
+use crate::sql::first_word;
 
 /// Changes data.
 #[derive(Clone, Copy, Debug)]
@@ -240,18 +241,6 @@ fn params() -> Vec<Field> {
         Field::defaulted("lock_timeout", Type::Duration, "10s", "How long to wait for locks."),
         Field::defaulted("statement_timeout", Type::Duration, "5m", "How long each statement may take."),
     ]
-}
-
-fn first_word(sql: &str) -> String {
-    let mut rest = sql.trim_start();
-    loop {
-        rest = match () {
-            () if rest.starts_with("--") => rest.split_once('\n').map_or("", |(_, rest)| rest).trim_start(),
-            () if rest.starts_with("/*") => rest.split_once("*/").map_or("", |(_, rest)| rest).trim_start(),
-            () => break,
-        };
-    }
-    rest.chars().take_while(char::is_ascii_alphabetic).collect::<String>().to_lowercase()
 }
 
 /// Says why a statement is refused before it runs.

@@ -1,14 +1,13 @@
 use std::time::Duration;
 
 use async_trait::async_trait;
-use lifeboat_engine::expr;
 use lifeboat_engine::model::event::Done;
 use lifeboat_engine::model::evidence::{Check, Progress, Unit};
 use lifeboat_engine::resource::{Postgres, ResourceKind};
 use lifeboat_engine::step::{Effect, KindSpec, StepContext, StepError, StepKind};
 use lifeboat_engine::value::{Field, Span, Type};
 use serde::Deserialize;
-use serde_json::{Value, json};
+use serde_json::json;
 
 use super::super::connect::{Client, Login};
 use super::super::controldata::ControlData;
@@ -20,6 +19,7 @@ use super::against::{self, Against, Kept, Rows, Rules};
 use super::amcheck::{self, Checked};
 use super::findings::{Database, Server};
 use super::{files, reading, relations, surroundings};
+use crate::sql::{self, NamedQuery};
 
 /// Finds out whether the data of a server is whole.
 #[derive(Clone, Copy, Debug)]
@@ -39,17 +39,6 @@ pub(super) struct Params {
     rows: Rows,
     files: bool,
     statement_timeout: Span,
-}
-
-#[derive(Deserialize)]
-struct NamedQuery {
-    name: String,
-    database: Option<String>,
-    sql: String,
-    #[serde(default)]
-    params: Vec<Value>,
-    #[serde(default)]
-    expect: Vec<String>,
 }
 
 const DOC: &str = "\
@@ -78,14 +67,7 @@ What was not checked is in the report. A check that fails makes the step fail; `
 #[async_trait]
 impl StepKind for Verify {
     fn spec(&self) -> KindSpec {
-        let conditions = Type::conditions(&["rows", "row_count"]);
-        let query = Type::Object(vec![
-            Field::required("name", Type::String, "Names the checks in the report."),
-            Field::optional("database", Type::String, "The database; that of the resource if not given."),
-            Field::required("sql", Type::Sql, "One reading statement."),
-            Field::optional("params", Type::list(Type::Any), "Values for `$1`, `$2`, …"),
-            Field::required("expect", conditions, "What must hold of `rows` and `row_count`."),
-        ]);
+        let query = NamedQuery::described("Values for `$1`, `$2`, …");
         KindSpec::new("postgres.verify", "Checks the data of a Postgres server.", Effect::Read)
             .doc(DOC)
             .param(Field::required("cluster", Type::reads(ResourceKind::Postgres), "The server to check."))
@@ -341,29 +323,13 @@ async fn run_query(login: &Login, query: &NamedQuery, limit: Duration) -> Result
     };
     let client = login.connect().await?;
     match rows::read(&client, &Read { sql: &query.sql, params: &query.params, limit }).await {
-        Ok(rows) => Ok(expr::check_all(&query.name, &query.expect, &query::names(rows))),
+        Ok(rows) => Ok(query.judge(rows)),
         Err(error) if login.cancel.is_cancelled() => Err(error),
-        Err(error) => Ok(vec![Check {
-            name: format!("{}: the statement runs", query.name),
-            expected: "rows".into(),
-            actual: error.message,
-            passed: false,
-        }]),
+        Err(error) => Ok(vec![query.not_run(&error)]),
     }
 }
 
+/// Returns checks that all passed, or the failure of those that did not.
 pub(super) fn verdict(checks: Vec<Check>) -> Result<Vec<Check>, StepError> {
-    let failed: Vec<String> = checks
-        .iter()
-        .filter(|check| !check.passed)
-        .map(|check| format!("{} ({})", check.name, check.actual))
-        .collect();
-    if failed.is_empty() {
-        return Ok(checks);
-    }
-    let total = checks.len();
-    let message = format!("{} of {total} checks failed: {}", failed.len(), failed.join("; "));
-    Err(StepError::permanent(codes::LB1275, message)
-        .help("if the source has the same fault, name the object under `accept`; otherwise restore from another backup")
-        .checks(checks))
+    sql::verdict(checks, codes::LB1275)
 }

@@ -1,0 +1,248 @@
+//! A server on a data directory of this machine: found by its process, made empty, started, stopped.
+
+use std::fs;
+use std::os::unix::fs::MetadataExt;
+use std::path::{Path, PathBuf};
+use std::time::{Duration, Instant};
+
+use lifeboat_engine::resource::{Manager, Mariadb};
+use lifeboat_engine::step::{StepContext, StepError};
+use serde::{Deserialize, Serialize};
+
+use super::codes;
+use super::connect::{Client, Login};
+use super::facts::{self, Facts};
+use super::tools;
+use crate::process::{Identity, OsUser, Server, ServerSpec, identity};
+
+const TERM: i32 = 15;
+const POLL: Duration = Duration::from_millis(50);
+/// Beside a data directory: how its server is started cut off from everything.
+const ISOLATED: &str = "lifeboat-isolated.json";
+
+/// How a server is started that a step of a run has made.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub(super) struct Isolated {
+    /// The run that made it.
+    pub(super) run: String,
+    pub(super) socket: PathBuf,
+    pub(super) server_id: u32,
+    pub(super) lower_case_table_names: u8,
+    pub(super) buffer_pool_mb: u64,
+}
+
+impl Isolated {
+    /// Reads what was written beside a data directory.
+    pub(super) fn of(data_dir: &Path) -> Option<Self> {
+        let text = fs::read(data_dir.parent()?.join(ISOLATED)).ok()?;
+        serde_json::from_slice(&text).ok()
+    }
+
+    /// Writes it beside a data directory.
+    pub(super) fn save(&self, data_dir: &Path) -> Result<(), StepError> {
+        let path = data_dir.with_file_name(ISOLATED);
+        let text = serde_json::to_vec(self).expect("plain data is JSON");
+        fs::write(&path, text).map_err(|error| {
+            StepError::transient(codes::LB2009, format!("{} cannot be written", path.display()))
+                .caused_by(&error)
+        })
+    }
+
+    /// Returns the arguments of the server: no network, no events, no replication, a log of its own.
+    fn args(&self, data_dir: &Path) -> Vec<String> {
+        vec![
+            "--no-defaults".into(),
+            format!("--datadir={}", data_dir.display()),
+            format!("--socket={}", self.socket.display()),
+            format!("--pid-file={}", data_dir.join("mariadbd.pid").display()),
+            "--skip-networking".into(),
+            "--skip-name-resolve".into(),
+            "--skip-slave-start".into(),
+            "--event-scheduler=DISABLED".into(),
+            "--local-infile=OFF".into(),
+            format!("--secure-file-priv={}", data_dir.display()),
+            "--log-bin=replay".into(),
+            "--binlog-format=MIXED".into(),
+            "--gtid-strict-mode=ON".into(),
+            "--max-allowed-packet=1G".into(),
+            // It lives as long as its run; what it holds was made from the store and can be made again.
+            "--sync-binlog=0".into(),
+            "--innodb-flush-log-at-trx-commit=2".into(),
+            format!("--server-id={}", self.server_id),
+            format!("--lower-case-table-names={}", self.lower_case_table_names),
+            format!("--innodb-buffer-pool-size={}M", self.buffer_pool_mb),
+        ]
+    }
+}
+
+/// Returns the process of the server that runs on a data directory: it works in that directory.
+pub(super) fn live(data_dir: &Path) -> Option<Identity> {
+    let wanted = data_dir.canonicalize().ok()?;
+    let entries = fs::read_dir("/proc").ok()?;
+    entries.flatten().find_map(|entry| {
+        let pid: u32 = entry.file_name().to_str()?.parse().ok()?;
+        let name = fs::read_to_string(entry.path().join("comm")).ok()?;
+        let is_server = matches!(name.trim(), "mariadbd" | "mysqld");
+        let works_there = is_server && fs::read_link(entry.path().join("cwd")).ok()? == wanted;
+        works_there.then(|| Identity::of(pid))?
+    })
+}
+
+/// Returns the data directory of a resource; a remote one is refused.
+pub(super) fn data_dir<'a>(name: &str, mariadb: &'a Mariadb) -> Result<&'a Path, StepError> {
+    mariadb.data_dir.as_deref().ok_or_else(|| {
+        StepError::permanent(
+            codes::LB2007,
+            format!("the MariaDB resource `{name}` has no data directory on this machine"),
+        )
+        .help("set `data_dir` (and `os_user`) on the resource, or run Lifeboat where the server is")
+    })
+}
+
+/// Refuses a server that somebody else starts and stops.
+pub(super) fn refuse_managed(name: &str, mariadb: &Mariadb) -> Result<(), StepError> {
+    let manager = match &mariadb.service {
+        None | Some(Manager::Process { .. }) => return Ok(()),
+        Some(Manager::Systemd { unit }) => format!("systemd (`{unit}`)"),
+        Some(Manager::Docker { container }) => format!("docker (`{container}`)"),
+        Some(Manager::Compose { service, .. }) => format!("docker compose (`{service}`)"),
+    };
+    Err(StepError::permanent(codes::LB2007, format!("the server of `{name}` is run by {manager}"))
+        .help("use a `service.start` or `service.stop` step with a service resource for it"))
+}
+
+/// Returns the system user that must own a server and its files, `None` if that is whoever runs Lifeboat. As root it is
+/// `os_user`, or else the owner of the data directory; root itself is refused.
+pub(super) fn owner(mariadb: &Mariadb) -> Result<Option<OsUser>, StepError> {
+    if !rustix::process::geteuid().is_root() {
+        return Ok(None);
+    }
+    let unknown = |message: &str| {
+        StepError::permanent(codes::LB2007, message)
+            .help("set `os_user: mysql` on the resource in the environment's file")
+    };
+    let user = match (&mariadb.os_user, &mariadb.data_dir) {
+        (Some(name), _) => OsUser::lookup(name)?,
+        (None, Some(dir)) => {
+            let uid = fs::metadata(dir).map(|found| found.uid()).unwrap_or(0);
+            OsUser::by_uid(uid)
+                .ok_or_else(|| unknown("nobody says which system user owns the MariaDB server"))?
+        }
+        (None, None) => return Err(unknown("nobody says which system user owns the MariaDB server")),
+    };
+    match user.uid {
+        0 => Err(unknown("MariaDB refuses to run as root")),
+        _ => Ok(Some(user)),
+    }
+}
+
+/// Makes an empty data directory with one account: root, without a password.
+pub(super) async fn install(
+    ctx: &StepContext,
+    mariadb: &Mariadb,
+    (data_dir, user): (&Path, Option<&OsUser>),
+    lower_case_table_names: u8,
+) -> Result<(), StepError> {
+    let command = tools::bare(mariadb, "mariadb-install-db")?
+        .arg(format!("--datadir={}", data_dir.display()))
+        .args(["--auth-root-authentication-method=normal", "--skip-test-db", "--skip-name-resolve"])
+        .arg(format!("--lower-case-table-names={lower_case_table_names}"))
+        .quiet_stdout()
+        .os_user(user.map(|user| user.name.as_str()));
+    let output = command.run(ctx).await?;
+    if output.exit_code == 0 {
+        return Ok(());
+    }
+    let mut error = StepError::transient(
+        codes::LB2009,
+        format!("mariadb-install-db ended with exit code {}", output.exit_code),
+    )
+    .help("its last lines are below; nothing else was touched");
+    error.causes = output.stderr.last_lines(8);
+    error.causes.extend(output.stdout.last_lines(8));
+    Err(error)
+}
+
+/// Starts a server and waits until it takes connections.
+pub(super) async fn start(
+    ctx: &StepContext,
+    name: &str,
+    mariadb: &Mariadb,
+    within: Duration,
+) -> Result<(Client, Facts), StepError> {
+    let data_dir = data_dir(name, mariadb)?;
+    let user = owner(mariadb)?;
+    let isolated = Isolated::of(data_dir).filter(|isolated| isolated.run == ctx.info.run.to_string());
+    let args = match &isolated {
+        Some(isolated) => isolated.args(data_dir),
+        None => own_args(mariadb, data_dir),
+    };
+    let command = crate::process::Command::new(tools::program(mariadb, "mariadbd")?)
+        .args(args)
+        .env("TZ", "UTC")
+        .dir("/")
+        .os_user(user.as_ref().map(|user| user.name.as_str()));
+    let spec = ServerSpec {
+        id: format!("server:{name}"),
+        what: format!("MariaDB server of {}", lifeboat_engine::resource::shown(name)),
+        log_file: ctx.work_dir()?.join("mariadb.log"),
+        stop_signal: TERM,
+    };
+    let server = Server::start(command, spec, ctx).await?;
+    let login = Login::of(ctx, name)?;
+    let (client, facts) = wait_ready(&login, &server, within).await?;
+    facts::check_place(mariadb, &facts)?;
+    Ok((client, facts))
+}
+
+/// The resource says where the server is reached; everything else is its own configuration.
+fn own_args(mariadb: &Mariadb, data_dir: &Path) -> Vec<String> {
+    let mut args: Vec<String> =
+        mariadb.config_file.iter().map(|file| format!("--defaults-file={}", file.display())).collect();
+    args.push(format!("--datadir={}", data_dir.display()));
+    args.push(format!("--port={}", mariadb.port));
+    args.extend(mariadb.socket.iter().map(|socket| format!("--socket={}", socket.display())));
+    args
+}
+
+async fn wait_ready(login: &Login, server: &Server, within: Duration) -> Result<(Client, Facts), StepError> {
+    let deadline = Instant::now() + within;
+    loop {
+        match login.connect().await {
+            Ok(mut client) => {
+                let facts = facts::read(&mut client).await?;
+                return Ok((client, facts));
+            }
+            Err(error) if !error.may_pass() => return Err(error.into()),
+            Err(_) => {}
+        }
+        let problem = match () {
+            () if !server.identity.is_alive() => "ended while it was starting",
+            () if Instant::now() >= deadline => "takes no connections within the time given",
+            () if login.is_cancelled() => "was not waited for",
+            () => {
+                tokio::time::sleep(POLL).await;
+                continue;
+            }
+        };
+        let mut error = StepError::transient(codes::LB2008, format!("the MariaDB server {problem}"))
+            .help(format!("its whole log is {}", server.log_file().display()));
+        error.causes = server.log_tail(12);
+        return Err(error);
+    }
+}
+
+/// Asks a server to end, and waits until it has. It is never killed: MyISAM tables would be damaged.
+pub(super) async fn stop(running: &Identity, within: Duration) -> Result<bool, StepError> {
+    if !identity::signal(running, TERM)? {
+        return Ok(false);
+    }
+    if identity::gone_within(running, within).await {
+        return Ok(true);
+    }
+    Err(StepError::transient(
+        codes::LB2008,
+        format!("the MariaDB server (process {}) has not ended within the time given", running.pid),
+    )
+    .help("it is still writing what it holds in memory: wait, and retry with a longer `within`"))
+}
