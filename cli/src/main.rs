@@ -75,9 +75,12 @@ fn told(command: &Command, exit: Exit) -> Outcome {
     }
 }
 
-/// Prepares the kill that a test wants; a misspelt place must not make a test that proves nothing.
+/// Prepares the kill and the reboot that a test wants; a misspelt place must not make a test that proves nothing.
 #[cfg(debug_assertions)]
 fn arm_crash() -> Option<ExitCode> {
+    if let Ok(boot) = std::env::var("LIFEBOAT_BOOT_ID") {
+        lifeboat_engine::process::pretend_boot(boot);
+    }
     let text = std::env::var("LIFEBOAT_CRASH_AT").ok()?;
     if lifeboat_engine::crash::arm(&text) {
         return None;

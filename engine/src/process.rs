@@ -12,8 +12,23 @@ const POLL: Duration = Duration::from_millis(20);
 /// How long a process may take to vanish after KILL; longer means that it hangs in the kernel.
 pub const AFTER_KILL: Duration = Duration::from_secs(10);
 
+/// What a test wants to be taken for the boot.
+#[cfg(debug_assertions)]
+static PRETENDED_BOOT: std::sync::OnceLock<String> = std::sync::OnceLock::new();
+
+/// Makes this process believe that the machine was booted anew, as `LIFEBOAT_BOOT_ID` says. Absent from released builds.
+#[cfg(debug_assertions)]
+pub fn pretend_boot(id: String) {
+    // Set once, before anybody asks.
+    drop(PRETENDED_BOOT.set(id));
+}
+
 /// Returns the id that the kernel took when it booted; empty if it does not tell.
 pub fn boot_id() -> String {
+    #[cfg(debug_assertions)]
+    if let Some(pretended) = PRETENDED_BOOT.get() {
+        return pretended.clone();
+    }
     fs::read_to_string("/proc/sys/kernel/random/boot_id").map(|id| id.trim().to_owned()).unwrap_or_default()
 }
 

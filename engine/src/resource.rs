@@ -172,6 +172,12 @@ pub struct Store {
     pub secret_key: Option<SecretRef>,
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub session_token: Option<SecretRef>,
+    /// How the server encrypts what is written: `AES256`, `aws:kms` or `aws:kms:dsse`; absent means as the bucket does.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub encryption: Option<String>,
+    /// The key of the key store for `aws:kms`; absent means the account's own.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub kms_key: Option<String>,
     /// Where a backup is put together before it is sent to a bucket; absent means `/var/tmp`.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub scratch: Option<PathBuf>,

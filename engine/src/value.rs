@@ -218,7 +218,10 @@ impl<'de> Deserialize<'de> for Span {
 /// Parses a moment: RFC 3339 with an offset or `Z`. A time without a zone is refused, because two machines would
 /// read it differently. `at` may have a blank in place of the `T`.
 pub fn parse_timestamp(text: &str) -> Result<Timestamp, String> {
-    text.trim().parse::<Timestamp>().map_err(|_| {
+    let moment = text.trim().parse::<Timestamp>().ok();
+    // The offset decides, and a zone that is named beside it must not contradict it.
+    let moment = moment.filter(|_| !text.contains('[') || text.trim().parse::<jiff::Zoned>().is_ok());
+    moment.ok_or_else(|| {
         format!("`{text}` is not a moment: write it with its zone, for example `2026-11-21T03:12:00Z`")
     })
 }
@@ -247,5 +250,6 @@ mod tests {
         assert!(parse_timestamp("2026-11-21T03:12:00Z").is_ok());
         assert!(parse_timestamp("2026-11-21 03:12:00.5+01:00").is_ok());
         assert!(parse_timestamp("2026-11-21T03:12:00").is_err());
+        assert!(parse_timestamp("2026-10-25T02:30:00+05:00[Europe/Berlin]").is_err());
     }
 }

@@ -2,6 +2,8 @@
 //!
 //! The test starts this very test binary again as the writer.
 
+mod common;
+
 use std::io::{BufRead, BufReader, Read, Write};
 use std::path::Path;
 use std::process::{Child, Command, Stdio};
@@ -10,28 +12,18 @@ use std::time::Duration;
 
 use lifeboat_engine::clock::SystemClock;
 use lifeboat_engine::journal::{FILE, Header, Journal, Reader, read};
-use lifeboat_engine::model::event::{EventKind, Person};
+use lifeboat_engine::model::event::EventKind;
 use lifeboat_engine::model::{RunId, StepId, Stream};
-use lifeboat_engine::plan::Plan;
 use lifeboat_engine::runs::{Manner, StateDir, SystemProbe, end_survivors};
 use rusqlite::Connection;
 use serde_json::json;
+
+use common::{declared, plan};
 
 /// Tells the test binary that it is the writer, and where.
 const WRITER: &str = "LIFEBOAT_TEST_WRITER";
 
 const ROUNDS: u64 = 8;
-
-fn plan() -> Plan {
-    serde_json::from_value(json!({
-        "format": 1, "project": "members", "project_dir": "/srv/members", "runbook": "restore",
-        "title": "Restore", "owner": null, "environment": "staging", "protected": false, "mode": "drill",
-        "commit": null, "objective": { "rto": null, "rpo": null }, "milestones": {}, "roles": {},
-        "inputs": {}, "vars": {}, "resources": {}, "secrets": {}, "auto_approvals": true,
-        "steps": [], "groups": [], "sources": {}
-    }))
-    .unwrap()
-}
 
 fn step() -> StepId {
     StepId::new("base").unwrap()
@@ -137,14 +129,7 @@ fn kill_9_loses_no_acknowledged_event_and_leaves_a_run_that_can_be_taken_over() 
     let header = Header { run, engine: "0.1.0".into(), created_ms: 0, plan: plan() };
     let runtime = tokio::runtime::Builder::new_current_thread().build().unwrap();
     let journal = Journal::create(run_dir.path(), header, Arc::new(SystemClock)).unwrap();
-    let declared = EventKind::RunDeclared {
-        plan_digest: plan().digest(),
-        incident_at_ms: 0,
-        by: Person { name: "ada".into(), uid: 1000 },
-        inputs: serde_json::Map::new(),
-        engine: "0.1.0".into(),
-    };
-    runtime.block_on(journal.append(vec![declared])).unwrap();
+    runtime.block_on(journal.append(vec![declared()])).unwrap();
     drop(journal);
 
     for round in 0..ROUNDS {

@@ -4,40 +4,22 @@
 //! SQLite's write-ahead log is a header of 32 bytes and frames of a page each, with a header of 24 bytes in front; see
 //! <https://sqlite.org/fileformat2.html#the_write_ahead_log>. A frame that ends a commit says how large the file is then.
 
+mod common;
+
 use std::path::Path;
 use std::sync::Arc;
 
 use lifeboat_engine::clock::SystemClock;
 use lifeboat_engine::journal::{self, FILE, Header, Journal, Reader};
-use lifeboat_engine::model::event::{EventKind, Person};
+use lifeboat_engine::model::event::EventKind;
 use lifeboat_engine::model::{RunId, StepId};
-use lifeboat_engine::plan::Plan;
 use serde_json::json;
+
+use common::{declared, plan};
 
 const LOG: &str = "journal.db-wal";
 const LOG_HEADER: usize = 32;
 const FRAME_HEADER: usize = 24;
-
-fn plan() -> Plan {
-    serde_json::from_value(json!({
-        "format": 1, "project": "members", "project_dir": "/srv/members", "runbook": "restore",
-        "title": "Restore", "owner": null, "environment": "staging", "protected": false, "mode": "drill",
-        "commit": null, "objective": { "rto": null, "rpo": null }, "milestones": {}, "roles": {},
-        "inputs": {}, "vars": {}, "resources": {}, "secrets": {}, "auto_approvals": true,
-        "steps": [], "groups": [], "sources": {}
-    }))
-    .unwrap()
-}
-
-fn declared() -> EventKind {
-    EventKind::RunDeclared {
-        plan_digest: plan().digest(),
-        incident_at_ms: 0,
-        by: Person { name: "ada".into(), uid: 1000 },
-        inputs: serde_json::Map::new(),
-        engine: "0.1.0".into(),
-    }
-}
 
 /// A directory in memory if there is one: what is tested is what files hold, and no cut needs a disk to be synced.
 fn directory() -> tempfile::TempDir {

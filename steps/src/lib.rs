@@ -8,6 +8,7 @@ pub mod control;
 pub mod files;
 mod home;
 pub mod http;
+mod keep;
 #[cfg(feature = "s3")]
 pub mod objects;
 pub mod people;

@@ -54,7 +54,10 @@ impl Scene {
     fn params(&self, target: Timestamp) -> Value {
         let dir = self.source.place().subdir("clones");
         let backup = LABEL;
-        json!({ "store": "backups", "backup": backup, "target_time": target.to_string(), "dir": dir })
+        let bin_dir = &self.source.place().tools.bin_dir;
+        json!({
+            "store": "backups", "backup": backup, "target_time": target.to_string(), "dir": dir, "bin_dir": bin_dir,
+        })
     }
 
     async fn clone(&mut self, target: Timestamp) -> Done {

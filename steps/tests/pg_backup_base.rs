@@ -57,7 +57,7 @@ async fn a_backup_is_whole_described_and_made_once() {
     assert!(details.base.start_time < details.base.stop_time && details.files > 900, "{details:?}");
     assert_eq!(done.outputs["bytes"].as_u64(), Some(marker.bytes()));
     let names: Vec<_> = marker.objects.iter().map(|object| object.name.as_str()).collect();
-    assert_eq!(names, ["backup_manifest", "base.tar.zst", "pg_wal.tar"]);
+    assert_eq!(names, ["backup_manifest", "base.tar.zst", "inventory.json", "pg_wal.tar"]);
     assert!(stored_wal(&archive).join(format!("{}.zst", details.wal_stop_segment)).exists());
 
     let again = back_up(&rig, json!({})).await.expect("is done already");

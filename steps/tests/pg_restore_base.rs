@@ -345,7 +345,7 @@ fn one_member(name: &str, kind: tar::EntryType) -> Vec<u8> {
 }
 
 #[tokio::test]
-async fn other_versions_and_tablespaces_are_refused() {
+async fn other_versions_and_tablespaces_without_a_place_are_refused() {
     let scene = Scene::set();
     let mut details = scene.store.details(LABEL);
     details["major"] = Value::from(9);
@@ -356,7 +356,12 @@ async fn other_versions_and_tablespaces_are_refused() {
 
     fs::write(scene.store.base(LABEL).join("16385.tar.zst"), "x").expect("write");
     scene.store.write_marker(LABEL, &details);
-    assert_eq!(scene.refusal().await.code, codes::LB1257);
+    let error = scene.refusal().await;
+    assert!(error.code == codes::LB1255 && error.message.contains("tablespace 16385"), "{error}");
+    details["tablespaces"] = json!([{"oid": "16386", "location": "/srv/fast"}]);
+    scene.store.write_marker(LABEL, &details);
+    let error = scene.refusal().await;
+    assert!(error.code == codes::LB1255 && error.message.contains("`16386`"), "{error}");
     scene.assert_untouched();
 }
 

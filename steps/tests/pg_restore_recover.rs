@@ -8,6 +8,7 @@ use std::time::{Duration, Instant};
 
 use jiff::Timestamp;
 use lifeboat_engine::model::event::Done;
+use lifeboat_engine::model::evidence::Confidence;
 use lifeboat_engine::model::outcome::FailureKind;
 use lifeboat_engine::resource::{Heartbeat, Postgres, System};
 use lifeboat_engine::step::{Probe, StepError};
@@ -32,10 +33,14 @@ struct Scene {
 
 impl Scene {
     fn set() -> Self {
+        Self::set_with(Vec::new())
+    }
+
+    fn set_with(settings: Vec<String>) -> Self {
         use_client_program(wal_program().to_path_buf());
         let store = TestStore::make();
-        let source =
-            Cluster::start(&Options { archive_to: Some(store.path().to_path_buf()), ..Options::default() });
+        let archive_to = Some(store.path().to_path_buf());
+        let source = Cluster::start(&Options { archive_to, settings, ..Options::default() });
         source.sql("create table ledger (id int primary key, note text)");
         source.sql("create table beat (at timestamptz)");
         source.sql("insert into ledger values (1, 'in the backup')");
@@ -176,6 +181,27 @@ async fn a_target_after_the_last_commit_goes_to_the_end_and_says_so() {
     assert_eq!(done.outputs["end_of_wal"], true);
     assert!(done.warnings.iter().any(|warning| warning.contains("no commit in the archive")), "{done:?}");
     assert_eq!(done.recovery_points[0].method, "heartbeat row");
+}
+
+/// How new the data is said to be, in the order in which that is trusted.
+#[tokio::test]
+async fn the_recovery_point_says_how_it_was_found() {
+    // More connections than the default: a server that recovers with fewer than its source would give up.
+    let settings = ["track_commit_timestamp = on", "max_connections = 150", "max_prepared_transactions = 7"];
+    let scene = Scene::set_with(settings.map(ToOwned::to_owned).to_vec());
+    // Nothing was committed after the backup: the backup's own word, or what it kept of commits.
+    let committed = scene.source.sql(
+        "select to_char(pg_xact_commit_timestamp(xmin) at time zone 'UTC', \
+        'YYYY-MM-DD\"T\"HH24:MI:SS.US\"Z\"') from ledger",
+    );
+    scene.source.archive_wal();
+    scene.restore_base().await;
+    let done = scene.recover(None).await.expect("recovers");
+    let point = &done.recovery_points[0];
+    assert_eq!((point.method.as_str(), point.confidence), ("commit timestamp", Confidence::Measured));
+    let time = |text: &str| text.parse::<Timestamp>().expect("a time");
+    assert_eq!(time(&point.time), time(&committed));
+    assert_eq!(done.outputs.get("last_commit"), Some(&Value::Null), "none was replayed");
 }
 
 #[tokio::test]

@@ -348,6 +348,41 @@ async fn the_reverse_script_takes_every_type_back() {
     assert_eq!(live(&cluster, "select count(*) from app.payments where person = 50"), "1");
 }
 
+/// A number with more digits than a machine's, a time whose zone is another in each session, and an interval, which is written
+/// in many ways: all come back as they were.
+#[tokio::test]
+async fn what_is_taken_back_has_every_digit() {
+    let (rig, cluster) = setting();
+    live(
+        &cluster,
+        "create table app.exact (id int primary key, n numeric, at timestamptz, span interval, f float8, big bigint)",
+    );
+    live(&cluster, "insert into app.exact select i, '12345678901234567890.12345678901234567890'::numeric + i, '2026-03-29 02:30:00+01',
+        '1 mon 2 days 03:04:05.000006', 0.1::float8 + 0.2, 9007199254740993 from generate_series(1, 3) i");
+    const ROWS: &str = "select string_agg(e::text, '|' order by id) from app.exact e";
+    let before = live(&cluster, ROWS);
+    let with = change(json!({"tables": ["app.exact"], "statements": [
+        {"sql": "delete from app.exact where id = 1"},
+        {"sql": "update app.exact set n = n + $1 where id = 2", "params": ["0.00000000000000000001"]},
+    ]}));
+    rig.run("postgres.change", with.clone()).await.expect("changes");
+    assert_ne!(live(&cluster, ROWS), before);
+    live(
+        &cluster,
+        "alter database live set timezone = 'Asia/Kolkata'; alter database live set intervalstyle = 'iso_8601'",
+    );
+    rig.undo("postgres.change", with).await.expect("undoes");
+    live(&cluster, "alter database live reset all");
+    assert_eq!(live(&cluster, ROWS), before);
+    // A change of the last digit is another one than that which was approved.
+    let digest = async |n: &str| {
+        let statement = json!([{"sql": "update app.exact set n = $1 where id = 1", "params": [n]}]);
+        let with = change(json!({"tables": ["app.exact"], "statements": statement, "dry_run": true}));
+        rig.run_as("look", "postgres.change", with).await.expect("looks").outputs["digest"].clone()
+    };
+    assert_ne!(digest("1.0000000000000000000000001").await, digest("1.0000000000000000000000002").await);
+}
+
 #[tokio::test]
 async fn a_change_that_reaches_too_far_changes_nothing() {
     let (rig, cluster) = setting();
@@ -360,6 +395,10 @@ async fn a_change_that_reaches_too_far_changes_nothing() {
     let one = |sql: &str| json!([{"sql": sql}]);
     let error = attempt(json!({"statements": one("update app.payments set amount = 0")})).await;
     assert_eq!(error.code, codes::LB1820, "{error}");
+    assert_eq!(error.message, "more than 10 rows would be changed (`max_rows`)");
+    let error = attempt(json!({"statements": one("select setval('app.payments_id_seq', 1)")})).await;
+    assert_eq!(error.code, codes::LB1273, "{error}");
+    assert_eq!(live(&cluster, "select last_value from app.payments_id_seq"), "100");
     // A cascade into payments, and a trigger that writes mails.
     let error =
         attempt(json!({"tables": ["app.people"], "statements": one("delete from app.people where id = 50")}))
@@ -381,6 +420,15 @@ async fn a_change_that_reaches_too_far_changes_nothing() {
     let error = attempt(json!({"tables": ["app.mails"], "statements": one("delete from app.mails")})).await;
     assert_eq!(error.code, codes::LB1825, "{error}");
     assert_eq!(live(&cluster, "select to_regnamespace('lifeboat') is null"), "t");
+    // The record of earlier changes is none of the tables that are named.
+    let ten = json!({"statements": one("update app.payments set amount = 0 where id <= 10")});
+    rig.run("postgres.change", change(ten.clone()))
+        .await
+        .expect("as many as allowed, rows that stay the same not counted");
+    let forget =
+        change(json!({"statements": one("delete from lifeboat.changed_rows"), "idempotency_key": "forget"}));
+    let error = rig.run("postgres.change", forget).await.expect_err("is no table that is named");
+    assert!(error.message.contains("lifeboat.changed_rows"), "{error}");
 }
 
 /// Holds a lock on people so that a step waits in the middle of its transaction, and then ends the step's session, as a

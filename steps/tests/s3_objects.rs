@@ -291,3 +291,100 @@ async fn a_directory_store_has_no_versions() {
     let error = refused(&rig, Timestamp::now(), json!({}), "LB1117").await;
     assert!(error.help.unwrap().contains("files.restore"));
 }
+
+/// A server that answers the list of versions in two pages, the first one of deletion marks only.
+fn paging_server(request: &support::web::Request) -> support::web::Reply {
+    let mark = |id: &str, second: u32, latest: bool| {
+        format!(
+            "<DeleteMarker><Key>up/a%20b%2B</Key><VersionId>{id}</VersionId><IsLatest>{latest}</IsLatest>\
+             <LastModified>2026-11-20T00:00:{second:02}.000Z</LastModified></DeleteMarker>"
+        )
+    };
+    let list = |inner: &str| {
+        format!(
+            "<ListVersionsResult><Name>b</Name><EncodingType>url</EncodingType>{inner}</ListVersionsResult>"
+        )
+    };
+    let body = match request.path.as_str() {
+        path if path.contains("versioning") => {
+            "<VersioningConfiguration><Status>Enabled</Status></VersioningConfiguration>".to_owned()
+        }
+        path if path.contains("lifecycle") => {
+            let none = "<Error><Code>NoSuchLifecycleConfiguration</Code><Message>none</Message></Error>";
+            return support::web::reply(404, none);
+        }
+        path if path.contains("list-type=2") => {
+            "<ListBucketResult><Name>b</Name><IsTruncated>false</IsTruncated></ListBucketResult>".to_owned()
+        }
+        path if path.contains("key-marker=up%2Fa%20b%2B") && path.contains("version-id-marker=D2") => list(
+            "<IsTruncated>false</IsTruncated><Version><Key>up/a%20b%2B</Key><VersionId>null</VersionId>\
+             <IsLatest>false</IsLatest><LastModified>2026-11-20T00:00:01.000Z</LastModified><ETag>&quot;e&quot;</ETag>\
+             <Size>7</Size><StorageClass>STANDARD</StorageClass></Version>",
+        ),
+        path if path.contains("versions") && !path.contains("marker=") => list(&format!(
+            "<IsTruncated>true</IsTruncated><NextKeyMarker>up/a%20b%2B</NextKeyMarker>\
+             <NextVersionIdMarker>D2</NextVersionIdMarker>{}{}",
+            mark("D3", 9, true),
+            mark("D2", 8, false)
+        )),
+        other => {
+            return support::web::reply(
+                400,
+                &format!("<Error><Code>Odd</Code><Message>{other}</Message></Error>"),
+            );
+        }
+    };
+    support::web::reply(200, &body).header("content-type", "application/xml")
+}
+
+#[tokio::test]
+async fn a_page_of_marks_alone_is_no_end_and_both_markers_lead_on() {
+    let server = support::web::Web::start(paging_server).await;
+    let bucket = Bucket { name: "b".to_owned() };
+    let (id, secret) = (SecretRef::Env("S3_ID".into()), SecretRef::Env("S3_SECRET".into()));
+    let mut store = bucket.resource_at("up", server.url("").trim_end_matches('/'));
+    (store.access_key, store.secret_key) = (Some(id.clone()), Some(secret.clone()));
+    let rig = Rig::drill().secret(id, "testing").secret(secret, "testing");
+    let rig = rig.resource("uploads", System::Store(store));
+    let counts = |at: &str| {
+        let with =
+            json!({ "store": "uploads", "into": "uploads", "at": at, "dry_run": true, "allow_empty": true });
+        let rig = &rig;
+        async move {
+            let done = rig.run(KIND, with).await.unwrap();
+            ["objects", "bytes", "undeleted", "absent"].map(|key| done.outputs[key].clone())
+        }
+    };
+    assert_eq!(counts("2026-11-20T00:00:05Z").await, [1, 7, 1, 0].map(Value::from));
+    assert_eq!(counts("2026-11-20T00:00:09Z").await, [0, 0, 0, 1].map(Value::from));
+    assert_eq!(
+        counts("2026-11-20T00:00:01Z").await,
+        [0, 0, 0, 1].map(Value::from),
+        "the moment itself is after it"
+    );
+}
+
+#[tokio::test]
+async fn what_an_object_carries_comes_back_with_it_and_null_versions_count() {
+    let bucket = Bucket::make(Versions::None);
+    let request = bucket.client().put_object().bucket(&bucket.name).key("up/a").body(b"one".to_vec().into());
+    let request = request.content_type("text/x-note").cache_control("max-age=7").metadata("owner", "ops");
+    let request = request.storage_class(StorageClass::StandardIa).tagging("team=a%20b").send();
+    wait(async move { request.await.map(drop).expect("takes it") });
+    let at = next_second();
+    bucket.set_versioning(BucketVersioningStatus::Enabled);
+    bucket.put("up/a", "two");
+    let rig = rig(&bucket);
+    let done =
+        rig.run(KIND, json!({ "store": "uploads", "into": "uploads", "at": at.to_string() })).await.unwrap();
+    assert_eq!(done.outputs["copied"], json!(1));
+    assert_eq!(bucket.get("up/a").as_deref(), Some(&b"one"[..]));
+    let request = bucket.client().head_object().bucket(&bucket.name).key("up/a").send();
+    let head = wait(async move { request.await.expect("is there") });
+    assert_eq!((head.content_type(), head.cache_control()), (Some("text/x-note"), Some("max-age=7")));
+    assert_eq!(head.storage_class(), Some(&StorageClass::StandardIa), "and not the default of the bucket");
+    assert_eq!(head.metadata().and_then(|all| all.get("owner")).map(String::as_str), Some("ops"));
+    let request = bucket.client().get_object_tagging().bucket(&bucket.name).key("up/a").send();
+    let tags = wait(async move { request.await.expect("is there") });
+    assert_eq!(tags.tag_set().first().map(|tag| (tag.key(), tag.value())), Some(("team", "a b")));
+}

@@ -8,24 +8,12 @@ use lifeboat_engine::model::outcome::FailureKind;
 use lifeboat_engine::secret::SecretRef;
 use lifeboat_steps::store::{self, BackupKind, Key, Meter, Put, Store, catalogue, codes, digest_of, verify};
 use serde_json::json;
-use support::bucket::{Bucket, Versions, endpoint};
+use support::bucket::{Bucket, Versions, endpoint, noise};
 use support::flaky::{Flaky, Trouble};
 use support::rig::Rig;
 
 fn key(text: &str) -> Key {
     Key::new(text).expect("a valid key")
-}
-
-/// Bytes that differ everywhere, so that no part can stand for another one.
-fn noise(length: usize) -> Vec<u8> {
-    let mut state = 0x9e37_79b9_u32;
-    let next = || {
-        state ^= state << 13;
-        state ^= state >> 17;
-        state ^= state << 5;
-        state.to_le_bytes()
-    };
-    std::iter::repeat_with(next).flatten().take(length).collect()
 }
 
 fn write(store: &Store, at: &str, content: &[u8]) -> Result<Put, lifeboat_engine::step::StepError> {
@@ -202,4 +190,21 @@ fn a_backup_exists_once_its_marker_does() {
     assert_eq!(verify(&store, &marker, &Meter::silent()).expect_err("flipped").code, codes::LB1108);
     bucket.put("backups/redis/two/dump.rdb", "somebody else's");
     assert_eq!(store.begin(BackupKind::RedisRdb, "two", &mine).expect_err("not ours").code, codes::LB1107);
+}
+
+#[test]
+fn objects_are_encrypted_as_the_environment_says() {
+    let bucket = Bucket::make(Versions::None);
+    let mut resource = bucket.resource("x");
+    (resource.encryption, resource.kms_key) = (Some("aws:kms".into()), Some("alias/backups".into()));
+    let address = store::Address::new(resource).with_keys("testing".into(), "testing".into(), None);
+    let store = Store::open(&address).expect("answers");
+    write(&store, "small", b"one").expect("writes");
+    write(&store, "large", &noise(17 << 20)).expect("writes");
+    for key in ["x/small", "x/large"] {
+        let request = bucket.client().head_object().bucket(&bucket.name).key(key).send();
+        let head = support::bucket::wait(async move { request.await.expect("is there") });
+        assert_eq!(head.server_side_encryption().map(AsRef::as_ref), Some("aws:kms"), "{key}");
+        assert!(head.ssekms_key_id().is_some_and(|id| id.contains("alias/backups")), "{key}");
+    }
 }

@@ -473,3 +473,26 @@ fn a_password_that_is_a_word_of_the_plan_spoils_no_path_and_is_warned_of() {
     assert!(ran.stderr.contains("warning[LB0389]") && ran.stderr.contains("variable `P`"), "{}", ran.stderr);
     assert!(project.run(&["logs"]).stdout.contains("postgres ***"));
 }
+
+/// One secret that cannot be read where a person decides must not let the others through.
+#[test]
+fn what_people_write_is_cleaned_of_the_secrets_that_can_be_read_there() {
+    let project = Project::with_steps("- { id: ask, uses: approval, with: { message: 'Go?' } }");
+    let environment =
+        "environment: sandbox\nsecrets: { kept: { file: kept }, elsewhere: { env: ELSEWHERE } }\n";
+    project.write("environments/sandbox.yaml", environment);
+    project.write("environments/kept", "hunter22_33\n");
+    let begin = &mut project.command(&["run", "job", "--no-wait"]);
+    crate::project::Ran::of(begin.env("ELSEWHERE", "correct horse")).expect(6);
+    let noted = project.run(&["note", "latest", "it is hunter22_33"]).expect(0);
+    assert!(
+        noted.stderr.contains("warning[LB0330]") && noted.stderr.contains("ELSEWHERE"),
+        "{}",
+        noted.stderr
+    );
+    let refused = project.run(&["retry", "latest", "hunter22_33"]);
+    assert_eq!(refused.exit, 7, "{}", refused.all());
+    let journal = fs::read(project.run_dir().join("journal.db")).expect("a journal");
+    let holds = |text: &str| journal.windows(text.len()).any(|window| window == text.as_bytes());
+    assert!(holds("it is ***") && !holds("hunter22_33"));
+}

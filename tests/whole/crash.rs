@@ -2,23 +2,9 @@
 
 use crate::project::{Project, alive, until};
 
-const LONG: &str = "
-- { id: before, effect: idempotent, run: 'echo before >> done' }
-- id: long
-  effect: idempotent
-  run: |
-    echo $$ > pid
-    echo long >> done
-    if [ -e go ]; then exit 0; fi
-    sleep 300
-- { id: after, effect: idempotent, run: 'echo after >> done' }";
-
 #[test]
 fn kill_9_then_resume_ends_survivors_and_repeats_no_completed_step() {
-    let project = Project::with_steps(LONG);
-    let running = project.start(&["run", "job"]);
-    until("the long step runs", || !project.lines("pid").is_empty());
-    let pid = project.lines("pid")[0].clone();
+    let (project, running, pid) = Project::in_a_long_step();
     running.signal("KILL");
     running.end();
     assert!(alive(&pid), "the child outlives the program, which is what resume must deal with");
@@ -54,10 +40,7 @@ fn a_step_that_must_not_repeat_waits_for_a_person_after_a_crash() {
 
 #[test]
 fn sigterm_leaves_the_run_open_with_nothing_running() {
-    let project = Project::with_steps(LONG);
-    let running = project.start(&["run", "job"]);
-    until("the long step runs", || !project.lines("pid").is_empty());
-    let pid = project.lines("pid")[0].clone();
+    let (project, running, pid) = Project::in_a_long_step();
     running.signal("TERM");
     running.end().expect(143);
     assert!(!alive(&pid), "what it had started was ended");
@@ -76,9 +59,7 @@ fn an_ended_run_is_not_reopened() {
 
 #[test]
 fn two_processes_cannot_drive_one_run() {
-    let project = Project::with_steps(LONG);
-    let running = project.start(&["run", "job"]);
-    until("the long step runs", || !project.lines("pid").is_empty());
+    let (project, running, _) = Project::in_a_long_step();
     project.run(&["resume"]).expect(7);
     running.signal("TERM");
     running.end();
@@ -86,9 +67,7 @@ fn two_processes_cannot_drive_one_run() {
 
 #[test]
 fn editing_files_does_not_change_a_run_that_has_begun() {
-    let project = Project::with_steps(LONG);
-    let running = project.start(&["run", "job"]);
-    until("the long step runs", || !project.lines("pid").is_empty());
+    let (project, running, _) = Project::in_a_long_step();
     running.signal("KILL");
     running.end();
     project.runbook("job", "", "- { id: other, effect: idempotent, run: 'echo other >> done' }");

@@ -8,22 +8,9 @@ use std::process::{Command, Stdio};
 
 use crate::project::{Project, Ran, alive, until};
 
-const LONG: &str = "
-- { id: before, effect: idempotent, run: 'echo before >> done' }
-- id: long
-  effect: idempotent
-  run: |
-    echo $$ > pid
-    echo long >> done
-    if [ -e go ]; then exit 0; fi
-    sleep 300
-- { id: after, effect: idempotent, run: 'echo after >> done' }";
-
 #[test]
 fn a_process_that_stands_still_is_refused_by_name_and_taken_over_by_one_command() {
-    let project = Project::with_steps(LONG);
-    let running = project.start(&["run", "job"]);
-    until("the long step runs", || !project.lines("pid").is_empty());
+    let (project, running, _) = Project::in_a_long_step();
     running.signal("STOP");
     until("it stands still", || project.run(&["resume"]).stderr.contains("stands still"));
     let refused = project.run(&["resume"]).expect(7);
@@ -42,9 +29,7 @@ fn a_process_that_stands_still_is_refused_by_name_and_taken_over_by_one_command(
 
 #[test]
 fn taking_over_what_nobody_drives_is_a_resume() {
-    let project = Project::with_steps(LONG);
-    let running = project.start(&["run", "job"]);
-    until("the long step runs", || !project.lines("pid").is_empty());
+    let (project, running, _) = Project::in_a_long_step();
     running.signal("KILL");
     running.end();
     project.write("go", "");
@@ -57,9 +42,7 @@ fn taking_over_what_nobody_drives_is_a_resume() {
 /// advice, and even then the old process must not do anything further.
 #[test]
 fn a_superseded_process_that_wakes_up_can_neither_report_nor_start_anything() {
-    let project = Project::with_steps(LONG);
-    let running = project.start(&["run", "job"]);
-    until("the long step runs", || !project.lines("pid").is_empty());
+    let (project, running, _) = Project::in_a_long_step();
     running.signal("STOP");
     forget_locks(&project);
 
@@ -106,10 +89,7 @@ fn a_superseded_process_that_only_waits_leaves_by_itself() {
 
 #[test]
 fn a_journal_that_is_removed_ends_what_runs_at_once() {
-    let project = Project::with_steps(LONG);
-    let running = project.start(&["run", "job"]);
-    until("the long step runs", || !project.lines("pid").is_empty());
-    let pid = project.lines("pid")[0].clone();
+    let (project, running, pid) = Project::in_a_long_step();
     fs::remove_file(project.run_dir().join("journal.db")).unwrap();
     let from = std::time::Instant::now();
     let ran = running.end().expect(7);

@@ -45,6 +45,17 @@ impl Ran {
     }
 }
 
+const LONG: &str = "
+- { id: before, effect: idempotent, run: 'echo before >> done' }
+- id: long
+  effect: idempotent
+  run: |
+    echo $$ > pid
+    echo long >> done
+    if [ -e go ]; then exit 0; fi
+    sleep 300
+- { id: after, effect: idempotent, run: 'echo after >> done' }";
+
 /// A directory with `lifeboat.yaml` and a sandbox.
 pub(crate) struct Project {
     dir: tempfile::TempDir,
@@ -68,6 +79,16 @@ impl Project {
         let project = Self::new();
         project.runbook("job", "", steps);
         project
+    }
+
+    /// A project whose run is in the midst of a step, which ends at once when it is repeated and there is a file `go`; with the
+    /// process that drives it and the number of the step's own.
+    pub(crate) fn in_a_long_step() -> (Self, Running, String) {
+        let project = Self::with_steps(LONG);
+        let running = project.start(&["run", "job"]);
+        until("the long step runs", || !project.lines("pid").is_empty());
+        let pid = project.lines("pid")[0].clone();
+        (project, running, pid)
     }
 
     pub(crate) fn runbook(&self, name: &str, head: &str, steps: &str) {

@@ -155,7 +155,7 @@ fn an_approval_after_its_timeout_is_refused_and_says_how_to_be_asked_anew() {
     project.runbook(
         "job",
         "objective: { rto: 4h }\n",
-        "- { id: ask, uses: approval, with: { message: 'Promote?' }, timeout: 1s, on_error: hold, recovered: true }",
+        "- { id: ask, uses: approval, with: { message: 'Promote?' }, timeout: 5s, on_error: hold, recovered: true }",
     );
     waiting(&project, &["run", "job"]);
     refused(

@@ -28,6 +28,32 @@ fn a_signal_leaves_a_run_that_waits_for_a_person_open() {
     project.run(&["resume"]).expect(0);
 }
 
+/// Scripts read from the exit code what became of the run. It had ended, and the process was only about to leave.
+#[test]
+fn a_signal_when_the_run_has_ended_changes_nothing_about_how_it_ended() {
+    let project =
+        Project::with_steps(&format!("- {{ id: one, effect: idempotent, run: 'touch here; {WAIT}' }}"));
+    let running = project.start(&["run", "job"]);
+    until("it runs", || project.file("here").exists());
+    project.run(&["runs"]).expect(0);
+    // The process looks for the index at its end, and waits some seconds for whoever has it.
+    let index = rusqlite::Connection::open(project.file(".lifeboat/state/index.db")).expect("an index");
+    index.execute_batch("BEGIN EXCLUSIVE").expect("nobody else has it");
+    project.write("go", "");
+    let locks = project.file(".lifeboat/state/locks");
+    let held = || {
+        std::fs::read_dir(&locks)
+            .expect("locks")
+            .flatten()
+            .any(|entry| entry.path().extension().is_some_and(|extension| extension == "json"))
+    };
+    until("it has ended and given its locks back", || !held());
+    running.signal("TERM");
+    running.end().expect(0);
+    drop(index);
+    assert_eq!(project.report()["outcome"]["state"], "succeeded");
+}
+
 #[test]
 fn a_signal_while_a_retry_waits_does_not_wait_with_it() {
     let project = Project::with_steps(

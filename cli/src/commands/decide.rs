@@ -212,10 +212,15 @@ fn hand_over(run: &RunDir, request: &Request, what: &str) -> Outcome {
         if reader.knows(id).map_err(|error| render::journal(&error))? {
             return told(run, &reader, id, what);
         }
-        let alone = run.owner().map_err(|error| render::runs(&error))?.is_none();
-        if alone && take_down(run)? && !reader.knows(id).map_err(|error| render::journal(&error))? {
-            // The run has come to its end in the meantime.
-            return Err(ended(&short));
+        if run.owner().map_err(|error| render::runs(&error))?.is_none() {
+            let taken = take_down(run);
+            if reader.knows(id).map_err(|error| render::journal(&error))? {
+                return told(run, &reader, id, what);
+            }
+            if taken? && !run.is_open().map_err(|error| render::runs(&error))? {
+                // The run has come to its end in the meantime.
+                return Err(ended(&short));
+            }
         }
         std::thread::sleep(Duration::from_millis(50));
     }

@@ -59,7 +59,7 @@ pub(crate) fn status(state: &StateDir, run: Option<&str>, format: Format) -> Out
         Format::Json => crate::say::put!("{}", render::json(&status)?),
         _ => render::print_page(&status.page()),
     }
-    let waiting = told.run.inbox().pending().map_err(|error| render::runs(&error))?.len();
+    let waiting = told.run.inbox().waiting().map_err(|error| render::runs(&error))?.len();
     if waiting > 0 && told.owner == Owner::Gone {
         let short = told.run.id().short();
         crate::say::say!("\n{waiting} decided already and not yet carried out: lifeboat resume {short}");

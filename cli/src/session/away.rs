@@ -4,10 +4,10 @@ use std::sync::Arc;
 
 use lifeboat_engine::clock::{Clock, RunClock, SystemClock, ThisMachine};
 use lifeboat_engine::journal::{self, Journal};
-use lifeboat_engine::model::Request;
 use lifeboat_engine::model::event::{Answer, Decision};
+use lifeboat_engine::model::{Request, StepId};
 use lifeboat_engine::plan::Plan;
-use lifeboat_engine::redact::Redactor;
+use lifeboat_engine::redact::{Redactor, SHORTEST};
 use lifeboat_engine::run::Away;
 use lifeboat_engine::runs::{self, Pending, RunDir};
 use lifeboat_engine::secret::Secrets;
@@ -33,10 +33,16 @@ pub(crate) fn take_down(run: &RunDir) -> Result<bool, Failure> {
     let (header, events) = journal::read(run.path()).map_err(|error| render::journal(&error))?;
     let clock: Arc<dyn Clock> = Arc::new(RunClock::resume(Arc::new(ThisMachine), &events));
     let journal = Journal::open(run.path(), clock).map_err(|error| render::journal(&error))?;
-    let wishes: Vec<Pending> = pending.into_iter().filter_map(Result::ok).collect();
-    let redactor = Redactor::new(&secrets(&header.plan, &wishes));
-    let state = fold(&header.plan, &events)?;
-    let mut away = Away { plan: &header.plan, journal: &journal, state, redactor: &redactor };
+    let (mut wishes, mut unread) = (Vec::new(), Vec::new());
+    for found in pending {
+        match found {
+            Ok(wish) => wishes.push(wish),
+            Err(error) => unread.push(error),
+        }
+    }
+    let redactor = Redactor::new(&secrets(&header.plan, &wishes)?);
+    let mut state = fold(&header.plan, &events)?;
+    let mut away = Away { plan: &header.plan, journal: &journal, state: &mut state, redactor: &redactor };
     let runtime = tokio::runtime::Builder::new_current_thread()
         .build()
         .map_err(|error| Failure::internal("the runtime cannot start").caused_by(&error))?;
@@ -44,23 +50,35 @@ pub(crate) fn take_down(run: &RunDir) -> Result<bool, Failure> {
         runtime.block_on(away.take(id, request)).map_err(|error| super::not_driven(run, &error))?;
         inbox.remove(id).map_err(|error| render::runs(&error))?;
     }
-    Ok(true)
+    unread.into_iter().find(|error| !is_set_aside(error)).map_or(Ok(true), |error| Err(render::runs(&error)))
 }
 
-/// Resolves the secrets of the run only if somebody wrote a text that could hold one. What cannot be resolved now, such
-/// as a command that needs a key, must not keep a person from deciding.
-fn secrets(plan: &Plan, wishes: &[Pending]) -> Secrets {
-    if wishes.iter().any(|wish| holds_text(&wish.request)) {
-        start::resolve_secrets(plan).unwrap_or_default()
+/// Says whether a file in the inbox was no request, which is told once; everything else is found there again.
+fn is_set_aside(error: &runs::Error) -> bool {
+    let aside = matches!(error, runs::Error::BadRequest { .. });
+    if aside {
+        tracing::warn!(%error, "a request was set aside");
+    }
+    aside
+}
+
+/// Reads the secrets of the run only if somebody wrote a text that could hold one. What cannot be read now, such as a command
+/// that needs a key, must not keep a person from deciding.
+fn secrets(plan: &Plan, wishes: &[Pending]) -> Result<Secrets, Failure> {
+    if wishes.iter().any(|wish| holds_text(plan, &wish.request)) {
+        start::resolve_readable(plan)
     } else {
-        Secrets::default()
+        Ok(Secrets::default())
     }
 }
 
-fn holds_text(request: &Request) -> bool {
+/// Says whether a request holds a text that goes into the journal. What is said of a step that the plan does not have is
+/// refused with its name, which may be anything.
+fn holds_text(plan: &Plan, request: &Request) -> bool {
+    let unknown = |step: &StepId| !plan.everything().any(|planned| planned.id == step.whole());
     match request {
-        Request::Answer { answer: Answer { comment, choice, .. }, .. } => {
-            comment.is_some() || choice.len() > 16
+        Request::Answer { step, answer: Answer { comment, choice, .. }, .. } => {
+            comment.is_some() || choice.len() >= SHORTEST || unknown(step)
         }
         Request::Decide { decision, .. } => match decision {
             Decision::SkipStep { .. }
@@ -68,7 +86,8 @@ fn holds_text(request: &Request) -> bool {
             | Decision::Abort { .. }
             | Decision::Cancel { .. }
             | Decision::Note { .. } => true,
-            Decision::RetryStep { .. } | Decision::Pause | Decision::Unpause => false,
+            Decision::RetryStep { step } => unknown(step),
+            Decision::Pause | Decision::Unpause => false,
         },
     }
 }

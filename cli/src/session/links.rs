@@ -6,7 +6,7 @@ use std::sync::Mutex;
 use lifeboat_engine::model::{Attempt, OutputFile, Request, StepId, Stream};
 use lifeboat_engine::redact::Redactor;
 use lifeboat_engine::run::driver::{OutputSink, RequestSource};
-use lifeboat_engine::runs::{Inbox, OutputFiles, RequestId};
+use lifeboat_engine::runs::{self, Inbox, OutputFiles, RequestId};
 
 /// Removes secrets from lines of output and stores them.
 pub(super) struct Output {
@@ -54,7 +54,26 @@ impl OutputSink for Output {
 
 /// Requests that other processes leave in the run's inbox.
 pub(super) struct InboxSource {
-    pub(super) inbox: Inbox,
+    inbox: Inbox,
+    /// What went wrong when it was last looked at: it is looked at five times a second, and told once.
+    trouble: Option<String>,
+}
+
+impl InboxSource {
+    pub(super) fn of(inbox: Inbox) -> Self {
+        Self { inbox, trouble: None }
+    }
+
+    fn tell(&mut self, error: &runs::Error) {
+        let text = match std::error::Error::source(error) {
+            Some(cause) => format!("{error}: {cause}"),
+            None => error.to_string(),
+        };
+        if self.trouble.as_ref() != Some(&text) {
+            tracing::warn!("{text}; what people ask of the run may have to wait");
+            self.trouble = Some(text);
+        }
+    }
 }
 
 impl RequestSource for InboxSource {
@@ -62,16 +81,24 @@ impl RequestSource for InboxSource {
         let pending = match self.inbox.pending() {
             Ok(pending) => pending,
             Err(error) => {
-                tracing::warn!(%error, "the inbox cannot be read");
+                self.tell(&error);
                 return Vec::new();
             }
         };
         let mut wishes = Vec::new();
+        let mut trouble = None;
         for entry in pending {
             match entry {
                 Ok(pending) => wishes.push((pending.id, pending.request)),
-                Err(error) => tracing::warn!(%error, "a request was set aside"),
+                Err(error @ runs::Error::BadRequest { .. }) => {
+                    tracing::warn!(%error, "a request was set aside");
+                }
+                Err(error) => trouble = trouble.or(Some(error)),
             }
+        }
+        match trouble {
+            Some(error) => self.tell(&error),
+            None => self.trouble = None,
         }
         wishes
     }

@@ -53,6 +53,9 @@ pub(crate) struct Manner {
 /// How long children of a killed process have to end before they are killed.
 const SURVIVOR_GRACE: Duration = Duration::from_secs(5);
 
+/// How long the end of a run waits for work that blocks.
+const BLOCKED: Duration = Duration::from_secs(2);
+
 /// How many requests of this process may wait.
 const CONTROL_LIMIT: usize = 64;
 
@@ -155,14 +158,8 @@ struct Begun {
 }
 
 fn serve(site: &Site, held: Held, begun: Begun, manner: &Manner) -> Outcome {
-    let runtime = tokio::runtime::Builder::new_multi_thread()
-        .enable_all()
-        .build()
-        .map_err(|error| Failure::internal("the runtime cannot start").caused_by(&error))?;
     let run = held.run.clone();
-    let (situation, stopped) = runtime.block_on(drive_run(site, &run, begun, manner))?;
-    // A blocking task that does not end must not keep the process.
-    runtime.shutdown_timeout(Duration::from_secs(2));
+    let (situation, stopped) = on_runtime(drive_run(site, &run, begun, manner))??;
     stopped.done();
     if let Situation::Finished(_) = situation {
         crash::point(Point::RunFinished);
@@ -171,6 +168,18 @@ fn serve(site: &Site, held: Held, begun: Begun, manner: &Manner) -> Outcome {
     let ending = end::Ending { state: &site.state, run: &run, situation, report: manner.report.as_deref() };
     let exit = ending.tell()?;
     Ok(if situation == Situation::Stopped { stopped.exit().unwrap_or(exit) } else { exit })
+}
+
+/// Runs something on a runtime of its own. However it ends, a blocking task that does not end must not keep the process: the
+/// disk that it waits for may be the one whose failure ended the rest.
+fn on_runtime<T>(work: impl Future<Output = T>) -> Result<T, Failure> {
+    let runtime = tokio::runtime::Builder::new_multi_thread()
+        .enable_all()
+        .build()
+        .map_err(|error| Failure::internal("the runtime cannot start").caused_by(&error))?;
+    let result = runtime.block_on(work);
+    runtime.shutdown_timeout(BLOCKED);
+    Ok(result)
 }
 
 async fn drive_run(
@@ -216,7 +225,7 @@ async fn drive_run(
         clock: begun.clock,
         reporters,
         controls: receiver,
-        requests: Box::new(links::InboxSource { inbox: run.inbox() }),
+        requests: Box::new(links::InboxSource::of(run.inbox())),
         when_held,
         when_waiting,
     };
@@ -264,4 +273,30 @@ fn not_driven(run: &RunDir, error: &lifeboat_engine::run::driver::Error) -> Fail
     let help = failure.help.clone().unwrap_or_default();
     let separator = if help.is_empty() { "" } else { "; then: " };
     failure.help(format!("{help}{separator}lifeboat resume {}", run.id().short()))
+}
+
+#[cfg(test)]
+mod tests {
+    use std::time::Instant;
+
+    use super::*;
+
+    #[test]
+    fn work_that_blocks_keeps_no_process_whose_run_could_not_be_driven() {
+        let begin = Instant::now();
+        let (let_go, gate) = std::sync::mpsc::channel::<()>();
+        let result = on_runtime(async {
+            let (begun, seen) = tokio::sync::oneshot::channel();
+            tokio::task::spawn_blocking(move || {
+                begun.send(()).expect("it is waited for");
+                // It ends when the test does.
+                gate.recv().expect_err("nothing is ever sent");
+            });
+            seen.await.expect("it has begun");
+            Err::<(), _>("the journal cannot be written")
+        });
+        assert_eq!(result.expect("a runtime"), Err("the journal cannot be written"));
+        assert!(begin.elapsed() < Duration::from_secs(20), "{:?}", begin.elapsed());
+        drop(let_go);
+    }
 }

@@ -17,6 +17,9 @@ use crate::exit::{Exit, Failure};
 /// How long the process may take to leave after the second signal, whatever it is doing.
 const LAST_WORDS: Duration = Duration::from_secs(5);
 
+/// How long a process whose run is not driven any more has to leave by itself: then it tells how the run stands.
+const LEAVING: Duration = Duration::from_secs(10);
+
 /// How long the end of the process waits for what is still to be said about a signal.
 const SAYING: Duration = Duration::from_secs(1);
 
@@ -60,7 +63,7 @@ impl Stopped {
         }
     }
 
-    /// Takes note that the run is not driven any more: from now on the next signal ends the process.
+    /// Takes note that the run is not driven any more: from now on a signal ends the process if it does not leave by itself.
     pub(super) fn done(&self) {
         self.wait_for_words();
         self.done.store(true, Ordering::Relaxed);
@@ -139,11 +142,18 @@ impl Signals {
         std::process::exit(128 + number);
     }
 
-    /// Waits for the next signal and takes note of it. Does not return if nothing is driven any more.
+    /// Waits for the next signal and takes note of it. Does not return if nothing is driven any more: the process is about to
+    /// leave, with an exit code that tells how the run stands, unless something keeps it or somebody says it twice.
     async fn following(&mut self, seen: &Stopped) -> i32 {
         let number = self.next().await;
-        seen.number.store(number, Ordering::Relaxed);
+        let before = seen.number.swap(number, Ordering::Relaxed);
         if seen.done.load(Ordering::Relaxed) {
+            if before == 0 {
+                tokio::select! {
+                    () = tokio::time::sleep(LEAVING) => {}
+                    _ = self.next() => {}
+                }
+            }
             std::process::exit(128 + number);
         }
         number

@@ -1,6 +1,6 @@
 //! The beginning of a run: locks, secrets, and the declaration in the journal.
 
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use jiff::Timestamp;
@@ -15,7 +15,7 @@ use lifeboat_engine::plan::Plan;
 use lifeboat_engine::resource::System;
 use lifeboat_engine::run::{lock_identities, unapprovable};
 use lifeboat_engine::runs::{ResourceLocks, RunDir, RunLock, Wanted};
-use lifeboat_engine::secret::Secrets;
+use lifeboat_engine::secret::{SecretRef, Secrets};
 
 use crate::exit::{Exit, Failure, Outcome};
 use crate::render;
@@ -176,18 +176,38 @@ pub(super) fn lock_resources(
 
 /// Reads every secret of the environment afresh.
 pub(super) fn resolve_secrets(plan: &Plan) -> Result<Secrets, Failure> {
-    let webhooks = plan.resources.values().filter_map(|resource| match &resource.system {
-        System::Slack(hook) | System::Webhook(hook) => Some(&hook.webhook),
-        _ => None,
-    });
-    let base = plan.project_dir.join("environments");
-    let resolved = Secrets::resolve(plan.secrets.values().chain(webhooks), &base).map_err(|problems| {
+    let resolved = Secrets::resolve(references(plan), &base(plan)).map_err(|problems| {
         let mut problems = problems.iter();
         let Some(first) = problems.next() else { return Failure::internal("a secret cannot be read") };
         let failure = Failure::new(Exit::Refused, first.to_string()).code(first.code()).help(first.help());
         problems.fold(failure, |failure, problem| failure.caused_by(problem))
     })?;
     warn_of_words(resolved, plan)
+}
+
+/// Reads those secrets of the environment that can be read here, and says which cannot: they are removed from nothing.
+pub(super) fn resolve_readable(plan: &Plan) -> Result<Secrets, Failure> {
+    let (resolved, problems) = Secrets::resolve_readable(references(plan), &base(plan));
+    for problem in problems {
+        crate::say::say!(
+            "warning[{}]: {problem}; where it stands in what was written, it stays",
+            problem.code()
+        );
+    }
+    warn_of_words(resolved, plan)
+}
+
+fn references(plan: &Plan) -> impl Iterator<Item = &SecretRef> {
+    let webhooks = plan.resources.values().filter_map(|resource| match &resource.system {
+        System::Slack(hook) | System::Webhook(hook) => Some(&hook.webhook),
+        _ => None,
+    });
+    plan.secrets.values().chain(webhooks)
+}
+
+/// The directory of the environments, which relative references are taken from.
+fn base(plan: &Plan) -> PathBuf {
+    plan.project_dir.join("environments")
 }
 
 /// Warns of secrets that are no secrets, for the plan says them.

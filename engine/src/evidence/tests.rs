@@ -358,10 +358,31 @@ async fn a_hostile_archive_is_refused_by_name_and_nothing_is_unpacked() {
         let refusal = refusal(&evil, &head);
         assert!(refusal.starts_with("LB0386") && refusal.contains(expected), "{expected}: {refusal}");
     }
-    let twice = forged(&path, |members| members.insert(2, members[1].clone()));
-    assert!(refusal(&twice, &head).contains("there twice"));
-    fs::remove_file(twice).unwrap();
+    for (at, to) in [(1, 2), (2, 2), (2, 4), (0, 9), (1, 9), (5, 9), (11, 3)] {
+        let twice = forged(&path, |members| members.insert(to, members[at].clone()));
+        let refusal = refusal(&twice, &head);
+        assert!(refusal.contains("there twice"), "{at} again at {to}: {refusal}");
+        fs::remove_file(twice).unwrap();
+    }
     assert_eq!(fs::read_dir(scene.dir.path()).unwrap().count(), before, "nothing was written");
+}
+
+/// What is said of a run twice is believed once by those who unpack the archive, and must not be by others.
+#[tokio::test]
+async fn events_that_a_forger_puts_before_the_real_ones_tell_nothing() {
+    let scene = Scene::ended().await;
+    let (path, Written { head, .. }) = scene.write("a.tar.gz");
+    let other = Scene::begun().await;
+    other.note("eve has approved").await;
+    let (made_up, _) = other.write("b.tar.gz");
+    let events = members(&made_up).remove(2);
+    assert!(events.0.ends_with("events.jsonl"));
+    let forged = forged(&path, |members| {
+        let real = std::mem::replace(&mut members[2], events);
+        members.push(real);
+    });
+    let refusal = refusal(&forged, &head);
+    assert!(refusal.contains("events.jsonl`: the file is there twice"), "{refusal}");
 }
 
 #[tokio::test]

@@ -171,11 +171,23 @@ impl Archive {
         if self.members.len() >= MEMBERS_LIMIT {
             return Err(self.no_archive(place(), "there are more files than any evidence has"));
         }
-        // In the order of the archive, so each name is looked for among its neighbours only; sums find the others.
-        if self.members.last().is_some_and(|(last, _)| *last == member) {
+        if self.has(&member) {
             return Err(self.no_archive(place(), "the file is there twice"));
         }
         Ok(member)
+    }
+
+    /// Says whether a file was read already, of those that are understood as they come: a second one would be believed in
+    /// place of the first, or together with it. The others are compared in the end, when each is missed once.
+    fn has(&self, member: &Member) -> bool {
+        match member {
+            Member::Header => self.header_file.is_some(),
+            Member::Plan => self.plan.is_some(),
+            Member::Events => self.head.is_some(),
+            Member::Sums => self.sums.is_some(),
+            Member::Derived(name) => name == "evidence.json" && self.summary.is_some(),
+            Member::Source(_) | Member::Output(_) => false,
+        }
     }
 
     fn text(&self, name: &str, size: u64, content: &mut impl Read) -> Result<String, Error> {

@@ -14,8 +14,6 @@ pub enum Error {
     Missing { path: PathBuf },
     #[error("there is a journal at `{path}` already")]
     Exists { path: PathBuf },
-    #[error("the journal `{path}` was created but no run was ever declared in it")]
-    Empty { path: PathBuf },
     #[error("the journal `{path}` cannot be {action}")]
     Unusable {
         path: PathBuf,
@@ -127,11 +125,9 @@ impl Error {
     /// Returns the code whose page explains the error.
     pub fn code(&self) -> Code {
         match self {
-            Self::Missing { .. }
-            | Self::Exists { .. }
-            | Self::Empty { .. }
-            | Self::Unusable { .. }
-            | Self::Unsafe { .. } => codes::LB0310,
+            Self::Missing { .. } | Self::Exists { .. } | Self::Unusable { .. } | Self::Unsafe { .. } => {
+                codes::LB0310
+            }
             Self::Damaged { .. } => codes::LB0311,
             Self::Newer { .. } => codes::LB0312,
             Self::Closed { .. } => codes::LB0313,
@@ -148,7 +144,6 @@ impl Error {
             Self::Closed { path, fault } => return fault.help(path),
             Self::Missing { .. } => "`lifeboat runs` lists the runs of this state directory",
             Self::Exists { .. } => "go on with that run: `lifeboat resume RUN`",
-            Self::Empty { .. } => "nothing was started in it: start a new run with `lifeboat run`",
             Self::Unusable { .. } => {
                 "look at the cause, the free space and the owner of the file, then `lifeboat resume RUN`"
             }

@@ -155,12 +155,11 @@ pub(super) fn check_version(path: &Path, conn: &Connection) -> Result<u32, Error
             .map_err(|error| Error::sqlite(path, "read", error))
     };
     let (application, version) = (pragma("application_id")?, pragma("user_version")?);
-    if application == 0 && version == 0 {
-        return Err(Error::Empty { path: path.to_owned() });
-    }
     if application != i64::from(APPLICATION_ID) || version < 1 {
-        let what = "the file is a SQLite database but no journal".to_owned();
-        return Err(Error::Damaged { path: path.to_owned(), seq: None, what });
+        // A journal gets its name only when it is complete, so what is empty has lost what it said.
+        let is_empty = application == 0 && version == 0;
+        let what = if is_empty { "it is empty" } else { "the file is a SQLite database but no journal" };
+        return Err(Error::Damaged { path: path.to_owned(), seq: None, what: what.to_owned() });
     }
     match u32::try_from(version) {
         Ok(version) if version <= FORMAT => Ok(version),
@@ -265,6 +264,16 @@ pub(super) fn fill_log(path: &Path, conn: &Connection) {
     }
     if let Err(error) = conn.pragma_update(None, "wal_autocheckpoint", LOG_PAGES) {
         tracing::debug!(path = %path.display(), %error, "the journal keeps the usual length of its log");
+    }
+}
+
+/// Moves everything from the write-ahead log into the file itself. Closing does that, too, and tells nobody if it fails.
+pub(super) fn empty_log(path: &Path, conn: &Connection) -> Result<(), Error> {
+    let left = |row: &rusqlite::Row<'_>| row.get::<_, bool>(0);
+    match conn.query_row("PRAGMA wal_checkpoint(TRUNCATE)", [], left) {
+        Ok(false) => Ok(()),
+        Ok(true) => Err(Error::io(path, "created", std::io::ErrorKind::ResourceBusy.into())),
+        Err(error) => Err(Error::sqlite(path, "created", error)),
     }
 }
 

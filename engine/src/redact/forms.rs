@@ -6,8 +6,8 @@ use base64::Engine as _;
 use base64::engine::general_purpose::{STANDARD, STANDARD_NO_PAD, URL_SAFE, URL_SAFE_NO_PAD};
 use serde_json::Value;
 
-/// A shorter form would be found in ordinary words.
-pub(crate) const SHORTEST: usize = 8;
+/// How many bytes of a secret are looked for at least: a shorter form would be found in ordinary words.
+pub const SHORTEST: usize = 8;
 
 /// Where tools break lines of base64: `openssl` and PEM at 64, `base64` at 76.
 const WIDTHS: [usize; 2] = [64, 76];

@@ -10,5 +10,5 @@ mod redactor;
 mod tests;
 mod views;
 
-pub(crate) use forms::SHORTEST;
+pub use forms::SHORTEST;
 pub use redactor::Redactor;

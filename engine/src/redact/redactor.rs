@@ -133,26 +133,21 @@ impl Redactor {
     /// Returns the place nearest before `at` where a text can be cut without a secret being cut in two: half a secret is
     /// not found any more.
     pub fn cut(&self, text: &[u8], at: usize) -> usize {
-        let reach = self.reach();
-        let from = at.saturating_sub(reach);
-        let around = &text[from..text.len().min(at + reach)];
-        let found = self.find(around);
-        found
-            .iter()
-            .find(|range| range.start + from < at && at < range.end + from)
-            .map_or(at, |range| range.start + from)
+        self.across(text, at).map_or(at, |secret| secret.start)
     }
 
     /// Returns the place nearest after `at` where a text can begin without the end of a secret standing there.
     pub fn cut_after(&self, text: &[u8], at: usize) -> usize {
+        self.across(text, at).map_or(at, |secret| secret.end)
+    }
+
+    /// Finds the secret that begins before a place and ends after it.
+    fn across(&self, text: &[u8], at: usize) -> Option<Range<usize>> {
         let reach = self.reach();
         let from = at.saturating_sub(reach);
         let around = &text[from..text.len().min(at + reach)];
-        let found = self.find(around);
-        found
-            .iter()
-            .find(|range| range.start + from < at && at < range.end + from)
-            .map_or(at, |range| range.end + from)
+        let mut found = self.find(around).into_iter().map(|range| range.start + from..range.end + from);
+        found.find(|range| range.start < at && at < range.end)
     }
 }
 

@@ -3,7 +3,7 @@
 use uuid::Uuid;
 
 use crate::journal::Journal;
-use crate::model::event::{Answer, Decision, EventKind, Person};
+use crate::model::event::{Answer, Decision, Event, EventKind, Person};
 use crate::model::request::Request;
 use crate::plan::Plan;
 use crate::redact::Redactor;
@@ -18,30 +18,30 @@ pub struct Away<'a> {
     pub plan: &'a Plan,
     pub journal: &'a Journal,
     /// The fold of the journal so far.
-    pub state: RunState,
+    pub state: &'a mut RunState,
     pub redactor: &'a Redactor,
 }
 
 impl Away<'_> {
-    /// Records what becomes of a request, durably when this returns, as the process that drives a run would.
+    /// Records what becomes of a request, durably when this returns, as the process that drives a run would. Returns what was
+    /// recorded.
     ///
     /// Nothing is launched, ended or undone: whoever takes the run over next carries the decision out. A request whose id
     /// the journal knows is not taken twice. An ended run takes nothing down any more.
-    pub async fn take(&mut self, id: Uuid, request: Request) -> Result<(), Error> {
+    pub async fn take(&mut self, id: Uuid, request: Request) -> Result<Vec<Event>, Error> {
         if self.journal.knows(id) || matches!(self.state.phase, Phase::Finished(_)) {
-            return Ok(());
+            return Ok(Vec::new());
         }
         let request = cleaned(self.redactor, request);
         let by = request.by().clone();
-        let hearing = Hearing { run: self.journal.header().run, plan: self.plan, state: &self.state };
+        let hearing = Hearing { run: self.journal.header().run, plan: self.plan, state: self.state };
         let events = match hearing.judge(request) {
             Verdict::Granted(event) => vec![*event],
             Verdict::Known => Vec::new(),
             Verdict::Refused(reason) => vec![refused(self.redactor, id, by, &reason)],
         };
         events.iter().try_for_each(|event| self.state.apply(event))?;
-        self.journal.append_for(vec![id], events).await?;
-        Ok(())
+        Ok(self.journal.append_for(vec![id], events).await?)
     }
 }
 
@@ -130,7 +130,7 @@ mod tests {
         let mut state = RunState::new(&plan);
         events.iter().for_each(|event| state.apply(&event.kind).unwrap());
         let redactor = redactor(&["correct_horse"]);
-        let mut away = Away { plan: &plan, journal: &journal, state, redactor: &redactor };
+        let mut away = Away { plan: &plan, journal: &journal, state: &mut state, redactor: &redactor };
         let step = StepId::new("correct_horse").unwrap();
         let unknown: Vec<_> = requests(&step, "because").into_iter().take(4).collect();
         let count = unknown.len();

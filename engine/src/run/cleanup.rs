@@ -52,17 +52,34 @@ fn delete(path: &Path, how: impl FnOnce(&Path) -> std::io::Result<()>) -> Result
         Err(error) if error.kind() == std::io::ErrorKind::NotFound => {}
         Err(error) => return Err(format!("`{}` cannot be removed: {error}", path.display())),
     }
-    if path.symlink_metadata().is_ok() {
+    if is_there(path)? {
         return Err(format!("`{}` is still there", path.display()));
     }
     Ok(format!("`{}` does not exist", path.display()))
 }
 
+/// Says whether something stands there, if that can be seen: what cannot be looked at is not gone.
+fn is_there(path: &Path) -> Result<bool, String> {
+    match path.symlink_metadata() {
+        Ok(_) => Ok(true),
+        Err(error) if error.kind() == std::io::ErrorKind::NotFound => Ok(false),
+        Err(error) => Err(format!("`{}` cannot be looked at: {error}", path.display())),
+    }
+}
+
 fn move_back(from: &Path, to: &Path) -> Result<String, String> {
-    if to.symlink_metadata().is_err() {
+    let (in_place, aside) = (is_there(from)?, is_there(to)?);
+    if in_place && !aside {
         return Ok(format!("`{}` was not moved, or is back already", from.display()));
     }
-    if from.symlink_metadata().is_ok() {
+    if !aside {
+        return Err(format!(
+            "`{}` is gone, and so is `{}`, which it was moved to: somebody has moved or removed it",
+            from.display(),
+            to.display()
+        ));
+    }
+    if in_place {
         return Err(format!(
             "`{}` is in the way of `{}`, which was moved aside; compare the two and keep the right one",
             from.display(),
@@ -93,6 +110,23 @@ mod tests {
         assert!(remove(&moved).removed);
         assert!(from.exists() && !to.exists());
         assert!(remove(&moved).removed, "again is no error");
+    }
+
+    #[test]
+    fn what_was_moved_aside_and_cannot_be_found_is_no_success() {
+        let dir = tempfile::tempdir().unwrap();
+        let at = |name: &str| dir.path().join(name);
+        let moved = |to: &str| thing(CreatedKind::MovedAside { from: at("data"), to: at(to) });
+        let removal = remove(&moved("data.pre-1"));
+        assert!(
+            !removal.removed && removal.proof.contains("somebody has moved or removed it"),
+            "{removal:?}"
+        );
+        // A place that cannot be looked at: also root cannot follow a link to itself.
+        std::os::unix::fs::symlink("loop", at("loop")).unwrap();
+        fs::create_dir(at("data")).unwrap();
+        let removal = remove(&moved("loop/data.pre-1"));
+        assert!(!removal.removed && removal.proof.contains("cannot be looked at"), "{removal:?}");
     }
 
     /// A process that has nothing to do with the run but its number, and what was recorded of a server that had the number

@@ -14,7 +14,7 @@ use uuid::Uuid;
 use crate::clock::{Clock, NOTABLE_MS, Reading};
 use crate::crash::{self, Point};
 use crate::journal::{self, Journal};
-use crate::model::event::{Answer, EventClass, EventKind};
+use crate::model::event::{Answer, Event, EventClass, EventKind};
 use crate::model::evidence::Created;
 use crate::model::ids::{Attempt, RunId, StepId};
 use crate::model::request::Request;
@@ -24,7 +24,7 @@ use crate::redact::Redactor;
 use crate::secret::Secrets;
 use crate::step::Registry;
 
-use super::away;
+use super::away::{self, Away};
 use super::cleanup;
 use super::dispatcher::{Action, Dispatcher, Input, Situation};
 use super::executor::{Executor, ExecutorParts, GRACE, Launch};
@@ -119,7 +119,8 @@ const FAREWELL: Duration = GRACE.saturating_add(Duration::from_secs(5));
 ///
 /// To be spawned on a runtime of several threads: a thread that only blocks on it is outside of them, and each attempt is
 /// then handed to another thread and back, which takes longer than a synced write.
-pub async fn drive(setup: Setup) -> Result<Situation, Error> {
+pub async fn drive(mut setup: Setup) -> Result<Situation, Error> {
+    take_waiting(&mut setup).await?;
     let (sender, messages) = mpsc::channel(MESSAGE_LIMIT);
     let (mut driver, inlets) = Driver::new(setup, sender, messages);
     let result = driver.serve(inlets).await;
@@ -130,6 +131,20 @@ pub async fn drive(setup: Setup) -> Result<Situation, Error> {
         Err(_) => driver.end_everything().await,
     }
     result
+}
+
+/// Takes down what other processes have left while nobody drove the run, before anything starts: somebody may have ended it,
+/// and the process that was to hear of it was gone.
+async fn take_waiting(setup: &mut Setup) -> Result<(), Error> {
+    for (id, request) in setup.requests.poll() {
+        let Setup { plan, journal, state, redactor, reporters, .. } = setup;
+        let mut away = Away { plan, journal, state, redactor };
+        for Event { at_ms, kind, .. } in away.take(id, request).await? {
+            reporters.iter_mut().for_each(|reporter| reporter.on_event(at_ms, &kind));
+        }
+        setup.requests.done(id);
+    }
+    Ok(())
 }
 
 /// Where inputs come from.

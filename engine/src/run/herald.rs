@@ -53,7 +53,6 @@ pub(super) struct Watch {
     /// When to look next.
     look_at_ms: i64,
     told_of_loss: bool,
-    why_ended: String,
 }
 
 /// Something that has happened and that people must hear of.
@@ -223,17 +222,13 @@ impl Watch {
                 );
                 news(Occasion::Interrupted, None, what, "status RUN".to_owned())
             }
-            EventKind::EndingBegan { reason, .. } => {
-                self.why_ended.clone_from(reason);
-                None
-            }
             EventKind::RunFinished { outcome } => {
                 let occasion = match outcome {
                     RunOutcome::Succeeded => Occasion::Succeeded,
                     RunOutcome::Failed => Occasion::Failed,
                     RunOutcome::Aborted => Occasion::Aborted,
                 };
-                news(occasion, None, self.why_ended.clone(), "report RUN".to_owned())
+                news(occasion, None, state.why_it_ends.clone(), "report RUN".to_owned())
             }
             _ => None,
         }

@@ -32,6 +32,8 @@ pub struct RunState {
     pub undoing: bool,
     /// A person has ended the run, and that its end begins is not yet recorded.
     pub ended_by: Option<(Person, Decision)>,
+    /// Why the run ends, in words for people; empty until it does.
+    pub why_it_ends: String,
     /// What the systems to be written were when destroying them was confirmed; empty where nothing had to be.
     pub targets: Vec<String>,
     /// What was made and not yet removed, in the order in which it was made.
@@ -134,6 +136,7 @@ impl RunState {
             begun: Vec::new(),
             undoing: false,
             ended_by: None,
+            why_it_ends: String::new(),
             targets: Vec::new(),
             things: Vec::new(),
             made: BTreeMap::new(),
@@ -185,9 +188,10 @@ impl RunState {
                 self.phase = Phase::Main;
             }
             EventKind::TargetsConfirmed { targets, .. } => self.targets.clone_from(targets),
-            EventKind::EndingBegan { outcome, undo, .. } => {
+            EventKind::EndingBegan { outcome, reason, undo } => {
                 self.expect_phase(event, &[Phase::Main])?;
                 self.undoing = *undo;
+                self.why_it_ends.clone_from(reason);
                 self.ended_by = None;
                 // Who ends a run wants its end, and not what is paused. An end that nobody has asked for waits.
                 self.paused &= *outcome != RunOutcome::Aborted;

@@ -1,5 +1,5 @@
-use std::fs;
-use std::io;
+use std::fs::{self, File};
+use std::io::{self, Read};
 use std::path::{Path, PathBuf};
 
 use uuid::Uuid;
@@ -42,17 +42,24 @@ impl Inbox {
         Ok(id)
     }
 
-    /// Returns what waits, oldest first. A file that is no request is set aside as `.refused` and reported once.
+    /// Returns what waits, oldest first. A file that is no request is set aside as `.refused` and reported once. One that cannot
+    /// be read at this moment stays where it is: it may be a decision that counts.
     pub fn pending(&self) -> Result<Vec<Result<Pending, Error>>, Error> {
+        let mut ids = self.waiting()?;
+        // Ids of version 7 sort by time.
+        ids.sort();
+        Ok(ids.into_iter().filter_map(|id| self.take(id).transpose()).collect())
+    }
+
+    /// Returns the ids of what waits, for those who only look: nothing is read, and nothing set aside.
+    pub fn waiting(&self) -> Result<Vec<RequestId>, Error> {
         let mut ids = Vec::new();
         for entry in fs::read_dir(&self.dir).map_err(Error::io("read", &self.dir))? {
             let name = entry.map_err(Error::io("read", &self.dir))?.file_name();
             let id = name.to_str().and_then(|name| name.strip_suffix(".json"));
             ids.extend(id.and_then(|id| id.parse::<Uuid>().ok()));
         }
-        // Ids of version 7 sort by time.
-        ids.sort();
-        Ok(ids.into_iter().filter_map(|id| self.take(id).transpose()).collect())
+        Ok(ids)
     }
 
     /// Returns whether a request still waits.
@@ -75,9 +82,9 @@ impl Inbox {
 
     fn take(&self, id: RequestId) -> Result<Option<Pending>, Error> {
         let path = self.file(id);
-        match read(&path) {
-            Ok(Some(request)) => Ok(Some(Pending { id, request })),
-            Ok(None) => Ok(None),
+        let Some(text) = read(&path).map_err(Error::io("read", &path))? else { return Ok(None) };
+        match parse(&text) {
+            Ok(request) => Ok(Some(Pending { id, request })),
             Err(reason) => {
                 let aside = path.with_extension("refused");
                 fs::rename(&path, &aside).map_err(Error::io("set aside", &path))?;
@@ -91,14 +98,22 @@ impl Inbox {
     }
 }
 
-fn read(path: &Path) -> Result<Option<Request>, String> {
-    let text = match fs::metadata(path) {
-        Ok(metadata) if metadata.len() > SIZE_LIMIT => return Err("it is too large".to_owned()),
-        Ok(_) => fs::read(path).map_err(|error| error.to_string())?,
+/// Reads a file, no further than one byte beyond what a request may have; `None` if it is gone.
+fn read(path: &Path) -> io::Result<Option<Vec<u8>>> {
+    let file = match File::open(path) {
         Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(None),
-        Err(error) => return Err(error.to_string()),
+        other => other?,
     };
-    serde_json::from_slice(&text).map(Some).map_err(|error| error.to_string())
+    let mut text = Vec::new();
+    file.take(SIZE_LIMIT + 1).read_to_end(&mut text)?;
+    Ok(Some(text))
+}
+
+fn parse(text: &[u8]) -> Result<Request, String> {
+    if text.len() as u64 > SIZE_LIMIT {
+        return Err("it is too large".to_owned());
+    }
+    serde_json::from_slice(text).map_err(|error| error.to_string())
 }
 
 #[cfg(test)]
@@ -139,11 +154,33 @@ mod tests {
         let bad = dir.path().join(format!("{}.json", Uuid::now_v7()));
         fs::write(&bad, r#"{"request":"explode"}"#).unwrap();
         inbox.send(&note("good")).unwrap();
+        assert_eq!(inbox.waiting().unwrap().len(), 2);
+        assert!(bad.exists(), "whoever only looks leaves it to the one who takes it");
         let pending = inbox.pending().unwrap();
         assert!(matches!(&pending[0], Err(Error::BadRequest { reason, .. }) if reason.contains("explode")));
         assert_eq!(pending[1].as_ref().unwrap().request, note("good"));
         assert_eq!(inbox.pending().unwrap().len(), 1);
         assert!(bad.with_extension("refused").exists());
+    }
+
+    #[test]
+    fn what_cannot_be_read_at_this_moment_is_not_set_aside() {
+        let (dir, inbox) = inbox();
+        // Opened like a file and not read like one, which stands for a disk that fails for a moment: root may read all files.
+        let path = dir.path().join(format!("{}.json", Uuid::now_v7()));
+        fs::create_dir(&path).unwrap();
+        let sent = inbox.send(&note("good")).unwrap();
+        for _ in 0..2 {
+            let pending = inbox.pending().unwrap();
+            assert!(matches!(&pending[0], Err(Error::Io { .. })), "{pending:?}");
+            assert_eq!(pending[1].as_ref().unwrap().id, sent, "the others are taken all the same");
+        }
+        fs::remove_dir(&path).unwrap();
+        fs::write(&path, serde_json::to_vec(&note("later")).unwrap()).unwrap();
+        assert_eq!(inbox.pending().unwrap()[0].as_ref().unwrap().request, note("later"));
+        fs::write(&path, vec![b' '; 2 << 20]).unwrap();
+        let error = inbox.pending().unwrap().remove(0).unwrap_err();
+        assert!(error.to_string().ends_with("it is too large"), "{error}");
     }
 
     #[tokio::test]

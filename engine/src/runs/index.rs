@@ -323,7 +323,7 @@ fn path(state: &StateDir) -> PathBuf {
 
 fn summarise(run: &RunDir) -> Result<Option<RunSummary>, journal::Error> {
     let reader = match Reader::open(run.path()) {
-        Err(journal::Error::Missing { .. } | journal::Error::Empty { .. }) => return Ok(None),
+        Err(journal::Error::Missing { .. }) => return Ok(None),
         other => other?,
     };
     Ok(RunSummary::of(reader.header(), &reader.essential()?))

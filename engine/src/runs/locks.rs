@@ -413,10 +413,12 @@ mod tests {
         drop(acquire(&state, &wanted(&first, "restore@staging", &["pg a"])).unwrap());
         let want = wanted(&second, "drill@staging", &["pg a"]);
 
-        fs::write(first.path().join(FILE), "this is no journal at all, only some words in a file").unwrap();
-        let error = acquire(&state, &want).unwrap_err();
-        assert!(matches!(&error, Error::Locked { state: HolderState::Unreadable { .. }, .. }), "{error}");
-        assert!(error.help().contains(".json"), "{}", error.help());
+        for damaged in ["this is no journal at all, only some words in a file", ""] {
+            fs::write(first.path().join(FILE), damaged).unwrap();
+            let error = acquire(&state, &want).unwrap_err();
+            assert!(matches!(&error, Error::Locked { state: HolderState::Unreadable { .. }, .. }), "{error}");
+            assert!(error.help().contains(".json"), "{}", error.help());
+        }
 
         fs::remove_dir_all(first.path()).unwrap();
         let locks = acquire(&state, &want).unwrap();

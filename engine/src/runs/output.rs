@@ -97,7 +97,7 @@ impl OutputFiles {
         self.close(step, attempt);
         for stream in [Stream::Stdout, Stream::Stderr] {
             let path = self.attempt_dir(step, attempt).join(name(stream));
-            for path in [old_tail(&path), tail(&path), path] {
+            for path in [new_tail(&path), old_tail(&path), tail(&path), path] {
                 match fs::remove_file(&path) {
                     Err(error) if error.kind() != io::ErrorKind::NotFound => {
                         return Err(Error::io("remove", &path)(error));
@@ -219,15 +219,14 @@ impl Capped {
     fn line(&mut self, line: &str) -> io::Result<()> {
         let size = line.len() as u64 + 1;
         if !self.in_tail && self.len + size > self.limits.head {
+            let kept = self.len;
+            let mut head = self.begin_tail()?;
             writeln!(
-                self.file,
-                "[lifeboat: {} bytes are kept here; of the rest only the end, in {}]",
-                self.len,
+                head,
+                "[lifeboat: {kept} bytes are kept here; of the rest only the end, in {}]",
                 tail(&self.path).file_name().unwrap_or_default().display()
             )?;
-            self.begin_tail()?;
         } else if self.in_tail && self.len > MARK && self.len + size > MARK + self.limits.tail {
-            fs::rename(tail(&self.path), old_tail(&self.path))?;
             self.begin_tail()?;
         }
         self.file.write_all(format!("{line}\n").as_bytes())?;
@@ -236,13 +235,26 @@ impl Capped {
         Ok(())
     }
 
-    fn begin_tail(&mut self) -> io::Result<()> {
-        self.file = append_to(&tail(&self.path))?;
+    /// Begins a tail and returns what took lines before; a tail before it becomes the old one. If that fails, everything stays
+    /// as it is: a tail without its mark would be found by nobody.
+    fn begin_tail(&mut self) -> io::Result<File> {
+        let (tail, unfinished) = (tail(&self.path), new_tail(&self.path));
         let mark = format!("[from byte {:018}]\n", self.total);
-        self.file.write_all(mark.as_bytes())?;
+        let begin = || -> io::Result<File> {
+            let mut file =
+                OpenOptions::new().write(true).create(true).truncate(true).mode(0o600).open(&unfinished)?;
+            super::durable::share(&unfinished)?;
+            file.write_all(mark.as_bytes())?;
+            if self.in_tail {
+                fs::rename(&tail, old_tail(&self.path))?;
+            }
+            fs::rename(&unfinished, &tail)?;
+            Ok(file)
+        };
+        let before = std::mem::replace(&mut self.file, begin()?);
         self.len = mark.len() as u64;
         self.in_tail = true;
-        Ok(())
+        Ok(before)
     }
 }
 
@@ -263,9 +275,15 @@ pub(super) fn old_tail(path: &Path) -> PathBuf {
     path.with_extension("tail.old")
 }
 
+/// A tail that has no mark yet.
+fn new_tail(path: &Path) -> PathBuf {
+    path.with_extension("tail.new")
+}
+
 /// Where in the stream a tail begins.
 pub(super) fn begin(content: &[u8]) -> Option<u64> {
-    let digits = content.strip_prefix(b"[from byte ")?.get(..18)?;
+    let mark = content.get(..usize::try_from(MARK).ok()?)?;
+    let digits = mark.strip_prefix(b"[from byte ")?.strip_suffix(b"]\n")?;
     std::str::from_utf8(digits).ok()?.parse().ok()
 }
 
@@ -386,6 +404,43 @@ mod tests {
             files(two.path(), 30, 20).line(&step(), 1, OUT, &format!("line{n:04}")).unwrap();
         }
         assert_eq!(text(&whole), text(&files(two.path(), 30, 20)));
+    }
+
+    /// Runs out of room just where one file ends and the next one begins, and goes on when there is room again.
+    #[test]
+    fn a_disk_that_is_full_where_files_take_turns_loses_no_more_than_it_says() {
+        for full_from in [3, 7] {
+            let dir = tempfile::tempdir().unwrap();
+            let files = files(dir.path(), 30, 20);
+            let print = |n: usize| files.line(&step(), 1, OUT, &format!("line{n:04}"));
+            (0..full_from).for_each(|n| print(n).unwrap());
+            let next = files.attempt_dir(&step(), 1).join("stdout.tail.new");
+            std::os::unix::fs::symlink("/dev/full", &next).unwrap();
+            (full_from..full_from + 2).for_each(|n| drop(print(n).unwrap_err()));
+            fs::remove_file(&next).unwrap();
+            (full_from + 2..full_from + 6).for_each(|n| print(n).unwrap());
+            let shown = text(&files);
+            for n in full_from + 4..full_from + 6 {
+                assert!(shown.contains(&format!("line{n:04}\n")), "full from line {full_from}: {shown}");
+            }
+            let seen = files.since(&step(), 1, OUT, 0).unwrap().bytes;
+            assert!(seen.ends_with(format!("line{:04}\n", full_from + 5).as_bytes()), "{full_from}");
+            let lost = files.close(&step(), 1).unwrap();
+            assert_eq!((lost.lines, lost.reason.contains("No space left")), (2, true), "{lost:?}");
+        }
+    }
+
+    #[test]
+    fn a_mark_that_is_cut_off_is_no_mark() {
+        let mark = b"[from byte 000000000000000042]\n";
+        assert_eq!((begin(mark), mark.len() as u64), (Some(42), MARK));
+        let dir = tempfile::tempdir().unwrap();
+        for length in 0..mark.len() {
+            assert_eq!(begin(&mark[..length]), None, "{length}");
+            let path = dir.path().join("stdout");
+            fs::write(tail(&path), &mark[..length]).unwrap();
+            assert_eq!(read(&path).unwrap(), b"");
+        }
     }
 
     #[test]

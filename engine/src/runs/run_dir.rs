@@ -118,7 +118,7 @@ impl RunDir {
         let open = |reader: journal::Reader| Ok(reader.is_declared()? && !reader.is_finished()?);
         match journal::Reader::open(&self.path).and_then(open) {
             Ok(open) => Ok(open),
-            Err(journal::Error::Missing { .. } | journal::Error::Empty { .. }) => Ok(false),
+            Err(journal::Error::Missing { .. }) => Ok(false),
             Err(error) => Err(error.into()),
         }
     }

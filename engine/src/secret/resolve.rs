@@ -56,6 +56,16 @@ impl Secrets {
         references: impl IntoIterator<Item = &'a SecretRef>,
         base: &Path,
     ) -> Result<Self, Vec<Unresolved>> {
+        let (secrets, problems) = Self::resolve_readable(references, base);
+        if problems.is_empty() { Ok(secrets) } else { Err(problems) }
+    }
+
+    /// Reads as [`Secrets::resolve`] does, and returns those that can be read with what is said of the others: for what must go
+    /// on without them, and still be cleaned of the rest.
+    pub fn resolve_readable<'a>(
+        references: impl IntoIterator<Item = &'a SecretRef>,
+        base: &Path,
+    ) -> (Self, Vec<Unresolved>) {
         let (mut secrets, mut problems) = (Self::default(), Vec::new());
         for reference in references {
             if secrets.get(reference).is_some() {
@@ -67,7 +77,7 @@ impl Secrets {
             }
         }
         problems.dedup();
-        if problems.is_empty() { Ok(secrets) } else { Err(problems) }
+        (secrets, problems)
     }
 }
 
@@ -232,6 +242,16 @@ mod tests {
         assert!(texts[1].ends_with("it is empty"), "{texts:?}");
         assert!(texts[2].contains("LIFEBOAT_NO_SUCH_THING") && texts[2].ends_with("not set"), "{texts:?}");
         assert!(problems[2].help().contains("export"));
+        std::fs::write(dir.path().join("good"), "readable").unwrap();
+        let all = references.iter().chain([&references[0]]);
+        let good = file("good");
+        let (secrets, problems) = Secrets::resolve_readable(all.chain([&good]), dir.path());
+        assert_eq!(
+            secrets.redactor().text("it is readable"),
+            "it is ***",
+            "those that can be read are known"
+        );
+        assert!(problems.len() >= 3, "{problems:?}");
     }
 
     #[test]

@@ -377,7 +377,16 @@ fn check_gate(reader: &mut Reader<'_>, gate: &Node) {
 /// Keys that only a bucket has, and those that come together.
 fn check_store(reader: &mut Reader<'_>, node: &Node) {
     let is_dir = node.get("url").and_then(Node::text).is_some_and(|url| url.starts_with("dir://"));
-    for key in ["region", "endpoint", "access_key", "secret_key", "session_token", "scratch"] {
+    for key in [
+        "region",
+        "endpoint",
+        "access_key",
+        "secret_key",
+        "session_token",
+        "encryption",
+        "kms_key",
+        "scratch",
+    ] {
         if let Some(entry) = node.entry(key).filter(|_| is_dir) {
             let message = format!("`{key}` belongs to a store at `s3://`, not to a directory");
             reader.push(
@@ -387,7 +396,12 @@ fn check_store(reader: &mut Reader<'_>, node: &Node) {
             );
         }
     }
-    let pairs = [("access_key", "secret_key"), ("secret_key", "access_key"), ("session_token", "access_key")];
+    let pairs = [
+        ("access_key", "secret_key"),
+        ("secret_key", "access_key"),
+        ("session_token", "access_key"),
+        ("kms_key", "encryption"),
+    ];
     for (key, other) in pairs {
         if let Some(entry) = node.entry(key).filter(|_| !is_dir && node.get(other).is_none()) {
             let message = format!("`{key}` is of no use without `{other}`");

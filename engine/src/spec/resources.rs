@@ -94,6 +94,16 @@ fn store() -> Vec<Field> {
         Field::optional("secret_key", Type::Secret, "the secret of the access key"),
         Field::optional("session_token", Type::Secret, "the token of temporary credentials"),
         Field::optional(
+            "encryption",
+            Type::choice(&["AES256", "aws:kms", "aws:kms:dsse"]),
+            "how the server encrypts what is written, as the bucket says if absent",
+        ),
+        Field::optional(
+            "kms_key",
+            Type::String,
+            "the key with which `aws:kms` encrypts, by its id or address",
+        ),
+        Field::optional(
             "scratch",
             Type::Path,
             "where a backup is put together before it is sent, `/var/tmp` if absent",

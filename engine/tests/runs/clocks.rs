@@ -6,24 +6,22 @@ use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use async_trait::async_trait;
-use lifeboat_engine::clock::{Clock, Machine, RunClock};
-use lifeboat_engine::journal::{self, Header, Journal};
+use lifeboat_engine::clock::{Machine, RunClock};
+use lifeboat_engine::journal::{self, Journal};
+use lifeboat_engine::model::RunOutcome;
 use lifeboat_engine::model::event::{Done, EventKind};
-use lifeboat_engine::model::{RunId, RunOutcome};
 use lifeboat_engine::plan::{Objective, Plan, PlannedStep, Retry};
-use lifeboat_engine::redact::Redactor;
 use lifeboat_engine::report::human::Moment;
 use lifeboat_engine::report::{Owner, RunReport, Source, Verdict};
-use lifeboat_engine::run::driver::{Control, Patience, Setup, drive};
-use lifeboat_engine::run::{RunState, Situation};
-use lifeboat_engine::secret::Secrets;
+use lifeboat_engine::run::Situation;
+use lifeboat_engine::run::driver::{Control, Setup, drive};
 use lifeboat_engine::step::{Effect, KindSpec, Registry, StepContext, StepError, StepKind};
 use lifeboat_engine::value::{Field, Span, Type};
 use serde_json::json;
 use tokio::sync::mpsc;
 
-use crate::drive::{NoOutput, NoRequests};
 use crate::plans::{person, plan, step};
+use crate::process::{declare, setup};
 
 const SECOND: i64 = 1_000;
 const HOUR: i64 = 3_600 * SECOND;
@@ -123,13 +121,6 @@ async fn session(dir: &Path, plan: &Plan, machine: &Fake, controls: mpsc::Receiv
     let is_new = !dir.join(journal::FILE).exists();
     let (journal, clock) = if is_new {
         let clock = Arc::new(RunClock::begin(shared));
-        let header = Header {
-            run: RunId::generate(),
-            engine: "test".into(),
-            created_ms: clock.now_ms(),
-            plan: plan.clone(),
-        };
-        let journal = Journal::create(dir, header, clock.clone()).unwrap();
         let declared = EventKind::RunDeclared {
             plan_digest: plan.digest(),
             incident_at_ms: BEGIN,
@@ -137,34 +128,14 @@ async fn session(dir: &Path, plan: &Plan, machine: &Fake, controls: mpsc::Receiv
             inputs: serde_json::Map::new(),
             engine: "test".into(),
         };
-        journal.append(vec![declared]).await.unwrap();
-        (journal, clock)
+        (declare(dir, plan, clock.clone(), declared).await, clock)
     } else {
         let clock = Arc::new(RunClock::resume(shared, &journal::read(dir).unwrap().1));
         (Journal::open(dir, clock.clone()).unwrap(), clock)
     };
-    let mut state = RunState::new(plan);
-    journal::read(dir).unwrap().1.iter().for_each(|event| state.apply(&event.kind).unwrap());
     let mut registry = Registry::new();
     registry.register(Moves(machine.clone()));
-    let setup = Setup {
-        run: journal.header().run,
-        plan: Arc::new(plan.clone()),
-        registry: Arc::new(registry),
-        journal,
-        state,
-        dir: dir.to_owned(),
-        secrets: Arc::new(Secrets::default()),
-        redactor: Redactor::new(&Secrets::default()),
-        output: Arc::new(NoOutput),
-        clock,
-        reporters: Vec::new(),
-        controls,
-        requests: Box::new(NoRequests),
-        when_held: Patience::Leave,
-        when_waiting: Patience::Leave,
-    };
-    drive(setup).await.unwrap()
+    drive(Setup { clock, controls, ..setup(dir, plan, registry, journal) }).await.unwrap()
 }
 
 async fn finish(dir: &Path, plan: &Plan, machine: &Fake) -> RunReport {

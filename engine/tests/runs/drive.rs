@@ -5,19 +5,17 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use crate::plans::{declared, id, person, plan, step};
+use crate::process::{declare, setup};
 use async_trait::async_trait;
 use lifeboat_engine::clock::{Clock, SystemClock};
 use lifeboat_engine::fence::Protected;
-use lifeboat_engine::journal::{self, Header, Journal};
-use lifeboat_engine::model::event::{Answer, AttemptResult, Done, EventKind, Question};
-use lifeboat_engine::model::{
-    Attempt, Created, CreatedKind, FailureKind, Mode, Outcome, Request, RunId, RunOutcome, StepId, Stream,
-};
+use lifeboat_engine::journal;
+use lifeboat_engine::model::event::{Answer, AttemptResult, Decision, Done, EventKind, Question};
+use lifeboat_engine::model::{Created, CreatedKind, FailureKind, Mode, Outcome, Request, RunOutcome};
 use lifeboat_engine::notice::{Messenger, Notice, Occasion};
 use lifeboat_engine::plan::{Plan, PlannedStep, Retry};
-use lifeboat_engine::redact::Redactor;
 use lifeboat_engine::resource::{Resource, ResourceKind};
-use lifeboat_engine::run::driver::{Control, OutputSink, Patience, RequestSource, Setup, drive};
+use lifeboat_engine::run::driver::{Control, Patience, Reporter, RequestSource, Setup, drive};
 use lifeboat_engine::run::{RunState, Situation};
 use lifeboat_engine::secret::Secrets;
 use lifeboat_engine::step::{Effect, KindSpec, Registry, StepContext, StepError, StepKind};
@@ -128,24 +126,6 @@ fn question() -> Question {
     }
 }
 
-pub(crate) struct NoOutput;
-
-impl OutputSink for NoOutput {
-    fn line(&self, _: &StepId, _: Attempt, _: Stream, line: &str) -> String {
-        line.to_owned()
-    }
-}
-
-pub(crate) struct NoRequests;
-
-impl RequestSource for NoRequests {
-    fn poll(&mut self) -> Vec<(uuid::Uuid, Request)> {
-        Vec::new()
-    }
-
-    fn done(&mut self, _: uuid::Uuid) {}
-}
-
 fn act(name: &str, needs: &[&str], what: &str) -> PlannedStep {
     PlannedStep { uses: "act".into(), with: json!({ "act": what }), ..step(name, needs) }
 }
@@ -161,32 +141,12 @@ async fn run_with(
     clock: Arc<dyn Clock>,
     prepare: impl FnOnce(&mut Registry),
 ) -> Situation {
-    let run = RunId::generate();
-    let header = Header { run, engine: "test".into(), created_ms: 0, plan: plan.clone() };
-    let journal = Journal::create(dir, header, clock.clone()).expect("a new journal");
-    journal.append(vec![declared()]).await.expect("the declaration");
-    let mut state = RunState::new(&plan);
-    state.apply(&declared()).expect("the first event");
+    let journal = declare(dir, &plan, clock.clone(), declared()).await;
     let mut registry = Registry::new();
     registry.register(Act);
     prepare(&mut registry);
-    let setup = Setup {
-        run,
-        plan: Arc::new(plan),
-        registry: Arc::new(registry),
-        journal,
-        state,
-        dir: dir.to_owned(),
-        secrets: Arc::new(Secrets::default()),
-        redactor: Redactor::new(&Secrets::default()),
-        output: Arc::new(NoOutput),
-        clock,
-        reporters: Vec::new(),
-        controls,
-        requests: Box::new(NoRequests),
-        when_held: Patience::Leave,
-        when_waiting: Patience::Stay,
-    };
+    let setup = setup(dir, &plan, registry, journal);
+    let setup = Setup { clock, controls, when_waiting: Patience::Stay, ..setup };
     drive(setup).await.expect("a journal that can be written")
 }
 
@@ -206,6 +166,58 @@ fn code_of(outcome: &Outcome) -> &str {
         Outcome::Failed { failure } => &failure.code,
         _ => "none",
     }
+}
+
+/// Requests that were left before the process began.
+struct Left(Vec<(uuid::Uuid, Request)>);
+
+impl RequestSource for Left {
+    fn poll(&mut self) -> Vec<(uuid::Uuid, Request)> {
+        self.0.clone()
+    }
+
+    fn done(&mut self, id: uuid::Uuid) {
+        self.0.retain(|(of, _)| *of != id);
+    }
+}
+
+/// Takes note of all that it is told.
+struct Hears(Arc<std::sync::Mutex<Vec<EventKind>>>);
+
+impl Reporter for Hears {
+    fn on_event(&mut self, _: i64, event: &EventKind) {
+        self.0.lock().expect("nobody panicked").push(event.clone());
+    }
+}
+
+/// Whoever ends a run whose process hangs is not there any more when another one takes the run over.
+#[tokio::test]
+async fn what_was_asked_while_nobody_drove_the_run_counts_before_anything_starts() {
+    let dir = tempfile::tempdir().unwrap();
+    let plan = plan(vec![act("a", &[], "")]);
+    let journal = declare(dir.path(), &plan, Arc::new(SystemClock), declared()).await;
+    let mut registry = Registry::new();
+    registry.register(Act);
+    let decide = |decision| (uuid::Uuid::now_v7(), Request::Decide { by: person(), decision });
+    let left = vec![
+        decide(Decision::Note { text: "it hangs".into() }),
+        decide(Decision::Abort { reason: "the wrong system".into() }),
+    ];
+    let heard = Arc::default();
+    let setup = Setup {
+        requests: Box::new(Left(left)),
+        reporters: vec![Box::new(Hears(Arc::clone(&heard)))],
+        ..setup(dir.path(), &plan, registry, journal)
+    };
+    assert_eq!(drive(setup).await.unwrap(), Situation::Finished(RunOutcome::Aborted));
+    let (_, events) = journal::read(dir.path()).unwrap();
+    let begun = events.iter().any(|event| matches!(event.kind, EventKind::AttemptStarted { .. }));
+    assert!(!begun, "nothing starts in a run that a person has ended: {events:#?}");
+    let decided = |events: &[EventKind]| {
+        events.iter().filter(|event| matches!(event, EventKind::Decided { .. })).count()
+    };
+    let recorded: Vec<_> = events.into_iter().map(|event| event.kind).collect();
+    assert_eq!((decided(&recorded), decided(&heard.lock().unwrap())), (2, 2), "once each, and shown");
 }
 
 #[tokio::test]
@@ -445,4 +457,39 @@ async fn whoever_is_waited_for_is_reminded_every_ten_minutes() {
     // Not sooner; how much later is up to how busy the machine is, which the clock makes look like minutes.
     let gaps: Vec<_> = posts.windows(2).map(|two| two[1].1 - two[0].1).collect();
     assert!(gaps[1..].iter().all(|gap| *gap >= 9 * MINUTE), "{gaps:?}");
+}
+
+/// Keeps what each notice says.
+struct Words(Arc<std::sync::Mutex<Vec<String>>>);
+
+#[async_trait]
+impl Messenger for Words {
+    async fn post(&self, _: &Resource, _: &Secrets, notice: &Notice) -> Result<(), StepError> {
+        self.0.lock().expect("nobody panicked").push(notice.message.clone());
+        Ok(())
+    }
+}
+
+#[tokio::test]
+async fn the_notice_of_the_end_says_why_also_if_an_earlier_process_began_the_end() {
+    let dir = tempfile::tempdir().unwrap();
+    let mut plan = plan(vec![act("a", &[], "")]);
+    plan.resources.insert("ops".into(), files(dir.path()));
+    plan.notices = [(Occasion::Failed, vec!["ops".to_owned()])].into();
+    let journal = declare(dir.path(), &plan, Arc::new(SystemClock), declared()).await;
+    let reason = "`a` failed: the disk is full".to_owned();
+    let not_run = Outcome::NotRun { reason: "the run ended before it".into() };
+    let begun = vec![
+        EventKind::EndingBegan { outcome: RunOutcome::Failed, reason, undo: false },
+        EventKind::StepFinished { step: id("a"), outcome: not_run },
+    ];
+    journal.append(begun).await.unwrap();
+    let mut registry = Registry::new();
+    registry.register(Act);
+    let words = Arc::default();
+    registry.set_messenger(Words(Arc::clone(&words)));
+    let situation = drive(setup(dir.path(), &plan, registry, journal)).await.unwrap();
+    assert_eq!(situation, Situation::Finished(RunOutcome::Failed));
+    let words = words.lock().unwrap();
+    assert!(words.len() == 1 && words[0].contains("the disk is full"), "{words:?}");
 }

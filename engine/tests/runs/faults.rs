@@ -9,22 +9,19 @@ use std::time::{Duration, Instant};
 
 use async_trait::async_trait;
 use lifeboat_engine::clock::SystemClock;
-use lifeboat_engine::journal::{self, FILE, Fault, Header, Journal};
+use lifeboat_engine::journal::{self, FILE, Fault, Journal};
 use lifeboat_engine::model::event::{Done, EventKind};
-use lifeboat_engine::model::{Created, CreatedKind, RunId, RunOutcome};
+use lifeboat_engine::model::{Created, CreatedKind, RunOutcome};
 use lifeboat_engine::plan::{Plan, PlannedStep};
-use lifeboat_engine::redact::Redactor;
-use lifeboat_engine::run::driver::{Error, Patience, Setup, drive};
-use lifeboat_engine::run::{RunState, Situation};
-use lifeboat_engine::secret::Secrets;
+use lifeboat_engine::run::Situation;
+use lifeboat_engine::run::driver::{Error, Setup, drive};
 use lifeboat_engine::step::{Effect, KindSpec, Registry, StepContext, StepError, StepKind};
 use lifeboat_engine::value::{Field, Type};
 use rusqlite::Connection;
 use serde_json::json;
-use tokio::sync::mpsc;
 
-use crate::drive::{NoOutput, NoRequests};
 use crate::plans::{always, declared, plan, step};
+use crate::process::{declare, setup};
 
 /// What was really done, in order: a side effect that nobody takes back.
 #[derive(Clone, Default)]
@@ -102,47 +99,24 @@ fn moderate() -> Plan {
     ])
 }
 
-fn setup(dir: &Path, plan: &Plan, world: &World, journal: Journal, state: RunState) -> Setup {
-    let mut registry = Registry::new();
-    registry.register(Trace(world.clone()));
-    Setup {
-        run: journal.header().run,
-        plan: Arc::new(plan.clone()),
-        registry: Arc::new(registry),
-        journal,
-        state,
-        dir: dir.to_owned(),
-        secrets: Arc::new(Secrets::default()),
-        redactor: Redactor::new(&Secrets::default()),
-        output: Arc::new(NoOutput),
-        clock: Arc::new(SystemClock),
-        reporters: Vec::new(),
-        controls: mpsc::channel(1).1,
-        requests: Box::new(NoRequests),
-        when_held: Patience::Leave,
-        when_waiting: Patience::Leave,
-    }
-}
-
-async fn declare(dir: &Path, plan: &Plan) -> Journal {
-    let header = Header { run: RunId::generate(), engine: "test".into(), created_ms: 0, plan: plan.clone() };
-    std::fs::create_dir_all(dir.join("work")).unwrap();
-    let journal = Journal::create(dir, header, Arc::new(SystemClock)).unwrap();
-    journal.append(vec![declared()]).await.unwrap();
-    journal
+async fn begun(dir: &Path, plan: &Plan) -> Journal {
+    declare(dir, plan, Arc::new(SystemClock), declared()).await
 }
 
 async fn begin(dir: &Path, plan: &Plan, world: &World) -> Result<Situation, Error> {
-    let journal = declare(dir, plan).await;
+    let journal = begun(dir, plan).await;
     go_on(dir, plan, world, journal).await
 }
 
 async fn go_on(dir: &Path, plan: &Plan, world: &World, journal: Journal) -> Result<Situation, Error> {
-    let mut state = RunState::new(plan);
-    for event in journal::read(dir).unwrap().1 {
-        state.apply(&event.kind).unwrap();
-    }
-    drive(setup(dir, plan, world, journal, state)).await
+    drive(process(dir, plan, world, journal)).await
+}
+
+/// A process that has read the journal and does nothing yet.
+fn process(dir: &Path, plan: &Plan, world: &World, journal: Journal) -> Setup {
+    let mut registry = Registry::new();
+    registry.register(Trace(world.clone()));
+    setup(dir, plan, registry, journal)
 }
 
 async fn resume(dir: &Path, plan: &Plan, world: &World) -> Result<Situation, Error> {
@@ -188,7 +162,7 @@ async fn whichever_event_cannot_be_written_nothing_follows_from_it_and_the_run_r
     for bad in 2.. {
         let dir = tempfile::tempdir().unwrap();
         let (dir, world) = (dir.path(), World::default());
-        let journal = declare(dir, &plan).await;
+        let journal = begun(dir, &plan).await;
         tamper(
             dir,
             &format!(
@@ -238,7 +212,7 @@ async fn attempts_that_run_are_ended_when_the_journal_fails() {
     let dir = tempfile::tempdir().unwrap();
     let (dir, world) = (dir.path(), World::default());
     let plan = plan(vec![trace("long", &[], "hang"), trace("a", &[], "record"), trace("b", &["a"], "")]);
-    let journal = declare(dir, &plan).await;
+    let journal = begun(dir, &plan).await;
     tamper(
         dir,
         "CREATE TRIGGER fault BEFORE INSERT ON events WHEN NEW.kind = 'recorded' \
@@ -302,7 +276,7 @@ async fn a_journal_that_another_process_keeps_locked_stops_the_run_with_that_rea
     let dir = tempfile::tempdir().unwrap();
     let (dir, world) = (dir.path(), World::default());
     let plan = moderate();
-    let journal = declare(dir, &plan).await;
+    let journal = begun(dir, &plan).await;
     let other = Other::lock(&dir.join(FILE));
     let result = go_on(dir, &plan, &world, journal).await;
     assert_eq!(*fault_of(&result), Fault::Busy);
@@ -319,7 +293,7 @@ async fn on_a_slow_disk_nothing_begins_before_its_start_is_durable() {
     let dir = tempfile::tempdir().unwrap();
     let (dir, world) = (dir.path(), World::default());
     let plan = moderate();
-    let journal = declare(dir, &plan).await;
+    let journal = begun(dir, &plan).await;
     let other = Other::lock(&dir.join(FILE));
     let (path, seen) = (dir.to_owned(), world.clone());
     let run = tokio::spawn(async move { go_on(&path, &moderate(), &seen, journal).await });
@@ -337,14 +311,10 @@ async fn a_journal_that_is_removed_or_replaced_meanwhile_stops_the_run() {
         let dir = tempfile::tempdir().unwrap();
         let (dir, world) = (dir.path(), World::default());
         let plan = moderate();
-        let journal = declare(dir, &plan).await;
-        let state = {
-            let mut state = RunState::new(&plan);
-            state.apply(&declared()).unwrap();
-            state
-        };
+        let journal = begun(dir, &plan).await;
+        let process = process(dir, &plan, &world, journal);
         std::fs::remove_file(dir.join(what)).unwrap();
-        let result = drive(setup(dir, &plan, &world, journal, state)).await;
+        let result = drive(process).await;
         assert_eq!(*fault_of(&result), Fault::Removed, "{what}");
         assert_eq!(world.counts(), BTreeMap::new(), "{what}");
     }
@@ -355,14 +325,12 @@ async fn a_process_that_was_superseded_can_report_and_start_nothing() {
     let dir = tempfile::tempdir().unwrap();
     let (dir, old, new) = (dir.path(), World::default(), World::default());
     let plan = moderate();
-    let journal = declare(dir, &plan).await;
-    let mut state = RunState::new(&plan);
-    state.apply(&declared()).unwrap();
+    let process = process(dir, &plan, &old, begun(dir, &plan).await);
     // It stands still, and somebody has broken its lock: the other one goes on to the end.
     assert_eq!(resume(dir, &plan, &new).await.unwrap(), SUCCEEDED);
     let (_, events) = journal::read(dir).unwrap();
 
-    let result = drive(setup(dir, &plan, &old, journal, state)).await;
+    let result = drive(process).await;
     assert_eq!(*fault_of(&result), Fault::Superseded);
     let Err(Error::Journal(error)) = &result else { unreachable!("it has a fault") };
     assert!(error.to_string().contains("another process has gone on with this run"), "{error}");
@@ -377,7 +345,7 @@ async fn a_write_error_at_the_very_end_is_no_success() {
     let dir = tempfile::tempdir().unwrap();
     let (dir, world) = (dir.path(), World::default());
     let plan = plan(vec![trace("a", &[], "")]);
-    let journal = declare(dir, &plan).await;
+    let journal = begun(dir, &plan).await;
     tamper(
         dir,
         "CREATE TRIGGER fault BEFORE INSERT ON events WHEN NEW.kind = 'run_finished' \

@@ -11,5 +11,6 @@ mod joins;
 mod oracle;
 mod plans;
 mod prefixes;
+mod process;
 mod undo;
 mod world;

@@ -2,33 +2,23 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::fs::{self, File};
-use std::io::{self, BufRead, BufReader, Write};
-use std::os::fd::OwnedFd;
+use std::io;
 use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
-use std::sync::atomic::{AtomicUsize, Ordering};
-use std::sync::{Mutex, PoisonError};
-use std::time::SystemTime;
 
 use lifeboat_engine::model::evidence::Check;
-use lifeboat_engine::plan::hex;
 use lifeboat_engine::step::{StepContext, StepError};
-use md5::{Digest as _, Md5};
-use rustix::fs::{Gid, Mode, OFlags, Uid};
-use serde::{Deserialize, Serialize};
 
 use super::choose::{Chosen, Decision, Wanted};
+use super::fetch::{self, Fetcher, Proven, failed};
 use super::names::{Case, unusable};
+use super::notes::Notes;
 use super::restore::{Choice, Counts, Existing, Params, listed, without_archived};
 use crate::files::Place;
 use crate::process::OsUser;
+use crate::store::named::Pin;
 use crate::store::versions::Versioned;
-use crate::store::{HashingWriter, Meter, beneath, blocking, codes, copy, digest_of};
-
-/// Small objects are fetched so many at once, …
-const SMALL_AT_ONCE: usize = 12;
-/// … large ones one after the other, in parts at once: all together take some 130 MiB of memory.
-const LARGE: u64 = 8 << 20;
+use crate::store::{Meter, Store, blocking, codes};
 
 /// Restores what was chosen into `to`.
 pub(super) async fn restore(
@@ -57,7 +47,7 @@ pub(super) async fn restore(
     }
     place.announce_staging(ctx, &params.store).await?;
     let job = Job {
-        store: store.clone(),
+        store: store.as_store(),
         staging: place.staging.clone(),
         owner: owner(params, &place.target)?,
         kept: ctx.work_dir()?.join("files.jsonl"),
@@ -106,7 +96,7 @@ fn usable(
 
 /// Finds out whether a file system takes names that differ in case for one. Where nothing can be written it is taken
 /// to tell them apart; the writing fails there anyway.
-fn case_of(dir: &Path) -> Case {
+pub(super) fn case_of(dir: &Path) -> Case {
     let Ok(probe) = tempfile::Builder::new().prefix(".lifeboat-case-").tempfile_in(dir) else {
         return Case::Tells;
     };
@@ -134,118 +124,38 @@ fn owner(params: &Params, target: &Path) -> Result<Option<(u32, u32)>, StepError
 
 /// The writing of all files.
 struct Job {
-    store: Versioned,
+    store: Store,
     staging: PathBuf,
     owner: Option<(u32, u32)>,
-    /// What was written whole, one line each, so that a later attempt need not fetch it again.
     kept: PathBuf,
     meter: Meter,
 }
 
-/// One file that was written whole.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
-struct Kept {
-    name: String,
-    version: String,
-    sha256: String,
-}
-
 impl Job {
     fn fetch(&self, wanted: &[(String, Wanted)]) -> Result<Vec<Check>, StepError> {
-        self.make_staging().map_err(|error| failed("made", &self.staging, &error))?;
-        let kept = self.read_kept();
-        let opened = File::options().create(true).append(true).open(&self.kept);
-        let log = Mutex::new(opened.map_err(|error| failed("opened", &self.kept, &error))?);
-        let (large, small): (Vec<_>, Vec<_>) = wanted.iter().partition(|(_, it)| it.stored.size > LARGE);
-        let (next, stop) = (AtomicUsize::new(0), AtomicUsize::new(0));
-        let one = |object: &(String, Wanted)| {
-            let outcome = self.one(object, (&kept, &log));
-            if outcome.is_err() {
-                stop.store(1, Ordering::Relaxed);
-            }
-            outcome
-        };
-        let going = || stop.load(Ordering::Relaxed) == 0;
-        std::thread::scope(|scope| {
-            let many = || {
-                while let Some(object) = small.get(next.fetch_add(1, Ordering::Relaxed)).filter(|_| going()) {
-                    one(object)?;
-                }
-                Ok(())
-            };
-            let threads: Vec<_> = (0..SMALL_AT_ONCE.min(small.len())).map(|_| scope.spawn(many)).collect();
-            let large = large.iter().take_while(|_| going()).try_for_each(|object| one(object));
-            let small = threads.into_iter().map(|thread| thread.join().expect("fetching does not panic"));
-            small.fold(large, Result::and)
-        })?;
-        self.finish(wanted)
-    }
-
-    /// Makes the directory, and removes from it what an earlier attempt began under another list.
-    fn make_staging(&self) -> io::Result<()> {
         match fs::create_dir(&self.staging) {
-            Err(error) if error.kind() != io::ErrorKind::AlreadyExists => Err(error),
-            _ => Ok(()),
+            Err(error) if error.kind() != io::ErrorKind::AlreadyExists => {
+                return Err(failed("made", &self.staging, &error));
+            }
+            _ => {}
         }
-    }
-
-    fn read_kept(&self) -> BTreeMap<String, Kept> {
-        let Ok(file) = File::open(&self.kept) else { return BTreeMap::new() };
-        let lines = BufReader::new(file).lines().map_while(Result::ok);
-        let kept = lines.filter_map(|line| serde_json::from_str::<Kept>(&line).ok());
-        kept.map(|kept| (kept.name.clone(), kept)).collect()
-    }
-
-    fn one(
-        &self,
-        (name, wanted): &(String, Wanted),
-        (kept, log): (&BTreeMap<String, Kept>, &Mutex<File>),
-    ) -> Result<(), StepError> {
-        let root =
-            beneath::open_root(&self.staging).map_err(|error| failed("opened", &self.staging, &error))?;
-        let made = |error: io::Error| failed("made", &self.staging.join(name), &error);
-        if let Some(dir) = name.strip_suffix('/') {
-            return beneath::make_dir(root, &dir.split('/').collect::<Vec<_>>()).map(drop).map_err(made);
-        }
-        let mut parts: Vec<_> = name.split('/').collect();
-        let file_name = parts.pop().unwrap_or_default();
-        let dir = beneath::make_dir(root, &parts).map_err(made)?;
-        if kept.get(name).is_some_and(|kept| kept.version == wanted.id && is_intact(&dir, file_name, kept)) {
-            return self.meter.advance(wanted.stored.size);
-        }
-        let sha256 = self.write(name, wanted, (&dir, file_name))?;
-        let line = Kept { name: name.clone(), version: wanted.id.clone(), sha256 };
-        let mut line = serde_json::to_string(&line).expect("plain data can be written");
-        line.push('\n');
-        let mut log = log.lock().unwrap_or_else(PoisonError::into_inner);
-        log.write_all(line.as_bytes()).map_err(|error| failed("written", &self.kept, &error))
-    }
-
-    /// Writes one version into a file and compares it with what the server says of it. Returns its checksum.
-    fn write(
-        &self,
-        name: &str,
-        wanted: &Wanted,
-        (dir, file_name): (&OwnedFd, &str),
-    ) -> Result<String, StepError> {
-        let path = self.staging.join(name);
-        let unwritten = |error: io::Error| failed("written", &path, &error);
-        // What an interrupted attempt left of it is ours and unfinished.
-        rustix::fs::unlinkat(dir, file_name, rustix::fs::AtFlags::empty()).ok();
-        let flags = OFlags::CREATE | OFlags::EXCL | OFlags::WRONLY | OFlags::NOFOLLOW | OFlags::CLOEXEC;
-        let opened = rustix::fs::openat(dir, file_name, flags, Mode::from_raw_mode(0o644));
-        let file = File::from(opened.map_err(|error| unwritten(error.into()))?);
-        let mut to = HashingWriter::new(Md5Writer { inner: file, md5: Md5::new() });
-        let (mut object, md5) = self.store.read(name, &wanted.id)?;
-        copy(&mut object, &mut to, &self.meter)?;
-        let (to, digest) = to.finish();
-        compare(name, (wanted.stored.size, md5.as_deref()), (digest.size, &hex(&to.md5.finalize())))?;
-        if let Some((uid, gid)) = self.owner {
-            let (uid, gid) = (Some(Uid::from_raw(uid)), Some(Gid::from_raw(gid)));
-            rustix::fs::fchown(&to.inner, uid, gid).map_err(|error| unwritten(error.into()))?;
-        }
-        to.inner.set_modified(SystemTime::from(wanted.modified)).map_err(unwritten)?;
-        Ok(digest.sha256)
+        let fetcher = Fetcher {
+            store: self.store.clone(),
+            root: self.staging.clone(),
+            owner: self.owner,
+            notes: Notes::open(&self.kept).map_err(|error| failed("opened", &self.kept, &error))?,
+            meter: self.meter.clone(),
+            proven: Proven::default(),
+        };
+        let object = |(name, wanted): &(String, Wanted)| fetch::Wanted {
+            object: name.clone(),
+            name: name.clone(),
+            size: wanted.stored.size,
+            modified: Some(wanted.modified),
+            pin: Pin { version: Some(wanted.id.clone()), etag: None },
+        };
+        fetcher.all(&wanted.iter().map(object).collect::<Vec<_>>())?;
+        self.finish(wanted)
     }
 
     /// Compares the files that are there with those that were wanted, and makes them durable.
@@ -282,30 +192,6 @@ impl Job {
     }
 }
 
-/// Compares what arrived with the server's own word.
-fn compare(
-    name: &str,
-    (listed, known): (u64, Option<&str>),
-    (size, md5): (u64, &str),
-) -> Result<(), StepError> {
-    if size == listed && known.is_none_or(|known| known == md5) {
-        return Ok(());
-    }
-    let message = format!(
-        "`{}` arrived with {size} bytes and MD5 {md5}, and the server says {listed} bytes with {}",
-        name.escape_debug(),
-        known.unwrap_or("no MD5")
-    );
-    Err(StepError::transient(codes::LB1122, message)
-        .help("run the step again; if it repeats, the object is damaged: choose another moment"))
-}
-
-/// Reads a file that an earlier attempt wrote, and compares its checksum.
-fn is_intact(dir: &OwnedFd, file_name: &str, kept: &Kept) -> bool {
-    let Ok(file) = beneath::open_file(dir, file_name) else { return false };
-    digest_of(file, &Meter::silent()).is_ok_and(|digest| digest.sha256 == kept.sha256)
-}
-
 /// Lists all files below a directory with their sizes, and gives its directories their owner and mode.
 fn walk(
     dir: &Path,
@@ -329,26 +215,4 @@ fn walk(
         Some((uid, gid)) => std::os::unix::fs::chown(dir, Some(uid), Some(gid)),
         None => Ok(()),
     }
-}
-
-struct Md5Writer {
-    inner: File,
-    md5: Md5,
-}
-
-impl Write for Md5Writer {
-    fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
-        let count = self.inner.write(bytes)?;
-        self.md5.update(&bytes[..count]);
-        Ok(count)
-    }
-
-    fn flush(&mut self) -> io::Result<()> {
-        Ok(())
-    }
-}
-
-fn failed(what: &str, path: &Path, error: &io::Error) -> StepError {
-    StepError::transient(codes::LB1111, format!("{} cannot be {what}: {error}", path.display()))
-        .help("check the permissions and the space of the directory; the target was not touched")
 }

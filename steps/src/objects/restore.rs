@@ -12,7 +12,8 @@ use serde_json::{Map, Value, json};
 
 use super::choose::{Chooser, Chosen, Decision};
 use super::{directory, rollback};
-use crate::store::versions::{Versioned, Versioning};
+use crate::store::policy::Versioning;
+use crate::store::versions::Versioned;
 use crate::store::{Store, blocking, codes};
 
 /// Restores objects to what they were at a moment.

@@ -1,14 +1,15 @@
 //! Restores into a bucket: in place, or into an empty one of the same server.
 
 use std::collections::{BTreeMap, BTreeSet};
-use std::sync::atomic::{AtomicUsize, Ordering};
 
 use lifeboat_engine::model::evidence::Check;
 use lifeboat_engine::step::{StepContext, StepError};
 
 use super::choose::{Action, Chosen, Decision, Wanted};
 use super::restore::{Counts, Params, listed as named, without_archived};
-use crate::store::versions::{Current, Versioned};
+use crate::store::named::Current;
+use crate::store::parallel::each;
+use crate::store::versions::Versioned;
 use crate::store::{Meter, Store, blocking, codes};
 
 /// Requests at once: each waits for the server far longer than it works.
@@ -48,7 +49,7 @@ pub(super) async fn restore(
     ctx.record(BEGUN, true).await?;
     let meter = Meter::bytes(ctx, Some(bytes_of(&work)), "copying within the server");
     let (from, to) = (source.clone(), versioned.clone());
-    blocking(move || each(&work, |decision| apply(place, (&from, &to), decision, &meter))).await?;
+    blocking(move || each(&work, AT_ONCE, |decision| apply(place, (&from, &to), decision, &meter))).await?;
     let checked = versioned;
     counts.checks = blocking(move || match place {
         Place::InPlace => compare_in_place(&checked, &listed, &decisions),
@@ -82,7 +83,7 @@ async fn look(source: &Versioned, target: Store, again: bool) -> Result<(Version
         return Err(not_free(format!("{source} and {versioned} lie within each other"))
             .help("give the copy a prefix or a bucket of its own"));
     }
-    let there = blocking(move || target.everything()).await?;
+    let there = blocking(move || target.everything(None)).await?;
     match there.first() {
         Some(found) if !again => Err(not_free(format!(
             "{versioned} is not empty: it has {} objects, among them `{}`",
@@ -118,24 +119,6 @@ fn count(counts: &mut Counts, decisions: &[Decision], place: Place) {
     counts.deleted = number(|it| it.action == Action::Delete);
     counts.undeleted = number(|it| matches!(it.action, Action::Undelete(_)));
     counts.unchanged = number(|it| it.action == Action::Nothing && it.wanted.is_some());
-}
-
-/// Does the work with several threads; the first error ends all of them.
-fn each(work: &[Decision], one: impl Fn(&Decision) -> Result<(), StepError> + Sync) -> Result<(), StepError> {
-    let next = AtomicUsize::new(0);
-    let run = || {
-        while let Some(decision) = work.get(next.fetch_add(1, Ordering::Relaxed)) {
-            if let Err(error) = one(decision) {
-                next.store(work.len(), Ordering::Relaxed);
-                return Err(error);
-            }
-        }
-        Ok(())
-    };
-    std::thread::scope(|scope| {
-        let threads: Vec<_> = (0..AT_ONCE.min(work.len())).map(|_| scope.spawn(run)).collect();
-        threads.into_iter().try_for_each(|thread| thread.join().expect("requests do not panic"))
-    })
 }
 
 fn apply(
@@ -199,7 +182,7 @@ fn compare_in_place(
 
 /// Compares names and sizes of what was copied.
 fn compare_copies(target: &Store, decisions: &[Decision]) -> Result<Vec<Check>, StepError> {
-    let found = target.everything()?;
+    let found = target.everything(None)?;
     let found: BTreeMap<_, _> =
         found.iter().map(|Current { name, size, .. }| (name.as_str(), *size)).collect();
     let wanted: BTreeMap<_, _> = decisions

@@ -97,6 +97,11 @@ impl Manifest {
         self.files.values().map(|file| file.size).sum()
     }
 
+    /// Returns the sum of the sizes of the files below a path.
+    pub(super) fn bytes_below(&self, path: &std::path::Path) -> u64 {
+        self.files.iter().filter(|(file, _)| file.starts_with(path)).map(|(_, entry)| entry.size).sum()
+    }
+
     /// Returns how many bytes of WAL the data needs.
     pub(super) fn wal_bytes(&self) -> u64 {
         self.ranges.iter().map(|range| range.end.0 - range.start.0).sum()

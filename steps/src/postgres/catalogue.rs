@@ -27,94 +27,138 @@ pub(super) type Catalogue = BTreeMap<String, Digest>;
 /// Rows by table, `schema.table`.
 pub(super) type Counts = BTreeMap<String, u64>;
 
-/// Objects of the user's: not of the system, not temporary, not part of an extension. `$`-signs stand for the class of
-/// the catalogue and the column with the oid.
+/// Objects of the user's: not of the system, not temporary, not part of an extension. `CLASS` and `OID` stand for the class
+/// of the catalogue and the column with the oid.
 const OWN: &str = "
     n.nspname !~ '^pg_' and n.nspname <> 'information_schema'
     and not exists (select from pg_depend e where e.classid = 'CLASS'::regclass and e.objid = OID and e.deptype = 'e')";
 
-/// Kinds of objects: name, class, oid, and a query for their definitions, in which `OWN` is the condition above.
-const KINDS: [(&str, &str, &str, &str); 10] = [
-    (
-        "tables and views",
-        "pg_class",
-        "c.oid",
-        "select format('%I.%I %s %s', n.nspname, c.relname, c.relkind, c.relpersistence)
-         from pg_class c join pg_namespace n on n.oid = c.relnamespace
-         where c.relkind in ('r', 'p', 'v', 'm', 'f', 'S') and OWN",
-    ),
-    (
-        "columns",
-        "pg_class",
-        "c.oid",
-        "select format('%I.%I %s %I %s %s %s %s %s', n.nspname, c.relname,
-           row_number() over (partition by c.oid order by a.attnum), a.attname, format_type(a.atttypid, a.atttypmod),
-           a.attnotnull, a.attidentity, a.attgenerated, pg_get_expr(d.adbin, d.adrelid))
-         from pg_attribute a join pg_class c on c.oid = a.attrelid join pg_namespace n on n.oid = c.relnamespace
-         left join pg_attrdef d on d.adrelid = a.attrelid and d.adnum = a.attnum
-         where a.attnum > 0 and not a.attisdropped and c.relkind in ('r', 'p', 'm', 'f') and OWN",
-    ),
-    (
-        "indexes",
-        "pg_class",
-        "c.oid",
-        "select pg_get_indexdef(i.indexrelid)
-         from pg_index i join pg_class c on c.oid = i.indrelid join pg_namespace n on n.oid = c.relnamespace where OWN",
-    ),
-    (
-        "constraints",
-        "pg_class",
-        "c.oid",
-        "select format('%I.%I %I %s', n.nspname, c.relname, k.conname, pg_get_constraintdef(k.oid))
-         from pg_constraint k join pg_class c on c.oid = k.conrelid join pg_namespace n on n.oid = c.relnamespace
-         where OWN",
-    ),
-    (
-        "functions",
-        "pg_proc",
-        "p.oid",
-        "select pg_get_functiondef(p.oid)
-         from pg_proc p join pg_namespace n on n.oid = p.pronamespace where p.prokind <> 'a' and OWN",
-    ),
-    (
-        "triggers",
-        "pg_class",
-        "c.oid",
-        "select pg_get_triggerdef(t.oid) || ' ' || t.tgenabled::text
-         from pg_trigger t join pg_class c on c.oid = t.tgrelid join pg_namespace n on n.oid = c.relnamespace
-         where not t.tgisinternal and OWN",
-    ),
-    (
-        "sequences",
-        "pg_class",
-        "c.oid",
-        "select format('%I.%I %s %s %s %s %s', n.nspname, c.relname, s.seqtypid::regtype, s.seqincrement, s.seqmin,
-           s.seqmax, s.seqcycle)
-         from pg_sequence s join pg_class c on c.oid = s.seqrelid join pg_namespace n on n.oid = c.relnamespace where OWN",
-    ),
-    (
-        "types",
-        "pg_type",
-        "t.oid",
-        "select format('%I.%I %s %s %s', n.nspname, t.typname, t.typtype, format_type(t.typbasetype, t.typtypmod),
-           (select string_agg(quote_literal(e.enumlabel), ',' order by e.enumsortorder) from pg_enum e
-            where e.enumtypid = t.oid))
-         from pg_type t join pg_namespace n on n.oid = t.typnamespace where t.typtype in ('e', 'd') and OWN",
-    ),
-    (
-        "policies",
-        "pg_class",
-        "c.oid",
-        "select format('%I.%I %I %s %s %s', n.nspname, c.relname, p.polname, p.polcmd,
-           pg_get_expr(p.polqual, p.polrelid), pg_get_expr(p.polwithcheck, p.polrelid))
-         from pg_policy p join pg_class c on c.oid = p.polrelid join pg_namespace n on n.oid = c.relnamespace where OWN",
-    ),
-    (
-        "extensions",
-        "pg_extension",
-        "x.oid",
-        "select format('%I %s', x.extname, x.extversion) from pg_extension x",
-    ),
+/// A kind of object, and how it is found in a catalogue. `OWN` stands for the condition above.
+struct Kind {
+    name: &'static str,
+    class: &'static str,
+    oid: &'static str,
+    /// What names one of them.
+    identity: &'static str,
+    /// What two of them must have in common to be the same.
+    definition: &'static str,
+    from: &'static str,
+}
+
+const KINDS: [Kind; 10] = [
+    Kind {
+        name: "tables and views",
+        class: "pg_class",
+        oid: "c.oid",
+        identity: "format('%I.%I', n.nspname, c.relname)",
+        definition: "format('%I.%I %s %s', n.nspname, c.relname, c.relkind, c.relpersistence)",
+        from: "pg_class c join pg_namespace n on n.oid = c.relnamespace
+            where c.relkind in ('r', 'p', 'v', 'm', 'f', 'S') and OWN",
+    },
+    Kind {
+        name: "columns",
+        class: "pg_class",
+        oid: "c.oid",
+        identity: "format('%I.%I.%I', n.nspname, c.relname, a.attname)",
+        definition: "format('%I.%I %s %I %s %s %s %s %s', n.nspname, c.relname,
+            row_number() over (partition by c.oid order by a.attnum), a.attname, format_type(a.atttypid, a.atttypmod),
+            a.attnotnull, a.attidentity, a.attgenerated, pg_get_expr(d.adbin, d.adrelid))",
+        from: "pg_attribute a join pg_class c on c.oid = a.attrelid join pg_namespace n on n.oid = c.relnamespace
+            left join pg_attrdef d on d.adrelid = a.attrelid and d.adnum = a.attnum
+            where a.attnum > 0 and not a.attisdropped and c.relkind in ('r', 'p', 'm', 'f') and OWN",
+    },
+    Kind {
+        name: "indexes",
+        class: "pg_class",
+        oid: "c.oid",
+        identity: "format('%s', i.indexrelid::regclass)",
+        definition: "pg_get_indexdef(i.indexrelid)",
+        from: "pg_index i join pg_class c on c.oid = i.indrelid join pg_namespace n on n.oid = c.relnamespace where OWN",
+    },
+    Kind {
+        name: "constraints",
+        class: "pg_class",
+        oid: "c.oid",
+        identity: "format('%I.%I.%I', n.nspname, c.relname, k.conname)",
+        definition: "format('%I.%I %I %s', n.nspname, c.relname, k.conname, pg_get_constraintdef(k.oid))",
+        from: "pg_constraint k join pg_class c on c.oid = k.conrelid join pg_namespace n on n.oid = c.relnamespace
+            where OWN",
+    },
+    Kind {
+        name: "functions",
+        class: "pg_proc",
+        oid: "p.oid",
+        identity: "format('%s', p.oid::regprocedure)",
+        definition: "pg_get_functiondef(p.oid)",
+        from: "pg_proc p join pg_namespace n on n.oid = p.pronamespace where p.prokind <> 'a' and OWN",
+    },
+    Kind {
+        name: "triggers",
+        class: "pg_class",
+        oid: "c.oid",
+        identity: "format('%I.%I.%I', n.nspname, c.relname, t.tgname)",
+        definition: "pg_get_triggerdef(t.oid) || ' ' || t.tgenabled::text",
+        from: "pg_trigger t join pg_class c on c.oid = t.tgrelid join pg_namespace n on n.oid = c.relnamespace
+            where not t.tgisinternal and OWN",
+    },
+    Kind {
+        name: "sequences",
+        class: "pg_class",
+        oid: "c.oid",
+        identity: "format('%I.%I', n.nspname, c.relname)",
+        definition: "format('%I.%I %s %s %s %s %s', n.nspname, c.relname, s.seqtypid::regtype, s.seqincrement, s.seqmin,
+            s.seqmax, s.seqcycle)",
+        from: "pg_sequence s join pg_class c on c.oid = s.seqrelid join pg_namespace n on n.oid = c.relnamespace where OWN",
+    },
+    Kind {
+        name: "types",
+        class: "pg_type",
+        oid: "t.oid",
+        identity: "format('%I.%I', n.nspname, t.typname)",
+        definition: "format('%I.%I %s %s %s', n.nspname, t.typname, t.typtype, format_type(t.typbasetype, t.typtypmod),
+            (select string_agg(quote_literal(e.enumlabel), ',' order by e.enumsortorder) from pg_enum e
+             where e.enumtypid = t.oid))",
+        from: "pg_type t join pg_namespace n on n.oid = t.typnamespace where t.typtype in ('e', 'd') and OWN",
+    },
+    Kind {
+        name: "policies",
+        class: "pg_class",
+        oid: "c.oid",
+        identity: "format('%I.%I.%I', n.nspname, c.relname, p.polname)",
+        definition: "format('%I.%I %I %s %s %s', n.nspname, c.relname, p.polname, p.polcmd,
+            pg_get_expr(p.polqual, p.polrelid), pg_get_expr(p.polwithcheck, p.polrelid))",
+        from: "pg_policy p join pg_class c on c.oid = p.polrelid join pg_namespace n on n.oid = c.relnamespace where OWN",
+    },
+    Kind {
+        name: "extensions",
+        class: "pg_extension",
+        oid: "x.oid",
+        identity: "format('%I', x.extname)",
+        definition: "format('%I %s', x.extname, x.extversion)",
+        from: "pg_extension x",
+    },
+];
+
+/// What is compared only between servers of one major version, whose words for it are the same.
+const EXACT: [Kind; 2] = [
+    Kind {
+        name: "views",
+        class: "pg_class",
+        oid: "c.oid",
+        identity: "format('%I.%I', n.nspname, c.relname)",
+        definition: "pg_get_viewdef(c.oid)",
+        from: "pg_class c join pg_namespace n on n.oid = c.relnamespace where c.relkind in ('v', 'm') and OWN",
+    },
+    Kind {
+        name: "partitions",
+        class: "pg_class",
+        oid: "c.oid",
+        identity: "format('%I.%I', n.nspname, c.relname)",
+        definition: "format('%s %s', i.inhparent::regclass, pg_get_expr(c.relpartbound, c.oid))",
+        from:
+            "pg_class c join pg_inherits i on i.inhrelid = c.oid join pg_namespace n on n.oid = c.relnamespace
+            where c.relispartition and c.relkind in ('r', 'p', 'f') and OWN",
+    },
 ];
 
 const TABLES: &str = "
@@ -129,16 +173,45 @@ const TABLES: &str = "
 pub(super) async fn read(client: &Client) -> Result<Catalogue, StepError> {
     client.batch("set search_path = ''", PATIENT).await?;
     let mut found = Catalogue::new();
-    for (name, class, oid, query) in KINDS {
-        let own = OWN.replace("CLASS", class).replace("OID", oid);
+    for kind in &KINDS {
         let sql = format!(
             "select count(*), encode(sha256(convert_to(coalesce(string_agg(o.def, E'\\n' order by o.def collate \"C\"), ''), \
-             'UTF8')), 'hex') from ({}) o(def)",
-            query.replace("OWN", &own)
+             'UTF8')), 'hex') from (select {} from {}) o(def)",
+            kind.definition,
+            kind.from()
         );
         let row = client.query_one(&sql, &[], PATIENT).await?;
         let digest = Digest { count: row.get::<_, i64>(0).unsigned_abs(), sha256: row.get(1) };
-        found.insert(name.to_owned(), digest);
+        found.insert(kind.name.to_owned(), digest);
+    }
+    Ok(found)
+}
+
+impl Kind {
+    fn from(&self) -> String {
+        let own = OWN.replace("CLASS", self.class).replace("OID", self.oid);
+        self.from.replace("OWN", &own)
+    }
+}
+
+/// The digests of objects by their names, by the kind of object.
+pub(super) type Objects = BTreeMap<String, BTreeMap<String, String>>;
+
+/// Reads every object by its name, with a digest of its definition. The session has no search path afterwards.
+pub(super) async fn objects(client: &Client) -> Result<Objects, StepError> {
+    client.batch("set search_path = ''", PATIENT).await?;
+    let mut found = Objects::new();
+    for kind in KINDS.iter().chain(&EXACT) {
+        // 64 bits: these tell versions of one object apart, nothing more.
+        let sql = format!(
+            "select o.name, left(encode(sha256(convert_to(coalesce(o.def, ''), 'UTF8')), 'hex'), 16) \
+             from (select {}, {} from {}) o(name, def)",
+            kind.identity,
+            kind.definition,
+            kind.from()
+        );
+        let rows = client.query(&sql, &[], PATIENT).await?;
+        found.insert(kind.name.to_owned(), rows.iter().map(|row| (row.get(0), row.get(1))).collect());
     }
     Ok(found)
 }

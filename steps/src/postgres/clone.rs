@@ -3,18 +3,20 @@
 use std::path::PathBuf;
 
 use async_trait::async_trait;
-use jiff::Timestamp;
 use lifeboat_engine::model::event::Done;
 use lifeboat_engine::resource::{Access, Heartbeat, Postgres, Resource, ResourceKind, System, made_by};
-use lifeboat_engine::step::{Effect, KindSpec, Preview, Probe, StepContext, StepError, StepKind};
+use lifeboat_engine::step::{
+    Effect, KindSpec, ParamProblem, Preview, Probe, StepContext, StepError, StepKind,
+};
 use lifeboat_engine::value::{Field, Type};
 use serde::Deserialize;
-use serde_json::{Value, json};
+use serde_json::{Map, Value, json};
 
 use super::backup::SelectBackup;
 use super::isolation::{Isolation, work_dir};
 use super::promote::Promote;
 use super::recover::Recover;
+use super::recovery_target::{RecoveryTarget, TargetParams, Targets};
 use super::restore_base::RestoreBase;
 use super::{account, codes};
 use crate::home::{Home, keep_away};
@@ -35,7 +37,8 @@ pub(super) struct Clone;
 struct Params {
     store: String,
     backup: Option<String>,
-    target_time: Option<Timestamp>,
+    #[serde(flatten)]
+    target: TargetParams,
     system_id: Option<String>,
     timeline: Option<u32>,
     dir: Option<PathBuf>,
@@ -104,12 +107,15 @@ impl StepKind for Clone {
         spec
     }
 
+    fn check(&self, with: &Map<String, Value>) -> Vec<ParamProblem> {
+        TargetParams::check(with)
+    }
+
     async fn preview(&self, ctx: &StepContext) -> Result<Preview, StepError> {
         let params: Params = ctx.params()?;
         let backup =
             params.backup.as_ref().map_or("the newest usable base backup".to_owned(), |it| format!("`{it}`"));
-        let target =
-            params.target_time.map_or("the end of the WAL".to_owned(), |time| format!("just before {time}"));
+        let target = params.target.resolve()?;
         let place = params.dir.map_or("the state of the run".to_owned(), |dir| dir.display().to_string());
         Ok(Preview {
             actions: vec![
@@ -147,19 +153,14 @@ fn params() -> Vec<Field> {
         Field::required("table", Type::String, "The table."),
         Field::required("column", Type::String, "The column with the time."),
     ];
-    vec![
+    let mut params = vec![
         Field::required("store", Type::reads(ResourceKind::Store), "Where the backup and its WAL are."),
         Field::optional("backup", Type::String, "The label of the backup; the newest that fits if absent."),
-        Field::optional(
-            "target_time",
-            Type::Timestamp,
-            "Replay stops just before it; at the end of the WAL if absent.",
-        ),
         Field::optional("system_id", Type::String, "The cluster, if the store holds several."),
         Field::optional(
             "timeline",
             Type::Integer,
-            "The timeline to recover along; the newest one if absent.",
+            "The timeline to recover along; chosen as `postgres.select_backup` does if absent.",
         ),
         Field::optional("dir", Type::Path, "A directory for its files; the state of the run if absent."),
         Field::optional("bin_dir", Type::Path, "Where the programs of Postgres are; found if absent."),
@@ -176,14 +177,17 @@ fn params() -> Vec<Field> {
             Type::Object(heartbeat),
             "A table that the source writes the time to, for a measured recovery point.",
         ),
-    ]
+    ];
+    params.extend(TargetParams::fields(Targets::All));
+    params
 }
 
 /// The backup to restore, and the timeline to recover along.
 #[derive(serde::Serialize, Deserialize)]
 struct Chosen {
     backup: String,
-    timeline: String,
+    /// As it was given or chosen.
+    timeline: Option<String>,
     warnings: Vec<String>,
 }
 
@@ -236,6 +240,15 @@ impl<'a> Work<'a> {
         self.ctx.part(with, &self.name, self.resource.clone())
     }
 
+    /// Adds the target to the parameters of a part.
+    fn with_target(&self, mut with: Value) -> Value {
+        let target = serde_json::to_value(&self.params.target).expect("a target is JSON");
+        if let (Value::Object(with), Value::Object(target)) = (&mut with, target) {
+            with.extend(target);
+        }
+        with
+    }
+
     /// Chooses the backup once: a later attempt goes on with the same one.
     async fn choose(&self) -> Result<Chosen, StepError> {
         if let Some(chosen) = self.ctx.recorded(CHOSEN) {
@@ -244,16 +257,18 @@ impl<'a> Work<'a> {
         let params = &self.params;
         let chosen = match &params.backup {
             Some(backup) => {
-                let timeline = params.timeline.map_or("current".to_owned(), |timeline| timeline.to_string());
+                let timeline = params.timeline.map(|timeline| timeline.to_string());
                 Chosen { backup: backup.clone(), timeline, warnings: Vec::new() }
             }
             None => {
+                params.target.resolve()?.check_located()?;
                 let with = json!({
-                    "store": params.store, "target_time": params.target_time, "system_id": params.system_id,
-                    "timeline": params.timeline, "gap": "refuse",
+                    "store": params.store, "system_id": params.system_id, "timeline": params.timeline,
+                    "gap": "refuse",
                 });
-                let done = SelectBackup.run(&self.part(with)).await?;
-                let timeline = done.outputs["timeline"].to_string();
+                let done = SelectBackup.run(&self.part(self.with_target(with))).await?;
+                let immediate = params.target.resolve()? == RecoveryTarget::Immediate;
+                let timeline = (!immediate).then(|| done.outputs["timeline"].to_string());
                 let backup = done.outputs["backup"].as_str().unwrap_or_default().to_owned();
                 Chosen { backup, timeline, warnings: done.warnings }
             }
@@ -266,6 +281,7 @@ impl<'a> Work<'a> {
     async fn restore(&self, chosen: &Chosen) -> Result<Done, StepError> {
         let with = json!({
             "store": self.params.store, "backup": chosen.backup, "cluster": self.name, "existing": "refuse",
+            "tablespace_dir": self.home.path.join("tablespaces"),
         });
         RestoreBase.run(&self.part(with)).await
     }
@@ -275,11 +291,8 @@ impl<'a> Work<'a> {
         if let Some(recovered) = self.ctx.recorded(RECOVERED) {
             return serde_json::from_value(recovered.clone()).map_err(|error| unreadable(&error));
         }
-        let with = json!({
-            "store": self.params.store, "cluster": self.name, "target_time": self.params.target_time,
-            "timeline": chosen.timeline,
-        });
-        let done = Recover.run(&self.part(with)).await?;
+        let with = json!({ "store": self.params.store, "cluster": self.name, "timeline": chosen.timeline });
+        let done = Recover.run(&self.part(self.with_target(with))).await?;
         let value = serde_json::to_value(&done).expect("results are JSON");
         self.ctx.record(RECOVERED, value).await?;
         Ok(done)

@@ -40,7 +40,7 @@ lifeboat_engine::define_codes! {
     LB1254 "not enough space";
     LB1255 "base backup damaged";
     LB1256 "base backup with an entry that is refused";
-    LB1257 "base backup with tablespaces";
+    LB1257 "no place for a tablespace";
     LB1258 "restored files differ from the manifest";
     LB1259 "restored files cannot be written";
     LB1260 "Postgres server does not start";
@@ -93,4 +93,11 @@ lifeboat_engine::define_codes! {
     LB1830 "stored backup is not what it should be";
     LB1831 "archive does not keep up";
     LB1832 "too few whole backups would be kept";
+    LB1833 "log has parted";
+    LB1834 "recovery target is not in the WAL";
+    LB1835 "directory cannot be restored over";
+    LB1850 "inventory of a backup cannot be used";
+    LB1851 "files of a server cannot be verified";
+    LB1852 "backup is of another cluster";
+    LB1880 "WAL segment damaged within the log";
 }

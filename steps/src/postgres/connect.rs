@@ -12,6 +12,7 @@ use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
+use futures_util::TryStreamExt;
 use lifeboat_engine::code::Code;
 use lifeboat_engine::resource::Postgres;
 use lifeboat_engine::step::{StepContext, StepError};
@@ -71,6 +72,14 @@ pub struct Login {
 }
 
 impl Login {
+    /// Returns what Postgres's own programs take as host, and the port.
+    pub(super) fn address(&self) -> (String, u16) {
+        match &self.endpoint {
+            Endpoint::Socket { dir, port } => (dir.display().to_string(), *port),
+            Endpoint::Tcp { host, port } => (host.clone(), *port),
+        }
+    }
+
     /// Gives the password to one of Postgres's own programs, in a file that is on no disk.
     pub(super) fn passfile(&self, command: Command) -> Result<Command, StepError> {
         let Some(password) = &self.password else { return Ok(command) };
@@ -293,6 +302,34 @@ impl Client {
         limit: Duration,
     ) -> Result<Vec<Row>, PgError> {
         self.within(limit, self.inner.query(statement, params)).await
+    }
+
+    /// Runs a prepared statement and returns its rows, or `None` as soon as one of them does not fit: then the statement is
+    /// ended, and the connection with it.
+    pub async fn query_while(
+        &self,
+        statement: &tokio_postgres::Statement,
+        params: Params<'_>,
+        limit: Duration,
+        mut fits: impl FnMut(&Row) -> bool,
+    ) -> Result<Option<Vec<Row>>, PgError> {
+        let read = async {
+            let mut stream = std::pin::pin!(self.inner.query_raw(statement, params.iter().copied()).await?);
+            let mut rows = Vec::new();
+            while let Some(row) = stream.try_next().await? {
+                if !fits(&row) {
+                    return Ok(None);
+                }
+                rows.push(row);
+            }
+            Ok(Some(rows))
+        };
+        let rows = self.within(limit, read).await?;
+        if rows.is_none() {
+            self.usable.store(false, Ordering::Release);
+            self.cancel_statement().await;
+        }
+        Ok(rows)
     }
 
     async fn within<T>(

@@ -20,6 +20,7 @@ use sha2::{Digest, Sha256};
 
 use super::controldata::ControlData;
 use super::pidfile::PidFile;
+use super::recovery_target::{Edge, RecoveryTarget};
 use super::wal::{Lsn, SegmentSize, SystemId};
 use super::{codes, memory};
 use crate::process::OsUser;
@@ -31,11 +32,11 @@ const CONFIGURATION: &str = "postgresql.conf";
 const LONGEST_DIR: usize = 85;
 
 /// How far a recovery goes.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum Goal {
-    /// Just before the first commit at or after this moment.
-    Before(Timestamp),
+    /// What the runbook asked for, where the server itself can stop.
+    Target(RecoveryTarget),
     /// As far as there is WAL. A server that gets there stops, for nothing tells it to wait.
     Farthest,
     /// The record that an earlier pass found to be the last one.
@@ -78,7 +79,8 @@ pub struct Isolation {
     pub log_start: u64,
     pub goal: Goal,
     /// What the runbook asked for.
-    pub target_time: Option<Timestamp>,
+    pub target: RecoveryTarget,
+    /// `current` for that of the backup, or a number.
     pub timeline: String,
 }
 
@@ -244,17 +246,31 @@ impl Isolation {
             ("recovery_target_timeline".to_owned(), self.timeline.clone()),
             ("recovery_target_action".to_owned(), "pause".to_owned()),
         ];
-        let target = match self.goal {
-            Goal::Before(time) => Some(("recovery_target_time", postgres_time(time), "off")),
-            Goal::Through(lsn) => Some(("recovery_target_lsn", lsn.to_string(), "on")),
-            // Without any target the server would open for writing at the end, before anybody has looked at it.
-            Goal::Farthest => Some(("recovery_target_time", "2200-01-01 00:00:00+00".to_owned(), "off")),
+        let (name, value, edge) = match &self.goal {
+            Goal::Target(target) => target_setting(target),
+            Goal::Through(lsn) => ("recovery_target_lsn", lsn.to_string(), Edge::Through),
+            Goal::Farthest => farthest(),
         };
-        if let Some((name, value, inclusive)) = target {
-            settings.push((name.to_owned(), value));
-            settings.push(("recovery_target_inclusive".to_owned(), inclusive.to_owned()));
-        }
+        settings.push((name.to_owned(), value));
+        let inclusive = if edge == Edge::Through { "on" } else { "off" };
+        settings.push(("recovery_target_inclusive".to_owned(), inclusive.to_owned()));
         settings
+    }
+}
+
+/// Without any target the server would open for writing at the end, before anybody has looked at it.
+fn farthest() -> (&'static str, String, Edge) {
+    ("recovery_target_time", "2200-01-01 00:00:00+00".to_owned(), Edge::Before)
+}
+
+fn target_setting(target: &RecoveryTarget) -> (&'static str, String, Edge) {
+    match target {
+        RecoveryTarget::Time(time) => ("recovery_target_time", postgres_time(*time), Edge::Before),
+        RecoveryTarget::Lsn { at, edge } => ("recovery_target_lsn", at.to_string(), *edge),
+        RecoveryTarget::Transaction { id, edge } => ("recovery_target_xid", id.to_string(), *edge),
+        RecoveryTarget::RestorePoint(name) => ("recovery_target_name", name.clone(), Edge::Through),
+        RecoveryTarget::Immediate => ("recovery_target", "immediate".to_owned(), Edge::Through),
+        RecoveryTarget::Latest => farthest(),
     }
 }
 
@@ -413,11 +429,12 @@ fn client_program() -> io::Result<PathBuf> {
 }
 
 fn cannot_prepare(path: &Path, error: &io::Error) -> StepError {
-    StepError::permanent(
-        codes::LB1260,
-        format!("{} cannot be prepared for a server: {error}", path.display()),
-    )
-    .help("check the rights on the directory that holds the data directory")
+    let message = format!("{} cannot be prepared for a server: {error}", path.display());
+    if matches!(error.kind(), io::ErrorKind::StorageFull | io::ErrorKind::QuotaExceeded) {
+        return StepError::transient(codes::LB1260, message).help("make room (`df -h`), then try again");
+    }
+    StepError::permanent(codes::LB1260, message)
+        .help("check the rights on the directory that holds the data directory")
 }
 
 #[cfg(test)]

@@ -51,10 +51,7 @@ impl<'a> Libpq<'a> {
     }
 
     fn conninfo(&self, database: &str) -> String {
-        let (host, port) = match &self.login.endpoint {
-            Endpoint::Socket { dir, port } => (dir.display().to_string(), *port),
-            Endpoint::Tcp { host, port } => (host.clone(), *port),
-        };
+        let (host, port) = self.login.address();
         let quoted = |text: &str| format!("'{}'", text.replace('\\', r"\\").replace('\'', r"\'"));
         format!(
             "host={} port={port} user={} dbname={} application_name=lifeboat connect_timeout=10",

@@ -11,7 +11,7 @@ use serde_json::{Map, Value, json};
 
 use super::connect::Login;
 use super::rows::{self, Read};
-use super::{codes, local};
+use super::{codes, lifecycle, local};
 
 /// Runs a reading statement.
 #[derive(Clone, Copy, Debug)]
@@ -35,7 +35,7 @@ impl StepKind for Query {
                 "Runs in a read-only transaction with a time limit, on a server that takes writes as well as on one \
                  that recovers. Each row is a map from column to value: booleans, integers, floating point numbers, \
                  text, JSON and arrays keep their type, times are RFC 3339 in UTC, `numeric` and all else is text. \
-                 At most 1000 rows. The step fails if a condition of `expect` does not hold.",
+                 At most 1000 rows and 1 MiB. The step fails if a condition of `expect` does not hold.",
             )
             .param(Field::required("cluster", Type::reads(ResourceKind::Postgres), "The server to ask."))
             .param(Field::optional("database", Type::String, "The database; that of the resource if not given."))
@@ -55,6 +55,7 @@ impl StepKind for Query {
     async fn run(&self, ctx: &StepContext) -> Result<Done, StepError> {
         let params: Params = ctx.params()?;
         let postgres = local::cluster(ctx, &params.cluster)?;
+        lifecycle::bring_back(ctx, &params.cluster).await?;
         let login = Login::of(ctx, postgres)?;
         let login = match &params.database {
             Some(database) => login.database(database),

@@ -61,6 +61,15 @@ impl RestoreNote {
         fs::File::open(data_dir.parent().unwrap_or(Path::new("/")))?.sync_all()
     }
 
+    /// Removes the notes of a cluster: beside its directory, and beside those of its tablespaces.
+    pub(super) fn remove_all(data_dir: &Path) {
+        let links = fs::read_dir(data_dir.join("pg_tblspc")).into_iter().flatten().flatten();
+        for dir in links.filter_map(|link| fs::read_link(link.path()).ok()) {
+            Self::remove(&dir);
+        }
+        Self::remove(data_dir);
+    }
+
     /// Removes the note.
     pub(super) fn remove(data_dir: &Path) {
         fs::remove_file(Self::path(data_dir)).ok();

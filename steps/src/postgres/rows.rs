@@ -17,6 +17,9 @@ use super::connect::{Client, PgError};
 /// More rows than this belong into no journal and no condition.
 pub(super) const MOST_ROWS: usize = 1000;
 
+/// Nor does more than this, in all rows together.
+const MOST_BYTES: usize = 1 << 20;
+
 /// A statement to be read.
 #[derive(Clone, Debug)]
 pub(super) struct Read<'a> {
@@ -79,7 +82,18 @@ async fn run(client: &Client, read: &Read<'_>) -> Result<Vec<Value>, StepError> 
     };
     let params: Vec<TextParam> = read.params.iter().map(TextParam::of).collect();
     let params: Vec<&(dyn ToSql + Sync)> = params.iter().map(|param| param as &(dyn ToSql + Sync)).collect();
-    let rows = client.query_prepared(&statement, &params, limit).await?;
+    let mut bytes = 0;
+    let fits = |row: &Row| {
+        bytes += row.raw_size_bytes();
+        bytes <= MOST_BYTES
+    };
+    let Some(rows) = client.query_while(&statement, &params, limit, fits).await? else {
+        return Err(StepError::permanent(
+            codes::LB1273,
+            format!("the statement gives rows of more than {} KiB", MOST_BYTES >> 10),
+        )
+        .help("let it count or aggregate, or name the columns that are needed"));
+    };
     if rows.len() > MOST_ROWS {
         return Err(StepError::permanent(
             codes::LB1273,

@@ -5,7 +5,7 @@ use std::time::Duration;
 use async_trait::async_trait;
 use jiff::Timestamp;
 use lifeboat_engine::model::event::Done;
-use lifeboat_engine::model::evidence::Check;
+use lifeboat_engine::model::evidence::{Check, Confidence, RecoveryPoint};
 use lifeboat_engine::resource::ResourceKind;
 use lifeboat_engine::step::{Effect, KindSpec, StepContext, StepError, StepKind};
 use lifeboat_engine::value::{Field, Span, Type};
@@ -94,6 +94,12 @@ impl StepKind for WalStatus {
         .output("lag_seconds", Type::Integer, "Seconds since then; 0 if nothing was written.")
         .output("ready", Type::Any, "How many segments wait; null if the role may not look.")
         .output("failed_count", Type::Integer, "How often archiving has failed since statistics began.")
+        .output(
+            "recovery_point",
+            Type::Any,
+            "`time`, `position`, `method` and `confidence` of what could be restored if the server were lost now; null if \
+             it has archived nothing.",
+        )
         .output("archive_end", Type::String, "The newest segment in the store; empty without `store`.")
         .output(
             "missing",
@@ -124,7 +130,7 @@ impl StepKind for WalStatus {
             "current_segment": server.current().name(server.size), "last_archived": server.last_archived,
             "last_archived_at": server.last_archived_at, "lag_bytes": server.lag_bytes(),
             "lag_seconds": server.lag().as_secs(), "ready": server.ready, "failed_count": server.failed,
-            "archive_end": end, "missing": missing,
+            "archive_end": end, "missing": missing, "recovery_point": server.recovery_point(&params.cluster),
         }));
         done.checks = verdict(checks)?;
         if server.ready.is_none() {
@@ -214,6 +220,19 @@ impl Server {
             Some(at) if self.lag_bytes() > IDLE => self.now.duration_since(at).unsigned_abs(),
             _ => Duration::ZERO,
         }
+    }
+
+    /// All that was written before the last segment was archived is in the archive; of what came later nothing is known.
+    fn recovery_point(&self, cluster: &str) -> Option<RecoveryPoint> {
+        let time = if self.lag().is_zero() { self.now } else { self.last_archived_at? };
+        let position = self.archived_to()?.to_string();
+        Some(RecoveryPoint {
+            resource: cluster.to_owned(),
+            time: time.to_string(),
+            position: Some(position),
+            method: "WAL bound".to_owned(),
+            confidence: Confidence::Bound,
+        })
     }
 
     fn checks(&self, params: &Params) -> Vec<Check> {

@@ -1,3 +1,4 @@
+use std::collections::HashMap;
 use std::io::{self, Read};
 use std::path::Path;
 
@@ -9,6 +10,7 @@ use super::address::{Address, Place};
 use super::dir::Dir;
 use super::file::{FileReader, NewFile};
 use super::key::Key;
+use super::named::Existing;
 #[cfg(feature = "s3")]
 use super::s3::{Bucket, ObjectStream, Upload};
 use super::transfer::blocking;
@@ -21,6 +23,8 @@ use super::{codes, failure};
 #[derive(Clone, Debug)]
 pub struct Store {
     pub(super) backend: Backend,
+    /// Keys below the second prefix stand for those below the first, where there is but one level.
+    flat: Option<(Key, Key)>,
 }
 
 #[derive(Clone, Debug)]
@@ -98,7 +102,11 @@ impl Store {
             #[cfg(not(feature = "s3"))]
             Place::Bucket { .. } => return Err(no_s3(&address.resource.url)),
         };
-        Ok(Self { backend })
+        Ok(Self::on(backend))
+    }
+
+    pub(super) fn on(backend: Backend) -> Self {
+        Self { backend, flat: None }
     }
 
     /// Opens a store that needs no credentials of its own by its address.
@@ -113,6 +121,31 @@ impl Store {
             Dir::create_root(&root)?;
         }
         Self::open(address)
+    }
+
+    /// Returns the store as one in which what stands right below `real` stands below `shown`: for archives of other tools,
+    /// whose layout has a level less. For reading.
+    pub(crate) fn flattened(mut self, real: Key, shown: Key) -> Self {
+        self.flat = Some((real, shown));
+        self
+    }
+
+    /// Returns the key under which the backend has an object.
+    fn real(&self, key: &Key) -> Key {
+        let flat = self.flat.as_ref().and_then(|(real, shown)| {
+            let name = key.as_str().strip_prefix(shown.as_str())?.strip_prefix('/')?;
+            real.join(name).ok()
+        });
+        flat.unwrap_or_else(|| key.clone())
+    }
+
+    fn list_flat(&self, real: &Key, shown: &Key) -> Result<Vec<Listed>, StepError> {
+        let one_level = |listed: Listed| {
+            let name = listed.key.as_str().strip_prefix(real.as_str())?.strip_prefix('/')?;
+            let key = shown.join(name).ok().filter(|_| !name.contains('/'))?;
+            Some(Listed { key, size: listed.size })
+        };
+        Ok(self.list_real(real)?.into_iter().filter_map(one_level).collect())
     }
 
     /// Returns the directory in which a backup is put together, for its free space.
@@ -135,6 +168,7 @@ impl Store {
 
     /// Returns what is known of an object, or `None` if the store answers that there is none.
     pub fn metadata(&self, key: &Key) -> Result<Option<Metadata>, StepError> {
+        let key = &self.real(key);
         match &self.backend {
             Backend::Dir(dir) => dir.metadata(key),
             #[cfg(feature = "s3")]
@@ -152,6 +186,7 @@ impl Store {
 
     /// Opens an object for reading, or returns `None` if the store answers that there is none.
     pub fn find(&self, key: &Key) -> Result<Option<ObjectReader>, StepError> {
+        let key = &self.real(key);
         Ok(match &self.backend {
             Backend::Dir(dir) => dir.find(key)?.map(ObjectReader::from),
             #[cfg(feature = "s3")]
@@ -164,6 +199,7 @@ impl Store {
     /// An unmounted disk shows an empty directory, and a server may answer for another bucket of that name; the
     /// witness, an object known to exist, tells them from a store that lacks the object.
     pub fn find_beside(&self, key: &Key, witness: &Key) -> Result<Option<ObjectReader>, StepError> {
+        let (key, witness) = (&self.real(key), &self.real(witness));
         Ok(match &self.backend {
             Backend::Dir(dir) => dir.find_beside(key, witness)?.map(ObjectReader::from),
             #[cfg(feature = "s3")]
@@ -173,6 +209,13 @@ impl Store {
 
     /// Lists every object below a prefix, sorted by key. A prefix that is not there has no objects.
     pub fn list(&self, prefix: &Key) -> Result<Vec<Listed>, StepError> {
+        match &self.flat {
+            Some((real, shown)) if prefix == shown => self.list_flat(real, shown),
+            _ => self.list_real(prefix),
+        }
+    }
+
+    fn list_real(&self, prefix: &Key) -> Result<Vec<Listed>, StepError> {
         match &self.backend {
             Backend::Dir(dir) => dir.list(prefix),
             #[cfg(feature = "s3")]
@@ -191,11 +234,7 @@ impl Store {
 
     /// Begins a new object. Nothing is visible under its name until it is committed.
     pub fn create(&self, key: &Key) -> Result<NewObject, StepError> {
-        Ok(NewObject(match &self.backend {
-            Backend::Dir(dir) => Writing::File(dir.create(key)?),
-            #[cfg(feature = "s3")]
-            Backend::S3(bucket) => Writing::Upload(Box::new(bucket.create(key))),
-        }))
+        self.write_object(key, Existing::Keep, HashMap::new())
     }
 
     /// Writes an object durably. Identical content that is there already is success; other content an error.
@@ -248,6 +287,19 @@ impl ObjectReader {
     }
 }
 
+impl From<NewFile> for NewObject {
+    fn from(file: NewFile) -> Self {
+        Self(Writing::File(file))
+    }
+}
+
+#[cfg(feature = "s3")]
+impl From<Upload> for NewObject {
+    fn from(upload: Upload) -> Self {
+        Self(Writing::Upload(Box::new(upload)))
+    }
+}
+
 impl From<FileReader> for ObjectReader {
     fn from(file: FileReader) -> Self {
         Self(Reading::File(file))
@@ -275,7 +327,7 @@ impl NewObject {
     /// Makes the object durable and visible under its name.
     ///
     /// When this returns, the object survives a power cut. If an object of that name appeared in the meantime, it
-    /// stays: with the same content this is success, with other content an error.
+    /// stays, unless it was to be replaced: with the same content this is success, with other content an error.
     pub fn commit(self) -> Result<Put, StepError> {
         match self.0 {
             Writing::File(file) => file.commit(),

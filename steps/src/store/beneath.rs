@@ -47,11 +47,12 @@ pub(crate) fn open_file(dir: impl AsFd, name: &str) -> io::Result<std::fs::File>
     // A fifo would otherwise block for ever.
     let flags = OFlags::RDONLY | OFlags::NOFOLLOW | OFlags::CLOEXEC | OFlags::NONBLOCK;
     let file = std::fs::File::from(rustix::fs::openat(dir, name, flags, Mode::empty())?);
-    if file.metadata()?.is_file() {
-        Ok(file)
-    } else {
-        Err(io::Error::new(io::ErrorKind::InvalidInput, "it is not a regular file"))
+    let metadata = file.metadata()?;
+    if metadata.is_file() {
+        return Ok(file);
     }
+    let kind = if metadata.is_dir() { io::ErrorKind::IsADirectory } else { io::ErrorKind::InvalidInput };
+    Err(io::Error::new(kind, "it is not a regular file"))
 }
 
 /// One entry of a directory.

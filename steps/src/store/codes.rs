@@ -23,4 +23,14 @@ lifeboat_engine::define_codes! {
     LB1120 "target of a restore is not free";
     LB1121 "nothing was there at that moment";
     LB1122 "result differs from what was to be restored";
+    LB1150 "transfer without a source or a target";
+    LB1151 "file changed while it was read";
+    LB1152 "nothing there to copy";
+    LB1153 "more would be removed than expected";
+    LB1154 "too little space for a transfer";
+    LB1155 "no object fits";
+    LB1156 "newest object too old or too small";
+    LB1157 "no such version of an object";
+    LB1158 "store does not promise what is required";
+    LB1160 "too few would be kept";
 }

@@ -10,6 +10,8 @@ use super::beneath;
 use super::failure;
 use super::file::{FileReader, NewFile};
 use super::key::{Key, TEMPORARY};
+use super::named::{Current, Existing, Facts, Pin};
+use super::policy::{Policy, Told, Versioning};
 
 /// A store in a directory.
 ///
@@ -50,15 +52,25 @@ impl Dir {
 
     /// Returns what is known of an object, or `None` if the store answers that there is none.
     pub(super) fn metadata(&self, key: &Key) -> Result<Option<Metadata>, StepError> {
-        Ok(self.find(key)?.map(|object| Metadata { size: object.size(), modified: object.modified() }))
+        match self.open_object(key)? {
+            Ok(object) => Ok(Some(Metadata { size: object.size(), modified: object.modified() })),
+            // As in a bucket, where only what is below it has a name.
+            Err(error) if matches!(error.kind(), io::ErrorKind::NotFound | io::ErrorKind::IsADirectory) => {
+                Ok(None)
+            }
+            Err(error) => Err(failure::read(format_args!("`{key}` in {self}"), &error)),
+        }
+    }
+
+    fn open_object(&self, key: &Key) -> Result<io::Result<FileReader>, StepError> {
+        let dir = beneath::open_dir(self.open_root()?, &key.parents());
+        let file = dir.and_then(|dir| beneath::open_file(dir, key.name()));
+        Ok(file.and_then(FileReader::new))
     }
 
     /// Opens an object for reading, or returns `None` if the store answers that there is none.
     pub(super) fn find(&self, key: &Key) -> Result<Option<FileReader>, StepError> {
-        let root = self.open_root()?;
-        let opened =
-            beneath::open_dir(root, &key.parents()).and_then(|dir| beneath::open_file(dir, key.name()));
-        match opened.and_then(FileReader::new) {
+        match self.open_object(key)? {
             Ok(object) => Ok(Some(object)),
             Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(None),
             Err(error) => Err(failure::read(format_args!("`{key}` in {self}"), &error)),
@@ -94,9 +106,16 @@ impl Dir {
         Ok(found)
     }
 
-    /// Lists everything in the store.
-    #[cfg(feature = "s3")]
-    pub(super) fn everything(&self) -> Result<Vec<super::versions::Current>, StepError> {
+    /// Lists everything below a prefix, or in the whole store.
+    pub(super) fn everything(&self, below: Option<&Key>) -> Result<Vec<Current>, StepError> {
+        let found = match below {
+            Some(below) => self.list(below)?,
+            None => self.list_all()?,
+        };
+        found.into_iter().map(|listed| self.current(listed)).filter_map(Result::transpose).collect()
+    }
+
+    fn list_all(&self) -> Result<Vec<Listed>, StepError> {
         let root = self.open_root()?;
         let entries = beneath::entries(&root).map_err(|error| failure::read(self, &error))?;
         let mut found = Vec::new();
@@ -107,13 +126,15 @@ impl Dir {
                 false => found.push(Listed { key, size: entry.size }),
             }
         }
-        let current = |listed: Listed| {
-            let path = self.path_of(&listed.key);
-            let modified = std::fs::symlink_metadata(path).and_then(|found| found.modified()).ok();
-            let modified = modified.and_then(|time| jiff::Timestamp::try_from(time).ok());
-            super::versions::Current { name: listed.key.as_str().to_owned(), size: listed.size, modified }
-        };
-        Ok(found.into_iter().map(current).collect())
+        Ok(found)
+    }
+
+    /// Returns what is known of an object, `None` if it has gone since it was listed.
+    fn current(&self, listed: Listed) -> Result<Option<Current>, StepError> {
+        let Some(found) = self.find_at(&listed.key, 0, &Pin::default())? else { return Ok(None) };
+        let Facts { size, modified, pin, .. } = found.0;
+        let name = listed.key.as_str().to_owned();
+        Ok(Some(Current { name, size, modified, etag: pin.etag, archived: false }))
     }
 
     /// Lists the names of the directories right below a prefix, sorted.
@@ -123,11 +144,29 @@ impl Dir {
         Ok(entries.into_iter().filter(|entry| entry.is_dir).map(|entry| entry.name).collect())
     }
 
+    /// Opens an object for reading from a position, if it has the content that is meant.
+    pub(super) fn find_at(
+        &self,
+        key: &Key,
+        from: u64,
+        pin: &Pin,
+    ) -> Result<Option<(Facts, FileReader)>, StepError> {
+        let Some(mut file) = self.find(key)? else { return Ok(None) };
+        let failed = |error: io::Error| failure::read(format_args!("`{key}` in {self}"), &error);
+        let facts = file.facts().map_err(failed)?;
+        if pin.etag.is_some() && pin.etag != facts.pin.etag {
+            let replaced = io::Error::other("it was replaced while it was read");
+            return Err(failed(replaced));
+        }
+        file.seek_to(from).map_err(failed)?;
+        Ok(Some((facts, file)))
+    }
+
     /// Begins a new object. Nothing is visible under its name until it is committed.
-    pub(super) fn create(&self, key: &Key) -> Result<NewFile, StepError> {
+    pub(super) fn create(&self, key: &Key, existing: Existing) -> Result<NewFile, StepError> {
         let dir = beneath::make_dir(self.open_root()?, &key.parents())
             .map_err(|error| failure::write(format_args!("`{key}` in {self}"), &error))?;
-        NewFile::create(dir, key.clone())
+        NewFile::create(dir, key.clone(), existing)
     }
 
     /// Makes sure that an object survives a power cut, whose writer may have died before it did.
@@ -180,6 +219,22 @@ impl Dir {
                 )),
                 _ => failure,
             }
+        })
+    }
+
+    /// Returns what the file system promises: nothing but who may enter.
+    pub(super) fn policy(&self) -> Result<Policy, StepError> {
+        use std::os::unix::fs::PermissionsExt;
+        let root = File::open(&self.root).and_then(|root| root.metadata());
+        let mode = root.map_err(|error| failure::read(self, &error))?.permissions().mode();
+        let unknown = || "a directory does not say".to_owned();
+        Ok(Policy {
+            versioning: Told::Yes(Versioning::Never),
+            forgets_after_days: Told::Yes(None),
+            clears_uploads: Told::Yes(true),
+            encryption: Told::Unknown(unknown()),
+            is_private: Told::Yes(mode & 0o006 == 0),
+            object_lock: Told::Yes(false),
         })
     }
 

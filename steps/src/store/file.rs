@@ -10,6 +10,7 @@ use rustix::fs::{AtFlags, FlockOperation, OFlags};
 
 use super::backend::{Put, taken};
 use super::key::{Key, TEMPORARY};
+use super::named::{Existing, Facts, Pin};
 use super::{beneath, failure};
 
 /// An object open for reading, from its beginning.
@@ -35,6 +36,20 @@ impl FileReader {
         let modified = self.file.metadata().ok()?.modified().ok()?;
         Timestamp::try_from(modified).ok()
     }
+
+    /// Returns what the file system says of it. A file that is written anew has another tag.
+    pub(super) fn facts(&self) -> io::Result<Facts> {
+        let found = self.file.metadata()?;
+        let etag =
+            format!("{:x}-{:x}.{:x}-{:x}", found.ino(), found.mtime(), found.mtime_nsec(), found.size());
+        let pin = Pin { version: None, etag: Some(etag) };
+        Ok(Facts { size: self.size, modified: self.modified(), pin, sha256: None, md5: None })
+    }
+
+    /// Goes on from a position.
+    pub(super) fn seek_to(&mut self, from: u64) -> io::Result<()> {
+        self.file.seek(io::SeekFrom::Start(from)).map(drop)
+    }
 }
 
 impl Read for FileReader {
@@ -49,6 +64,7 @@ impl Read for FileReader {
 pub(super) struct NewFile {
     dir: OwnedFd,
     key: Key,
+    existing: Existing,
     /// Its name until it is published; from then on another writer may use that name.
     temporary: Option<String>,
     file: Option<File>,
@@ -58,19 +74,19 @@ pub(super) struct NewFile {
 const STALE_AFTER: Duration = Duration::from_mins(10);
 
 impl NewFile {
-    pub(super) fn create(dir: OwnedFd, key: Key) -> Result<Self, StepError> {
+    pub(super) fn create(dir: OwnedFd, key: Key, existing: Existing) -> Result<Self, StepError> {
         let (temporary, file) =
             create_temporary(&dir, &key).map_err(|error| failure::write(format_args!("`{key}`"), &error))?;
         // Held until the file is closed; marks the file as one whose writer lives. Where locks do not work, the
         // age alone protects it.
         rustix::fs::flock(&file, FlockOperation::NonBlockingLockExclusive).ok();
-        Ok(Self { dir, key, temporary: Some(temporary), file: Some(file) })
+        Ok(Self { dir, key, existing, temporary: Some(temporary), file: Some(file) })
     }
 
     /// Makes the object durable and visible under its name.
     ///
     /// When this returns, the object survives a power cut. If an object of that name appeared in the meantime, it
-    /// stays: with the same content this is success, with other content an error.
+    /// stays, unless it was to be replaced: with the same content this is success, with other content an error.
     pub(super) fn commit(mut self) -> Result<Put, StepError> {
         let file = self.file.take().expect("only commit takes the file, and it takes the object");
         let put =
@@ -82,7 +98,12 @@ impl NewFile {
     fn publish(&mut self, mut file: File) -> io::Result<Option<Put>> {
         file.sync_all()?;
         let temporary = self.temporary.as_deref().expect("only publishing takes the name, and happens once");
-        let put = match beneath::rename_new((&self.dir, temporary), (&self.dir, self.key.name())) {
+        let (from, to) = ((&self.dir, temporary), (&self.dir, self.key.name()));
+        let renamed = match self.existing {
+            Existing::Keep => beneath::rename_new(from, to),
+            Existing::Replace => rustix::fs::renameat(from.0, from.1, to.0, to.1).map_err(io::Error::from),
+        };
+        let put = match renamed {
             Ok(()) => {
                 self.temporary = None;
                 Put::Written

@@ -96,6 +96,10 @@ impl Marker {
 
     /// Returns the key of one of its objects.
     pub fn key(&self, object: &str) -> Result<Key, StepError> {
+        // What another tool made is named by its whole path.
+        if self.label.contains('/') {
+            return Key::new(format!("{}/{object}", self.label));
+        }
         self.kind.backup(&self.label)?.join(object)
     }
 

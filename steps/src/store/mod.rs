@@ -25,7 +25,10 @@ mod failure;
 mod file;
 mod key;
 mod marker;
+pub(crate) mod named;
+pub(crate) mod parallel;
 mod partial;
+pub(crate) mod policy;
 mod remove;
 #[cfg(feature = "s3")]
 mod s3;
@@ -43,4 +46,6 @@ pub use failure::of_store;
 pub use key::Key;
 pub use marker::{BackupKind, MARKER, Marker, ObjectEntry, new_label};
 pub use partial::{Owner, Partial};
+#[cfg(feature = "s3")]
+pub(crate) use s3::md5_in;
 pub use transfer::{Digest, HashingReader, HashingWriter, Meter, blocking, copy, digest_of};

@@ -12,6 +12,8 @@ use super::dir::Dir;
 use super::failure;
 use super::key::Key;
 use super::marker::{MARKER, Marker};
+#[cfg(feature = "s3")]
+use super::partial::OWNER_FILE;
 use super::transfer::Meter;
 
 impl Store {
@@ -40,7 +42,7 @@ impl Store {
             Backend::Dir(dir) => remove_dirs(dir, &group)
                 .map_err(|error| failure::write(format_args!("`{group}` in {self}"), &error)),
             #[cfg(feature = "s3")]
-            Backend::S3(_) => Ok(()),
+            Backend::S3(bucket) => bucket.delete(Key::own(&group, OWNER_FILE).as_str(), None),
         }
     }
 }

@@ -3,8 +3,9 @@
 use jiff::Timestamp;
 use lifeboat_engine::step::StepError;
 
-use super::backend::{Backend, ObjectReader, Store};
+use super::backend::{Backend, Store};
 use super::codes;
+use super::policy::Versioning;
 use super::s3::{Bucket, Version};
 
 /// One version of an object, or the mark of its deletion.
@@ -28,15 +29,6 @@ pub(crate) struct Stored {
     pub(crate) archived: bool,
 }
 
-/// One object as it is now.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub(crate) struct Current {
-    /// Below the prefix of the store.
-    pub(crate) name: String,
-    pub(crate) size: u64,
-    pub(crate) modified: Option<Timestamp>,
-}
-
 /// How far the order of a listing can be trusted.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Order {
@@ -44,14 +36,6 @@ pub(crate) enum Order {
     Promised,
     /// As seen; some servers list versions and marks apart.
     Unknown,
-}
-
-/// Whether a bucket keeps versions.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) enum Versioning {
-    Enabled,
-    Suspended,
-    Never,
 }
 
 /// A store that can keep versions. Its calls block.
@@ -70,14 +54,6 @@ impl Store {
                 format!("{self} is a directory, which keeps no versions of its objects"),
             )
             .help("back the directory up with `files.backup`, and restore it with `files.restore` and `target_time`")),
-        }
-    }
-
-    /// Lists everything in the store as it is now, names that are no keys included.
-    pub(crate) fn everything(&self) -> Result<Vec<Current>, StepError> {
-        match &self.backend {
-            Backend::S3(bucket) => bucket.list_names(""),
-            Backend::Dir(dir) => dir.everything(),
         }
     }
 }
@@ -105,16 +81,9 @@ impl Versioned {
         self.bucket.each_version(below, each)
     }
 
-    /// Opens one version for reading, with its MD5 if the server knows it.
-    pub(crate) fn read(&self, name: &str, id: &str) -> Result<(ObjectReader, Option<String>), StepError> {
-        let full = format!("{}{name}", self.bucket.prefix());
-        let found = self.bucket.find_full(full, Some(id.to_owned()))?.ok_or_else(|| {
-            let name = name.escape_debug();
-            StepError::permanent(codes::LB1104, format!("version {id} of `{name}` is no longer in {self}"))
-                .help("find out what removes versions: a lifecycle rule, or somebody who may delete them")
-        })?;
-        let md5 = found.md5();
-        Ok((ObjectReader::from(found), md5))
+    /// Returns the store, for what needs no versions.
+    pub(crate) fn as_store(&self) -> Store {
+        Store::on(Backend::S3(self.bucket.clone()))
     }
 
     /// Copies a version to a name of another store of the same server, or to the top of its own.

@@ -1,4 +1,5 @@
-//! Throwaway Postgres clusters. Skips nothing: without the server programs the tests fail.
+//! Throwaway Postgres clusters. Skips nothing: without the server programs the tests fail. `LIFEBOAT_TEST_PG_BIN` names the
+//! directory of the programs, to test with another version than the newest one installed.
 
 use std::net::TcpListener;
 use std::os::unix::fs::chown;
@@ -51,7 +52,7 @@ impl Place {
         let account = rustix::process::geteuid()
             .is_root()
             .then(|| OsUser::lookup("postgres").expect("as root, tests need a user `postgres`"));
-        let place = Self { dir, account, tools: Tools::find(&bare()).expect("Postgres server programs") };
+        let place = Self { dir, account, tools: Tools::find(&named()).expect("Postgres server programs") };
         place.own(place.path());
         place
     }
@@ -86,6 +87,13 @@ impl Place {
         command
     }
 
+    /// Says whether the installation has the files of an extension.
+    pub fn has_extension(&self, name: &str) -> bool {
+        let shared = succeed(self.command("pg_config").arg("--sharedir"));
+        let shared = PathBuf::from(String::from_utf8_lossy(&shared.stdout).trim());
+        shared.join("extension").join(format!("{name}.control")).exists()
+    }
+
     /// Describes a server that could stand at a place below this one; nothing is made.
     pub fn resource(&self, name: &str, port: u16) -> Postgres {
         Postgres {
@@ -102,6 +110,11 @@ impl Place {
 /// A resource with nothing but defaults.
 pub fn bare() -> Postgres {
     serde_json::from_value(serde_json::json!({})).expect("everything has a default")
+}
+
+/// A resource with the programs that the tests are to use.
+fn named() -> Postgres {
+    Postgres { bin_dir: std::env::var_os("LIFEBOAT_TEST_PG_BIN").map(PathBuf::from), ..bare() }
 }
 
 /// Finds a port that nobody listens on.

@@ -22,6 +22,7 @@ steps:
         uses: postgres.clone
         with:
           store: backups
+          bin_dir: BIN_DIR
           target_time: "{{ inputs.target_time }}"
           heartbeat: { database: members, table: heartbeat, column: at }
       - { id: sessions, uses: redis.clone, with: { store: backups, target_time: "{{ inputs.target_time }}" } }
@@ -49,6 +50,7 @@ fn world() -> World {
     let psql = super::machine::postgres_bin().join("psql");
     let text = REHEARSE
         .replace("PROGRAM", &psql.display().to_string())
+        .replace("BIN_DIR", &super::machine::postgres_bin().display().to_string())
         .replace("$LIFEBOAT_PROJECT_DIR", &world.file("project").display().to_string());
     world.write("project/runbooks/restore.yaml", &text);
     world.edit("project/environments/production.yaml", "/store' }", "/store', access: read }");

@@ -21,12 +21,15 @@ pub(crate) fn account() -> Option<&'static OsUser> {
     ACCOUNT.get_or_init(|| rustix::process::geteuid().is_root().then(look)).as_ref()
 }
 
-/// The directory with the programs of the Postgres server.
+/// The directory with the programs of the Postgres server: the newest ones, or where `LIFEBOAT_TEST_PG_BIN` says.
 pub(crate) fn postgres_bin() -> &'static Path {
     static BIN: OnceLock<PathBuf> = OnceLock::new();
     BIN.get_or_init(|| {
-        let anywhere = serde_json::from_value(serde_json::json!({})).expect("everything has a default");
-        Tools::find(&anywhere).expect("the Postgres server programs").bin_dir
+        let named = std::env::var("LIFEBOAT_TEST_PG_BIN").ok().map(|bin| serde_json::json!({"bin_dir": bin}));
+        let resource = serde_json::from_value(named.unwrap_or_else(|| serde_json::json!({})));
+        Tools::find(&resource.expect("everything has a default"))
+            .expect("the Postgres server programs")
+            .bin_dir
     })
 }
 

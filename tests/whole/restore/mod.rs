@@ -3,13 +3,19 @@
 //! The backups are made once ([`source`]) and copied for each test, which restores them into servers and directories of
 //! its own ([`world`]).
 
+mod bucket;
+mod change;
 mod clones;
+mod disk;
 mod faults;
+mod in_place;
 mod kill;
 mod machine;
+mod phases;
 mod pitr;
 mod probe;
 mod recovery;
+mod remote;
 mod shipped;
 mod shown;
 mod source;

@@ -71,11 +71,8 @@ fn a_missing_segment_a_missing_program_and_a_missing_secret_are_told_at_once() {
     fs::remove_file(segment.expect("the segment")).expect("removed");
     let environment = "project/environments/sandbox.yaml";
     world.edit(environment, "    kind: redis\n", "    kind: redis\n    bin_dir: /nonexistent/redis\n");
-    world.edit(
-        environment,
-        "    service: { manager: process }\n",
-        "    bin_dir: /nonexistent/postgres\n    service: { manager: process }\n",
-    );
+    let bin_dir = format!("bin_dir: {}", postgres_bin().display());
+    world.edit(environment, &bin_dir, "bin_dir: /nonexistent/postgres");
     world.edit(environment, "vars:", "secrets: { app_key: { file: /nonexistent/key } }\nvars:");
     let found = findings(&world, 4);
     assert_found(&found, "backups", "log", "failed", &world.source.middle_segment);

@@ -20,7 +20,7 @@ pub(crate) const KEYS: [(&str, &str); 2] = [("session:ada", "logged in"), ("gree
 /// Deleted by its owner before the incident, so that it must not come back.
 pub(crate) const DELETED: u32 = 5;
 /// Rows that are there before the backup begins.
-const OLD_ROWS: u32 = 20;
+pub(crate) const OLD_ROWS: u32 = 20;
 
 /// A row, and when the test asked for it and was told that it is stored.
 #[derive(Clone, Copy, Debug)]
@@ -298,6 +298,7 @@ protected: true
 resources:
   db:
     kind: postgres
+    bin_dir: {bin}
     data_dir: {root}/postgres
     host: 127.0.0.1
     port: {postgres}
@@ -306,7 +307,8 @@ resources:
   uploads: {{ kind: files, path: {root}/uploads }}
   backups: {{ kind: store, url: 'dir://{root}/store' }}
 ",
-        root = root.display()
+        root = root.display(),
+        bin = postgres_bin().display()
     )
 }
 

@@ -51,6 +51,7 @@ impl World {
             .replace("SOURCE", &self.source.root.display().to_string())
             .replace("DIR", &self.dir.display().to_string())
             .replace("PSQL", &postgres_bin().join("psql").display().to_string())
+            .replace("PG_BIN", &postgres_bin().display().to_string())
             .replace("PG_PORT", &self.postgres_port.to_string())
             .replace("REDIS_PORT", &self.redis_port.to_string())
             .replace("GATE_PORT", &self.gate.port.to_string())
@@ -125,8 +126,7 @@ impl World {
             let path = self.file("project/found").join(name);
             fs::read_to_string(&path).unwrap_or_else(|error| panic!("{}: {error}", path.display()))
         };
-        let ids: Vec<u32> = found("payments").lines().map(|id| id.parse().expect("a number")).collect();
-        self.assert_rows(&ids);
+        self.assert_payments();
         let mut keys = KEYS.map(|(key, value)| format!("{key}={value}\n"));
         keys.sort();
         assert_eq!(found("keys"), keys.concat());
@@ -135,6 +135,14 @@ impl World {
         }
         let files = found("files");
         assert_eq!(files.lines().count(), UPLOADS.len(), "{files}");
+    }
+
+    /// Asserts that the payments that the runbook saw are those of when the incident began.
+    pub(crate) fn assert_payments(&self) {
+        let path = self.file("project/found/payments");
+        let found = fs::read_to_string(&path).unwrap_or_else(|error| panic!("{}: {error}", path.display()));
+        let ids: Vec<u32> = found.lines().map(|id| id.parse().expect("a number")).collect();
+        self.assert_rows(&ids);
     }
 
     /// Rows stored before the target are there, rows asked for after it are not; of those in flight nothing is known.
@@ -227,6 +235,7 @@ const SANDBOX: &str = "environment: sandbox
 resources:
   db:
     kind: postgres
+    bin_dir: PG_BIN
     data_dir: DIR/sandbox/postgres
     host: 127.0.0.1
     port: PG_PORT

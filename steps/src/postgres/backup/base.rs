@@ -1,4 +1,5 @@
 use std::collections::BTreeMap;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 
 use async_trait::async_trait;
@@ -18,6 +19,7 @@ use super::program::{Checkpoint, Compression, Program};
 use super::verify::{Expected, Verified, verify, wal_needed};
 use crate::postgres::connect::Login;
 use crate::postgres::details::BaseDetails;
+use crate::postgres::inventory::{Inventory, Snapshots};
 use crate::postgres::tools::Tools;
 use crate::postgres::wal::{self, Segment, SegmentSize};
 use crate::postgres::{codes, local};
@@ -63,6 +65,7 @@ struct Params {
     compression: Compression,
     archiving: Archiving,
     archive_timeout: Span,
+    counts: bool,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Deserialize)]
@@ -84,6 +87,9 @@ start to stop. Then it waits until that WAL is in the store's archive and publis
 Before it begins: the role may replicate, `wal_level` and WAL senders suffice, the archiver does not fail, the \
 programs are of the server's major version, the store has room. A failed or interrupted backup leaves nothing that \
 counts; the next attempt uses the same label, and one that is published already is success.
+
+Beside it `inventory.json` says what the databases held just before: roles, tables, columns, functions and all else that is \
+defined, and the rows of each table (`counts: false` leaves them out). `postgres.verify` compares a restored server with it.
 
 Configuration files outside the data directory are not in it; a warning names them.";
 
@@ -120,6 +126,12 @@ impl StepKind for BaseBackup {
             Type::Duration,
             "2m",
             "How long the archiver may take at the end.",
+        ))
+        .param(Field::defaulted(
+            "counts",
+            Type::Boolean,
+            true,
+            "Whether the rows of every table are counted, for proof after a restore.",
         ))
         .output("label", Type::String, "The name of the backup.")
         .output("system_id", Type::String, "The system identifier of the cluster.")
@@ -234,6 +246,8 @@ impl Run<'_> {
     async fn run(&self) -> Result<Done, StepError> {
         let login = Login::of(self.ctx, self.cluster)?;
         let source = checks::inspect(&login).await?;
+        let (postgres, major) = (self.cluster.clone(), source.major);
+        blocking(move || Tools::find_major(&postgres, major)).await?;
         let mut warnings = self.warnings(&source)?;
         let compression = self.params.compression.for_major(source.major);
         warnings.extend(checks::space(&self.store, source.bytes, compression != Compression::None)?);
@@ -247,7 +261,10 @@ impl Run<'_> {
             compression,
         };
         match self.make(&login, &source, (&program, partial)).await {
-            Ok(marker) => done(&marker, warnings),
+            Ok((marker, more)) => {
+                warnings.extend(more);
+                done(&marker, warnings)
+            }
             Err((partial, error)) => {
                 // What cannot be removed now is removed by the next attempt.
                 if let Some(partial) = partial {
@@ -264,11 +281,11 @@ impl Run<'_> {
         login: &Login,
         source: &Source,
         (program, partial): (&Program<'_>, Partial),
-    ) -> Result<Marker, (Option<Partial>, StepError)> {
+    ) -> Result<(Marker, Vec<String>), (Option<Partial>, StepError)> {
         let begun = Instant::now();
         match self.prove(login, source, (program, &partial)).await {
             Err(error) => Err((Some(partial), error)),
-            Ok((verified, stop_time)) => {
+            Ok((verified, stop_time, warnings)) => {
                 let details = details(source, &verified, (stop_time, begun.elapsed()));
                 let times = (source.now, stop_time);
                 let partial = partial.counting(Meter::bytes(self.ctx, Some(sent(&verified)), "sending"));
@@ -277,6 +294,7 @@ impl Run<'_> {
                     partial.publish(times, verified.objects, details)
                 })
                 .await
+                .map(|marker| (marker, warnings))
                 .map_err(|error| (None, error))
             }
         }
@@ -287,18 +305,62 @@ impl Run<'_> {
         login: &Login,
         source: &Source,
         (program, partial): (&Program<'_>, &Partial),
-    ) -> Result<(Verified, Timestamp), StepError> {
-        program.take(self.ctx, partial).await?;
+    ) -> Result<(Verified, Timestamp, Vec<String>), StepError> {
+        let (inventory, warnings) = self.take(login, (program, partial)).await?;
         let stop_time = checks::server_time(login).await?;
         let dir = partial.path().to_owned();
         let meter = Meter::bytes(self.ctx, Some(size_of(&dir)), "verifying");
         let expected = Expected { system: source.system, size: source.segment_size };
-        let verified = blocking(move || verify(&dir, expected, &meter)).await?;
+        let verified = blocking(move || {
+            let mut verified = verify(&dir, expected, &meter)?;
+            if let Some(inventory) = inventory {
+                verified.objects.push(inventory.write(&dir)?);
+                verified.objects.sort_by(|a, b| a.name.cmp(&b.name));
+            }
+            Ok(verified)
+        })
+        .await?;
         if source.archiving {
             let needed = wal_needed(&verified.wal, source.segment_size).collect();
             self.wait_for_wal(login, source, needed).await?;
         }
-        Ok((verified, stop_time))
+        Ok((verified, stop_time, warnings))
+    }
+
+    /// Runs the program, and meanwhile reads what the databases held before it began. That cannot be had at the price of the
+    /// backup: what fails there is a warning.
+    async fn take(
+        &self,
+        login: &Login,
+        (program, partial): (&Program<'_>, &Partial),
+    ) -> Result<(Option<Inventory>, Vec<String>), StepError> {
+        let stop = AtomicBool::new(false);
+        let snapshots = Snapshots::take(login).await;
+        let read = async {
+            match snapshots {
+                Ok(snapshots) => snapshots.read(self.params.counts, &stop).await,
+                Err(error) => Err(error),
+            }
+        };
+        let taken = async {
+            let taken = program.take(self.ctx, partial).await;
+            stop.store(taken.is_err(), Ordering::Relaxed);
+            taken
+        };
+        let (taken, read) = tokio::join!(taken, read);
+        taken?;
+        Ok(match read {
+            Ok(inventory) => {
+                let left_out = inventory.left_out.iter().map(|left| format!("the inventory lacks {left}"));
+                let warnings = left_out.collect();
+                (Some(inventory), warnings)
+            }
+            Err(error) if self.ctx.cancel.is_cancelled() => return Err(error),
+            Err(error) => {
+                let why = format!("the backup has no inventory for later comparison: {}", error.message);
+                (None, vec![why])
+            }
+        })
     }
 
     fn warnings(&self, source: &Source) -> Result<Vec<String>, StepError> {

@@ -45,9 +45,10 @@ select (select system_identifier::text from pg_control_system()) as system,
     where has_database_privilege(oid, 'connect')) as bytes,
   clock_timestamp() as now";
 
+/// A tablespace without a directory of its own lies within the data directory, and in its archive.
 const TABLESPACES: &str = "\
 select oid::text as oid, pg_tablespace_location(oid) as location from pg_tablespace
-  where spcname not in ('pg_default', 'pg_global') order by 1";
+  where spcname not in ('pg_default', 'pg_global') and pg_tablespace_location(oid) like '/%' order by 1";
 
 /// Shows files only to roles that may see them; for others there is no warning.
 const OUTSIDE: &str = "\

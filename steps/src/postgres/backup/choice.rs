@@ -6,8 +6,9 @@ use lifeboat_engine::step::StepError;
 use serde::Deserialize;
 
 use super::base::BackupDetails;
-use crate::postgres::codes;
+use crate::postgres::recovery_target::RecoveryTarget;
 use crate::postgres::wal::{Archive, Continuity, History, Lsn, Segment, SegmentSize, SystemId};
+use crate::postgres::{codes, timeline};
 use crate::store::{self, Marker, Store, verify_sizes};
 
 /// A complete backup with its details.
@@ -25,7 +26,7 @@ pub(super) struct Candidate {
 /// What a recovery is to reach.
 #[derive(Clone, Debug)]
 pub(super) struct Wanted {
-    pub(super) target: Option<Timestamp>,
+    pub(super) target: RecoveryTarget,
     pub(super) history: History,
     pub(super) gap: Gap,
 }
@@ -87,7 +88,7 @@ pub(super) fn choose<'a>(
     candidates: &'a [Candidate],
     (archive, wanted): (&Archive, &Wanted),
 ) -> Result<Choice<'a>, StepError> {
-    let early: Vec<_> = candidates.iter().filter(|backup| wanted.is_after(backup.stop_time())).collect();
+    let early: Vec<_> = candidates.iter().filter(|backup| wanted.is_after(backup)).collect();
     if early.is_empty() {
         return Err(none_before(candidates, wanted));
     }
@@ -119,8 +120,26 @@ pub(super) fn choose<'a>(
 
 impl Wanted {
     /// Targets are exclusive, and a moment within a backup cannot be reached from it.
-    fn is_after(&self, stop_time: Timestamp) -> bool {
-        self.target.is_none_or(|target| stop_time < target)
+    fn is_after(&self, backup: &Candidate) -> bool {
+        match &self.target {
+            RecoveryTarget::Time(target) => backup.stop_time() < *target,
+            RecoveryTarget::Lsn { at, .. } => backup.stop_lsn <= *at,
+            _ => true,
+        }
+    }
+
+    /// A position is in a segment, which must be there with all before it.
+    fn check_reach(&self, candidate: &Candidate, walk: &Continuity) -> Result<(), StepError> {
+        let RecoveryTarget::Lsn { at, .. } = self.target else { return Ok(()) };
+        let number = Segment::at(0, at, candidate.size).number;
+        let needed = Segment { timeline: self.history.timeline_of(number, candidate.size), number };
+        match walk.contains(needed) {
+            true => Ok(()),
+            false => {
+                let gap = walk.missing.first().map(String::as_str);
+                Err(timeline::beyond(at, (&needed.name(candidate.size), gap), walk))
+            }
+        }
     }
 
     /// Judges the WAL that follows a backup; returns a warning if it is good enough but not whole.
@@ -134,6 +153,12 @@ impl Wanted {
             .map(|number| Segment { timeline: self.history.timeline_of(number, candidate.size), number });
         let mut lacking = needed.filter(|segment| !walk.contains(*segment));
         let first = lacking.next().map(|segment| segment.name(candidate.size));
+        if first.is_none() && self.target == RecoveryTarget::Immediate {
+            return Ok(None);
+        }
+        if first.is_none() && matches!(self.target, RecoveryTarget::Lsn { .. }) {
+            return self.check_reach(candidate, walk).map(|()| None);
+        }
         let Some(missing) = first.or_else(|| walk.missing.first().cloned()) else { return Ok(None) };
         let message = gap_message(candidate, walk, &missing);
         if self.gap == Gap::Accept {
@@ -142,16 +167,23 @@ impl Wanted {
         if self.is_proven_before_gap(walk, all) {
             return Ok(Some(format!("{message}; the target lies before that")));
         }
+        let later = all.iter().rev().find(|later| {
+            let number = Segment::parse(&missing, candidate.size).map_or(0, |segment| segment.number);
+            later.start.number > number && self.history.contains(later.details.base.timeline, later.stop_lsn)
+        });
+        let later = later.map_or_else(String::new, |later| {
+            format!("; targets after {} can be reached from backup `{}`", later.stop_time(), later.label())
+        });
         Err(StepError::permanent(codes::LB1222, message).help(format!(
             "look for {missing} in a copy of the store or in pg_wal of the old server and put it into the archive; \
-             `gap: accept` recovers to the segment before it and loses what follows"
+             `gap: accept` recovers to the segment before it and loses what follows{later}"
         )))
     }
 
     /// A backup that was finished after the target, and needs no WAL from behind the gap, proves that the WAL of
     /// the target lies before the gap.
     fn is_proven_before_gap(&self, walk: &Continuity, all: &[Candidate]) -> bool {
-        let Some(target) = self.target else { return false };
+        let Some(target) = self.target.time() else { return false };
         all.iter().any(|later| {
             let on_path = self.history.contains(later.details.base.timeline, later.stop_lsn);
             let stop = Segment {
@@ -179,10 +211,15 @@ fn gap_message(candidate: &Candidate, walk: &Continuity, missing: &str) -> Strin
 }
 
 fn none_before(candidates: &[Candidate], wanted: &Wanted) -> StepError {
-    let target = wanted.target.map(|target| target.to_string()).unwrap_or_default();
     let oldest = candidates.last().map_or_else(String::new, |oldest| {
-        format!("; the oldest, `{}`, was finished at {}", oldest.label(), oldest.stop_time())
+        let (label, time, lsn) = (oldest.label(), oldest.stop_time(), oldest.stop_lsn);
+        format!("; the oldest, `{label}`, was finished at {time}, at {lsn}")
     });
+    let target = match &wanted.target {
+        RecoveryTarget::Time(target) => target.to_string(),
+        RecoveryTarget::Lsn { at, .. } => at.to_string(),
+        target => target.to_string(),
+    };
     StepError::permanent(codes::LB1221, format!("no base backup was finished before {target}{oldest}")).help(
         "give a later target, or bring an older backup and its WAL back from a copy of the store; the backup after the \
          target is never taken in its place",
@@ -220,8 +257,12 @@ impl Choice<'_> {
         vec![
             check(
                 "backup finished before the target",
-                wanted.target.map_or_else(|| "no target".to_owned(), |target| format!("before {target}")),
-                backup.stop_time().to_string(),
+                match &wanted.target {
+                    RecoveryTarget::Time(target) => format!("before {target}"),
+                    RecoveryTarget::Lsn { at, .. } => format!("before {at}"),
+                    target => format!("recovery to {target}"),
+                },
+                format!("{}, at {}", backup.stop_time(), backup.stop_lsn),
                 true,
             ),
             check(

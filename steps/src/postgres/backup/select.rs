@@ -1,20 +1,25 @@
 use std::collections::{BTreeMap, BTreeSet};
 
 use async_trait::async_trait;
-use jiff::Timestamp;
 use lifeboat_engine::model::event::Done;
+use lifeboat_engine::model::outcome::FailureKind;
 use lifeboat_engine::resource::ResourceKind;
-use lifeboat_engine::step::{Effect, Finding, FindingState, KindSpec, PreflightFacts, Preview};
-use lifeboat_engine::step::{StepContext, StepError, StepKind};
+use lifeboat_engine::step::{
+    Effect, Finding, FindingState, KindSpec, ParamProblem, PreflightFacts, Preview, StepContext, StepError,
+    StepKind,
+};
 use lifeboat_engine::value::{Field, Type, parse_timestamp};
 use serde::Deserialize;
-use serde_json::{Value, json};
+use serde_json::{Map, Value, json};
 
 use super::choice::{Candidate, Choice, Gap, Wanted, choose};
-use crate::postgres::wal::{Archive, History, SystemId, archived_at};
-use crate::postgres::{codes, preflight};
+use super::described::wal_of;
+use super::unmarked;
+use crate::postgres::recovery_target::{RecoveryTarget, TargetParams, Targets};
+use crate::postgres::wal::{Archive, History, SegmentSize, SystemId, archived_at};
+use crate::postgres::{codes, preflight, timeline};
 use crate::probe::{age, bytes};
-use crate::store::{BackupKind, Catalogue, Rejection, Store, blocking, catalogue};
+use crate::store::{BackupKind, Catalogue, Rejected, Rejection, Store, blocking, catalogue};
 
 /// `postgres.select_backup`
 #[derive(Clone, Copy, Debug)]
@@ -23,10 +28,12 @@ pub struct SelectBackup;
 #[derive(Clone, Debug, Deserialize)]
 struct Params {
     store: String,
-    target_time: Option<String>,
+    #[serde(flatten)]
+    target: TargetParams,
     system_id: Option<SystemId>,
     timeline: Option<u32>,
     gap: Gap,
+    unmarked: Option<String>,
 }
 
 const DOC: &str = "\
@@ -38,27 +45,39 @@ recovery at the gap without an error.
 Without `target_time` it takes the newest backup, for recovery to the end of the archive. The target timeline is the \
 newest one in the archive unless `timeline` says another. Nothing is written.
 
+Each target has one backup that fits best: for `target_lsn` the newest that ended before it, with all WAL up to it; for \
+`target: immediate` the newest, of which only its own WAL is needed. For a transaction or a restore point, whose place is \
+not known before the log is replayed, give a `target_time` that is certain to be before it.
+
+If the log has parted, so that several timelines go on, the newest is taken only if a base backup was taken on it; \
+otherwise the step fails and asks for `timeline`.
+
+What it has to fetch and to write is said in bytes; how long that takes, `lifeboat plan` tells from the last runs.
+
+`unmarked: postgres` chooses among directories `postgres/<name>/` as `pg_basebackup -F tar` writes them, with WAL in a flat \
+directory `wal/`, and warns of what cannot be proven. The other steps take the label that it gives.
+
 `gap: accept` goes on in spite of missing WAL: recovery then ends at `end_segment`, and a later target is not reached.";
 
 #[async_trait]
 impl StepKind for SelectBackup {
     fn spec(&self) -> KindSpec {
         let gap = Type::choice(&["refuse", "accept"]);
-        KindSpec::new("postgres.select_backup", "Chooses the base backup for a recovery.", Effect::Read)
+        let mut spec = KindSpec::new("postgres.select_backup", "Chooses the base backup for a recovery.", Effect::Read)
             .doc(DOC)
             .param(Field::required("store", Type::reads(ResourceKind::Store), "Where the backups are."))
-            .param(Field::optional(
-                "target_time",
-                Type::Timestamp,
-                "The moment to recover to; the end if absent.",
-            ))
             .param(Field::optional("system_id", Type::String, "The cluster, if the store holds several."))
             .param(Field::optional(
                 "timeline",
                 Type::Integer,
-                "The target timeline; the newest one if absent.",
+                "The target timeline; if absent the newest one, provided that no other goes on beside it.",
             ))
             .param(Field::defaulted("gap", gap, "refuse", "What to do if WAL is missing."))
+            .param(Field::optional(
+                "unmarked",
+                Type::String,
+                "Choose among backups of another tool: the directory of the store that holds one directory for each.",
+            ))
             .output("backup", Type::String, "The label of the backup.")
             .output("stop_time", Type::Timestamp, "When it was finished.")
             .output("start_segment", Type::String, "The first WAL segment that recovery needs.")
@@ -68,15 +87,26 @@ impl StepKind for SelectBackup {
             .output("bytes", Type::Integer, "Bytes of the backup in the store.")
             .output("wal_segments", Type::Integer, "How many WAL segments follow without a gap.")
             .output(
+                "fetch_bytes",
+                Type::Integer,
+                "Bytes that a recovery to the end reads from the store: the backup, and WAL as it is stored.",
+            )
+            .output(
                 "restore_bytes",
                 Type::Integer,
                 "Bytes that a recovery to the end writes and replays, uncompressed.",
-            )
+            );
+        spec.params.extend(TargetParams::fields(Targets::Located));
+        spec
+    }
+
+    fn check(&self, with: &Map<String, Value>) -> Vec<ParamProblem> {
+        TargetParams::check(with)
     }
 
     async fn preview(&self, ctx: &StepContext) -> Result<Preview, StepError> {
         let params: Params = ctx.params()?;
-        let target = params.target_time.as_deref().unwrap_or("the end of the archive");
+        let target = params.target.resolve()?;
         let actions =
             vec![format!("choose the newest usable base backup in `{}` for {target}", params.store)];
         Ok(Preview { actions, destroys: vec![] })
@@ -94,12 +124,7 @@ impl StepKind for SelectBackup {
 
     async fn run(&self, ctx: &StepContext) -> Result<Done, StepError> {
         let params: Params = ctx.params()?;
-        let target = params
-            .target_time
-            .as_deref()
-            .map(parse_timestamp)
-            .transpose()
-            .map_err(|problem| StepError::permanent(lifeboat_engine::code::LB0304, problem))?;
+        let target = params.target.resolve()?;
         let store = Store::of(ctx, &params.store).await?;
         blocking(move || select(&store, &params, target)).await
     }
@@ -109,7 +134,11 @@ impl StepKind for SelectBackup {
 fn look(store: &Store, params: &Params, facts: &PreflightFacts) -> Vec<Finding> {
     const BACKUP: &str = "newest usable backup";
     let name = &params.store;
-    let target = params.target_time.as_deref().and_then(|text| parse_timestamp(text).ok());
+    let target = match params.target.resolve() {
+        Ok(target) => target,
+        Err(error) => return vec![Finding::failed(name, BACKUP, &error)],
+    };
+    let moment = target.time();
     let done = match select(store, params, target) {
         Ok(done) => done,
         Err(error) if error.code == codes::LB1222 => return vec![Finding::failed(name, "log", &error)],
@@ -118,8 +147,8 @@ fn look(store: &Store, params: &Params, facts: &PreflightFacts) -> Vec<Finding> 
     let text = |output: &str| done.outputs.get(output).and_then(Value::as_str).unwrap_or_default().to_owned();
     let number = |output: &str| done.outputs.get(output).and_then(Value::as_u64).unwrap_or(0);
     let finished = parse_timestamp(&text("stop_time")).ok();
-    let before = if target.is_some() { "the target" } else { "now" };
-    let old = finished.map(|at| age(at, target.unwrap_or(facts.now))).unwrap_or_default();
+    let before = if moment.is_some() { "the target" } else { "now" };
+    let old = finished.map(|at| age(at, moment.unwrap_or(facts.now))).unwrap_or_default();
     let backup = format!("`{}` ({}), finished {old} before {before}", text("backup"), bytes(number("bytes")));
     let end = text("end_segment");
     let log = format!(
@@ -137,32 +166,58 @@ fn look(store: &Store, params: &Params, facts: &PreflightFacts) -> Vec<Finding> 
     vec![
         Finding::ok(name, BACKUP, backup),
         log,
-        preflight::reach(name, (&end, archived.or(finished)), target, facts),
+        preflight::reach(name, (&end, archived.or(finished)), moment, facts),
     ]
 }
 
-fn select(store: &Store, params: &Params, target: Option<Timestamp>) -> Result<Done, StepError> {
-    let found = catalogue(store, BackupKind::PostgresBase)?;
+fn select(store: &Store, params: &Params, target: RecoveryTarget) -> Result<Done, StepError> {
+    let (found, unproven) = match &params.unmarked {
+        None => (catalogue(store, BackupKind::PostgresBase)?, BTreeMap::new()),
+        Some(prefix) => unmarked_backups(store, prefix)?,
+    };
     let (candidates, mut warnings) = candidates(&found);
     if candidates.is_empty() {
         return Err(nothing_there(store, &found));
     }
     let system = the_system(&candidates, params.system_id)?;
+    let store = &wal_of(store.clone(), &candidates[0].marker.label, &system.to_string())?;
     let candidates: Vec<_> = candidates.into_iter().filter(|backup| backup.system == system).collect();
     let archive = Archive::list(store, system)?;
-    let history = history(store, system, (&archive, &candidates), params.timeline)?;
-    let strays: Vec<_> =
-        archive.timelines().into_iter().filter(|timeline| !history.timelines().contains(timeline)).collect();
-    if !strays.is_empty() {
-        warnings.push(format!(
-            "the archive has timelines {strays:?} that are not part of timeline {}; `timeline` chooses another",
-            history.timeline
-        ));
-    }
+    let size = candidates.first().map_or(SegmentSize::DEFAULT, |candidate| candidate.size);
+    let place = timeline::Place { store, system, archive: &archive, size };
+    let history = match target {
+        // Each backup has its end on its own timeline.
+        RecoveryTarget::Immediate => own_history(&candidates, params.timeline)?,
+        _ => history(place, &candidates, params.timeline)?,
+    };
+    warnings.extend(timeline::warning(place, &history));
     let wanted = Wanted { target, history, gap: params.gap };
     let choice = choose(store, &candidates, (&archive, &wanted))?;
     warnings.extend(choice.warnings.iter().cloned());
+    warnings.extend(unproven.get(&choice.candidate.marker.label).into_iter().flatten().cloned());
     Ok(done(&choice, &wanted, (&found, warnings)))
+}
+
+/// Backups of another tool below a prefix, and what cannot be proven of each.
+fn unmarked_backups(
+    store: &Store,
+    prefix: &str,
+) -> Result<(Catalogue, BTreeMap<String, Vec<String>>), StepError> {
+    let (mut found, mut unproven) = (Catalogue::default(), BTreeMap::new());
+    for label in unmarked::labels(store, prefix)? {
+        match unmarked::inspect(store, &label) {
+            Ok(backup) => {
+                unproven.insert(label, backup.warnings);
+                found.complete.push(backup.marker);
+            }
+            Err(error) if error.kind == FailureKind::Permanent => {
+                let reason = error.message;
+                found.rejected.push(Rejected { label, why: Rejection::NoMarker, reason });
+            }
+            Err(error) => return Err(error),
+        }
+    }
+    Ok((found, unproven))
 }
 
 /// Backups whose details can be read, newest first by the moment they became consistent.
@@ -185,7 +240,10 @@ fn nothing_there(store: &Store, found: &Catalogue) -> StepError {
         found.rejected.iter().map(|rejected| format!("{}: {}", rejected.label, rejected.reason)).collect();
     if rejected.is_empty() && found.complete.is_empty() {
         return StepError::permanent(codes::LB1220, format!("there is no base backup in {store}"))
-            .help("check `url` of the store; a backup is made with the step `postgres.base_backup`");
+            .help(
+                "check `url` of the store; a backup is made with the step `postgres.base_backup`; one that another tool \
+                 has made is found with `unmarked: DIRECTORY`",
+            );
     }
     let unfinished = found.complete.is_empty()
         && found.rejected.iter().all(|rejected| rejected.why == Rejection::Unfinished);
@@ -213,27 +271,38 @@ fn the_system(candidates: &[Candidate], wanted: Option<SystemId>) -> Result<Syst
     }
 }
 
-/// Returns the history of the target timeline: the one asked for, or the newest that there is.
+/// Returns the history of the target timeline: the one asked for, or the newest if that is certain to be right.
 fn history(
-    store: &Store,
-    system: SystemId,
-    (archive, candidates): (&Archive, &[Candidate]),
+    place: timeline::Place<'_>,
+    candidates: &[Candidate],
     wanted: Option<u32>,
 ) -> Result<History, StepError> {
-    let mut known = archive.timelines();
-    known.extend(candidates.iter().map(|candidate| candidate.details.base.timeline));
-    let timeline = match wanted {
-        Some(wanted) if known.contains(&wanted) => wanted,
-        Some(wanted) => {
-            return Err(StepError::permanent(
-                codes::LB1224,
-                format!("cluster {system} has no timeline {wanted} in the archive, only {known:?}"),
-            )
-            .help("leave `timeline` out for the newest one"));
-        }
-        None => known.last().copied().unwrap_or(1),
+    let of_backups: Vec<_> = candidates.iter().map(|candidate| candidate.details.base.timeline).collect();
+    let Some(wanted) = wanted else { return timeline::newest(place, &of_backups) };
+    let mut known = place.archive.timelines();
+    known.extend(of_backups);
+    if known.contains(&wanted) {
+        return place.archive.history(place.store, place.system, wanted);
+    }
+    Err(StepError::permanent(
+        codes::LB1224,
+        format!("cluster {} has no timeline {wanted} in the archive, only {known:?}", place.system),
+    )
+    .help("leave `timeline` out for the newest one"))
+}
+
+/// Returns the timeline of the newest backup, or of the newest on the one asked for.
+fn own_history(candidates: &[Candidate], wanted: Option<u32>) -> Result<History, StepError> {
+    let mut timelines = candidates.iter().map(|candidate| candidate.details.base.timeline);
+    let found = timelines.find(|timeline| wanted.is_none_or(|wanted| wanted == *timeline));
+    let refused = || {
+        StepError::permanent(
+            codes::LB1224,
+            format!("no base backup was taken on timeline {}", wanted.unwrap_or(0)),
+        )
+        .help("leave `timeline` out for the newest backup")
     };
-    archive.history(store, system, timeline)
+    found.map(History::root).ok_or_else(refused)
 }
 
 fn done(choice: &Choice<'_>, wanted: &Wanted, (found, warnings): (&Catalogue, Vec<String>)) -> Done {
@@ -249,6 +318,7 @@ fn done(choice: &Choice<'_>, wanted: &Wanted, (found, warnings): (&Catalogue, Ve
         "timeline": wanted.history.timeline,
         "bytes": choice.candidate.marker.bytes(),
         "wal_segments": walk.count(),
+        "fetch_bytes": choice.candidate.marker.bytes() + walk.stored_bytes,
         "restore_bytes": details.data_bytes + walk.count() * walk.size.bytes(),
     });
     let Value::Object(outputs) = outputs else { unreachable!("written as an object") };
@@ -257,7 +327,7 @@ fn done(choice: &Choice<'_>, wanted: &Wanted, (found, warnings): (&Catalogue, Ve
         ("backup made on timeline".to_owned(), details.base.timeline.to_string()),
         ("WAL bytes as stored".to_owned(), walk.stored_bytes.to_string()),
     ]);
-    if let Some(target) = wanted.target {
+    if let Some(target) = wanted.target.time() {
         let age = target.duration_since(details.base.stop_time);
         facts.insert("replay spans at most".to_owned(), format!("{} s", age.as_secs()));
     }

@@ -2,7 +2,6 @@
 
 use lifeboat_engine::plan::hex;
 use lifeboat_engine::step::StepError;
-use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value, json};
 use sha2::{Digest, Sha256};
 
@@ -22,15 +21,28 @@ pub(super) struct Watched {
 }
 
 /// What happened to one row.
-#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+///
+/// Rows are JSON as the server writes it: read into numbers of ours, a `numeric` would lose digits.
+#[derive(Clone, Debug, PartialEq)]
 pub(super) struct Row {
     /// As SQL takes it.
     pub(super) table: String,
     /// `insert`, `update` or `delete`.
     pub(super) operation: String,
-    pub(super) before: Option<Map<String, Value>>,
-    pub(super) after: Option<Map<String, Value>>,
+    pub(super) before: Option<String>,
+    pub(super) after: Option<String>,
+    /// Both without columns that are others each time: what two attempts at one change have in common.
+    pub(super) lasting: String,
 }
+
+/// What happened, in order, without updates that changed nothing.
+pub(super) const SEEN: &str = "
+    select row_number() over (order by s.seq) as n, format('%I.%I', n.nspname, c.relname) as relation, s.relation as oid,
+      s.operation, s.before, s.after
+    from pg_temp.lifeboat_seen s join pg_class c on c.oid = s.relation join pg_namespace n on n.oid = c.relnamespace";
+
+/// Raised within a statement when it has changed too many rows.
+pub(super) const TOO_MANY: &str = "LB002";
 
 const TABLE: &str = "
     select c.oid, format('%I.%I', n.nspname, c.relname), c.relkind::text,
@@ -64,22 +76,34 @@ fn unwatched(problem: String) -> StepError {
 }
 
 /// Begins to watch. Everything that this makes goes away with [`end`] or with the transaction.
-pub(super) async fn begin(client: &Client, tables: &[Watched]) -> Result<(), StepError> {
+///
+/// A statement fails as soon as it has changed more than `most` rows. What is noted of a row does not depend on the settings
+/// of the session, so that it can be compared later.
+pub(super) async fn begin(client: &Client, tables: &[Watched], most: u64) -> Result<(), StepError> {
     let mut sql = "
-        set local bytea_output = 'hex'; set local extra_float_digits = 1;
         select set_config('track_counts', 'on', true) where current_setting('track_counts') = 'off';
         create temporary table lifeboat_seen (seq bigint generated always as identity, relation oid, operation text,
           before jsonb, after jsonb) on commit drop;
-        create function pg_temp.lifeboat_see() returns trigger language plpgsql security definer as $see$
+        create function pg_temp.lifeboat_see() returns trigger language plpgsql security definer
+          set timezone = 'UTC' set intervalstyle = 'postgres' set bytea_output = 'hex' set extra_float_digits = 1 as $see$
+          declare was jsonb; is_now jsonb; number bigint;
           begin
             if tg_op = 'TRUNCATE' then
               raise exception 'a table may not be truncated in a change';
             end if;
-            insert into pg_temp.lifeboat_seen (relation, operation, before, after) values (tg_relid, lower(tg_op),
-              case when tg_op <> 'INSERT' then to_jsonb(old) end, case when tg_op <> 'DELETE' then to_jsonb(new) end);
+            if tg_op <> 'INSERT' then was := to_jsonb(old); end if;
+            if tg_op <> 'DELETE' then is_now := to_jsonb(new); end if;
+            if was is distinct from is_now then
+              insert into pg_temp.lifeboat_seen (relation, operation, before, after) values (tg_relid, lower(tg_op), was, is_now)
+                returning seq into number;
+              if number > MOST then
+                raise exception using errcode = 'TOO_MANY', message = 'more rows are changed than allowed';
+              end if;
+            end if;
             return null;
           end $see$;"
-        .to_owned();
+        .replace("MOST", &most.to_string())
+        .replace("TOO_MANY", TOO_MANY);
     for Watched { sql: table, .. } in tables {
         sql.push_str(&format!(
             "create trigger zzz_lifeboat_see after insert or update or delete on {table}
@@ -105,21 +129,28 @@ pub(super) async fn end(client: &Client, tables: &[Watched]) -> Result<(), StepE
     client.batch(&sql, PATIENT).await.map_err(super::kind::refused)
 }
 
-/// Returns what happened, in order. Updates that changed nothing are left out.
-pub(super) async fn rows(client: &Client) -> Result<Vec<Row>, StepError> {
-    let sql = "select format('%I.%I', n.nspname, c.relname), s.operation, s.before, s.after
-        from pg_temp.lifeboat_seen s join pg_class c on c.oid = s.relation join pg_namespace n on n.oid = c.relnamespace
-        where s.before is distinct from s.after order by s.seq";
-    let map = |value: Option<Value>| match value {
-        Some(Value::Object(map)) => Some(map),
-        _ => None,
-    };
-    let rows = client.query(sql, &[], PATIENT).await?;
+/// Returns what happened, in order. Columns named in `ignore`, and what a new row got from a sequence, do not last.
+pub(super) async fn rows(
+    client: &Client,
+    tables: &[Watched],
+    ignore: &[String],
+) -> Result<Vec<Row>, StepError> {
+    let sql = format!(
+        "select q.relation, q.operation, q.before::text, q.after::text,
+           jsonb_build_array(q.before - i.columns, q.after - i.columns)::text
+         from ({SEEN}) q cross join lateral (select $1::text[] || case when q.operation = 'insert' then
+           array(select jsonb_array_elements_text($2::jsonb -> q.oid::text)) else '{{}}' end as columns) i
+         order by q.n"
+    );
+    let given: Map<String, Value> =
+        tables.iter().map(|table| (table.oid.to_string(), json!(table.given))).collect();
+    let rows = client.query(&sql, &[&ignore, &Value::Object(given)], PATIENT).await?;
     let one = |row: &tokio_postgres::Row| Row {
         table: row.get(0),
         operation: row.get(1),
-        before: map(row.get(2)),
-        after: map(row.get(3)),
+        before: row.get(2),
+        after: row.get(3),
+        lasting: row.get(4),
     };
     Ok(rows.iter().map(one).collect())
 }
@@ -129,7 +160,7 @@ pub(super) async fn strays(client: &Client, tables: &[Watched]) -> Result<Vec<St
     let watched: Vec<u32> = tables.iter().map(|table| table.oid).collect();
     let sql = "select format('%I.%I', schemaname, relname) from pg_stat_xact_all_tables
         where n_tup_ins + n_tup_upd + n_tup_del > 0 and relid <> all ($1)
-          and schemaname !~ '^pg_' and schemaname not in ('information_schema', 'lifeboat') order by 1";
+          and schemaname !~ '^pg_' and schemaname <> 'information_schema' order by 1";
     let rows = client.query(sql, &[&watched], PATIENT).await?;
     Ok(rows.iter().map(|row| row.get(0)).collect())
 }
@@ -145,8 +176,10 @@ pub(super) async fn definitions(client: &Client) -> Result<String, StepError> {
 impl Row {
     /// Returns the row for people: the key, and of an update only what changed.
     pub(super) fn shown(&self, tables: &[Watched]) -> Value {
-        let empty = Map::new();
-        let (before, after) = (self.before.as_ref().unwrap_or(&empty), self.after.as_ref().unwrap_or(&empty));
+        let map = |text: &Option<String>| -> Map<String, Value> {
+            text.as_ref().and_then(|text| serde_json::from_str(text).ok()).unwrap_or_default()
+        };
+        let (before, after) = (&map(&self.before), &map(&self.after));
         let key = tables.iter().find(|table| table.sql == self.table).map_or(&[][..], |table| &table.key);
         let whole = if self.after.is_some() { after } else { before };
         let key: Map<_, _> =
@@ -163,26 +196,12 @@ impl Row {
             "before": changed(before), "after": changed(after),
         })
     }
-
-    /// Returns the row without columns that are others each time: what two attempts at one change have in common.
-    fn lasting(&self, tables: &[Watched], ignore: &[String]) -> Value {
-        let table = tables.iter().find(|table| table.sql == self.table);
-        let given = table.map_or(&[][..], |table| &table.given);
-        let inserted = self.operation == "insert";
-        let keep = |map: &Map<String, Value>| -> Map<String, Value> {
-            let lasts = |name: &String| !(ignore.contains(name) || inserted && given.contains(name));
-            map.iter()
-                .filter(|(name, _)| lasts(name))
-                .map(|(name, value)| (name.clone(), value.clone()))
-                .collect()
-        };
-        json!([self.table, self.operation, self.before.as_ref().map(keep), self.after.as_ref().map(keep)])
-    }
 }
 
 /// Returns a digest of a difference, by which it is recognised after it was approved.
-pub(super) fn digest(rows: &[Row], tables: &[Watched], ignore: &[String]) -> String {
-    let mut lines: Vec<String> = rows.iter().map(|row| row.lasting(tables, ignore).to_string()).collect();
+pub(super) fn digest(rows: &[Row]) -> String {
+    let line = |row: &Row| format!("{} {} {}", row.table, row.operation, row.lasting);
+    let mut lines: Vec<String> = rows.iter().map(line).collect();
     // Rows of one statement come in no order that lasts.
     lines.sort();
     hex(&Sha256::digest(lines.join("\n").as_bytes()))
@@ -214,26 +233,23 @@ mod tests {
     }
 
     fn row(operation: &str, before: Value, after: Value) -> Row {
-        let map = |value: Value| if let Value::Object(map) = value { Some(map) } else { None };
-        let (before, after) = (map(before), map(after));
-        Row { table: "app.payments".into(), operation: operation.into(), before, after }
+        let text = |value: Value| (!value.is_null()).then(|| value.to_string());
+        let (before, after) = (text(before), text(after));
+        Row {
+            table: "app.payments".into(),
+            operation: operation.into(),
+            before,
+            after,
+            lasting: String::new(),
+        }
     }
 
     #[test]
-    fn an_approved_difference_is_recognised_and_another_is_not() {
-        let one =
-            |id: u64, amount: u64| row("insert", Value::Null, json!({"id": id, "amount": amount, "at": id}));
-        let ignore = ["at".to_owned()];
-        let digest = |rows: &[Row]| digest(rows, &watched(), &ignore);
-        assert_eq!(
-            digest(&[one(1, 5), one(2, 6)]),
-            digest(&[one(4, 6), one(3, 5)]),
-            "sequences go on after a dry run"
-        );
-        assert_ne!(digest(&[one(1, 5)]), digest(&[one(1, 6)]));
-        let update =
-            |amount: u64| row("update", json!({"id": 1, "amount": 1}), json!({"id": 1, "amount": amount}));
-        assert_ne!(digest(&[update(2)]), digest(&[update(3)]));
+    fn an_approved_difference_is_recognised_in_any_order_and_another_is_not() {
+        let one = |lasting: &str| Row { lasting: lasting.into(), ..row("insert", Value::Null, Value::Null) };
+        assert_eq!(digest(&[one("5"), one("6")]), digest(&[one("6"), one("5")]));
+        assert_ne!(digest(&[one("5")]), digest(&[one("6")]));
+        assert_ne!(digest(&[one("5")]), digest(&[Row { operation: "delete".into(), ..one("5") }]));
     }
 
     #[test]

@@ -65,7 +65,7 @@ struct Invariant {
 /// How many rows of a difference are outputs; all are in the database.
 const SHOWN: usize = 100;
 /// More rows than this belong into no change that a person approves.
-const MOST: usize = 100_000;
+const MOST: u64 = 100_000;
 /// With these a statement changes rows and cannot end the transaction.
 const ALLOWED: [&str; 6] = ["insert", "update", "delete", "merge", "with", "select"];
 
@@ -132,12 +132,12 @@ impl StepKind for Change {
     fn check(&self, with: &Map<String, Value>) -> Vec<ParamProblem> {
         let statements = with.get("statements").and_then(Value::as_array);
         let sqls = statements.into_iter().flatten().filter_map(|one| one.get("sql")?.as_str());
-        let problem = |sql: &str| ParamProblem {
+        let refused = |message: String| ParamProblem {
             param: "statements".into(),
-            message: format!("a change cannot begin with `{}`", first_word(sql)),
-            help: Some(format!("use one of: {}", ALLOWED.join(", "))),
+            message,
+            help: Some(format!("a statement begins with one of: {}", ALLOWED.join(", "))),
         };
-        sqls.filter(|sql| !is_allowed(sql)).map(problem).collect()
+        sqls.filter_map(problem).map(refused).collect()
     }
 
     async fn preview(&self, ctx: &StepContext) -> Result<Preview, StepError> {
@@ -254,8 +254,13 @@ fn first_word(sql: &str) -> String {
     rest.chars().take_while(char::is_ascii_alphabetic).collect::<String>().to_lowercase()
 }
 
-fn is_allowed(sql: &str) -> bool {
-    ALLOWED.contains(&first_word(sql).as_str())
+/// Says why a statement is refused before it runs.
+fn problem(sql: &str) -> Option<String> {
+    if !ALLOWED.contains(&first_word(sql).as_str()) {
+        return Some(format!("a change cannot begin with `{}`", first_word(sql)));
+    }
+    let lasts = sql.to_lowercase().contains("setval");
+    lasts.then(|| "a change cannot call `setval`, which no rollback takes back".to_owned())
 }
 
 /// One attempt.
@@ -298,10 +303,11 @@ impl<'a> Work<'a> {
     }
 
     async fn in_transaction(&self) -> Result<Done, StepError> {
-        if let Some(sql) = self.params.statements.iter().map(|one| &one.sql).find(|sql| !is_allowed(sql)) {
-            let message = format!("a change cannot begin with `{}`", first_word(sql));
-            return Err(StepError::permanent(codes::LB1273, message)
-                .help(format!("use one of: {}", ALLOWED.join(", "))));
+        if let Some(message) = self.params.statements.iter().find_map(|one| problem(&one.sql)) {
+            return Err(StepError::permanent(codes::LB1273, message).help(format!(
+                "a statement begins with one of: {}; nothing was changed",
+                ALLOWED.join(", ")
+            )));
         }
         let begin = format!(
             "begin; set local lock_timeout = {}; set local statement_timeout = {}",
@@ -313,16 +319,17 @@ impl<'a> Work<'a> {
         for name in &self.params.tables {
             tables.push(capture::find(&self.client, name).await?);
         }
+        // From here on others cannot change the tables, and `before` is what the statements find.
+        capture::begin(&self.client, &tables, self.params.max_rows.min(MOST)).await?;
         let before = self.invariant_rows().await?;
-        capture::begin(&self.client, &tables).await?;
         // After the watch was set up, which makes triggers and a temporary table.
         let definitions = capture::definitions(&self.client).await?;
         for statement in &self.params.statements {
             self.execute(&statement.sql, &statement.params).await?;
         }
         capture::end(&self.client, &tables).await?;
-        let rows = capture::rows(&self.client).await?;
-        self.refuse(&rows, &tables, &definitions).await?;
+        self.refuse(&tables, &definitions).await?;
+        let rows = capture::rows(&self.client, &tables, &self.params.ignore).await?;
         let checks = self.invariants(&before).await?;
         self.finish(&rows, &tables, checks).await
     }
@@ -342,7 +349,17 @@ impl<'a> Work<'a> {
         let params: Vec<TextParam> = params.iter().map(TextParam::of).collect();
         let params: Vec<&(dyn ToSql + Sync)> =
             params.iter().map(|param| param as &(dyn ToSql + Sync)).collect();
-        self.client.query_prepared(&statement, &params, limit).await.map_err(refused)
+        self.client.query_prepared(&statement, &params, limit).await.map_err(|error| match error {
+            PgError::Database(db) if db.sqlstate == capture::TOO_MANY => self.too_many(),
+            other => refused(other),
+        })
+    }
+
+    fn too_many(&self) -> StepError {
+        let most = self.params.max_rows.min(MOST);
+        let limit = if self.params.max_rows > MOST { "the most that a change may" } else { "`max_rows`" };
+        StepError::permanent(codes::LB1820, format!("more than {most} rows would be changed ({limit})"))
+            .help("nothing was changed; look at them with `dry_run: true` and a higher `max_rows`")
     }
 
     /// Runs the queries of all invariants; each row becomes a map.
@@ -382,7 +399,7 @@ impl<'a> Work<'a> {
         .checks(checks))
     }
 
-    async fn refuse(&self, rows: &[Row], tables: &[Watched], definitions: &str) -> Result<(), StepError> {
+    async fn refuse(&self, tables: &[Watched], definitions: &str) -> Result<(), StepError> {
         let strays = capture::strays(&self.client, tables).await?;
         if !strays.is_empty() {
             let message = format!("tables that are not named were changed, too: {}", strays.join(", "));
@@ -394,17 +411,11 @@ impl<'a> Work<'a> {
             return Err(StepError::permanent(codes::LB1821, message)
                 .help("nothing was changed; a change is of rows, and definitions belong into migrations"));
         }
-        if rows.len() as u64 > self.params.max_rows || rows.len() > MOST {
-            let message =
-                format!("{} rows were changed, more than `max_rows` ({})", rows.len(), self.params.max_rows);
-            return Err(StepError::permanent(codes::LB1820, message)
-                .help("nothing was changed; look at them with `dry_run: true` and a higher `max_rows`"));
-        }
         Ok(())
     }
 
     async fn finish(&self, rows: &[Row], tables: &[Watched], checks: Vec<Check>) -> Result<Done, StepError> {
-        let digest = capture::digest(rows, tables, &self.params.ignore);
+        let digest = capture::digest(rows);
         if let Some(approved) = self.params.approved.as_ref().filter(|approved| **approved != digest) {
             let message =
                 format!("the difference is not the one that was approved ({approved}), but {digest}");
@@ -425,7 +436,7 @@ impl<'a> Work<'a> {
         done.outputs.insert("reverse".into(), json!(reverse));
         let by = self.ctx.info.idempotency_key();
         let result = serde_json::to_value(&done).expect("results are JSON");
-        ledger::keep(&self.client, (&self.key, &by), &result, rows).await?;
+        ledger::keep(&self.client, (&self.key, &by), &result).await?;
         self.commit().await?;
         Ok(done)
     }
@@ -461,7 +472,7 @@ impl<'a> Work<'a> {
     async fn refuse_cascade(&self, made: &[Row], tables: &[Watched]) -> Result<(), StepError> {
         let count =
             |rows: &[Row], operation: &str| rows.iter().filter(|row| row.operation == operation).count();
-        let deleted = count(&capture::rows(&self.client).await?, "delete");
+        let deleted = count(&capture::rows(&self.client, tables, &[]).await?, "delete");
         let strays = capture::strays(&self.client, tables).await?;
         if deleted <= count(made, "insert") && strays.is_empty() {
             return Ok(());
@@ -473,15 +484,13 @@ impl<'a> Work<'a> {
     }
 
     async fn undo(&self) -> Result<Done, StepError> {
-        self.client
-            .batch("begin; set local bytea_output = 'hex'; set local extra_float_digits = 1", QUICK)
-            .await?;
+        self.client.batch(&format!("begin; {}", reverse::SETTINGS), QUICK).await?;
         let rows = ledger::rows(&self.client, &self.key).await?;
         let mut tables = Vec::new();
         for name in &self.params.tables {
             tables.push(capture::find(&self.client, name).await?);
         }
-        capture::begin(&self.client, &tables).await?;
+        capture::begin(&self.client, &tables, u64::from(u32::MAX)).await?;
         let statements = reverse::statements(&self.client, &rows).await?;
         self.client.batch(&reverse::block(&statements), PATIENT).await.map_err(|error| match error {
             PgError::Database(db) if db.sqlstate == "LB001" || db.sqlstate.starts_with("23") => {
@@ -528,12 +537,19 @@ mod tests {
         for sql in
             ["UPDATE x set y = 1", "-- why\n/* and */ with a as (select 1) select 1", "  delete from x"]
         {
-            assert!(is_allowed(sql), "{sql}");
+            assert_eq!(problem(sql), None, "{sql}");
         }
-        for sql in
-            ["commit", "/* */ rollback", "drop table x", "", "do $$ begin end $$", "call x()", "-- update"]
-        {
-            assert!(!is_allowed(sql), "{sql}");
+        for sql in [
+            "commit",
+            "/* */ rollback",
+            "drop table x",
+            "",
+            "do $$ begin end $$",
+            "call x()",
+            "-- update",
+            "select SetVal('s', 1)",
+        ] {
+            assert!(problem(sql).is_some(), "{sql}");
         }
     }
 }

@@ -1,11 +1,11 @@
 //! What a database keeps of the changes that were made to it: once for each key, with every row before and after.
 
 use lifeboat_engine::step::StepError;
-use serde_json::{Map, Value, json};
+use serde_json::Value;
 
 use super::super::connect::Client;
 use super::super::database::PATIENT;
-use super::capture::Row;
+use super::capture::{Row, SEEN};
 use super::kind::refused;
 
 const MAKE: &str = "
@@ -36,39 +36,28 @@ pub(super) async fn find(client: &Client, key: &str) -> Result<Option<Made>, Ste
     Ok(rows.first().map(|row| Made { by: row.get(0), result: row.get(1), undone: row.get(2) }))
 }
 
-/// Keeps a change, in its own transaction. Fails if the key has been used meanwhile.
-pub(super) async fn keep(
-    client: &Client,
-    (key, by): (&str, &str),
-    result: &Value,
-    rows: &[Row],
-) -> Result<(), StepError> {
+/// Keeps a change, in its own transaction, with the rows that were seen in it. Fails if the key has been used meanwhile.
+pub(super) async fn keep(client: &Client, (key, by): (&str, &str), result: &Value) -> Result<(), StepError> {
     client.batch(MAKE, PATIENT).await.map_err(refused)?;
     let sql = "insert into lifeboat.changes (key, made_by, result) values ($1, $2, $3)";
     client.query(sql, &[&key, &by, result], PATIENT).await.map_err(refused)?;
-    let sql = "insert into lifeboat.changed_rows select $1, r.n, r.v ->> 'table', r.v ->> 'operation',
-        nullif(r.v -> 'before', 'null'), nullif(r.v -> 'after', 'null')
-        from jsonb_array_elements($2) with ordinality r(v, n)";
-    client.query(sql, &[&key, &json!(rows)], PATIENT).await.map_err(refused)?;
+    let sql = format!(
+        "insert into lifeboat.changed_rows select $1, q.n, q.relation, q.operation, q.before, q.after from ({SEEN}) q"
+    );
+    client.query(&sql, &[&key], PATIENT).await.map_err(refused)?;
     Ok(())
 }
 
 /// Returns the rows of a change, in order.
 pub(super) async fn rows(client: &Client, key: &str) -> Result<Vec<Row>, StepError> {
-    let sql =
-        "select relation, operation, before, after from lifeboat.changed_rows where key = $1 order by seq";
-    let map = |value: Option<Value>| -> Option<Map<String, Value>> {
-        match value {
-            Some(Value::Object(map)) => Some(map),
-            _ => None,
-        }
-    };
+    let sql = "select relation, operation, before::text, after::text from lifeboat.changed_rows where key = $1 order by seq";
     let rows = client.query(sql, &[&key], PATIENT).await?;
     let one = |row: &tokio_postgres::Row| Row {
         table: row.get(0),
         operation: row.get(1),
-        before: map(row.get(2)),
-        after: map(row.get(3)),
+        before: row.get(2),
+        after: row.get(3),
+        lasting: String::new(),
     };
     Ok(rows.iter().map(one).collect())
 }

@@ -1,11 +1,14 @@
 //! The way back: statements that undo a change row by row, and stop at the first row that is another one now.
 
 use lifeboat_engine::step::StepError;
-use serde_json::{Map, Value};
 
 use super::super::connect::Client;
 use super::super::database::{PATIENT, text};
 use super::capture::{Row, list};
+
+/// Rows are compared as text that was written under these settings.
+pub(super) const SETTINGS: &str = "set local timezone = 'UTC'; set local intervalstyle = 'postgres'; \
+    set local bytea_output = 'hex'; set local extra_float_digits = 1";
 
 /// The columns of a table that a statement may set.
 struct Columns {
@@ -45,19 +48,16 @@ async fn columns(client: &Client, table: &str) -> Result<Columns, StepError> {
 
 fn statement(row: &Row, columns: &Columns) -> String {
     let table = &row.table;
-    let record = |map: &Option<Map<String, Value>>| {
-        let json = Value::Object(map.clone().unwrap_or_default()).to_string();
-        format!("jsonb_populate_record(null::{table}, {}) r", text(&json))
-    };
+    let json = |row: &Option<String>| text(row.as_deref().unwrap_or("{}"));
+    let record = |row: &Option<String>| format!("jsonb_populate_record(null::{table}, {}) r", json(row));
     // The key finds the row; that it is still the one that was written is what makes it ours to take back.
-    let ours = |map: &Option<Map<String, Value>>| {
-        let json = Value::Object(map.clone().unwrap_or_default()).to_string();
+    let ours = |row: &Option<String>| {
         format!(
             "({}) = (select {} from {}) and to_jsonb(t) = {}::jsonb",
             list(&columns.key, "t."),
             list(&columns.key, "r."),
-            record(map),
-            text(&json)
+            record(row),
+            json(row)
         )
     };
     match row.operation.as_str() {
@@ -104,7 +104,7 @@ pub(super) fn script(key: &str, statements: &[String]) -> String {
     format!(
         "-- Takes back the change `{}`, unless somebody has changed its rows since.\n\
          -- psql -v ON_ERROR_STOP=1 -f reverse.sql DATABASE\n\
-         begin;\nset local bytea_output = 'hex';\nset local extra_float_digits = 1;\n{};\n\
+         begin;\n{SETTINGS};\n{};\n\
          update lifeboat.changes set undone_at = clock_timestamp() where key = {};\ncommit;\n",
         key.replace('\n', " "),
         block(statements),

@@ -90,7 +90,7 @@ impl Moves {
                 refuse_sessions(client, one).await?;
             }
         }
-        self.close_and_rename(client).await
+        self.close_and_rename(client, sessions).await
     }
 
     /// Takes them back, once, and lets people log in where they could before.
@@ -107,12 +107,12 @@ impl Moves {
             opens: one.was_open,
         });
         let back = Self(back.collect());
-        back.close_and_rename(client).await
+        back.close_and_rename(client, Sessions::Disconnect).await
     }
 
-    /// Closes logins, ends sessions, renames. If it fails, people can log in again where they could before.
-    async fn close_and_rename(&self, client: &Client) -> Result<(), StepError> {
-        let done = self.try_close_and_rename(client).await;
+    /// Closes logins, sees to sessions, renames. If it fails, people can log in again where they could before.
+    async fn close_and_rename(&self, client: &Client, sessions: Sessions) -> Result<(), StepError> {
+        let done = self.try_close_and_rename(client, sessions).await;
         if done.is_err() {
             // The transaction of a failed rename is still open.
             client.batch("rollback", QUICK).await.ok();
@@ -121,12 +121,16 @@ impl Moves {
         done
     }
 
-    async fn try_close_and_rename(&self, client: &Client) -> Result<(), StepError> {
+    async fn try_close_and_rename(&self, client: &Client, sessions: Sessions) -> Result<(), StepError> {
         for one in &self.0 {
             admit(client, &one.from, false).await?;
         }
         for one in &self.0 {
-            disconnect(client, one.oid).await?;
+            match sessions {
+                // Somebody may have logged in between the first look and the closing.
+                Sessions::Refuse => refuse_sessions(client, one).await?,
+                Sessions::Disconnect => disconnect(client, one.oid).await?,
+            }
         }
         let renames = format!("begin; {} commit", self.statements());
         client.batch(&renames, QUICK).await.map_err(|error| match error {

@@ -40,11 +40,22 @@ impl Contents {
     }
 }
 
+/// A dump on this machine, and what people call it: the path may be one of our own.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Dump<'a> {
+    pub(super) name: &'a str,
+    pub(super) path: &'a Path,
+}
+
 /// Reads the table of contents, which stands at the beginning: a dump that was cut off still has one.
-pub(super) async fn contents(ctx: &StepContext, tools: &Tools, dump: &Path) -> Result<Contents, StepError> {
+pub(super) async fn contents(
+    ctx: &StepContext,
+    tools: &Tools,
+    dump: Dump<'_>,
+) -> Result<Contents, StepError> {
     let found = Arc::new(Mutex::new(Contents::default()));
     let sink = Arc::clone(&found);
-    let command = program(tools).arg("--list").arg(dump).quiet_stdout().on_line(move |_, line| {
+    let command = program(tools).arg("--list").arg(dump.path).quiet_stdout().on_line(move |_, line| {
         sink.lock().unwrap_or_else(PoisonError::into_inner).take(line);
     });
     let output = command.run(ctx).await?;
@@ -59,8 +70,8 @@ pub(super) async fn contents(ctx: &StepContext, tools: &Tools, dump: &Path) -> R
 }
 
 /// Reads all of a dump as a restore would, and throws it away.
-pub(super) async fn read_whole(ctx: &StepContext, tools: &Tools, dump: &Path) -> Result<(), StepError> {
-    let output = program(tools).args(["-f", "/dev/null"]).arg(dump).run(ctx).await?;
+pub(super) async fn read_whole(ctx: &StepContext, tools: &Tools, dump: Dump<'_>) -> Result<(), StepError> {
+    let output = program(tools).args(["-f", "/dev/null"]).arg(dump.path).run(ctx).await?;
     if output.exit_code == 0 { Ok(()) } else { Err(not_whole(dump, &output.stderr.last_lines(5))) }
 }
 
@@ -69,24 +80,23 @@ fn program(tools: &Tools) -> Command {
     Command::new(tools.program("pg_restore")).env("LC_ALL", "C").env("TZ", "UTC").dir("/")
 }
 
-fn not_whole(dump: &Path, lines: &[String]) -> StepError {
-    let name = dump.file_name().unwrap_or_default().to_string_lossy();
-    let mut error =
-        StepError::permanent(codes::LB1279, format!("the dump `{name}` is not whole or is damaged"))
-            .help("do not restore from it; choose another dump of the store");
+fn not_whole(dump: Dump<'_>, lines: &[String]) -> StepError {
+    let message = format!("the dump `{}` is not whole or is damaged", dump.name);
+    let mut error = StepError::permanent(codes::LB1279, message)
+        .help("do not restore from it; choose another dump of the store");
     error.causes = lines.to_vec();
     error
 }
 
 /// Refuses what is no archive of `pg_dump`, plain SQL above all.
-pub(super) fn refuse_plain(dump: &Path) -> Result<(), StepError> {
+pub(super) fn refuse_plain(dump: Dump<'_>) -> Result<(), StepError> {
     const MAGIC: &[u8] = b"PGDMP";
-    if dump.join("toc.dat").is_file() {
+    if dump.path.join("toc.dat").is_file() {
         return Ok(());
     }
     let mut head = [0; 512];
     let mut read = 0;
-    let opened = std::fs::File::open(dump).and_then(|mut file| {
+    let opened = std::fs::File::open(dump.path).and_then(|mut file| {
         while read < head.len() {
             match file.read(&mut head[read..])? {
                 0 => break,
@@ -99,7 +109,7 @@ pub(super) fn refuse_plain(dump: &Path) -> Result<(), StepError> {
     if head[..read].starts_with(MAGIC) {
         return Ok(());
     }
-    let name = dump.file_name().unwrap_or_default().to_string_lossy();
+    let name = dump.name;
     Err(StepError::permanent(
         codes::LB1285,
         format!(
@@ -144,10 +154,12 @@ mod tests {
     #[test]
     fn plain_sql_is_refused() {
         let dir = tempfile::tempdir().unwrap();
-        let file = dir.path().join("members.dump");
+        let file = dir.path().join("brought-here");
+        let dump = Dump { name: "nightly/members.dump", path: &file };
         std::fs::write(&file, "-- PostgreSQL database dump\nDROP DATABASE members;\n").unwrap();
-        assert_eq!(refuse_plain(&file).unwrap_err().code, codes::LB1285);
+        let error = refuse_plain(dump).unwrap_err();
+        assert!(error.code == codes::LB1285 && error.message.contains("nightly/members.dump"), "{error}");
         std::fs::write(&file, "PGDMP\x01").unwrap();
-        assert!(refuse_plain(&file).is_ok());
+        assert!(refuse_plain(dump).is_ok());
     }
 }

@@ -259,11 +259,12 @@ impl Work<'_> {
         let mut warnings = self.check_fit(&server, &chosen).await?;
         staged.check_room()?;
         staged.bring(self.ctx, &self.store, libpq.user()).await?;
-        archive::refuse_plain(&staged.path)?;
-        let contents = archive::contents(self.ctx, &tools, &staged.path).await?;
+        let dump = archive::Dump { name: &chosen.name, path: &staged.path };
+        archive::refuse_plain(dump)?;
+        let contents = archive::contents(self.ctx, &tools, dump).await?;
         fit::check_tools(&tools, contents.tool_major)?;
         if chosen.details.is_none() {
-            archive::read_whole(self.ctx, &tools, &staged.path).await?;
+            archive::read_whole(self.ctx, &tools, dump).await?;
             warnings.push(unproven(&self.params, contents.tables));
         }
         let into = publish::scratch(self.ctx, &self.client, &self.params.database).await?;
@@ -416,7 +417,8 @@ impl Work<'_> {
             return Ok(());
         }
         let lines = output.stderr.last_lines(8).join("\n");
-        let message = format!("pg_restore ended with exit code {}: {lines}", output.exit_code);
+        let message =
+            format!("pg_restore of `{}` ended with exit code {}: {lines}", chosen.name, output.exit_code);
         Err(StepError::permanent(codes::LB1282, message)
             .help("the database in the making was dropped; no other database was touched"))
     }

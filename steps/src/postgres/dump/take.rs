@@ -153,7 +153,14 @@ impl StepKind for Dump {
         let store = Store::of_for_writing(ctx, &params.store).await?;
         match backup::begin(ctx, &store, BackupKind::PostgresDump).await? {
             Begun::Published(marker) => done(&marker, Vec::new()),
-            Begun::New(partial) => take(ctx, &params, (&store, partial)).await,
+            Begun::New(partial) => match Ready::look(ctx, &params, &store).await {
+                Ok(ready) => take(ctx, &params, (ready, partial)).await,
+                Err(error) => {
+                    // Nothing was written; what cannot be removed now is removed by the next attempt.
+                    blocking(move || partial.discard()).await.ok();
+                    Err(error)
+                }
+            },
         }
     }
 }
@@ -174,19 +181,36 @@ struct Read {
     counts: Option<Counts>,
 }
 
+/// What must be there before anything is written.
+struct Ready {
+    login: Login,
+    client: Client,
+    source: Source,
+    tools: Tools,
+    warnings: Vec<String>,
+}
+
+impl Ready {
+    async fn look(ctx: &StepContext, params: &Params, store: &Store) -> Result<Self, StepError> {
+        let postgres = local::cluster(ctx, &params.cluster)?;
+        let login = login(ctx, postgres, params)?;
+        let client = login.connect().await?;
+        let source = source::read(&client).await?;
+        let mut warnings = warnings(&source);
+        warnings.extend(room(store, source.bytes)?);
+        let tools = tools_for(postgres, source.major).await?;
+        Ok(Self { login, client, source, tools, warnings })
+    }
+}
+
 async fn take(
     ctx: &StepContext,
     params: &Params,
-    (store, partial): (&Store, Partial),
+    (ready, partial): (Ready, Partial),
 ) -> Result<Done, StepError> {
     let (started_at, begun) = (Timestamp::now(), Instant::now());
     let postgres = local::cluster(ctx, &params.cluster)?;
-    let login = login(ctx, postgres, params)?;
-    let client = login.connect().await?;
-    let source = source::read(&client).await?;
-    let mut warnings = warnings(&source);
-    warnings.extend(room(store, source.bytes)?);
-    let tools = tools_for(postgres, source.major).await?;
+    let Ready { login, client, source, tools, warnings } = ready;
     let libpq = Libpq::new(postgres, &login);
     let program = Program { ctx, params, tools: &tools, libpq: &libpq, database: &login.database };
     let read = program.dump(&client, source, partial.path()).await?;
@@ -194,9 +218,10 @@ async fn take(
     if params.globals {
         program.globals(partial.path()).await?;
     }
-    let dump = partial.path().join(params.format.object());
-    let contents = archive::contents(ctx, &tools, &dump).await?;
-    archive::read_whole(ctx, &tools, &dump).await?;
+    let path = partial.path().join(params.format.object());
+    let dump = archive::Dump { name: params.format.object(), path: &path };
+    let contents = archive::contents(ctx, &tools, dump).await?;
+    archive::read_whole(ctx, &tools, dump).await?;
     let details = DumpDetails {
         resource: params.cluster.clone(),
         database: login.database.clone(),
@@ -363,6 +388,10 @@ fn take_over(incoming: &Path, path: &Path) -> std::io::Result<()> {
 fn refused(program: &str, exit_code: i32, lines: &[String]) -> StepError {
     let text = lines.join("\n");
     let message = format!("{program} ended with exit code {exit_code}: {text}");
+    if text.contains("does not support compression") {
+        return StepError::permanent(codes::LB1278, message)
+            .help("this installation lacks that compression; give the step `compression: gzip`");
+    }
     if text.contains("permission denied for") || text.contains("row-level security") {
         return StepError::permanent(codes::LB1278, message)
             .help("dump as a superuser or as a role that may read everything (grant pg_read_all_data)");

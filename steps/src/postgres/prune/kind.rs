@@ -14,8 +14,8 @@ use serde_json::{Value, json};
 use super::super::wal::Segment;
 use super::super::wal::{Archive, SystemId, WAL_PREFIX, WalName};
 use super::super::{codes, local};
-use super::keep::{self, Keep};
 use super::wal::{Needs, is_needed};
+use crate::keep::{self, Keep};
 use crate::probe::bytes;
 use crate::store::{self, BackupKind, Key, Marker, Meter, Rejection, Store, blocking};
 
@@ -29,6 +29,7 @@ struct Params {
     of: Of,
     keep: Keep,
     recoverable_for: Option<Span>,
+    read: bool,
     dry_run: bool,
 }
 
@@ -49,7 +50,7 @@ Everything else goes, and with base backups the WAL that nothing kept needs: old
 `recoverable_for`, than the newest one that is older than that time; kept backups before it keep the WAL of their own making.
 
 At least `min_verified` of the kept backups must be there whole (marker, every object with its size, the WAL of their own \
-making), or nothing is removed. Only what the catalogue knows is touched: backups without a valid marker stay and are named, \
+making; with `read: true` every byte of them is compared with its marker), or nothing is removed. Only what the catalogue knows is touched: backups without a valid marker stay and are named, \
 and while a marker cannot be read no WAL is removed, for nobody knows which it needs. Timeline histories stay.
 
 By default it is a dry run that lists what would go. The marker goes first, so that half a backup is never taken for one; an \
@@ -86,6 +87,12 @@ impl StepKind for Prune {
             "recoverable_for",
             Type::Duration,
             "How far back every moment can be reached; to the oldest backup kept if absent.",
+        ))
+        .param(Field::defaulted(
+            "read",
+            Type::Boolean,
+            false,
+            "Whether those that must be whole are read, not only listed.",
         ))
         .param(Field::defaulted("dry_run", Type::Boolean, true, "Whether only to list."))
         .output("kept", Type::list(Type::String), "Labels of the backups that are kept.")
@@ -208,7 +215,7 @@ fn plan(store: &Store, params: &Params, now: Timestamp) -> Result<Plan, StepErro
         for (index, marker) in markers.into_iter().enumerate() {
             if keep.contains(&index) { stay.push(marker) } else { go.push(marker) }
         }
-        check_whole(store, params.keep, (&name, &stay))?;
+        check_whole(store, params, (&name, &stay))?;
         kept.extend(stay);
         remove.extend(go);
     }
@@ -239,10 +246,15 @@ fn since(params: &Params, now: Timestamp) -> Option<Timestamp> {
 }
 
 /// Refuses to remove anything while too few of the kept backups are whole.
-fn check_whole(store: &Store, keep: Keep, (name, kept): (&str, &[Marker])) -> Result<(), StepError> {
+fn check_whole(store: &Store, params: &Params, (name, kept): (&str, &[Marker])) -> Result<(), StepError> {
+    let wanted = params.keep.min_verified.max(1);
     let (mut whole, mut problems) = (0, Vec::new());
     for marker in kept {
-        match is_whole(store, marker) {
+        // Reading takes its time: no more than are needed.
+        if params.read && whole >= wanted {
+            break;
+        }
+        match is_whole(store, marker, params.read) {
             Ok(()) => whole += 1,
             Err(error) if error.code == store::codes::LB1108 || error.code == codes::LB1222 => {
                 problems.push(format!("`{}`: {}", marker.label, error.message));
@@ -250,7 +262,6 @@ fn check_whole(store: &Store, keep: Keep, (name, kept): (&str, &[Marker])) -> Re
             Err(error) => return Err(error),
         }
     }
-    let wanted = keep.min_verified.max(1);
     if whole >= wanted {
         return Ok(());
     }
@@ -264,8 +275,12 @@ fn check_whole(store: &Store, keep: Keep, (name, kept): (&str, &[Marker])) -> Re
     Err(error)
 }
 
-fn is_whole(store: &Store, marker: &Marker) -> Result<(), StepError> {
-    store::verify_sizes(store, marker)?;
+fn is_whole(store: &Store, marker: &Marker, read: bool) -> Result<(), StepError> {
+    if read {
+        store::verify(store, marker, &Meter::silent())?;
+    } else {
+        store::verify_sizes(store, marker)?;
+    }
     let archived = marker.details.get("archived").and_then(Value::as_bool) == Some(true);
     if marker.kind != BackupKind::PostgresBase || !archived {
         return Ok(());

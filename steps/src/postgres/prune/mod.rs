@@ -1,6 +1,5 @@
 //! Old backups, and the log that nothing kept needs: found by the catalogue, removed only on request.
 
-mod keep;
 mod kind;
 mod wal;
 

@@ -4,19 +4,22 @@ use std::time::{Duration, Instant};
 use async_trait::async_trait;
 use lifeboat_engine::model::event::Done;
 use lifeboat_engine::resource::ResourceKind;
-use lifeboat_engine::step::{Effect, KindSpec, Preview, Probe, StepContext, StepError, StepKind};
+use lifeboat_engine::step::{
+    Effect, KindSpec, ParamProblem, Preview, Probe, StepContext, StepError, StepKind,
+};
 use lifeboat_engine::value::{Field, Type};
-use serde_json::json;
+use serde_json::{Map, Value, json};
 
-use super::super::connect::{Client, Login};
+use super::super::connect::Login;
 use super::super::isolation::{Goal, Isolation};
 use super::super::pidfile::PidFile;
+use super::super::recovery_target::{RecoveryTarget, TargetParams, Targets};
 use super::super::server::{self, QUICK, ServerLog};
-use super::super::unsynced;
-use super::super::{codes, local};
+use super::super::wal::Lsn;
+use super::super::{codes, local, timeline, unsynced};
 use super::durable;
 use super::pass::{self, Outcome, Paused, replay_state};
-use super::source::{Params, Source};
+use super::source::{Params, Source, check_timeline};
 use super::{point, proof};
 
 /// Replays WAL over a restored base backup.
@@ -26,8 +29,8 @@ pub(in super::super) struct Recover;
 const DOC: &str = "\
 Starts a server on the directory that `postgres.restore_base` has filled, isolated: it archives nothing, connects to \
 nothing, loads no libraries and can be reached over its private socket and, if the resource has a loopback `host`, \
-there. It replays WAL from the store up to **just before** `target_time` and waits there, readable and not writable, \
-for `postgres.verify` and `postgres.promote`.
+there. It replays WAL from the store up to its target, for a time to **just before** it, and waits there, readable and \
+not writable, for `postgres.verify` and `postgres.promote`.
 
 It replays without `fsync`, because a machine that goes down in the meantime loses nothing but time: the backup is \
 still there. Once it waits, everything is made durable at once and `fsync` is on; only then is the step done. Until \
@@ -38,8 +41,13 @@ WAL comes through a helper within Lifeboat that answers \"absent\" only when tha
 the target is an error that names it. The step succeeds only if the server's log shows the stop, the last commit lies \
 before the target and no answer of the helper was wrong.
 
-A target after the last commit cannot be \"reached\". If the archive has no gap, the recovery then goes to the end of \
-the WAL, says so in a warning and waits there. Without `target_time` it does so from the start.";
+A time after the last commit cannot be \"reached\". If the archive has no gap, the recovery then goes to the end of \
+the WAL, says so in a warning and waits there. Without a target, or with `target: latest`, it does so from the start. \
+A position, a transaction or a restore point that does not come is an error. At most one target is given; each has its \
+own proof in the server's log.
+
+The server is always told which timeline to follow: the newest, unless another goes on beside it and no base backup was \
+taken on the newest; then the step fails before anything starts and asks for `timeline`.";
 
 /// Describes the recovery point as steps that follow can read it.
 fn recovery_point() -> Type {
@@ -67,17 +75,6 @@ impl StepKind for Recover {
         .doc(DOC)
         .param(Field::required("store", Type::reads(ResourceKind::Store), "Where the WAL is."))
         .param(Field::required("cluster", Type::writes(ResourceKind::Postgres), "The restored cluster."))
-        .param(Field::optional(
-            "target_time",
-            Type::Timestamp,
-            "The moment just before which replay stops; the end of the WAL if not given.",
-        ))
-        .param(Field::defaulted(
-            "timeline",
-            Type::String,
-            "current",
-            "`current` for the timeline of the backup, or the number of one that follows from it.",
-        ))
         .output("reached", Type::Timestamp, "The newest change that is in the data.")
         .output(
             "recovery_point",
@@ -94,6 +91,12 @@ impl StepKind for Recover {
         .output("seconds", Type::Number, "How long it took.")
         .undoes("the isolated server is stopped")
         .restores();
+        spec.params.extend(TargetParams::fields(Targets::All));
+        spec.params.push(Field::optional(
+            "timeline",
+            Type::Any,
+            "`current` for that of the backup, or a number; as `postgres.select_backup` chooses it if absent.",
+        ));
         spec.outputs.extend([
             Field::optional("target", Type::Timestamp, "The moment that was asked for."),
             Field::optional("last_commit", Type::Timestamp, "The last commit that was replayed."),
@@ -102,13 +105,16 @@ impl StepKind for Recover {
         spec
     }
 
+    fn check(&self, with: &Map<String, Value>) -> Vec<ParamProblem> {
+        let mut problems = TargetParams::check(with);
+        problems.extend(check_timeline(with));
+        problems
+    }
+
     async fn preview(&self, ctx: &StepContext) -> Result<Preview, StepError> {
         let params: Params = ctx.params()?;
         let (_, data_dir) = local::data_dir(ctx, &params.cluster)?;
-        let goal = match params.target_time {
-            Some(time) => format!("just before {time}"),
-            None => "the end of the WAL".to_owned(),
-        };
+        let goal = params.target()?;
         let action = format!("start an isolated server on {} and replay WAL to {goal}", data_dir.display());
         Ok(Preview { actions: vec![action], destroys: Vec::new() })
     }
@@ -164,14 +170,21 @@ impl StepKind for Recover {
 
 /// Goes for the target, and if all WAL is replayed before it comes, to the last record.
 async fn recover(ctx: &StepContext, source: &Source<'_>) -> Result<Paused, StepError> {
-    let goal = source.params.target_time.map_or(Goal::Farthest, Goal::Before);
-    let (last, log) = match pass::run(ctx, source, goal).await? {
+    let target = &source.target;
+    let goal = match target {
+        RecoveryTarget::Latest => Goal::Farthest,
+        target => Goal::Target(target.clone()),
+    };
+    let (last, log, within) = match pass::run(ctx, source, goal).await? {
         Outcome::Paused(paused) => return Ok(*paused),
-        Outcome::WalEnded { last, log } => (last, log),
+        Outcome::WalEnded { last, log, within } => (last, log, within),
     };
     let last = last.ok_or_else(|| log.died())?;
+    if !matches!(target, RecoveryTarget::Latest | RecoveryTarget::Time(_)) {
+        return Err(unreached(target, last));
+    }
     match pass::run(ctx, source, Goal::Through(last)).await? {
-        Outcome::Paused(paused) => Ok(*paused),
+        Outcome::Paused(paused) => Ok(Paused { ends_within: within, ..*paused }),
         Outcome::WalEnded { log, .. } => Err(log.died()),
     }
 }
@@ -179,8 +192,7 @@ async fn recover(ctx: &StepContext, source: &Source<'_>) -> Result<Paused, StepE
 /// Finds a server that an earlier attempt of this step left waiting at the same target.
 async fn adopt(ctx: &StepContext, source: &Source<'_>) -> Result<Option<Paused>, StepError> {
     let Some(isolation) = own_server(ctx, source) else { return Ok(None) };
-    let params = &source.params;
-    if isolation.target_time != params.target_time || isolation.timeline != params.timeline {
+    if isolation.target != source.target || isolation.timeline != source.wal.timeline_setting() {
         return Ok(None);
     }
     let login = Login::isolated(ctx, source.postgres, &isolation)?;
@@ -191,7 +203,7 @@ async fn adopt(ctx: &StepContext, source: &Source<'_>) -> Result<Option<Paused>,
     }
     let log = ServerLog { path: isolation.log_file.clone(), start: isolation.log_start };
     let disk = Arc::new(unsynced::disk_of(&source.data_dir)?);
-    Ok(Some(Paused { client, isolation, log, requests: None, disk }))
+    Ok(Some(Paused { client, isolation, log, requests: None, disk, ends_within: None }))
 }
 
 fn own_server(ctx: &StepContext, source: &Source<'_>) -> Option<Isolation> {
@@ -231,31 +243,57 @@ async fn finish(
     let login = Login::isolated(ctx, source.postgres, &paused.isolation)?;
     admit_roles(&paused, source).await?;
     let found = point::find(ctx, source, &login, &replay).await?;
-    let timeline = timeline(&paused.client).await?;
     let stopped_at = proof::stop_line(&paused);
-    let end_of_wal = !matches!(paused.isolation.goal, Goal::Before(_));
+    let end_of_wal = !matches!(paused.isolation.goal, Goal::Target(_));
+    let timeline =
+        replay.lsn.map_or(source.wal.details.timeline, |lsn| source.wal.history.timeline_before(lsn));
     let mut done = local::done(json!({
         "reached": found.point.time, "recovery_point": found.point, "timeline": timeline,
         "lsn": replay.lsn.map(|lsn| lsn.to_string()), "end_of_wal": end_of_wal, "seconds": took.as_secs_f64(),
-        "target": source.params.target_time.map(|time| time.to_string()), "last_commit": replay.last_commit,
+        "target": source.target.time().map(|time| time.to_string()), "last_commit": replay.last_commit,
         "stopped_at": stopped_at,
     }));
     done.checks = checks;
     done.warnings = found.warnings;
-    if let (true, Some(target)) = (end_of_wal, source.params.target_time) {
+    if let (true, Some(target)) = (end_of_wal, source.target.time()) {
         done.warnings.push(format!(
             "no commit in the archive is at or after the target {target}: all WAL was replayed, to {}",
             replay.last_commit.as_deref().unwrap_or("the end of the backup")
         ));
     }
+    if end_of_wal {
+        let wal = &source.wal;
+        let place = timeline::Place {
+            store: &wal.store,
+            system: wal.system_id,
+            archive: &wal.archive,
+            size: wal.size,
+        };
+        done.warnings.extend(timeline::warning(place, &wal.history));
+    }
+    let wanted = source.wal.history.timeline;
+    if end_of_wal && i64::from(wanted) != i64::from(timeline) {
+        done.warnings.push(format!(
+            "the archive has no WAL of timeline {wanted}: the recovery ended on timeline {timeline}, before {wanted} began"
+        ));
+    }
+    done.warnings.extend(paused.ends_within.as_deref().map(ends_within));
     done.recovery_points.push(found.point);
     add_facts(&mut done, source, &paused);
     Ok(done)
 }
 
+fn ends_within(segment: &str) -> String {
+    format!(
+        "the log ends in the middle of {segment}, the last WAL segment of the archive: right if the source went down \
+         there; if it was stopped or went on, the segment is damaged and what follows is missing"
+    )
+}
+
 fn add_facts(done: &mut Done, source: &Source<'_>, paused: &Paused) {
     let mut fact = |name: &str, value: String| drop(done.facts.insert(name.to_owned(), value));
     fact("backup", source.wal.backup.clone());
+    fact("target", source.target.to_string());
     fact("server log", paused.log.path.display().to_string());
     if let Some(line) = proof::stop_line(paused) {
         fact("stop", line);
@@ -269,9 +307,23 @@ fn add_facts(done: &mut Done, source: &Source<'_>, paused: &Paused) {
     }
 }
 
-async fn timeline(client: &Client) -> Result<i32, StepError> {
-    let row = client.query_one("select timeline_id from pg_control_checkpoint()", &[], QUICK).await?;
-    Ok(row.get(0))
+/// All WAL was replayed, and what was asked for did not come.
+fn unreached(target: &RecoveryTarget, last: Lsn) -> StepError {
+    let help = match target {
+        RecoveryTarget::Transaction { .. } => {
+            "look for its commit with pg_waldump; it may be on another timeline, or before the end of the backup; or give \
+             `target_time`"
+        }
+        RecoveryTarget::RestorePoint(_) => {
+            "check the name; it may be on another timeline, or before the end of the backup; or give `target_time`"
+        }
+        _ => "give `target: latest` for all that there is, or put the WAL that is missing into the archive",
+    };
+    StepError::permanent(
+        codes::LB1834,
+        format!("all WAL was replayed, to the record at {last}, and the target was not in it: {target}"),
+    )
+    .help(help)
 }
 
 /// The socket's directory keeps everybody else out, so that whoever may enter it may be any role: application checks

@@ -1,5 +1,6 @@
 //! One start of the server towards one goal.
 
+use std::path::Path;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
@@ -14,7 +15,7 @@ use super::super::wal::{Answered, Lsn, MOST_AHEAD, READ_AHEAD, Request, Segment,
 use super::super::{codes, server::message_of};
 use super::flushing::Flushing;
 use super::source::Source;
-use crate::process::Identity;
+use crate::process::{Identity, OsUser};
 
 /// A server that gets no further for this long is stuck: even a large checkpoint writes to the log meanwhile.
 const STALLED_AFTER: Duration = Duration::from_mins(3);
@@ -34,6 +35,8 @@ pub(super) struct Paused {
     pub(super) requests: Option<Vec<Request>>,
     /// Opened before the server wrote anything, if this process has started it.
     pub(super) disk: Arc<Disk>,
+    /// The last segment of the archive, if all WAL was replayed and does not fill it.
+    pub(super) ends_within: Option<String>,
 }
 
 /// How a pass came to its end.
@@ -43,6 +46,8 @@ pub(super) enum Outcome {
     WalEnded {
         last: Option<Lsn>,
         log: ServerLog,
+        /// The last segment of the archive, if the log does not fill it.
+        within: Option<String>,
     },
 }
 
@@ -52,7 +57,7 @@ pub(super) async fn run(ctx: &StepContext, source: &Source<'_>, goal: Goal) -> R
     let isolation = describe(ctx, source, goal, &log);
     check_room(&isolation)?;
     let disk = Arc::new(unsynced::disk_of(&source.data_dir)?);
-    request_recovery(source)?;
+    request_recovery(&source.data_dir, source.owner.as_ref())?;
     let writes = unsynced::begin(&source.data_dir, source.owner.as_ref())?;
     isolation.prepare(ctx, source.postgres, (writes, source.owner.as_ref())).await?;
     let helper = serve_wal(source, &isolation)?;
@@ -80,9 +85,16 @@ pub(super) async fn run(ctx: &StepContext, source: &Source<'_>, goal: Goal) -> R
     match ended? {
         Seen::Paused(client) => {
             let requests = Some(helper.shutdown());
-            Ok(Outcome::Paused(Box::new(Paused { client: *client, isolation, log, requests, disk })))
+            Ok(Outcome::Paused(Box::new(Paused {
+                client: *client,
+                isolation,
+                log,
+                requests,
+                disk,
+                ends_within: None,
+            })))
         }
-        Seen::WalEnded => Ok(Outcome::WalEnded { last: last_record(&log), log }),
+        Seen::WalEnded { within } => Ok(Outcome::WalEnded { last: last_record(&log), log, within }),
     }
 }
 
@@ -99,8 +111,8 @@ fn describe(ctx: &StepContext, source: &Source<'_>, goal: Goal, log: &ServerLog)
         log_file: log.path.clone(),
         log_start: log.start,
         goal,
-        target_time: source.params.target_time,
-        timeline: source.params.timeline.clone(),
+        target: source.target.clone(),
+        timeline: source.wal.timeline_setting(),
     }
 }
 
@@ -121,18 +133,19 @@ fn check_room(isolation: &Isolation) -> Result<(), StepError> {
 }
 
 /// Asks for archive recovery; with `standby.signal` the server would never end it.
-fn request_recovery(source: &Source<'_>) -> Result<(), StepError> {
-    let signal = source.data_dir.join("recovery.signal");
+pub(in super::super) fn request_recovery(data_dir: &Path, owner: Option<&OsUser>) -> Result<(), StepError> {
+    let signal = data_dir.join("recovery.signal");
     let failed = |error: std::io::Error| {
         StepError::permanent(codes::LB1260, format!("{} cannot be written: {error}", signal.display()))
+            .help("check the rights on the data directory and the room on its disk (`df -h`), then try again")
     };
-    match std::fs::remove_file(source.data_dir.join("standby.signal")) {
+    match std::fs::remove_file(data_dir.join("standby.signal")) {
         Err(error) if error.kind() != std::io::ErrorKind::NotFound => return Err(failed(error)),
         _ => {}
     }
     let file = std::fs::OpenOptions::new().write(true).create(true).truncate(false).open(&signal);
     let file = file.map_err(failed)?;
-    if let Some(owner) = &source.owner {
+    if let Some(owner) = owner {
         std::os::unix::fs::fchown(&file, Some(owner.uid), Some(owner.gid)).map_err(failed)?;
     }
     file.sync_all().map_err(failed)
@@ -166,7 +179,7 @@ fn last_record(log: &ServerLog) -> Option<Lsn> {
 
 enum Seen {
     Paused(Box<Client>),
-    WalEnded,
+    WalEnded { within: Option<String> },
 }
 
 /// What changes while a recovery gets on.
@@ -281,7 +294,7 @@ impl Watch<'_> {
         }
         if self.log.last_with(TOO_EARLY).is_some() {
             return Err(self.failure(codes::LB1269, "the target is before the end of the backup").help(
-                "restore an older backup: `postgres.select_backup` with this `target_time` finds the one that fits",
+                "restore an older backup: `postgres.select_backup` with this target finds the one that fits",
             ));
         }
         if self.log.last_with(UNREACHED).is_none() {
@@ -289,10 +302,48 @@ impl Watch<'_> {
             let why = lines.iter().find_map(|line| message_of(line)).unwrap_or("it gave no reason");
             return Err(self.failure(codes::LB1267, &format!("Postgres gave up the recovery: {why}")));
         }
-        match self.source.wal.first_gap() {
-            Some(gap) => Err(self.missing(gap)),
-            None => Ok(Seen::WalEnded),
+        let reached = self.reached();
+        match (self.broken_off(reached), self.source.wal.first_gap()) {
+            (Some(error), _) => Err(error),
+            (None, Some(gap)) => Err(self.missing(gap)),
+            (None, None) => Ok(Seen::WalEnded { within: self.last_of_archive(reached) }),
         }
+    }
+
+    /// Returns the last segment that the server wanted: it goes from one to the next, and stops where it cannot read on.
+    fn reached(&self) -> Option<Segment> {
+        let requests = self.helper.requests();
+        let segments = requests.iter().filter_map(|it| Segment::parse(&it.name, self.source.wal.size).ok());
+        segments.max_by_key(|segment| segment.number)
+    }
+
+    /// To Postgres a record that makes no sense is the end of the log, wherever it is.
+    fn broken_off(&self, reached: Option<Segment>) -> Option<StepError> {
+        let (reached, end) = (reached?, self.source.wal.continuity.end()?);
+        if reached.number >= end.number {
+            return None;
+        }
+        let name = |segment: Segment| segment.name(self.source.wal.size);
+        let message = format!(
+            "the log cannot be read beyond the WAL segment {}: it is damaged, although the archive goes on to {}",
+            name(reached),
+            name(end)
+        );
+        let mut error = self.failure(codes::LB1880, &message).help(format!(
+            "bring {} back from another copy of the store or from pg_wal of the source, then try again; or start a new \
+             run with a target before it, or from a backup after it; what Postgres says is in {}",
+            name(reached),
+            self.log.path.display()
+        ));
+        error.causes = self.log.tail(10);
+        Some(error)
+    }
+
+    /// Returns the name of the last segment of the archive if the log ends within it, as it does after a crash of the
+    /// source, and if it is damaged. Otherwise the server would have asked for the one that follows.
+    fn last_of_archive(&self, reached: Option<Segment>) -> Option<String> {
+        let (reached, end) = (reached?, self.source.wal.continuity.end()?);
+        (reached.number == end.number).then(|| end.name(self.source.wal.size))
     }
 
     /// A request that the helper could not answer is the cause of the end, not its effect.

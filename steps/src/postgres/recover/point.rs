@@ -5,7 +5,7 @@ use lifeboat_engine::model::evidence::{Confidence, RecoveryPoint};
 use lifeboat_engine::resource::Heartbeat;
 use lifeboat_engine::step::{StepContext, StepError};
 
-use super::super::connect::Login;
+use super::super::connect::{Login, PgError};
 use super::super::server::QUICK;
 use super::pass::Replay;
 use super::source::Source;
@@ -17,7 +17,7 @@ pub(super) struct Found {
 }
 
 /// Finds the newest change in the data: the heartbeat row where the resource has one, else the last commit that was
-/// replayed, else the end of the backup.
+/// replayed, else the newest commit timestamp that is kept, else the end of the backup.
 pub(super) async fn find(
     ctx: &StepContext,
     source: &Source<'_>,
@@ -38,11 +38,32 @@ pub(super) async fn find(
             Err(error) => warnings.push(format!("the heartbeat could not be read: {}", error.message)),
         }
     }
-    let found = match replay.last_commit.as_ref().and_then(|time| time.parse::<Timestamp>().ok()) {
-        Some(time) => point(source, replay, time, "last replayed commit", Confidence::Measured),
-        None => point(source, replay, source.wal.details.stop_time, "end of the backup", Confidence::Stated),
+    let replayed = replay.last_commit.as_ref().and_then(|time| time.parse::<Timestamp>().ok());
+    let (time, method, confidence) = match replayed {
+        Some(time) => (time, "last replayed commit", Confidence::Measured),
+        None => match newest_commit(login).await? {
+            Some(time) => (time, "commit timestamp", Confidence::Measured),
+            None => (source.wal.details.stop_time, "end of the backup", Confidence::Stated),
+        },
     };
-    Ok(Found { point: found, warnings })
+    Ok(Found { point: point(source, replay, time, method, confidence), warnings })
+}
+
+/// Returns the newest commit timestamp, if the source kept them (`track_commit_timestamp`). They are known when the server
+/// has replayed no commit since it was started, as after a recovery that was cut off and went on.
+async fn newest_commit(login: &Login) -> Result<Option<Timestamp>, StepError> {
+    /// Transactions without a commit have no timestamp; beyond so many the search ends.
+    const SQL: &str = "
+        select max(pg_xact_commit_timestamp(number::text::xid)) from generate_series(
+          greatest(3, (pg_snapshot_xmax(pg_current_snapshot())::text::bigint & 4294967295) - 1000),
+          (pg_snapshot_xmax(pg_current_snapshot())::text::bigint & 4294967295) - 1) number";
+    let client = login.connect().await?;
+    match client.query_one(SQL, &[], QUICK).await {
+        Ok(row) => Ok(row.get(0)),
+        // The source did not keep them: the setting of this server says nothing about that.
+        Err(PgError::Database(_)) => Ok(None),
+        Err(error) => Err(error.into()),
+    }
 }
 
 fn point(

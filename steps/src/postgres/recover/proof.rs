@@ -6,6 +6,7 @@ use lifeboat_engine::step::StepError;
 
 use super::super::codes;
 use super::super::isolation::Goal;
+use super::super::recovery_target::{Edge, RecoveryTarget};
 use super::super::wal::{Answered, Lsn, Request, Segment};
 use super::pass::{Paused, Replay};
 use super::source::Wal;
@@ -18,8 +19,8 @@ pub(super) fn stop_line(paused: &Paused) -> Option<String> {
 
 /// Makes every check. One that fails makes the step fail although Postgres is content.
 pub(super) fn checks(wal: &Wal, paused: &Paused, replay: &Replay) -> Vec<Check> {
-    let mut checks = vec![stopped_at_goal(paused, replay)];
-    if let Goal::Before(target) = paused.isolation.goal {
+    let mut checks = vec![stopped_at_goal(wal, paused, replay)];
+    if let Goal::Target(RecoveryTarget::Time(target)) = paused.isolation.goal {
         checks.push(last_commit_before(target, replay));
     }
     checks.push(Check {
@@ -48,24 +49,74 @@ pub(super) fn verdict(checks: Vec<Check>) -> Result<Vec<Check>, StepError> {
         .checks(checks))
 }
 
-fn stopped_at_goal(paused: &Paused, replay: &Replay) -> Check {
+fn stopped_at_goal(wal: &Wal, paused: &Paused, replay: &Replay) -> Check {
     let line = stop_line(paused);
-    let (expected, passed) = match paused.isolation.goal {
-        Goal::Before(target) => {
-            let stopped = line.as_deref().and_then(commit_time);
-            (
-                format!("a stop before the first commit at or after {target}"),
-                stopped.is_some_and(|time| time >= target) && is_before(line.as_deref()),
-            )
-        }
+    let text = line.as_deref().unwrap_or_default();
+    let (expected, passed) = match &paused.isolation.goal {
+        Goal::Target(target) => at_target(target, (text, replay.lsn), wal),
         Goal::Through(lsn) => (
             format!("a stop after the last record, at {lsn}"),
-            replay.lsn.is_some_and(|replayed| replayed > lsn),
+            replay.lsn.is_some_and(|replayed| replayed > *lsn),
         ),
         Goal::Farthest => ("a pause".to_owned(), false),
     };
     let actual = line.unwrap_or_else(|| "the log has no line about it".to_owned());
     Check { name: "recovery stopped at its target".into(), expected, actual, passed }
+}
+
+/// Compares what the server says of its stop, and how far it is, with what was asked for.
+fn at_target(target: &RecoveryTarget, (line, replayed): (&str, Option<Lsn>), wal: &Wal) -> (String, bool) {
+    match target {
+        RecoveryTarget::Time(time) => (
+            format!("a stop before the first commit at or after {time}"),
+            commit_time(line).is_some_and(|stopped| stopped >= *time) && is_before(Some(line)),
+        ),
+        RecoveryTarget::Lsn { at, edge } => {
+            let stopped = stop_location(line, *edge).filter(|stopped| stopped >= at);
+            let beyond = |stopped: Lsn| match edge {
+                Edge::Before => replayed.is_some_and(|replayed| replayed <= stopped),
+                Edge::Through => replayed.is_some_and(|replayed| replayed > *at),
+            };
+            (format!("a stop {target}"), stopped.is_some_and(beyond))
+        }
+        RecoveryTarget::Transaction { id, edge } => {
+            (format!("a stop {target}"), is_transaction(line, *id, *edge))
+        }
+        RecoveryTarget::RestorePoint(name) => (
+            format!("a stop at {target}"),
+            line.starts_with(&format!("recovery stopping at restore point \"{name}\", ")),
+        ),
+        RecoveryTarget::Immediate => {
+            let stop = wal.details.stop_lsn.parse::<Lsn>().unwrap_or_default();
+            (
+                format!("a stop once the backup is consistent, at {stop}"),
+                line.starts_with("recovery stopping after reaching consistency")
+                    && replayed.is_some_and(|replayed| replayed >= stop),
+            )
+        }
+        RecoveryTarget::Latest => (format!("a stop at {target}"), false),
+    }
+}
+
+/// Reads `recovery stopping before WAL location (LSN) "0/5000110"`.
+fn stop_location(line: &str, edge: Edge) -> Option<Lsn> {
+    let side = match edge {
+        Edge::Before => "before",
+        Edge::Through => "after",
+    };
+    let rest = line.strip_prefix(&format!("recovery stopping {side} WAL location (LSN) \""))?;
+    rest.split('"').next()?.parse().ok()
+}
+
+/// Looks for `recovery stopping after commit of transaction 742, time …`.
+fn is_transaction(line: &str, id: u32, edge: Edge) -> bool {
+    let side = match edge {
+        Edge::Before => "before",
+        Edge::Through => "after",
+    };
+    ["commit", "abort"]
+        .iter()
+        .any(|end| line.starts_with(&format!("recovery stopping {side} {end} of transaction {id},")))
 }
 
 fn is_before(line: Option<&str>) -> bool {
@@ -124,11 +175,14 @@ fn is_wrong(wal: &Wal, name: &str, replayed: Option<Lsn>) -> bool {
         return true;
     }
     let before_stop = replayed.is_some_and(|lsn| segment.number < lsn.0 / wal.size.bytes());
-    before_stop && segment.timeline == wal.details.timeline && !wal.local.contains(name)
+    // Older timelines and newer ones are tried for the same number; one of them holds it.
+    let holds = segment.timeline == wal.history.timeline_of(segment.number, wal.size);
+    before_stop && holds && !wal.local.contains(name)
 }
 
 fn covers(wal: &Wal, lsn: Lsn) -> bool {
-    let needed = Segment::before(wal.details.timeline, lsn, wal.size);
+    let number = Segment::before(0, lsn, wal.size).number;
+    let needed = Segment { timeline: wal.history.timeline_of(number, wal.size), number };
     wal.continuity.contains(needed) || wal.local.contains(&needed.name(wal.size))
 }
 
@@ -142,6 +196,16 @@ mod tests {
         let expected: Timestamp = "2026-11-21T06:11:51.197869Z".parse().expect("a time");
         assert_eq!(commit_time(line), Some(expected));
         assert!(is_before(Some(line)));
-        assert_eq!(commit_time("recovery stopping after WAL location (LSN) \"0/5000110\""), None);
+        let line = "recovery stopping after WAL location (LSN) \"0/5000110\"";
+        assert_eq!(commit_time(line), None);
+        assert_eq!(stop_location(line, Edge::Through), Some(Lsn(0x0500_0110)));
+        assert_eq!(stop_location(line, Edge::Before), None);
+    }
+
+    #[test]
+    fn a_stop_at_a_transaction_is_told_from_one_at_another() {
+        let line = "recovery stopping before commit of transaction 742, time 2026-11-21 06:11:51.197869+00";
+        assert!(is_transaction(line, 742, Edge::Before));
+        assert!(!is_transaction(line, 74, Edge::Before) && !is_transaction(line, 742, Edge::Through));
     }
 }

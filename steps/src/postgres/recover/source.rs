@@ -3,34 +3,62 @@
 use std::collections::BTreeSet;
 use std::path::{Path, PathBuf};
 
-use jiff::Timestamp;
 use lifeboat_engine::resource::Postgres;
-use lifeboat_engine::step::{StepContext, StepError};
+use lifeboat_engine::step::{ParamProblem, StepContext, StepError};
 use serde::Deserialize;
+use serde_json::{Map, Value};
 
+use super::super::backup::{Described, described};
 use super::super::controldata::ControlData;
 use super::super::details::BaseDetails;
 use super::super::isolation::Isolation;
+use super::super::recovery_target::{RecoveryTarget, TargetParams};
 use super::super::restore_note::RestoreNote;
 use super::super::tools::Tools;
 use super::super::unsynced;
-use super::super::wal::{Archive, Continuity, Lsn, Segment, SegmentSize, SystemId};
-use super::super::{account, codes, local};
+use super::super::wal::{Archive, Continuity, History, Lsn, Segment, SegmentSize, SystemId};
+use super::super::{account, codes, local, timeline};
 use crate::process::OsUser;
-use crate::store::{BackupKind, Store, blocking, read_marker};
+use crate::store::{BackupKind, Store, blocking, catalogue};
 
 /// The parameters of the step.
 #[derive(Clone, Debug, Deserialize)]
 pub(super) struct Params {
     pub(super) store: String,
     pub(super) cluster: String,
-    pub(super) target_time: Option<Timestamp>,
-    pub(super) timeline: String,
+    #[serde(flatten)]
+    target: TargetParams,
+    timeline: Option<Timeline>,
+}
+
+/// As it is written: a number, also as text, or `current`.
+#[derive(Clone, Debug, Deserialize)]
+#[serde(untagged)]
+enum Timeline {
+    Number(u32),
+    Text(String),
+}
+
+/// Finds what is wrong with a timeline that is written out.
+pub(super) fn check_timeline(with: &Map<String, Value>) -> Option<ParamProblem> {
+    let value = with.get("timeline").filter(|value| !value.is_null())?;
+    let known = match value {
+        Value::String(text) => text == "current" || text.parse::<u32>().is_ok_and(|number| number > 0),
+        value => value.as_u64().is_some_and(|number| number > 0 && u32::try_from(number).is_ok()),
+    };
+    (!known).then(|| ParamProblem {
+        param: "timeline".into(),
+        message: format!("`timeline: {value}` is neither `current` nor the number of a timeline"),
+        help: Some(
+            "`latest` is refused: it would follow whatever was archived last, a drill included".into(),
+        ),
+    })
 }
 
 /// A restored base backup and the WAL that can follow it.
 pub(super) struct Source<'a> {
     pub(super) params: Params,
+    pub(super) target: RecoveryTarget,
     pub(super) postgres: &'a Postgres,
     pub(super) data_dir: PathBuf,
     pub(super) tools: Tools,
@@ -47,6 +75,8 @@ pub(super) struct Wal {
     pub(super) system_id: SystemId,
     pub(super) size: SegmentSize,
     pub(super) archive: Archive,
+    /// That of the timeline that is followed.
+    pub(super) history: History,
     pub(super) continuity: Continuity,
     /// Segments that the backup brought along.
     pub(super) local: BTreeSet<String>,
@@ -56,6 +86,14 @@ impl Wal {
     /// Returns the first segment that is needed to get to the end of the archive and is nowhere.
     pub(super) fn first_gap(&self) -> Option<&str> {
         self.continuity.missing.iter().find(|name| !self.local.contains(*name)).map(String::as_str)
+    }
+
+    /// Returns the timeline as the server is told it. Its own needs no history file.
+    pub(super) fn timeline_setting(&self) -> String {
+        match self.history.timeline {
+            own if own == self.details.timeline => "current".to_owned(),
+            number => number.to_string(),
+        }
     }
 
     /// Returns where the log begins that this recovery reads.
@@ -73,7 +111,12 @@ impl<'a> Source<'a> {
         unsynced::refuse_lost(data_dir)?;
         let label = label_of(ctx, data_dir)?;
         let store = Store::of(ctx, &params.store).await?;
-        let timeline = timeline(&params.timeline)?;
+        let target = params.target()?;
+        let timeline = params.timeline.as_ref().map(|timeline| match timeline {
+            Timeline::Number(number) => number.to_string(),
+            Timeline::Text(text) => text.clone(),
+        });
+        let timeline = Follow::of(timeline.as_deref(), &target)?;
         let dir = data_dir.to_path_buf();
         let wal = blocking(move || read_wal(store, &label, timeline, &dir)).await?;
         let tools = Tools::find_major(postgres, wal.details.major)?;
@@ -81,9 +124,9 @@ impl<'a> Source<'a> {
         if control.system_id != wal.details.system_id {
             return Err(foreign(data_dir, &format!("has the system identifier {}", control.system_id)));
         }
-        check_target(&params, &wal)?;
+        check_target(&target, &wal)?;
         let data_dir = data_dir.to_path_buf();
-        Ok(Self { params, postgres, data_dir, tools, owner, control, wal })
+        Ok(Self { params, target, postgres, data_dir, tools, owner, control, wal })
     }
 }
 
@@ -107,22 +150,49 @@ fn foreign(data_dir: &Path, why: &str) -> StepError {
         .help("run a `postgres.restore_base` step into this data directory first; nothing was touched")
 }
 
-/// `current` is the timeline of the backup; a number names another one whose history holds it.
-fn timeline(text: &str) -> Result<Option<u32>, StepError> {
-    match text {
-        "current" => Ok(None),
-        number => number.parse().map(Some).map_err(|_| {
-            StepError::permanent(
-                codes::LB1269,
-                format!("`timeline: {text}` is neither `current` nor a number"),
-            )
-            .help("`latest` is refused: it would follow whatever was archived last, a drill included")
-        }),
+impl Params {
+    /// Returns the one target that is asked for.
+    pub(super) fn target(&self) -> Result<RecoveryTarget, StepError> {
+        self.target.resolve()
     }
 }
 
-fn read_wal(store: Store, label: &str, timeline: Option<u32>, data_dir: &Path) -> Result<Wal, StepError> {
-    let marker = read_marker(&store, BackupKind::PostgresBase, label)?;
+/// Which timeline is followed.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Follow {
+    /// That of the backup.
+    Current,
+    Number(u32),
+    /// The newest one, if it is certain that it is the right one.
+    Newest,
+}
+
+impl Follow {
+    fn of(text: Option<&str>, target: &RecoveryTarget) -> Result<Self, StepError> {
+        let refused = |message: String, help: &str| {
+            Err(StepError::permanent(codes::LB1269, message).help(help.to_owned()))
+        };
+        match (text, target) {
+            (None | Some("current"), RecoveryTarget::Immediate) => Ok(Self::Current),
+            (Some(text), RecoveryTarget::Immediate) => refused(
+                format!("the end of the backup is on its own timeline, and `timeline` is `{text}`"),
+                "leave `timeline` out",
+            ),
+            (None, _) => Ok(Self::Newest),
+            (Some("current"), _) => Ok(Self::Current),
+            (Some(number), _) => match number.parse() {
+                Ok(number) => Ok(Self::Number(number)),
+                Err(_) => refused(
+                    format!("`timeline: {number}` is neither `current` nor a number"),
+                    "`latest` is refused: it would follow whatever was archived last, a drill included",
+                ),
+            },
+        }
+    }
+}
+
+fn read_wal(store: Store, label: &str, follow: Follow, data_dir: &Path) -> Result<Wal, StepError> {
+    let Described { store, marker, .. } = described(store, label)?;
     let details: BaseDetails = marker.details()?;
     let odd = |what: &str| {
         StepError::permanent(codes::LB1269, format!("the marker of backup `{label}` has an odd {what}"))
@@ -132,7 +202,15 @@ fn read_wal(store: Store, label: &str, timeline: Option<u32>, data_dir: &Path) -
     let start: Lsn = details.start_lsn.parse().map_err(|_| odd("start position"))?;
     let size = SegmentSize::new(details.wal_segment_size)?;
     let archive = Archive::list(&store, system_id)?;
-    let history = archive.history(&store, system_id, timeline.unwrap_or(details.timeline))?;
+    let history = match follow {
+        // Even without its history file, which only what was before the backup needs.
+        Follow::Current => History::root(details.timeline),
+        Follow::Number(timeline) => archive.history(&store, system_id, timeline)?,
+        Follow::Newest => {
+            let place = timeline::Place { store: &store, system: system_id, archive: &archive, size };
+            timeline::newest(place, &timelines_of_backups(&store, &details)?)?
+        }
+    };
     if !history.contains(details.timeline, start) {
         return Err(StepError::permanent(
             codes::LB1269,
@@ -146,7 +224,16 @@ fn read_wal(store: Store, label: &str, timeline: Option<u32>, data_dir: &Path) -
     let first = Segment::at(details.timeline, start, size);
     let continuity = archive.continuity(first.number, &history, size);
     let local = local_segments(data_dir);
-    Ok(Wal { store, backup: label.to_owned(), details, system_id, size, archive, continuity, local })
+    Ok(Wal { store, backup: label.to_owned(), details, system_id, size, archive, history, continuity, local })
+}
+
+/// Returns the timelines on which base backups of the cluster were taken.
+fn timelines_of_backups(store: &Store, of: &BaseDetails) -> Result<Vec<u32>, StepError> {
+    // A store of another tool has none of ours.
+    let found = catalogue(store, BackupKind::PostgresBase)?;
+    let details = found.complete.iter().filter_map(|marker| marker.details::<BaseDetails>().ok());
+    let same = details.filter(|details| details.system_id == of.system_id);
+    Ok(same.map(|details| details.timeline).chain([of.timeline]).collect())
 }
 
 fn local_segments(data_dir: &Path) -> BTreeSet<String> {
@@ -154,17 +241,36 @@ fn local_segments(data_dir: &Path) -> BTreeSet<String> {
     entries.flatten().map(|entry| entry.file_name().to_string_lossy().into_owned()).collect()
 }
 
-fn check_target(params: &Params, wal: &Wal) -> Result<(), StepError> {
-    let Some(target) = params.target_time else { return Ok(()) };
-    let stop = wal.details.stop_time;
-    if target > stop {
+/// Refuses what the server could only refuse after a long replay.
+fn check_target(target: &RecoveryTarget, wal: &Wal) -> Result<(), StepError> {
+    let too_early = |end: &dyn std::fmt::Display| {
+        StepError::permanent(
+            codes::LB1269,
+            format!("the target, {target}, is not after the end of backup `{}` ({end})", wal.backup),
+        )
+        .help("restore an older backup: `postgres.select_backup` with this target finds the one that fits")
+    };
+    match target {
+        RecoveryTarget::Time(time) if *time <= wal.details.stop_time => {
+            Err(too_early(&wal.details.stop_time))
+        }
+        RecoveryTarget::Lsn { at, .. } => {
+            let stop: Lsn = wal.details.stop_lsn.parse().unwrap_or_default();
+            if *at < stop {
+                return Err(too_early(&stop));
+            }
+            check_reach(*at, wal)
+        }
+        _ => Ok(()),
+    }
+}
+
+/// The segment of the target must be there, and all before it.
+fn check_reach(at: Lsn, wal: &Wal) -> Result<(), StepError> {
+    let number = Segment::at(0, at, wal.size).number;
+    let needed = Segment { timeline: wal.history.timeline_of(number, wal.size), number };
+    if wal.continuity.contains(needed) || wal.local.contains(&needed.name(wal.size)) {
         return Ok(());
     }
-    Err(StepError::permanent(
-        codes::LB1269,
-        format!("the target {target} is not after the end of backup `{}` ({stop})", wal.backup),
-    )
-    .help(
-        "restore an older backup: `postgres.select_backup` with this `target_time` finds the one that fits",
-    ))
+    Err(timeline::beyond(at, (&needed.name(wal.size), wal.first_gap()), &wal.continuity))
 }

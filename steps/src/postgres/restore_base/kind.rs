@@ -1,4 +1,3 @@
-use std::io::Read;
 use std::path::Path;
 use std::time::{Duration, Instant};
 
@@ -12,18 +11,17 @@ use lifeboat_engine::value::{Field, Type};
 use serde::{Deserialize, Serialize};
 use serde_json::json;
 
-use super::super::details::BaseDetails;
+use super::super::backup::is_unmarked;
 use super::super::tools::Tools;
-use super::super::unsynced::Disk;
-use super::super::{account, codes, local, preflight};
-use super::flusher::Flusher;
-use super::target::{Existing, Found, Target, sync_dir};
-use super::undo;
-use super::unpack::{CONTROL_FILE, HELD_BACK, Job, Unpacked, make_private_dir, unpack, unwritable};
-use crate::postgres::backup_manifest::{MANIFEST, Manifest};
+use super::super::{account, local, preflight};
+use super::fill::{Restored, restore};
+use super::places::{Mapping, Places};
+use super::source::{self, Source, check_delta, check_space};
+use super::target::{Existing, Found, Target};
+use super::unpack::Unpacked;
+use crate::postgres::backup_manifest::Manifest;
 use crate::probe::measure;
-use crate::process::OsUser;
-use crate::store::{BackupKind, HashingReader, Marker, Meter, Store, blocking, read_marker, verify_sizes};
+use crate::store::{Store, blocking};
 
 /// Under this key the step finds, after a crash, that it had finished.
 const FINISHED: &str = "finished";
@@ -38,6 +36,8 @@ struct Params {
     backup: String,
     cluster: String,
     existing: Existing,
+    #[serde(flatten)]
+    mapping: Mapping,
 }
 
 /// Measures what stands in a directory, for people.
@@ -65,18 +65,13 @@ async fn place(cluster: &str, postgres: &Postgres, (target, existing): (Target, 
         (Ok(Found::Foreign(_)), Existing::MoveAside) => {
             Finding::ok(cluster, WHAT, format!("{at} is not empty and will be moved aside"))
         }
+        (Ok(Found::Foreign(_)), Existing::Delta) => {
+            Finding::ok(cluster, WHAT, format!("{at} is not empty and will be restored over"))
+        }
         (Ok(_), _) => Finding::ok(cluster, WHAT, format!("{at} is free")),
         (Err(error), _) => Finding::failed(cluster, WHAT, &error),
     };
     vec![finding]
-}
-
-/// A backup that was looked at, and everything needed to unpack it.
-struct Source {
-    store: Store,
-    marker: Marker,
-    details: BaseDetails,
-    manifest: Manifest,
 }
 
 /// What a finished attempt leaves in the journal, so that a repetition does nothing.
@@ -96,6 +91,16 @@ Each object is read once: decompressed, unpacked and hashed as it streams. Every
 `backup_manifest` by size and SHA-256; where the manifest has none, the object is compared with the marker. \
 `global/pg_control` is put in place last, after everything else is durable, so that a restore that was cut off cannot be \
 started. After a failure the place is as it was before.
+
+Tablespaces go where `tablespaces` or `tablespace_dir` says, else to the directory that they had on the source, if that \
+is empty or absent. A directory with files is refused; with `existing: move_aside` it is renamed like the data \
+directory if the cluster that is replaced uses it, and never otherwise. The links of every cluster go on to name its own \
+directories, also after an undo.
+
+`existing: delta` restores over what an earlier restore has left in the directory, a restore that was recovered to the \
+wrong moment for example, as long as no server was promoted on it: files that the backup does not have are removed, and \
+of the others only what differs is written. The backup is still read whole. What the earlier restore had is gone; after a \
+failure the directory is left for the next attempt, and no server starts on it.
 
 If the run is aborted, the earlier directory is put back. A complete restore is kept beside it, as nobody knows who has \
 used it meanwhile; half a one is deleted. If a server runs on the directory, nothing is touched and the undo fails: a \
@@ -123,12 +128,24 @@ impl StepKind for RestoreBase {
         ))
         .param(Field::defaulted(
             "existing",
-            Type::choice(&["refuse", "move_aside"]),
+            Type::choice(&["refuse", "move_aside", "delta"]),
             "refuse",
-            "What to do if the data directory is not empty: stop, or rename it to `<data_dir>.pre-<run>`.",
+            "What to do if the data directory is not empty: stop, rename it to `<data_dir>.pre-<run>`, or restore over \
+             what an earlier restore has left.",
+        ))
+        .param(Field::optional(
+            "tablespaces",
+            Type::Map(Box::new(Type::Path)),
+            "Where tablespaces go, by OID or by their directory on the source; to that same directory if absent.",
+        ))
+        .param(Field::optional(
+            "tablespace_dir",
+            Type::Path,
+            "A directory below which each tablespace that `tablespaces` does not name gets one, named by its OID.",
         ))
         .output("data_dir", Type::Path, "The directory that was filled.")
         .output("bytes", Type::Integer, "Size of the restored files in bytes.")
+        .output("kept_bytes", Type::Integer, "How much of it stood there already and was not written.")
         .output("files", Type::Integer, "Number of restored files.")
         .output("seconds", Type::Number, "How long it took.")
         .output("system_id", Type::String, "The system identifier of the restored cluster.")
@@ -159,6 +176,13 @@ impl StepKind for RestoreBase {
                     "`{}`: nothing; the step is refused while {place} holds {there}",
                     params.cluster
                 ));
+            }
+            (Found::Foreign(_), Existing::Delta) => {
+                let there = measured(data_dir).await;
+                let cluster = &params.cluster;
+                preview
+                    .destroys
+                    .push(format!("`{cluster}`: the earlier restore in {place} ({there}) is overwritten"));
             }
             (Found::Nothing | Found::Empty | Found::Own, _) => {
                 preview
@@ -197,18 +221,25 @@ impl StepKind for RestoreBase {
             return Ok(done);
         }
         let begun = Instant::now();
-        let source = open_source(ctx, &params).await?;
+        let source = source::open(ctx, (&params.store, &params.backup)).await?;
         Tools::find_major(postgres, source.details.major)?;
         let owner = account::owner(postgres)?;
         target.check_servers(postgres)?;
-        check_space(&target, &source)?;
-        make_room(ctx, &params, &target).await?;
-        match restore(ctx, &target, owner, source).await {
-            Ok(restored) => finish(ctx, &params, &target, &restored, begun.elapsed()).await,
+        let places = Places::plan(ctx, target, (&source.tablespaces, &params.mapping))?;
+        check_space(&places, &source)?;
+        places.check_free(params.existing)?;
+        if params.existing == Existing::Delta {
+            check_delta(postgres, &places.data, &source)?;
+        }
+        places.record(ctx).await?;
+        places.make_room(ctx, params.existing).await?;
+        match restore(ctx, &places, (owner, params.existing), source).await {
+            Ok(restored) => finish(ctx, &params, &places, &restored, begun.elapsed()).await,
             Err(error) => {
-                // An interrupted attempt leaves what it has to the next one, which empties it.
+                // An interrupted attempt leaves what it has to the next one, which empties it or goes on with it.
                 if !ctx.cancel.is_cancelled()
-                    && let Err(left) = target.give_up(ctx).await
+                    && params.existing != Existing::Delta
+                    && let Err(left) = places.give_up(ctx).await
                 {
                     tracing::warn!("{left}");
                 }
@@ -220,7 +251,7 @@ impl StepKind for RestoreBase {
     async fn undo(&self, ctx: &StepContext) -> Result<Done, StepError> {
         let params: Params = ctx.params()?;
         let (_, data_dir) = local::data_dir(ctx, &params.cluster)?;
-        undo::undo(ctx, &Target::new(ctx, &params.cluster, data_dir)?, filled(ctx)).await
+        Places::placed(ctx, Target::new(ctx, &params.cluster, data_dir)?)?.undo(ctx, filled(ctx)).await
     }
 }
 
@@ -236,199 +267,35 @@ fn finished_before(ctx: &StepContext, params: &Params, target: &Target) -> Optio
     let same = finished.backup == params.backup && Some(finished.inode) == target.inode();
     if same {
         // It may have died before it could be noted.
-        target.note(&params.backup, true).ok();
+        let places = Places::placed(ctx, target.clone());
+        places.and_then(|places| places.note_finished(&params.backup)).ok();
     }
     same.then_some(finished.done)
-}
-
-async fn open_source(ctx: &StepContext, params: &Params) -> Result<Source, StepError> {
-    let (store, label) = (Store::of(ctx, &params.store).await?, params.backup.clone());
-    blocking(move || {
-        let marker = read_marker(&store, BackupKind::PostgresBase, &label)?;
-        let details: BaseDetails = marker.details()?;
-        check_objects(&marker)?;
-        verify_sizes(&store, &marker)?;
-        let manifest = read_manifest(&store, &marker)?;
-        Ok(Source { store, marker, details, manifest })
-    })
-    .await
-}
-
-/// Every object must be one that this step can place.
-fn check_objects(marker: &Marker) -> Result<(), StepError> {
-    let stem = |name: &str| name.split('.').next().unwrap_or_default().to_owned();
-    if let Some(space) = marker.objects.iter().find(|object| {
-        let stem = stem(&object.name);
-        !stem.is_empty() && stem.bytes().all(|byte| byte.is_ascii_digit())
-    }) {
-        return Err(StepError::permanent(
-            codes::LB1257,
-            format!("backup `{}` has a tablespace of its own (`{}`)", marker.label, space.name),
-        )
-        .help("restore it by hand with `pg_basebackup`'s own layout, or move its tables into the default tablespace"));
-    }
-    for needed in ["base", MANIFEST] {
-        if !marker.objects.iter().any(|object| stem(&object.name) == needed) {
-            return Err(StepError::permanent(
-                codes::LB1255,
-                format!("backup `{}` has no `{needed}` among its objects", marker.label),
-            )
-            .help("restore from another backup"));
-        }
-    }
-    Ok(())
-}
-
-fn read_manifest(store: &Store, marker: &Marker) -> Result<Manifest, StepError> {
-    let damaged = |why: String| {
-        StepError::permanent(
-            codes::LB1255,
-            format!("`{MANIFEST}` of backup `{}` is damaged: {why}", marker.label),
-        )
-        .help("restore from another backup")
-    };
-    let object = marker.objects.iter().find(|object| object.name == MANIFEST);
-    let object = object.ok_or_else(|| damaged("the marker does not name it".to_owned()))?;
-    let mut reader = HashingReader::new(store.read(&marker.key(MANIFEST)?)?);
-    let mut text = Vec::new();
-    reader.read_to_end(&mut text).map_err(|error| damaged(error.to_string()))?;
-    if reader.finish().1.sha256 != object.sha256 {
-        return Err(damaged("its SHA-256 is not that of the marker".to_owned()));
-    }
-    Manifest::parse(&text).map_err(damaged)
-}
-
-fn check_space(target: &Target, source: &Source) -> Result<(), StepError> {
-    /// Segments are kept whole at both ends, and the server needs some to start with.
-    const EXTRA_SEGMENTS: u64 = 4;
-    let wal = source.manifest.wal_bytes() + EXTRA_SEGMENTS * source.details.wal_segment_size;
-    let needed = source.manifest.bytes() + wal;
-    let free = target.free_space()?;
-    if free >= needed {
-        return Ok(());
-    }
-    Err(StepError::transient(
-        codes::LB1254,
-        format!(
-            "{} needs {needed} bytes for backup `{}`, and {free} are free",
-            target.data_dir.display(),
-            source.marker.label
-        ),
-    )
-    .help("make room (`df -h`), then try again; nothing was touched"))
-}
-
-/// Empties the place: what this step made itself is deleted, anything else moved aside if that is allowed.
-async fn make_room(ctx: &StepContext, params: &Params, target: &Target) -> Result<(), StepError> {
-    match target.look()? {
-        Found::Nothing | Found::Empty => Ok(()),
-        Found::Own => {
-            let target = target.clone();
-            blocking(move || target.wipe_own()).await
-        }
-        Found::Foreign(names) if params.existing == Existing::Refuse => Err(target.in_the_way(&names)),
-        Found::Foreign(_) => target.move_aside(ctx).await,
-    }
-}
-
-/// What was put in place.
-struct Restored {
-    source: Source,
-    base: Unpacked,
-    wal: Unpacked,
-}
-
-async fn restore(
-    ctx: &StepContext,
-    target: &Target,
-    owner: Option<OsUser>,
-    source: Source,
-) -> Result<Restored, StepError> {
-    target.take(ctx, &source.marker.label).await?;
-    let meter = Meter::bytes(ctx, Some(source.marker.bytes()), "unpacking the base backup");
-    let target = target.clone();
-    blocking(move || {
-        // Opened before anything is written: the sync of it then reports every error since.
-        let disk = Disk::of(&target.data_dir).map_err(|error| unwritable(&target.data_dir, &error))?;
-        let (base, wal) = unpack_all(&source, &target.data_dir, owner.as_ref(), &meter)?;
-        if let Some(missing) = source.manifest.files.keys().find(|path| !base.seen.contains(*path)) {
-            return Err(StepError::permanent(
-                codes::LB1258,
-                format!(
-                    "{} is in the manifest of backup `{}` and not in its archive",
-                    missing.display(),
-                    source.marker.label
-                ),
-            )
-            .help("the backup is damaged; restore from another one"));
-        }
-        publish_control_file(&target.data_dir, &disk)?;
-        target.hand_over(owner.as_ref())?;
-        Ok(Restored { source, base, wal })
-    })
-    .await
-}
-
-fn unpack_all(
-    source: &Source,
-    data_dir: &Path,
-    owner: Option<&OsUser>,
-    meter: &Meter,
-) -> Result<(Unpacked, Unpacked), StepError> {
-    let (store, marker) = (&source.store, &source.marker);
-    let (mut base, mut wal) = (Unpacked::default(), Unpacked::default());
-    let wal_dir = data_dir.join("pg_wal");
-    let started = Flusher::start();
-    let flusher = &started;
-    for object in &marker.objects {
-        let job = |dir, manifest| Job { store, marker, object, dir, owner, manifest, meter, flusher };
-        match object.name.split('.').next() {
-            Some("base") => base = unpack(&job(data_dir, Some(&source.manifest)))?,
-            Some("pg_wal") => {
-                if !wal_dir.is_dir() {
-                    make_private_dir(&wal_dir, owner).map_err(|error| unwritable(&wal_dir, &error))?;
-                }
-                wal = unpack(&job(&wal_dir, None))?;
-            }
-            _ => meter.advance(object.size)?,
-        }
-    }
-    started.finish().map_err(|error| unwritable(data_dir, &error))?;
-    Ok((base, wal))
-}
-
-/// Makes everything durable, and only then gives the control file its name: without it no server starts.
-fn publish_control_file(data_dir: &Path, disk: &Disk) -> Result<(), StepError> {
-    let held_back = data_dir.join(HELD_BACK);
-    disk.sync_all(data_dir).map_err(|error| unwritable(data_dir, &error))?;
-    std::fs::rename(&held_back, data_dir.join(CONTROL_FILE))
-        .map_err(|error| unwritable(&held_back, &error))?;
-    sync_dir(&data_dir.join("global"))
 }
 
 async fn finish(
     ctx: &StepContext,
     params: &Params,
-    target: &Target,
+    places: &Places,
     restored: &Restored,
     took: Duration,
 ) -> Result<Done, StepError> {
-    let done = report(target, restored, took);
-    let inode = target.inode().unwrap_or_default();
+    let done = report(places, restored, took);
+    let inode = places.data.inode().unwrap_or_default();
     let finished = Finished { backup: params.backup.clone(), inode, done };
     let value = serde_json::to_value(&finished).expect("results are JSON");
     ctx.record(FINISHED, value).await?;
     // The journal comes first: until it knows, a repetition begins again.
-    target.note(&params.backup, true)?;
+    places.note_finished(&params.backup)?;
     Ok(finished.done)
 }
 
-fn report(target: &Target, restored: &Restored, took: Duration) -> Done {
+fn report(places: &Places, restored: &Restored, took: Duration) -> Done {
     let Restored { source, base, wal } = restored;
     let (files, bytes) = (base.files + wal.files, base.bytes + wal.bytes);
     let seconds = took.as_secs_f64();
     let outputs = json!({
-        "data_dir": target.data_dir, "bytes": bytes, "files": files, "seconds": seconds,
+        "data_dir": places.data.data_dir, "bytes": bytes, "kept_bytes": base.kept, "files": files, "seconds": seconds,
         "system_id": source.details.system_id,
     });
     let mut done = local::done(outputs);
@@ -437,10 +304,17 @@ fn report(target: &Target, restored: &Restored, took: Duration) -> Done {
     done.facts.insert("backup stop time".into(), source.details.stop_time.to_string());
     done.facts.insert("Postgres".into(), source.details.version.clone());
     done.facts.insert("rate".into(), format!("{:.1} MB/s", bytes as f64 / 1e6 / seconds.max(1e-3)));
-    if let Some(aside) = target.aside() {
+    if let Some(aside) = places.data.aside() {
         done.facts.insert("moved aside".into(), aside.display().to_string());
     }
-    if !source.manifest.has_checksums() {
+    for space in &places.spaces {
+        let dir = space.target.data_dir.display();
+        let aside = space.target.aside().map(|aside| format!(", what was there is now {}", aside.display()));
+        let fact = format!("{dir}{}", aside.unwrap_or_default());
+        done.facts.insert(format!("tablespace {}", space.oid), fact);
+    }
+    done.warnings.extend(source.warnings.iter().cloned());
+    if source.warnings.is_empty() && !source.manifest.as_ref().is_some_and(Manifest::has_checksums) {
         done.warnings.push(
             "the backup's manifest has no SHA-256 checksums: restored files were compared by size, and the objects \
              by their SHA-256"
@@ -453,22 +327,26 @@ fn report(target: &Target, restored: &Restored, took: Duration) -> Done {
 /// Every one of these has passed, or the step would have failed.
 fn checks(source: &Source, base: &Unpacked) -> Vec<Check> {
     let objects = source.marker.objects.len();
-    let files = source.manifest.files.len();
-    let how = if source.manifest.has_checksums() { "size and SHA-256" } else { "size" };
-    vec![
-        Check {
+    let mut checks = Vec::new();
+    if !is_unmarked(&source.marker.label) {
+        checks.push(Check {
             name: "objects of the backup match its marker".into(),
             expected: format!(
                 "{objects} objects with size, and SHA-256 of the object or of every file in it"
             ),
             actual: format!("{objects} objects"),
             passed: true,
-        },
-        Check {
+        });
+    }
+    if let Some(manifest) = &source.manifest {
+        let files = manifest.files.len();
+        let how = if manifest.has_checksums() { "size and SHA-256" } else { "size" };
+        checks.push(Check {
             name: "restored files match backup_manifest".into(),
             expected: format!("{files} files with {how}"),
             actual: format!("{} files", base.seen.len()),
             passed: base.seen.len() == files,
-        },
-    ]
+        });
+    }
+    checks
 }

@@ -1,8 +1,12 @@
 //! `postgres.restore_base`: unpacks a base backup into a data directory.
 
+mod delta;
+mod fill;
 mod flusher;
 mod kind;
 mod listener;
+mod places;
+mod source;
 mod target;
 mod undo;
 mod unpack;

@@ -28,13 +28,24 @@ use crate::store::blocking;
 pub(super) enum Existing {
     Refuse,
     MoveAside,
+    /// Restored over, if it is what an earlier restore has left.
+    Delta,
 }
 
-/// A data directory to restore into.
+/// What a directory holds.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(super) enum Role {
+    Data,
+    /// A tablespace, by its OID.
+    Tablespace(String),
+}
+
+/// A directory to restore into: a data directory, or that of one of its tablespaces.
 #[derive(Clone, Debug)]
 pub(super) struct Target {
     pub(super) data_dir: PathBuf,
     pub(super) resource: String,
+    role: Role,
     parent: PathBuf,
     aside: PathBuf,
     run: String,
@@ -55,8 +66,21 @@ pub(super) enum Found {
 impl Target {
     /// Names the places that belong to a data directory. Looks at nothing.
     pub(super) fn new(ctx: &StepContext, resource: &str, data_dir: &Path) -> Result<Self, StepError> {
+        Self::of(ctx, resource, (data_dir, Role::Data))
+    }
+
+    /// Names the places that belong to the directory of a tablespace. Looks at nothing.
+    pub(super) fn tablespace(
+        ctx: &StepContext,
+        resource: &str,
+        (dir, oid): (&Path, &str),
+    ) -> Result<Self, StepError> {
+        Self::of(ctx, resource, (dir, Role::Tablespace(oid.to_owned())))
+    }
+
+    fn of(ctx: &StepContext, resource: &str, (data_dir, role): (&Path, Role)) -> Result<Self, StepError> {
         let (Some(parent), Some(name)) = (data_dir.parent(), data_dir.file_name()) else {
-            return Err(unsuitable(data_dir, "is the root of the file system"));
+            return Err(unsuitable(&role, data_dir, "is the root of the file system"));
         };
         let name = name.to_string_lossy();
         let run = ctx.info.run.short();
@@ -67,7 +91,20 @@ impl Target {
             run: ctx.info.run.to_string(),
             step: ctx.info.step.to_string(),
             resource: resource.to_owned(),
+            role,
         })
+    }
+
+    /// Names it for people: `data directory of `db``.
+    pub(super) fn what(&self) -> String {
+        match &self.role {
+            Role::Data => format!("data directory of {}", shown(&self.resource)),
+            Role::Tablespace(oid) => format!("directory of tablespace {oid} of {}", shown(&self.resource)),
+        }
+    }
+
+    fn unsuitable(&self, why: &str) -> StepError {
+        unsuitable(&self.role, &self.data_dir, why)
     }
 
     /// Refuses a directory that a server uses, and a place where another server would be in the way.
@@ -88,13 +125,13 @@ impl Target {
         let metadata = match fs::symlink_metadata(&self.data_dir) {
             Ok(metadata) => metadata,
             Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(Found::Nothing),
-            Err(error) => return Err(unsuitable(&self.data_dir, &format!("cannot be looked at: {error}"))),
+            Err(error) => return Err(self.unsuitable(&format!("cannot be looked at: {error}"))),
         };
         if metadata.is_symlink() {
-            return Err(unsuitable(&self.data_dir, "is a symbolic link; name the directory itself"));
+            return Err(self.unsuitable("is a symbolic link; name the directory itself"));
         }
         if !metadata.is_dir() {
-            return Err(unsuitable(&self.data_dir, "is not a directory"));
+            return Err(self.unsuitable("is not a directory"));
         }
         let names = self.names()?;
         if names.is_empty() {
@@ -105,7 +142,7 @@ impl Target {
 
     fn names(&self) -> Result<Vec<String>, StepError> {
         let entries = fs::read_dir(&self.data_dir)
-            .map_err(|error| unsuitable(&self.data_dir, &format!("cannot be read: {error}")))?;
+            .map_err(|error| self.unsuitable(&format!("cannot be read: {error}")))?;
         let mut names: Vec<String> =
             entries.flatten().map(|entry| entry.file_name().to_string_lossy().into_owned()).collect();
         names.sort();
@@ -123,7 +160,12 @@ impl Target {
         let noted = RestoreNote::read(&self.data_dir)
             .is_some_and(|note| note.run == self.run && note.step == self.step && note.finished);
         // Inodes are used again: a directory that somebody else has made is hardly a cluster.
-        let is_cluster = self.data_dir.join("global/pg_control").exists();
+        let is_cluster = match self.role {
+            Role::Data => self.data_dir.join("global/pg_control").exists(),
+            Role::Tablespace(_) => {
+                self.names().is_ok_and(|names| names.iter().all(|name| name.starts_with("PG_")))
+            }
+        };
         is_cluster && (noted || (inode.is_some() && self.inode() == inode))
     }
 
@@ -133,16 +175,23 @@ impl Target {
         self.parent.join(format!("{name}.{suffix}"))
     }
 
+    fn id(&self, of: &str) -> String {
+        match &self.role {
+            Role::Data => format!("{of}:{}", self.resource),
+            Role::Tablespace(oid) => format!("{of}:{}:{oid}", self.resource),
+        }
+    }
+
     pub(super) fn aside_id(&self) -> String {
-        format!("aside:{}", self.resource)
+        self.id("aside")
     }
 
     pub(super) fn data_id(&self) -> String {
-        format!("data:{}", self.resource)
+        self.id("data")
     }
 
     pub(super) fn note_id(&self) -> String {
-        format!("note:{}", self.resource)
+        self.id("note")
     }
 
     /// Makes the names beside the directory durable.
@@ -172,19 +221,18 @@ impl Target {
     /// Renames what is in the way, recorded before it happens. Nothing is deleted.
     pub(super) async fn move_aside(&self, ctx: &StepContext) -> Result<(), StepError> {
         if fs::symlink_metadata(&self.aside).is_ok() {
-            return Err(unsuitable(
-                &self.data_dir,
-                &format!("cannot be moved aside: {} exists already", self.aside.display()),
-            )
-            .help(format!("look at {} and rename it, then try again", self.aside.display())));
+            return Err(self
+                .unsuitable(&format!("cannot be moved aside: {} exists already", self.aside.display()))
+                .help(format!("look at {} and rename it, then try again", self.aside.display())));
         }
         if device(&self.data_dir) != device(&self.parent) {
-            return Err(unsuitable(&self.data_dir, "is a mount point, which cannot be renamed")
-                .help("use a directory below the mount point as `data_dir`, or empty this one yourself"));
+            return Err(self
+                .unsuitable("is a mount point, which cannot be renamed")
+                .help("use a directory below the mount point, or empty this one yourself"));
         }
         ctx.created(Created {
             id: self.aside_id(),
-            what: format!("earlier data directory of {}", shown(&self.resource)),
+            what: format!("earlier {}", self.what()),
             kind: CreatedKind::MovedAside { from: self.data_dir.clone(), to: self.aside.clone() },
         })
         .await?;
@@ -192,27 +240,30 @@ impl Target {
         sync_dir(&self.parent)
     }
 
-    /// Puts back what was moved aside, after a failure, if the place is free.
-    fn move_back(&self) {
-        if fs::symlink_metadata(&self.data_dir).is_err() && fs::symlink_metadata(&self.aside).is_ok() {
-            match fs::rename(&self.aside, &self.data_dir) {
-                Ok(()) => drop(sync_dir(&self.parent)),
-                Err(error) => tracing::warn!("{} could not be put back: {error}", self.data_dir.display()),
-            }
+    /// Puts back what was moved aside, after a failure, if the place is free. Says whether it is back.
+    fn move_back(&self) -> bool {
+        if fs::symlink_metadata(&self.data_dir).is_ok() || fs::symlink_metadata(&self.aside).is_err() {
+            return false;
         }
+        if let Err(error) = fs::rename(&self.aside, &self.data_dir) {
+            tracing::warn!("{} could not be put back: {error}", self.data_dir.display());
+            return false;
+        }
+        drop(sync_dir(&self.parent));
+        true
     }
 
     /// Makes the directory, or takes an empty one, and notes whose it is.
     pub(super) async fn take(&self, ctx: &StepContext, backup: &str) -> Result<(), StepError> {
         ctx.created(Created {
             id: self.data_id(),
-            what: format!("restored data directory of {}", shown(&self.resource)),
+            what: format!("restored {}", self.what()),
             kind: CreatedKind::Directory { path: self.data_dir.clone() },
         })
         .await?;
         ctx.created(Created {
             id: self.note_id(),
-            what: format!("restore note of {}", shown(&self.resource)),
+            what: format!("restore note of the {}", self.what()),
             kind: CreatedKind::File { path: RestoreNote::path(&self.data_dir) },
         })
         .await?;
@@ -277,7 +328,10 @@ impl Target {
             ctx.removed(&self.data_id(), &format!("`{}` does not exist", self.data_dir.display())).await?;
             ctx.removed(&self.note_id(), "the note was removed").await?;
         }
-        self.move_back();
+        if self.move_back() {
+            ctx.removed(&self.aside_id(), &format!("`{}` is back in its place", self.data_dir.display()))
+                .await?;
+        }
         Ok(())
     }
 
@@ -297,9 +351,23 @@ impl Target {
         fs::symlink_metadata(&self.aside).is_ok().then_some(self.aside.as_path())
     }
 
+    /// Returns the name under which what stood there is kept.
+    pub(super) fn aside_path(&self) -> PathBuf {
+        self.aside.clone()
+    }
+
+    /// Tells apart the file systems where directories are or will be.
+    pub(super) fn file_system(&self) -> Option<u64> {
+        device(self.existing())
+    }
+
+    fn existing(&self) -> &Path {
+        self.data_dir.ancestors().find(|path| path.exists()).unwrap_or(Path::new("/"))
+    }
+
     /// Returns the bytes that are free where the directory is or will be.
     pub(super) fn free_space(&self) -> Result<u64, StepError> {
-        let existing = self.data_dir.ancestors().find(|path| path.exists()).unwrap_or(Path::new("/"));
+        let existing = self.existing();
         let stat = rustix::fs::statvfs(existing).map_err(|error| unwritable(existing, &error.into()))?;
         let blocks = if rustix::process::geteuid().is_root() { stat.f_bfree } else { stat.f_bavail };
         Ok(blocks * stat.f_frsize)
@@ -331,9 +399,15 @@ fn device(path: &Path) -> Option<u64> {
     fs::symlink_metadata(path).ok().map(|metadata| metadata.dev())
 }
 
-fn unsuitable(data_dir: &Path, why: &str) -> StepError {
-    StepError::permanent(codes::LB1253, format!("the data directory {} {why}", data_dir.display()))
-        .help("correct `data_dir` of the resource in the environment's file; nothing was touched")
+fn unsuitable(role: &Role, dir: &Path, why: &str) -> StepError {
+    let (what, correct) = match role {
+        Role::Data => ("data directory", "correct `data_dir` of the resource in the environment's file"),
+        Role::Tablespace(_) => {
+            ("tablespace directory", "give the tablespace another directory with `tablespaces`")
+        }
+    };
+    StepError::permanent(codes::LB1253, format!("the {what} {} {why}", dir.display()))
+        .help(format!("{correct}; nothing was touched"))
 }
 
 /// Makes the names in a directory durable.

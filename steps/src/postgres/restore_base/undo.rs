@@ -46,7 +46,7 @@ fn remove_empty(target: &Target) -> Result<(), StepError> {
 /// Renames the restored directory, recorded before it happens.
 async fn set_aside(ctx: &StepContext, target: &Target) -> Result<PathBuf, StepError> {
     let data_dir = &target.data_dir;
-    let kept = target.beside(&format!("undone-{}", ctx.info.run.short()));
+    let kept = kept(ctx, target);
     if let Some((file, _)) = PidFile::live(data_dir) {
         let message = format!("a Postgres server (process {}) runs on {}", file.pid, data_dir.display());
         return Err(StepError::permanent(codes::LB1250, message).help(by_hand(target, &kept)));
@@ -64,10 +64,15 @@ async fn set_aside(ctx: &StepContext, target: &Target) -> Result<PathBuf, StepEr
     Ok(kept)
 }
 
+/// Returns where a restored directory is kept.
+pub(super) fn kept(ctx: &StepContext, target: &Target) -> PathBuf {
+    target.beside(&format!("undone-{}", ctx.info.run.short()))
+}
+
 async fn announce(ctx: &StepContext, target: &Target, path: &Path) -> Result<(), StepError> {
     ctx.created(Created {
         id: target.data_id(),
-        what: format!("restored data directory of {}", target.resource),
+        what: format!("restored {}", target.what()),
         kind: CreatedKind::Directory { path: path.to_owned() },
     })
     .await
@@ -86,10 +91,11 @@ async fn put_back(ctx: &StepContext, target: &Target, kept: Option<PathBuf>) -> 
         fs::rename(&aside, &target.data_dir).map_err(|error| unwritable(&aside, &error))?;
         target.sync_parent()?;
         ctx.removed(&target.aside_id(), &format!("`{place}` is back in its place")).await?;
-        done.facts.insert("moved back".into(), format!("{} to {place}", aside.display()));
+        done.facts
+            .insert(format!("moved back: {}", target.what()), format!("{} to {place}", aside.display()));
     }
     if let Some(kept) = kept {
-        done.facts.insert("restored directory".into(), kept.display().to_string());
+        done.facts.insert(format!("restored {}", target.what()), kept.display().to_string());
         done.warnings.push(format!(
             "what was restored is kept as {}: delete it when nobody needs it any more",
             kept.display()

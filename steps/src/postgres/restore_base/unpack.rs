@@ -14,7 +14,9 @@ use sha2::{Digest as _, Sha256};
 
 use super::super::codes;
 use super::super::stream::{self, Broken, EntryType, Form, Tar, stream};
+use super::delta::Rewritten;
 use super::flusher::Flusher;
+use super::target::Existing;
 use crate::postgres::backup_manifest::Manifest;
 use crate::process::OsUser;
 use crate::store::{HashingReader, Marker, Meter, ObjectEntry, ObjectReader, Store};
@@ -34,11 +36,15 @@ pub(super) struct Job<'a> {
     pub(super) object: &'a ObjectEntry,
     /// The top of what is unpacked.
     pub(super) dir: &'a Path,
+    /// What the manifest calls that place: empty for the data directory itself.
+    pub(super) prefix: &'a Path,
     pub(super) owner: Option<&'a OsUser>,
     /// If given, every file must be in it with size and checksum.
     pub(super) manifest: Option<&'a Manifest>,
     pub(super) meter: &'a Meter,
     pub(super) flusher: &'a Flusher,
+    /// Whether files of an earlier restore stand there.
+    pub(super) existing: Existing,
 }
 
 /// What was made.
@@ -46,10 +52,23 @@ pub(super) struct Job<'a> {
 pub(super) struct Unpacked {
     pub(super) files: u64,
     pub(super) bytes: u64,
+    /// Of these, what stood there already.
+    pub(super) kept: u64,
     /// Files that have no SHA-256 in a manifest.
     pub(super) by_size: u64,
     /// Relative to the directory; only those that a manifest must have.
     pub(super) seen: std::collections::BTreeSet<PathBuf>,
+}
+
+impl Unpacked {
+    /// Adds what another object held.
+    pub(super) fn add(&mut self, other: Self) {
+        self.files += other.files;
+        self.bytes += other.bytes;
+        self.kept += other.kept;
+        self.by_size += other.by_size;
+        self.seen.extend(other.seen);
+    }
 }
 
 /// Unpacks one object. When it returns, every file is proven: by its own SHA-256 in the manifest, or by that of the
@@ -59,8 +78,10 @@ pub(super) struct Unpacked {
 pub(super) fn unpack(job: &Job<'_>) -> Result<Unpacked, StepError> {
     let (_, form) = Form::of(&job.object.name).ok_or_else(|| unknown_form(job))?;
     let by_file = job.manifest.is_some_and(Manifest::has_checksums);
+    let by_object = !by_file && is_known(job.object);
     let mut counted = Counted { inner: open(job)?, meter: job.meter, stopped: None };
-    let (read, unpacked) = stream(&mut counted, (form, !by_file), |chunks| unpack_tar(job, Tar::new(chunks)));
+    let (read, unpacked) =
+        stream(&mut counted, (form, by_object), |chunks| unpack_tar(job, Tar::new(chunks)));
     if let Some(stopped) = counted.stopped {
         return Err(stopped);
     }
@@ -69,7 +90,7 @@ pub(super) fn unpack(job: &Job<'_>) -> Result<Unpacked, StepError> {
     let read = read.map_err(|error| unreadable(job, &error))?;
     match unpacked {
         Ok(unpacked) => {
-            let proven = read.sha256.is_some() || unpacked.by_size == 0;
+            let proven = read.sha256.is_some() || unpacked.by_size == 0 || !is_known(job.object);
             check_object(job, &if proven { read } else { read_again(job)? })?;
             Ok(unpacked)
         }
@@ -86,6 +107,11 @@ pub(super) fn unpack(job: &Job<'_>) -> Result<Unpacked, StepError> {
 
 fn open(job: &Job<'_>) -> Result<ObjectReader, StepError> {
     job.store.read(&job.marker.key(&job.object.name)?)
+}
+
+/// Says whether the checksum of the object is known; of what another tool made it is not.
+fn is_known(object: &ObjectEntry) -> bool {
+    !object.sha256.is_empty()
 }
 
 /// Hashes the whole object.
@@ -108,11 +134,18 @@ fn read_again(job: &Job<'_>) -> Result<stream::Read, StepError> {
 
 fn check_object(job: &Job<'_>, read: &stream::Read) -> Result<(), StepError> {
     let expected = job.object;
-    let same = read.sha256.as_ref().is_none_or(|sha256| *sha256 == expected.sha256);
+    let same = !is_known(expected) || read.sha256.as_ref().is_none_or(|sha256| *sha256 == expected.sha256);
     if read.whole && read.size == expected.size && same {
         return Ok(());
     }
     let sha256 = read.sha256.as_deref().unwrap_or("not computed");
+    if !is_known(expected) {
+        let size = expected.size;
+        return Err(damaged(
+            job,
+            &format!("{} bytes of it were read, and the store lists {size}", read.size),
+        ));
+    }
     Err(damaged(
         job,
         &format!(
@@ -197,9 +230,21 @@ fn write_file(job: &Job<'_>, tar: &mut Tar, path: PathBuf, unpacked: &mut Unpack
     let place = if path == Path::new(CONTROL_FILE) { HELD_BACK.into() } else { path.clone() };
     let full = job.dir.join(place);
     make_dir(job, path.parent().unwrap_or(Path::new("")))?;
+    let path = job.prefix.join(path);
     let expected = job.manifest.map(|manifest| manifest.files.get(&path));
     let hash = matches!(expected, Some(Some(file)) if file.sha256.is_some());
-    let (size, sha256) = copy_file(job, tar, &full, hash)?;
+    let rewritten = match job.existing {
+        Existing::Delta => Rewritten::open(&full).map_err(|error| unwritable(&full, &error))?,
+        Existing::Refuse | Existing::MoveAside => None,
+    };
+    let (size, sha256) = match rewritten {
+        Some(file) => {
+            let (size, sha256, kept) = rewrite(tar, (&full, file), hash)?;
+            unpacked.kept += kept;
+            (size, sha256)
+        }
+        None => copy_file(job, tar, &full, hash)?,
+    };
     unpacked.files += 1;
     unpacked.bytes += size;
     unpacked.by_size += u64::from(!hash);
@@ -236,6 +281,23 @@ fn copy_file(job: &Job<'_>, tar: &mut Tar, full: &Path, hash: bool) -> Result<(u
         Ok(())
     })?;
     Ok((size, state.map(|state| hex(&state.finalize()))))
+}
+
+/// Turns a file that stands there into the entry.
+fn rewrite(
+    tar: &mut Tar,
+    (full, mut file): (&Path, Rewritten),
+    hash: bool,
+) -> Result<(u64, Option<String>, u64), Broken> {
+    let mut state = hash.then(Sha256::new);
+    let size = tar.each_chunk::<Broken>(|bytes| {
+        if let Some(state) = &mut state {
+            state.update(bytes);
+        }
+        Ok(file.write(bytes).map_err(|error| unwritable(full, &error))?)
+    })?;
+    let kept = file.finish().map_err(|error| unwritable(full, &error))?;
+    Ok((size, state.map(|state| hex(&state.finalize())), kept))
 }
 
 fn create_file(full: &Path, owner: Option<&OsUser>) -> io::Result<File> {

@@ -304,7 +304,7 @@ pub(super) fn refused(error: PgError) -> StepError {
         }
         PgError::Database(db) if db.sqlstate.starts_with("23") => {
             StepError::permanent(codes::LB1811, format!("the recovered rows do not fit among the live ones: {db}"))
-                .help("nothing was written; look at the row that is named, and choose rows with `where`, or another `mode`")
+                .help("nothing was written; look at the row that is named, and choose rows with `only`, or another `mode`")
         }
         other => other.into_step(),
     }

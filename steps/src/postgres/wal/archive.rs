@@ -171,6 +171,17 @@ impl Archive {
         found
     }
 
+    /// Returns the number of the last segment of one timeline.
+    pub fn last_on(&self, timeline: u32, size: SegmentSize) -> Option<u64> {
+        let prefix = format!("{timeline:08X}");
+        let of_timeline =
+            self.segments.range(prefix.clone()..).take_while(|(name, _)| name.starts_with(&prefix));
+        of_timeline
+            .filter_map(|(name, _)| Segment::parse(name, size).ok())
+            .map(|segment| segment.number)
+            .max()
+    }
+
     /// Returns the number of the first segment of a history that is there.
     pub fn first_of(&self, history: &History, size: SegmentSize) -> Option<u64> {
         let parsed = self.segments.keys().filter_map(|name| Segment::parse(name, size).ok());

@@ -51,6 +51,11 @@ impl History {
         self.switches.iter().map(|switch| switch.from).chain([self.timeline]).collect()
     }
 
+    /// Returns the timeline on which the log before a position was written.
+    pub fn timeline_before(&self, lsn: Lsn) -> u32 {
+        self.switches.iter().find(|switch| lsn <= switch.at).map_or(self.timeline, |switch| switch.from)
+    }
+
     /// Returns the timeline whose file holds a segment, by its number.
     ///
     /// The segment in which a timeline began was copied to the new timeline, so it is taken from there.

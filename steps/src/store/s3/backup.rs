@@ -11,11 +11,11 @@ use super::bucket::Bucket;
 use super::copy::Attributes;
 use super::fault::Fault;
 use super::runtime::wait;
-use super::write::Existing;
 use crate::store::backend::Put;
 use crate::store::failure;
 use crate::store::key::Key;
 use crate::store::marker::{BackupKind, MARKER, Marker};
+use crate::store::named::Existing;
 use crate::store::partial::{OWNER_FILE, Owner, label_taken, not_ours};
 use crate::store::transfer::{Meter, copy};
 

@@ -1,5 +1,5 @@
 use std::path::{Path, PathBuf};
-use std::sync::Arc;
+use std::sync::{Arc, OnceLock};
 use std::time::Duration;
 
 use aws_sdk_s3::Client;
@@ -9,6 +9,7 @@ use aws_sdk_s3::config::{
     BehaviorVersion, Credentials, Region, RequestChecksumCalculation, ResponseChecksumValidation,
     StalledStreamProtectionConfig,
 };
+use aws_sdk_s3::types::ServerSideEncryption;
 use lifeboat_engine::step::StepError;
 use secrecy::ExposeSecret;
 
@@ -31,6 +32,10 @@ struct Inner {
     prefix: String,
     endpoint: Option<String>,
     scratch: PathBuf,
+    encryption: Option<ServerSideEncryption>,
+    kms_key: Option<String>,
+    /// Whether the server decides whether a name is free, once that is known.
+    decides: OnceLock<bool>,
 }
 
 /// Where a backup is put together: large, and not emptied by a restart.
@@ -44,6 +49,8 @@ const LONGEST_PAUSE: Duration = Duration::from_secs(10);
 const CONNECT_LIMIT: Duration = Duration::from_secs(5);
 /// Until an answer begins, sending 16 MiB included.
 const ANSWER_LIMIT: Duration = Duration::from_mins(1);
+/// Until an answer begins to a request that sends nothing: whoever waits for six of them in vain knows it in two minutes.
+const READ_LIMIT: Duration = Duration::from_secs(20);
 
 impl Bucket {
     /// Connects, and finds out whether the bucket answers.
@@ -55,7 +62,16 @@ impl Bucket {
         let resource = address.resource.clone();
         let client = wait(client(resource.region, resource.endpoint.clone(), address.keys.clone()))?;
         let scratch = resource.scratch.unwrap_or_else(|| PathBuf::from(SCRATCH));
-        let inner = Inner { client, bucket, prefix, endpoint: resource.endpoint, scratch };
+        let inner = Inner {
+            client,
+            bucket,
+            prefix,
+            endpoint: resource.endpoint,
+            scratch,
+            encryption: resource.encryption.as_deref().map(ServerSideEncryption::from),
+            kms_key: resource.kms_key,
+            decides: OnceLock::new(),
+        };
         let opened = Self { inner: Arc::new(inner) };
         opened.check_reachable()?;
         Ok(opened)
@@ -64,6 +80,7 @@ impl Bucket {
     /// Asks for one key.
     pub(in crate::store) fn check_reachable(&self) -> Result<(), StepError> {
         let request = self.client().list_objects_v2().bucket(self.name()).prefix(self.prefix()).max_keys(1);
+        let request = request.customize().config_override(reading());
         wait(async move { request.send().await.map(drop).map_err(|error| Fault::of(&error)) })?
             .map_err(|fault| self.explain(Doing::Reading, "what is", &fault))
     }
@@ -82,6 +99,15 @@ impl Bucket {
 
     pub(in crate::store) fn scratch(&self) -> &Path {
         &self.inner.scratch
+    }
+
+    /// Returns how the environment wants objects encrypted, and with which key.
+    pub(super) fn wanted_encryption(&self) -> (Option<ServerSideEncryption>, Option<String>) {
+        (self.inner.encryption.clone(), self.inner.kms_key.clone())
+    }
+
+    pub(super) fn known_to_decide(&self) -> &OnceLock<bool> {
+        &self.inner.decides
     }
 
     /// True for S3 itself, whose promises are known.
@@ -128,6 +154,15 @@ impl std::fmt::Display for Bucket {
     }
 }
 
+/// Returns what is particular to requests that send nothing.
+pub(super) fn reading() -> aws_sdk_s3::config::Builder {
+    aws_sdk_s3::config::Builder::new().timeout_config(limits(READ_LIMIT))
+}
+
+fn limits(answer: Duration) -> TimeoutConfig {
+    TimeoutConfig::builder().connect_timeout(CONNECT_LIMIT).read_timeout(answer).build()
+}
+
 async fn client(region: Option<String>, endpoint: Option<String>, keys: Option<Keys>) -> Client {
     let fallback = endpoint.is_some().then(|| Region::from_static(USUAL_REGION));
     let mut loader = aws_config::defaults(BehaviorVersion::v2026_01_12());
@@ -144,11 +179,10 @@ async fn client(region: Option<String>, endpoint: Option<String>, keys: Option<K
         .with_max_attempts(TRIES)
         .with_initial_backoff(FIRST_PAUSE)
         .with_max_backoff(LONGEST_PAUSE);
-    let limits = TimeoutConfig::builder().connect_timeout(CONNECT_LIMIT).read_timeout(ANSWER_LIMIT).build();
     let config = loader.load().await;
     let mut config = aws_sdk_s3::config::Builder::from(&config)
         .retry_config(retry)
-        .timeout_config(limits)
+        .timeout_config(limits(ANSWER_LIMIT))
         // A restore reads as slowly as its disk writes; a stream that stands still is noticed where it is read.
         .stalled_stream_protection(StalledStreamProtectionConfig::disabled());
     if let Some(endpoint) = endpoint {

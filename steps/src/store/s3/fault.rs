@@ -67,6 +67,11 @@ impl Fault {
         Self { passes: false, ..Self::broken(text) }
     }
 
+    /// It may succeed if it is repeated.
+    pub(super) fn passes(&self) -> bool {
+        self.passes
+    }
+
     /// The server says that the name is free.
     pub(super) fn is_absent(&self) -> bool {
         self.code == "NoSuchKey" || self.code == "NoSuchVersion"
@@ -116,6 +121,12 @@ impl Bucket {
                 codes::LB1113,
                 "these credentials are not accepted: renew `access_key` and `secret_key` of the store, and see that \
                  the clock of this machine is right"
+                    .to_owned(),
+            ),
+            "RequestTimeTooSkewed" => (
+                codes::LB1113,
+                "the clocks of this machine and of the server differ by more than is allowed: set the wrong one right \
+                 (`timedatectl`), then run the step again"
                     .to_owned(),
             ),
             "InvalidObjectState" => (

@@ -1,16 +1,16 @@
 use std::collections::BTreeSet;
 
 use aws_sdk_s3::operation::list_objects_v2::ListObjectsV2Output;
-use aws_sdk_s3::types::EncodingType;
+use aws_sdk_s3::types::{EncodingType, Object, ObjectStorageClass, OptionalObjectAttributes};
 use jiff::Timestamp;
 use lifeboat_engine::step::StepError;
 
-use super::bucket::Bucket;
+use super::bucket::{Bucket, reading};
 use super::fault::{Doing, Fault};
 use super::runtime::wait;
 use crate::store::backend::Listed;
 use crate::store::key::{Key, TEMPORARY};
-use crate::store::versions::Current;
+use crate::store::named::Current;
 
 impl Bucket {
     pub(in crate::store) fn list(&self, prefix: &Key) -> Result<Vec<Listed>, StepError> {
@@ -55,6 +55,8 @@ impl Bucket {
                     name: self.name_of(object.key(), page)?,
                     size: object.size().unwrap_or_default().unsigned_abs(),
                     modified: object.last_modified().and_then(moment),
+                    etag: object.e_tag().map(ToOwned::to_owned),
+                    archived: is_archived(object),
                 });
             }
             Ok(())
@@ -76,8 +78,11 @@ impl Bucket {
             let request = self.client().list_objects_v2().bucket(self.name());
             let request =
                 request.prefix(format!("{}{below}", self.prefix())).encoding_type(EncodingType::Url);
+            // Whether an archived object has been brought back for a while.
+            let request = request.optional_object_attributes(OptionalObjectAttributes::RestoreStatus);
             let request =
                 request.set_delimiter(delimiter.map(ToOwned::to_owned)).set_continuation_token(token.clone());
+            let request = request.customize().config_override(reading());
             let page = wait(async move { request.send().await.map_err(|error| Fault::of(&error)) })?
                 .map_err(|fault| failed(&fault))?;
             each(&page)?;
@@ -125,6 +130,13 @@ pub(super) fn decoded(text: &str) -> Option<String> {
         }
     }
     String::from_utf8(bytes).ok()
+}
+
+/// An object in an archive can be read only while a copy of it has been brought back.
+fn is_archived(object: &Object) -> bool {
+    let is_back = object.restore_status().is_some_and(|status| status.restore_expiry_date().is_some());
+    let class = object.storage_class();
+    matches!(class, Some(ObjectStorageClass::Glacier | ObjectStorageClass::DeepArchive)) && !is_back
 }
 
 pub(super) fn moment(time: &aws_sdk_s3::primitives::DateTime) -> Option<Timestamp> {

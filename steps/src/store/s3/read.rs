@@ -1,17 +1,20 @@
-use std::collections::VecDeque;
+use std::collections::{HashMap, VecDeque};
 use std::io::{self, Read};
 use std::time::Duration;
 
 use aws_sdk_s3::operation::get_object::GetObjectOutput;
+use aws_sdk_s3::operation::head_object::HeadObjectOutput;
 use aws_sdk_s3::primitives::ByteStream;
 use lifeboat_engine::step::StepError;
 
-use super::bucket::Bucket;
+use super::bucket::{Bucket, reading};
 use super::fault::{Doing, Fault};
+use super::listing::moment;
 use super::runtime::{Pending, pause, start, wait};
 use crate::store::backend::Metadata;
 use crate::store::failure;
 use crate::store::key::Key;
+use crate::store::named::{Facts, Pin, SHA256};
 
 /// What one request fetches.
 const PART: u64 = 8 << 20;
@@ -26,6 +29,7 @@ const TRIES: u32 = 6;
 #[derive(Debug)]
 pub(in crate::store) struct ObjectStream {
     object: Object,
+    facts: Facts,
     /// Where the next part begins that is not asked for yet.
     next: u64,
     parts: VecDeque<Pending<Result<Vec<u8>, Fault>>>,
@@ -40,16 +44,14 @@ pub(in crate::store) struct ObjectStream {
 struct Object {
     bucket: Bucket,
     key: String,
-    version: Option<String>,
-    etag: Option<String>,
-    /// Then the tag is not the MD5 of the content.
-    encrypted: bool,
+    pin: Pin,
     size: u64,
 }
 
 impl Bucket {
     pub(in crate::store) fn metadata(&self, key: &Key) -> Result<Option<Metadata>, StepError> {
         let request = self.client().head_object().bucket(self.name()).key(self.full(key));
+        let request = request.customize().config_override(reading());
         match wait(async move { request.send().await.map_err(|error| Fault::of(&error)) })? {
             Ok(head) => {
                 let modified = head.last_modified().and_then(|at| at.to_millis().ok());
@@ -65,7 +67,7 @@ impl Bucket {
     }
 
     pub(in crate::store) fn find(&self, key: &Key) -> Result<Option<ObjectStream>, StepError> {
-        self.find_full(self.full(key), None)
+        self.find_at(self.full(key), 0, &Pin::default())
     }
 
     pub(in crate::store) fn find_beside(
@@ -87,20 +89,89 @@ impl Bucket {
         }
     }
 
-    /// Opens one version of an object by its name in the bucket, or the current one.
-    pub(in crate::store) fn find_full(
+    /// Opens an object by its name in the bucket, from a position: the content that the pin names, or the current one.
+    pub(in crate::store) fn find_at(
         &self,
         key: String,
-        version: Option<String>,
+        from: u64,
+        pin: &Pin,
     ) -> Result<Option<ObjectStream>, StepError> {
-        let object = Object { bucket: self.clone(), key, version, etag: None, encrypted: false, size: 0 };
+        let object = Object { bucket: self.clone(), key, pin: pin.clone(), size: 0 };
         let opening = object.clone();
-        match wait(async move { opening.open().await })? {
-            Ok((object, body)) => ObjectStream::begin(object, body).map(Some),
+        match wait(async move { opening.open(from).await })? {
+            Ok(opened) => ObjectStream::begin(opened, from).map(Some),
             Err(fault) if fault.is_absent() => Ok(None),
             Err(fault) => Err(object.explain(&fault)),
         }
     }
+
+    /// Returns what the server says of an object without its content.
+    pub(in crate::store) fn facts(&self, name: &str, pin: &Pin) -> Result<Option<Facts>, StepError> {
+        let request = self.client().head_object().bucket(self.name()).key(format!("{}{name}", self.prefix()));
+        let request = request.set_version_id(pin.version.clone()).set_if_match(pin.etag.clone());
+        match wait(async move { request.send().await.map_err(|error| Fault::of(&error)) })? {
+            Ok(head) => Ok(Some(facts_of_head(&head))),
+            // An answer without a body does not tell a missing object from a missing bucket.
+            Err(fault) if fault.status == Some(404) => self.check_reachable().map(|()| None),
+            Err(fault) => {
+                Err(self.explain(Doing::Reading, format_args!("`{}`", name.escape_debug()), &fault))
+            }
+        }
+    }
+}
+
+/// An object that answered, and what came with the answer.
+struct Opened {
+    object: Object,
+    facts: Facts,
+    /// The content of a small object, read to its end.
+    whole: Option<Vec<u8>>,
+    /// The beginning of a large one, which is still coming.
+    body: Option<ByteStream>,
+}
+
+fn facts_of_head(head: &HeadObjectOutput) -> Facts {
+    let sse = head.server_side_encryption().map(AsRef::as_ref);
+    let encrypted = head.sse_customer_algorithm().is_some() || sse.is_some_and(|sse| sse != "AES256");
+    Facts {
+        size: head.content_length().unwrap_or_default().unsigned_abs(),
+        modified: head.last_modified().and_then(moment),
+        pin: Pin {
+            version: head.version_id().map(ToOwned::to_owned),
+            etag: head.e_tag().map(ToOwned::to_owned),
+        },
+        sha256: head.metadata().and_then(known_sha256),
+        md5: head.e_tag().filter(|_| !encrypted).and_then(md5_in),
+    }
+}
+
+fn facts_of(answer: &GetObjectOutput, size: u64) -> Facts {
+    let sse = answer.server_side_encryption().map(AsRef::as_ref);
+    let encrypted = answer.sse_customer_algorithm().is_some() || sse.is_some_and(|sse| sse != "AES256");
+    Facts {
+        size,
+        modified: answer.last_modified().and_then(moment),
+        pin: Pin {
+            version: answer.version_id().map(ToOwned::to_owned),
+            etag: answer.e_tag().map(ToOwned::to_owned),
+        },
+        sha256: answer.metadata().and_then(known_sha256),
+        md5: answer.e_tag().filter(|_| !encrypted).and_then(md5_in),
+    }
+}
+
+/// Returns the checksum that an object carries, if it is one.
+fn known_sha256(metadata: &HashMap<String, String>) -> Option<String> {
+    let known = metadata.get(SHA256)?;
+    (known.len() == 64 && known.bytes().all(|byte| byte.is_ascii_hexdigit())).then(|| known.to_lowercase())
+}
+
+/// Returns the MD5 of the content where the tag of the object is that: it was sent whole, and is not encrypted with a key
+/// of its own.
+pub(crate) fn md5_in(etag: &str) -> Option<String> {
+    let tag = etag.trim_matches('"');
+    let is_md5 = tag.len() == 32 && tag.bytes().all(|byte| byte.is_ascii_hexdigit());
+    is_md5.then(|| tag.to_ascii_lowercase())
 }
 
 impl Object {
@@ -110,31 +181,62 @@ impl Object {
     }
 
     /// Asks for the first part, and learns from the answer what the object is.
-    async fn open(mut self) -> Result<(Self, Option<ByteStream>), Fault> {
-        match self.get(0, PART).await {
-            Ok(answer) => {
-                self.size = total(&answer).ok_or_else(|| Fault::odd("the answer has no size"))?;
-                self.etag = answer.e_tag.clone();
-                let sse = answer.server_side_encryption.as_ref().map(|sse| sse.as_str());
-                self.encrypted =
-                    answer.sse_customer_algorithm.is_some() || sse.is_some_and(|sse| sse != "AES256");
-                self.version = self.version.or_else(|| answer.version_id.clone());
-                Ok((self, Some(answer.body)))
-            }
-            // There is no first byte of an empty object.
-            Err(fault) if fault.status == Some(416) => Ok((self, None)),
-            Err(fault) => Err(fault),
+    async fn open(mut self, from: u64) -> Result<Opened, Fault> {
+        let answer = match self.get(from, from + PART).await {
+            // There is no first byte of an empty object, and none after the last.
+            Err(fault) if fault.status == Some(416) => return self.at_end(from).await,
+            other => other?,
+        };
+        self.size = total(&answer).ok_or_else(|| Fault::odd("the answer has no size"))?;
+        let facts = facts_of(&answer, self.size);
+        self.pin.etag = self.pin.etag.or_else(|| facts.pin.etag.clone());
+        self.pin.version = self.pin.version.or_else(|| facts.pin.version.clone());
+        if self.size.saturating_sub(from) > PART {
+            return Ok(Opened { object: self, facts, whole: None, body: Some(answer.body) });
         }
+        let whole = self.clone().fetch((from, self.size), Some(answer.body)).await?;
+        Ok(Opened { object: self, facts, whole: Some(whole), body: None })
     }
 
+    /// Nothing is left to read: finds out whether the object is of that size.
+    async fn at_end(mut self, from: u64) -> Result<Opened, Fault> {
+        let request = self.bucket.client().head_object().bucket(self.bucket.name()).key(&self.key);
+        let request = request.set_version_id(self.pin.version.clone()).set_if_match(self.pin.etag.clone());
+        let facts = facts_of_head(&request.send().await.map_err(|error| Fault::of(&error))?);
+        if facts.size != from {
+            return Err(Fault::odd(format_args!(
+                "the server has nothing from byte {from} of an object of {}",
+                facts.size
+            )));
+        }
+        self.size = facts.size;
+        Ok(Opened { object: self, facts, whole: Some(Vec::new()), body: None })
+    }
+
+    /// Asks for bytes of the content that is pinned, and refuses others: a server or a proxy may know no ranges.
     async fn get(&self, from: u64, to: u64) -> Result<GetObjectOutput, Fault> {
         let request = self.bucket.client().get_object().bucket(self.bucket.name()).key(&self.key);
         let request = request.range(format!("bytes={from}-{}", to.saturating_sub(1)));
-        let request = request.set_version_id(self.version.clone()).set_if_match(self.etag.clone());
-        request.send().await.map_err(|error| match Fault::of(&error) {
+        let request = request.set_version_id(self.pin.version.clone()).set_if_match(self.pin.etag.clone());
+        let request = request.customize().config_override(reading());
+        let answer = request.send().await.map_err(|error| match Fault::of(&error) {
             fault if fault.is_taken() => Fault::odd("it was replaced while it was read"),
             fault => fault,
-        })
+        })?;
+        let begins = answer.content_range().map_or(Some(0), first_of);
+        if begins != Some(from) {
+            return Err(Fault::odd(format_args!(
+                "asked for the bytes from {from}, the server answers with those from {}",
+                begins.map_or_else(|| "nowhere".to_owned(), |begins| begins.to_string())
+            )));
+        }
+        let is_other = |mine: Option<&str>, its: Option<&str>| mine.is_some() && its.is_some() && mine != its;
+        if is_other(self.pin.etag.as_deref(), answer.e_tag())
+            || (self.size > 0 && total(&answer) != Some(self.size))
+        {
+            return Err(Fault::odd("it was replaced while it was read"));
+        }
+        Ok(answer)
     }
 
     /// Fetches a part, going on where a stream broke.
@@ -145,6 +247,7 @@ impl Object {
             let before = bytes.len();
             let outcome = match body.take() {
                 Some(body) => collect(body, &mut bytes, length).await,
+                None if length == 0 => Ok(()),
                 None => collect(self.get(from + before as u64, to).await?.body, &mut bytes, length).await,
             };
             if bytes.len() == length {
@@ -186,28 +289,29 @@ fn total(answer: &GetObjectOutput) -> Option<u64> {
     }
 }
 
+/// Returns where a range begins: what stands before the `-` of `bytes 0-99/1234`.
+fn first_of(range: &str) -> Option<u64> {
+    range.trim_start_matches("bytes").trim_start().split_once('-')?.0.parse().ok()
+}
+
 impl ObjectStream {
-    fn begin(object: Object, body: Option<ByteStream>) -> Result<Self, StepError> {
-        let next = object.size.min(PART);
-        let mut stream =
-            Self { object, next: 0, parts: VecDeque::new(), current: Vec::new(), read: 0, failed: None };
-        if next > 0 {
-            stream.parts.push_back(start(stream.object.clone().fetch((0, next), body))?);
+    fn begin(opened: Opened, from: u64) -> Result<Self, StepError> {
+        let Opened { object, facts, whole, body } = opened;
+        let (mut parts, mut next) = (VecDeque::new(), object.size);
+        if body.is_some() {
+            next = object.size.min(from + PART);
+            parts.push_back(start(object.clone().fetch((from, next), body))?);
         }
-        stream.next = next;
-        Ok(stream)
+        let current = whole.unwrap_or_default();
+        Ok(Self { object, facts, next, parts, current, read: 0, failed: None })
     }
 
     pub(in crate::store) fn size(&self) -> u64 {
         self.object.size
     }
 
-    /// Returns the MD5 of the content where the tag of the object is that: it was sent whole, and is not encrypted with
-    /// a key of its own.
-    pub(in crate::store) fn md5(&self) -> Option<String> {
-        let tag = self.object.etag.as_deref()?.trim_matches('"');
-        let is_md5 = tag.len() == 32 && tag.bytes().all(|byte| byte.is_ascii_hexdigit());
-        (is_md5 && !self.object.encrypted).then(|| tag.to_ascii_lowercase())
+    pub(in crate::store) fn facts(&self) -> Facts {
+        self.facts.clone()
     }
 
     /// Gets the next part and asks for more. Returns false at the end.

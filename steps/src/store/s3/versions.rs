@@ -16,7 +16,8 @@ use super::bucket::Bucket;
 use super::fault::{Doing, Fault};
 use super::listing::moment;
 use super::runtime::wait;
-use crate::store::versions::{Entry, Stored, Versioning};
+use crate::store::policy::Versioning;
+use crate::store::versions::{Entry, Stored};
 
 impl Bucket {
     pub(in crate::store) fn versioning(&self) -> Result<Versioning, StepError> {

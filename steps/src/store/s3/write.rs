@@ -1,4 +1,4 @@
-use std::collections::VecDeque;
+use std::collections::{HashMap, VecDeque};
 use std::io::{self, Write};
 
 use aws_sdk_s3::primitives::ByteStream;
@@ -15,6 +15,7 @@ use super::runtime::{Pending, pause, start, wait};
 use crate::store::backend::{Put, taken};
 use crate::store::failure;
 use crate::store::key::Key;
+use crate::store::named::{Existing, SHA256};
 use crate::store::transfer::{Meter, digest_of};
 
 /// Up to here one request does it.
@@ -26,15 +27,6 @@ const GROW_EVERY: i32 = 2000;
 const MOST_PARTS: i32 = 10_000;
 /// How often a write is tried anew that the server calls in conflict with another one.
 const CONFLICT_TRIES: u32 = 5;
-
-/// What is done where something has the name.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum Existing {
-    /// It stays; the same content is success.
-    Keep,
-    /// It is replaced: the name is known to be ours.
-    Replace,
-}
 
 /// An object on its way. Dropped before it is committed, what was sent is thrown away.
 #[derive(Debug)]
@@ -62,12 +54,22 @@ impl Bucket {
         self.upload(key, Existing::Keep, Attributes::default())
     }
 
+    /// Begins an object with metadata of its own.
+    pub(in crate::store) fn upload_with(
+        &self,
+        key: &Key,
+        existing: Existing,
+        metadata: HashMap<String, String>,
+    ) -> Upload {
+        self.upload(key, existing, Attributes::with(metadata))
+    }
+
     pub(super) fn upload(&self, key: &Key, existing: Existing, attributes: Attributes) -> Upload {
         Upload {
             bucket: self.clone(),
             key: key.clone(),
             existing,
-            attributes,
+            attributes: attributes.encrypted_for(self),
             buffer: Vec::new(),
             digest: Sha256::new(),
             size: 0,
@@ -94,7 +96,7 @@ impl Upload {
         };
         match result {
             Ok(()) => Ok(Put::Written),
-            Err(fault) if fault.is_taken() => {
+            Err(fault) if fault.is_taken() && self.existing == Existing::Keep => {
                 self.abort();
                 self.compare()
             }
@@ -105,6 +107,11 @@ impl Upload {
     fn put_whole(&mut self) -> Result<Result<(), Fault>, StepError> {
         let (bucket, key) = (self.bucket.clone(), self.bucket.full(&self.key));
         let content = Bytes::from(std::mem::take(&mut self.buffer));
+        if let Err(fault) = self.check_announced() {
+            return Ok(Err(fault));
+        }
+        // All of it is known before it is sent, so that it can say what it is.
+        self.attributes.metadata.insert(SHA256.to_owned(), hex(&self.digest.clone().finalize()));
         let (attributes, mut only_new) = (self.attributes.clone(), self.existing == Existing::Keep);
         wait(async move {
             for number in 0.. {
@@ -128,6 +135,9 @@ impl Upload {
             self.send_part()?;
         }
         self.settle(0)?;
+        if let Err(fault) = self.check_announced() {
+            return Ok(Err(fault));
+        }
         let Some(parts) = &self.parts else { return Ok(Ok(())) };
         let (bucket, key) = (self.bucket.clone(), self.bucket.full(&self.key));
         let (id, sent) = (parts.id.clone(), parts.sent.clone());
@@ -149,6 +159,15 @@ impl Upload {
             self.parts = None;
         }
         Ok(outcome)
+    }
+
+    /// Compares with the checksum that was announced before the content was read.
+    fn check_announced(&self) -> Result<(), Fault> {
+        let announced = self.attributes.metadata.get(SHA256);
+        match announced.is_none_or(|announced| *announced == hex(&self.digest.clone().finalize())) {
+            true => Ok(()),
+            false => Err(Fault::broken("its source changed while it was read")),
+        }
     }
 
     /// Sends what is in the buffer as the next part, and waits if too many are on their way.

@@ -9,21 +9,21 @@ use serde::Deserialize;
 /// How many are kept, of which period the newest each.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Deserialize)]
 #[serde(default)]
-pub(super) struct Keep {
+pub(crate) struct Keep {
     /// The newest ones, whenever they were taken.
-    pub(super) last: usize,
-    pub(super) daily: usize,
-    pub(super) weekly: usize,
-    pub(super) monthly: usize,
+    pub(crate) last: usize,
+    pub(crate) daily: usize,
+    pub(crate) weekly: usize,
+    pub(crate) monthly: usize,
     /// Of those kept, at least so many must be whole.
-    pub(super) min_verified: usize,
+    pub(crate) min_verified: usize,
 }
 
 /// Returns which of these backups are kept: their positions in the list, which is newest first.
 ///
 /// Days, weeks and months without a backup do not count, so that nothing is dropped because nothing was taken. Days are
 /// those of UTC.
-pub(super) fn kept(finished: &[Timestamp], keep: Keep) -> BTreeSet<usize> {
+pub(crate) fn kept(finished: &[Timestamp], keep: Keep) -> BTreeSet<usize> {
     let mut kept: BTreeSet<usize> = (0..finished.len().min(keep.last)).collect();
     let date = |at: &Timestamp| at.to_zoned(TimeZone::UTC).date();
     let week = |at: &Timestamp| {

@@ -1,0 +1,252 @@
+//! Brings objects into files below a directory of its own, each compared with what the store says of it.
+
+use std::fs::File;
+use std::io::{self, Read, Seek, SeekFrom, Write};
+use std::os::fd::OwnedFd;
+use std::path::PathBuf;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::time::SystemTime;
+
+use jiff::Timestamp;
+use lifeboat_engine::plan::hex;
+use lifeboat_engine::step::StepError;
+use md5::Md5;
+use rustix::fs::{Gid, Mode, OFlags, Uid};
+use sha2::{Digest as _, Sha256};
+
+use super::notes::{Note, Notes};
+use crate::store::named::{Facts, Pin};
+use crate::store::parallel::each;
+use crate::store::{Meter, ObjectReader, Store, beneath, codes};
+
+/// Small objects are fetched so many at once, …
+const SMALL_AT_ONCE: usize = 12;
+/// … large ones one after the other, in parts at once: all together take some 130 MiB of memory.
+const LARGE: u64 = 8 << 20;
+/// After so many bytes of a large object a part is noted, from which a later attempt goes on.
+const NOTED: u64 = 16 << 20;
+const BUFFER: usize = 256 * 1024;
+
+/// One object that is wanted.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(super) struct Wanted {
+    /// What the store calls it.
+    pub(super) object: String,
+    /// A safe path: [`super::names`] has looked at it. One that ends with `/` stands for a directory.
+    pub(super) name: String,
+    pub(super) size: u64,
+    pub(super) modified: Option<Timestamp>,
+    pub(super) pin: Pin,
+}
+
+/// How many objects were compared with what.
+#[derive(Debug, Default)]
+pub(super) struct Proven {
+    sha256: AtomicU64,
+    md5: AtomicU64,
+    size: AtomicU64,
+}
+
+impl Proven {
+    /// Returns the numbers: by SHA-256, by MD5, and by nothing but the size.
+    pub(super) fn counts(&self) -> [u64; 3] {
+        [&self.sha256, &self.md5, &self.size].map(|count| count.load(Ordering::Relaxed))
+    }
+}
+
+/// The fetching of many objects.
+#[derive(Debug)]
+pub(super) struct Fetcher {
+    pub(super) store: Store,
+    /// It must be there; nothing is written outside of it, whatever links somebody puts into it.
+    pub(super) root: PathBuf,
+    pub(super) owner: Option<(u32, u32)>,
+    pub(super) notes: Notes,
+    pub(super) meter: Meter,
+    pub(super) proven: Proven,
+}
+
+impl Fetcher {
+    /// Fetches all of them; what is there already and intact is not fetched again.
+    pub(super) fn all(&self, wanted: &[Wanted]) -> Result<(), StepError> {
+        let (large, small): (Vec<_>, Vec<_>) = wanted.iter().partition(|object| object.size > LARGE);
+        std::thread::scope(|scope| {
+            let small = scope.spawn(|| each(&small, SMALL_AT_ONCE, |object| self.one(object)));
+            let large = large.iter().try_for_each(|object| self.one(object));
+            let small = small.join().unwrap_or_else(|panic| std::panic::resume_unwind(panic));
+            large.and(small)
+        })
+    }
+
+    /// Fetches one into its file.
+    pub(super) fn one(&self, wanted: &Wanted) -> Result<(), StepError> {
+        let unwritten = |error: io::Error| self.unwritten(&wanted.name, &error);
+        let root = beneath::open_root(&self.root).map_err(unwritten)?;
+        if let Some(dir) = wanted.name.strip_suffix('/') {
+            return beneath::make_dir(root, &dir.split('/').collect::<Vec<_>>()).map(drop).map_err(unwritten);
+        }
+        let mut parts: Vec<_> = wanted.name.split('/').collect();
+        let file_name = parts.pop().unwrap_or_default();
+        let dir = beneath::make_dir(root, &parts).map_err(unwritten)?;
+        let mut file = open(&dir, file_name).map_err(unwritten)?;
+        let begun = self.notes.intact(&wanted.name, &wanted.pin.id(), &mut file).map_err(unwritten)?;
+        file.set_len(begun).and_then(|()| file.seek(SeekFrom::Start(begun))).map_err(unwritten)?;
+        self.meter.advance(begun)?;
+        if begun < wanted.size || wanted.size == 0 {
+            self.fetch(wanted, begun, &mut file)?;
+        }
+        if let Some((uid, gid)) = self.owner {
+            let (uid, gid) = (Some(Uid::from_raw(uid)), Some(Gid::from_raw(gid)));
+            rustix::fs::fchown(&file, uid, gid).map_err(|error| unwritten(error.into()))?;
+        }
+        match wanted.modified {
+            Some(modified) => file.set_modified(SystemTime::from(modified)).map_err(unwritten),
+            None => Ok(()),
+        }
+    }
+
+    /// Writes what is missing of an object, and compares all of it with what the store says.
+    fn fetch(&self, wanted: &Wanted, begun: u64, file: &mut File) -> Result<(), StepError> {
+        let found = self.store.open_at(&wanted.object, begun, &wanted.pin)?;
+        let (facts, mut object) = found.ok_or_else(|| {
+            let message = format!("{} is no longer there", self.store.address_of(&wanted.object));
+            StepError::transient(codes::LB1104, message)
+                .help("find out what removes objects: a lifecycle rule, or somebody who may delete them")
+        })?;
+        if facts.size != wanted.size {
+            return Err(unlike(
+                wanted,
+                &format!("it has {} bytes, and the list says {}", facts.size, wanted.size),
+            ));
+        }
+        let mut whole = Whole::of(&facts);
+        if begun > 0 {
+            whole.read(file, begun).map_err(|error| self.unwritten(&wanted.name, &error))?;
+        }
+        self.copy(wanted, (begun, &mut object), (file, &mut whole))?;
+        whole.compare(wanted, &self.proven)
+    }
+
+    /// Copies to the end and notes each part.
+    fn copy(
+        &self,
+        wanted: &Wanted,
+        (begun, object): (u64, &mut ObjectReader),
+        (file, whole): (&mut File, &mut Whole),
+    ) -> Result<(), StepError> {
+        let most = usize::try_from(wanted.size).unwrap_or(BUFFER).clamp(1, BUFFER);
+        let (mut buffer, mut from, mut at, mut part) = (vec![0; most], begun, begun, Sha256::new());
+        loop {
+            let count = match object.read(&mut buffer) {
+                Ok(count) => count,
+                Err(error) if error.kind() == io::ErrorKind::Interrupted => continue,
+                Err(error) => return Err(self.unread(&wanted.object, &error)),
+            };
+            if count > 0 {
+                file.write_all(&buffer[..count]).map_err(|error| self.unwritten(&wanted.name, &error))?;
+                part.update(&buffer[..count]);
+                whole.update(&buffer[..count]);
+                at += count as u64;
+            }
+            if at - from >= NOTED || (count == 0 && at > from) {
+                let sha256 = hex(&std::mem::take(&mut part).finalize());
+                let note = Note { name: wanted.name.clone(), pin: wanted.pin.id(), from, to: at, sha256 };
+                self.notes.add(&note).map_err(|error| failed("written", self.notes.path(), &error))?;
+                from = at;
+            }
+            self.meter.advance(count as u64)?;
+            if count == 0 {
+                break;
+            }
+        }
+        if at == wanted.size { Ok(()) } else { Err(unlike(wanted, &format!("{at} bytes arrived"))) }
+    }
+
+    fn unwritten(&self, name: &str, error: &io::Error) -> StepError {
+        failed("written", &self.root.join(name), error)
+    }
+
+    fn unread(&self, name: &str, error: &io::Error) -> StepError {
+        crate::store::of_store(error).cloned().unwrap_or_else(|| {
+            StepError::transient(
+                codes::LB1103,
+                format!("{} cannot be read: {error}", self.store.address_of(name)),
+            )
+            .help("see whether the store answers; then run the step again")
+        })
+    }
+}
+
+/// The checksum of a whole object, where the store knows one.
+enum Whole {
+    Sha256(Sha256, String),
+    Md5(Md5, String),
+    Size,
+}
+
+impl Whole {
+    fn of(facts: &Facts) -> Self {
+        match (&facts.sha256, &facts.md5) {
+            (Some(known), _) => Self::Sha256(Sha256::new(), known.clone()),
+            (None, Some(known)) => Self::Md5(Md5::new(), known.clone()),
+            (None, None) => Self::Size,
+        }
+    }
+
+    fn update(&mut self, bytes: &[u8]) {
+        match self {
+            Self::Sha256(state, _) => state.update(bytes),
+            Self::Md5(state, _) => state.update(bytes),
+            Self::Size => {}
+        }
+    }
+
+    /// Takes in what an earlier attempt wrote, and leaves the file at its end.
+    fn read(&mut self, file: &mut File, begun: u64) -> io::Result<()> {
+        file.seek(SeekFrom::Start(0))?;
+        let mut buffer = vec![0; BUFFER];
+        loop {
+            match file.read(&mut buffer)? {
+                0 => break,
+                count => self.update(&buffer[..count]),
+            }
+        }
+        file.seek(SeekFrom::Start(begun)).map(drop)
+    }
+
+    fn compare(self, wanted: &Wanted, proven: &Proven) -> Result<(), StepError> {
+        let (what, found, known, count) = match self {
+            Self::Sha256(state, known) => ("SHA-256", hex(&state.finalize()), known, &proven.sha256),
+            Self::Md5(state, known) => ("MD5", hex(&state.finalize()), known, &proven.md5),
+            Self::Size => {
+                proven.size.fetch_add(1, Ordering::Relaxed);
+                return Ok(());
+            }
+        };
+        if found != known {
+            return Err(unlike(wanted, &format!("it has the {what} {found}, and the store says {known}")));
+        }
+        count.fetch_add(1, Ordering::Relaxed);
+        Ok(())
+    }
+}
+
+fn open(dir: &OwnedFd, name: &str) -> io::Result<File> {
+    let flags = OFlags::CREATE | OFlags::RDWR | OFlags::NOFOLLOW | OFlags::CLOEXEC | OFlags::NONBLOCK;
+    let file = File::from(rustix::fs::openat(dir, name, flags, Mode::from_raw_mode(0o644))?);
+    match file.metadata()?.is_file() {
+        true => Ok(file),
+        false => Err(io::Error::new(io::ErrorKind::InvalidInput, "it is not a regular file")),
+    }
+}
+
+fn unlike(wanted: &Wanted, problem: &str) -> StepError {
+    StepError::transient(codes::LB1122, format!("`{}` is not what it should be: {problem}", wanted.name.escape_debug()))
+        .help("run the step again; if it repeats, the object is damaged or is being replaced: choose another moment")
+}
+
+/// Reports what a directory of ours refuses; the target was not touched yet.
+pub(super) fn failed(what: &str, path: &std::path::Path, error: &io::Error) -> StepError {
+    StepError::transient(codes::LB1111, format!("{} cannot be {what}: {error}", path.display()))
+        .help("check the permissions and the space of the directory; the target was not touched")
+}

@@ -1,0 +1,198 @@
+//! What becomes of transfers on a bad way to a bucket: the right bytes or a clear error, never a wrong file.
+
+pub mod support;
+
+use std::path::PathBuf;
+use std::time::Duration;
+
+use lifeboat_engine::model::event::Done;
+use lifeboat_engine::model::outcome::FailureKind;
+use lifeboat_engine::resource::System;
+use lifeboat_engine::secret::SecretRef;
+use lifeboat_engine::step::StepError;
+use serde_json::{Value, json};
+use support::bucket::{Bucket, Versions, endpoint, noise};
+use support::proxy::{Fault, Proxy};
+use support::rig::Rig;
+
+/// A bucket behind a proxy, and a step that uses it.
+struct Way {
+    bucket: Bucket,
+    proxy: Proxy,
+    rig: Rig,
+}
+
+impl Way {
+    fn make() -> Self {
+        let (bucket, proxy) = (Bucket::make(Versions::None), Proxy::before(endpoint()));
+        let (id, secret) = (SecretRef::Env("S3_ID".into()), SecretRef::Env("S3_SECRET".into()));
+        let rig = Rig::drill().secret(id.clone(), "testing").secret(secret.clone(), "testing");
+        let mut store = bucket.resource_at("up", &proxy.endpoint);
+        (store.access_key, store.secret_key) = (Some(id), Some(secret));
+        Self { bucket, proxy, rig: rig.resource("bucket", System::Store(store)) }
+    }
+
+    fn target(&self) -> PathBuf {
+        self.rig.dir().join("target")
+    }
+
+    async fn get(&self, step: &str, key: &str) -> Result<Done, StepError> {
+        let with = json!({ "store": "bucket", "key": key, "to": self.target(), "existing": "replace" });
+        self.rig.run_as(step, "store.get", with).await
+    }
+
+    fn with_range(&self, text: &str) -> usize {
+        self.proxy.seen().iter().filter(|head| head.to_lowercase().contains(text)).count()
+    }
+}
+
+#[tokio::test]
+async fn what_passes_ends_in_the_right_bytes() {
+    let way = Way::make();
+    let content = noise((20 << 20) + 5);
+    way.bucket.put("up/large", content.clone());
+    let drip = Fault::Drip(256 << 10, Duration::from_millis(2));
+    let faults = [
+        (4, Fault::Cut(3 << 20)),
+        (3, Fault::Cut(0)),
+        (3, Fault::ResetAfterHead),
+        (4, Fault::Status(503, "SlowDown")),
+        (2, Fault::Status(500, "InternalError")),
+        (2, Fault::Longer),
+        (9, drip),
+    ];
+    for (number, (count, fault)) in faults.into_iter().enumerate() {
+        way.proxy.heal();
+        way.proxy.times(count, "GET /lb-", fault.clone());
+        let before = way.proxy.hit().len();
+        let done = way.get(&format!("get{number}"), "large").await;
+        let done = done.unwrap_or_else(|error| panic!("{fault:?}: {error}"));
+        assert!(std::fs::read(way.target()).unwrap() == content, "{fault:?}");
+        assert_eq!(done.outputs["proven"], json!("md5"), "{fault:?}");
+        assert!(way.proxy.hit().len() > before, "{fault:?} happened");
+        std::fs::remove_file(way.target()).unwrap();
+    }
+}
+
+#[tokio::test]
+async fn what_does_not_pass_is_a_clear_error_and_no_file() {
+    let way = Way::make();
+    way.bucket.put("up/large", noise(9 << 20));
+    std::fs::write(way.target(), "of before").unwrap();
+    for (fault, code, kind, help) in [
+        (Fault::Status(403, "RequestTimeTooSkewed"), "LB1113", FailureKind::Permanent, "timedatectl"),
+        (Fault::Status(403, "AccessDenied"), "LB1113", FailureKind::Permanent, "s3:GetObject"),
+        (Fault::NoRange, "LB1103", FailureKind::Permanent, "aws s3 ls"),
+        (Fault::Status(503, "SlowDown"), "LB1103", FailureKind::Transient, "run it again"),
+    ] {
+        way.proxy.heal();
+        way.proxy.on("x-id=GetObject", fault.clone());
+        let error = way.get("get", "large").await.expect_err("is no success");
+        assert_eq!((error.code.id, error.kind), (code, kind), "{fault:?}: {error}");
+        assert!(error.message.contains("`large`"), "{}", error.message);
+        assert!(error.help.clone().unwrap().contains(help), "{:?}", error.help);
+        assert_eq!(std::fs::read_to_string(way.target()).unwrap(), "of before", "{fault:?}");
+    }
+}
+
+#[tokio::test]
+async fn a_later_attempt_goes_on_after_the_last_part_that_is_intact() {
+    let way = Way::make();
+    let content = noise((40 << 20) + 1);
+    way.bucket.put("up/large", content.clone());
+    way.proxy.on("bytes=33554432-", Fault::Status(404, "NoSuchKey"));
+    assert!(way.get("get", "large").await.is_err());
+    assert!(!way.target().exists());
+    way.proxy.heal();
+    let before = way.with_range("range: bytes=0-");
+    way.get("get", "large").await.unwrap();
+    assert!(std::fs::read(way.target()).unwrap() == content);
+    assert_eq!(way.with_range("range: bytes=0-"), before, "what had arrived is not fetched again");
+
+    // Other content since then: what had arrived is of no use, and is not mixed with it.
+    way.rig.reported().recorded.clear();
+    std::fs::remove_file(way.target()).unwrap();
+    way.proxy.on("bytes=33554432-", Fault::Status(404, "NoSuchKey"));
+    assert!(way.get("other", "large").await.is_err());
+    way.proxy.heal();
+    let mut other = content;
+    other[5] ^= 1;
+    way.bucket.put("up/large", other.clone());
+    way.get("other", "large").await.unwrap();
+    assert!(std::fs::read(way.target()).unwrap() == other);
+}
+
+#[tokio::test]
+async fn many_small_objects_come_and_go_through_bursts_of_refusals() {
+    let way = Way::make();
+    let source = way.rig.dir().join("source");
+    std::fs::create_dir(&source).unwrap();
+    for number in 0..60 {
+        std::fs::write(source.join(format!("{number}")), format!("content {number}")).unwrap();
+    }
+    way.proxy.times(20, "PUT /lb-", Fault::Status(503, "SlowDown"));
+    // Whether these were carried out nobody knows; they are sent again.
+    way.proxy.times(3, "PUT /lb-", Fault::ResetAfterHead);
+    let up = json!({ "from_dir": source, "to": "bucket" });
+    way.rig.run("store.sync", up).await.unwrap();
+    assert_eq!(way.bucket.keys().len(), 60);
+    way.proxy.times(20, "x-id=GetObject", Fault::Status(503, "SlowDown"));
+    way.proxy.times(5, "x-id=GetObject", Fault::Cut(4));
+    let down = json!({ "from": "bucket", "to_dir": way.target() });
+    let done = way.rig.run_as("down", "store.sync", down).await.unwrap();
+    assert_eq!(done.outputs["copied"], Value::from(60));
+    for number in 0..60 {
+        let content = std::fs::read_to_string(way.target().join(number.to_string())).unwrap();
+        assert_eq!(content, format!("content {number}"));
+    }
+}
+
+#[tokio::test]
+async fn an_interrupted_sync_leaves_the_directory_as_it_was_and_goes_on() {
+    let way = Way::make();
+    for number in 0..10 {
+        way.bucket.put(&format!("up/{number}"), format!("content {number}"));
+    }
+    std::fs::create_dir(way.target()).unwrap();
+    std::fs::write(way.target().join("3"), "old").unwrap();
+    way.proxy.on("/up/7?", Fault::Status(403, "AccessDenied"));
+    let with = json!({ "from": "bucket", "to_dir": way.target() });
+    assert_eq!(way.rig.run("store.sync", with.clone()).await.unwrap_err().code.id, "LB1113");
+    let names = || -> Vec<String> {
+        let entries = std::fs::read_dir(way.target()).unwrap().flatten();
+        entries
+            .map(|entry| entry.file_name().to_string_lossy().into_owned())
+            .filter(|name| !name.starts_with('.'))
+            .collect()
+    };
+    assert_eq!(names(), ["3"], "nothing has its name before all of it is there");
+    assert_eq!(std::fs::read_to_string(way.target().join("3")).unwrap(), "old");
+    way.proxy.heal();
+    way.rig.run("store.sync", with).await.unwrap();
+    assert_eq!(names().len(), 10);
+    let left = std::fs::read_dir(way.target()).unwrap().flatten().count();
+    assert_eq!(left, 10, "nothing of the transfer is left");
+    let made = way.rig.made_at();
+    assert!(made.is_empty(), "{made:?}");
+}
+
+#[tokio::test]
+async fn a_large_file_is_sent_through_resets_and_is_whole() {
+    let way = Way::make();
+    let file = way.rig.dir().join("file");
+    let content = noise((33 << 20) + 3);
+    std::fs::write(&file, &content).unwrap();
+    way.proxy.times(2, "partNumber=", Fault::Status(503, "SlowDown"));
+    way.proxy.times(1, "partNumber=", Fault::ResetAfterHead);
+    way.proxy.times(1, "POST /lb-", Fault::Status(500, "InternalError"));
+    let with = json!({ "file": file, "store": "bucket", "key": "large" });
+    way.rig.run("store.put", with).await.unwrap();
+    assert!(way.bucket.get("up/large").unwrap() == content);
+    // One that cannot be ended leaves nothing: neither an object nor an upload.
+    way.proxy.heal();
+    way.proxy.on("partNumber=2", Fault::Status(403, "AccessDenied"));
+    let with = json!({ "file": file, "store": "bucket", "key": "other" });
+    assert_eq!(way.rig.run_as("other", "store.put", with).await.unwrap_err().code.id, "LB1113");
+    assert_eq!(way.bucket.keys(), ["up/large"]);
+    assert_eq!(way.bucket.unfinished_uploads(), 0);
+}
