@@ -282,7 +282,7 @@ host all all 127.0.0.1/32 md5
 host all all ::1/128 md5
 ";
 
-const ISOLATED: [(&str, &str); 24] = [
+const ISOLATED: [(&str, &str); 27] = [
     ("archive_mode", "off"),
     ("archive_command", ""),
     ("primary_conninfo", ""),
@@ -308,6 +308,11 @@ const ISOLATED: [(&str, &str); 24] = [
     ("checkpoint_timeout", "30min"),
     // Segments that were replayed are removed: kept for use, they would have to be written to the disk.
     ("wal_recycle", "off"),
+    // Replayed pages are written at once, by another process than the one that replays: what is left at the end must
+    // be waited for.
+    ("bgwriter_delay", "10ms"),
+    ("bgwriter_lru_maxpages", "4000"),
+    ("bgwriter_lru_multiplier", "10"),
     ("cluster_name", "lifeboat"),
 ];
 
@@ -338,9 +343,10 @@ fn socket_dirs(dir: &Path, postgres: &Postgres) -> String {
     }
 }
 
-/// A quarter of the memory that is free, between 32 MB and 2 GB.
+/// A quarter of the memory that is free, between 32 and 512 MB. More would hold back what has to be written before the
+/// cluster can be used, and saves no reading: the kernel keeps it in memory as well.
 fn shared_buffers() -> String {
-    format!("{}MB", (memory::free() >> 22).clamp(32, 2048))
+    format!("{}MB", (memory::free() >> 22).clamp(32, 512))
 }
 
 fn ident(me: &[String], roles: &[String]) -> String {

@@ -18,11 +18,13 @@
 //!
 //! A service manager that starts the cluster after a power cut knows nothing of marks. So while there is one, a line in
 //! `postgresql.auto.conf` makes any server but the isolated one, whose command line wins, refuse to start: it names a
-//! library that does not exist, and libraries are loaded before anything of the directory is touched.
+//! library that does not exist, and libraries are loaded before anything of the directory is touched. The isolated server
+//! says in its log that it cannot follow that line, when it is told to sync again; that is as it should be.
 
 use std::fs::{self, File, OpenOptions};
 use std::io;
-use std::path::Path;
+use std::os::unix::fs::MetadataExt;
+use std::path::{Path, PathBuf};
 
 use lifeboat_engine::process::boot_id;
 use lifeboat_engine::step::StepError;
@@ -56,11 +58,20 @@ impl Disk {
 
     /// Makes everything below its directory durable, on whichever file system it lies.
     ///
-    /// Each file is synced once more, as Postgres does after a crash: for links that lead to other file systems, and
-    /// because before Linux 5.8 the sync of a file system reports no errors of writing back. Quick after the first.
+    /// File by file only where one call does not do: on other file systems, and before Linux 5.8, where the sync of a
+    /// file system reports no errors of writing back. Even for files without changes each call waits for the disk.
     pub(super) fn sync_all(&self, data_dir: &Path) -> io::Result<()> {
         self.sync()?;
-        sync_tree(data_dir)
+        if !reports_errors(rustix::system::uname().release()) {
+            return sync_tree(data_dir);
+        }
+        let device = self.0.metadata()?.dev();
+        linked_places(data_dir)?.into_iter().try_for_each(|place| match fs::metadata(&place) {
+            Ok(metadata) if metadata.dev() != device => sync_tree(&place),
+            Ok(_) => Ok(()),
+            Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(()),
+            Err(error) => Err(error),
+        })
     }
 }
 
@@ -93,6 +104,8 @@ fn mark(data_dir: &Path, boot: &str, owner: Option<&OsUser>) -> io::Result<()> {
 ///
 /// If it fails, the directory is lost: an error of the disk is reported once only, so that the next sync would succeed.
 pub(super) fn end(data_dir: &Path, disk: &Disk, owner: Option<&OsUser>) -> Result<(), StepError> {
+    // An early sync may have met an error.
+    refuse_lost(data_dir)?;
     if let Err(error) = disk.sync_all(data_dir) {
         lose(data_dir);
         return Err(not_synced(data_dir, &error));
@@ -119,11 +132,33 @@ fn unguarded(data_dir: &Path) -> io::Result<Vec<u8>> {
 
 /// Says for good that something written may be lost. Emptying a file needs no room and counts at once, even if the disk
 /// takes it no more.
-fn lose(data_dir: &Path) {
+pub(super) fn lose(data_dir: &Path) {
     let emptied = OpenOptions::new().write(true).truncate(true).open(data_dir.join(MARK));
     if let Err(error) = emptied.and_then(|mark| mark.sync_all()) {
         tracing::warn!("{}", not_marked(data_dir, &error));
     }
+}
+
+/// Says whether a kernel of this release reports errors when a file system is synced.
+fn reports_errors(release: &std::ffi::CStr) -> bool {
+    let release = release.to_string_lossy();
+    let mut numbers = release.split(|c: char| !c.is_ascii_digit()).map(|number| number.parse::<u32>().ok());
+    let version = (numbers.next().flatten(), numbers.next().flatten());
+    matches!(version, (Some(major), Some(minor)) if (major, minor) >= (5, 8))
+}
+
+/// The directories of a cluster that may be links: `pg_wal` and the tablespaces.
+fn linked_places(data_dir: &Path) -> io::Result<Vec<PathBuf>> {
+    let mut places = vec![data_dir.join("pg_wal")];
+    match fs::read_dir(data_dir.join("pg_tblspc")) {
+        Err(error) if error.kind() == io::ErrorKind::NotFound => {}
+        entries => {
+            for entry in entries? {
+                places.push(entry?.path());
+            }
+        }
+    }
+    Ok(places)
 }
 
 fn sync_tree(dir: &Path) -> io::Result<()> {
@@ -299,16 +334,47 @@ mod tests {
     }
 
     #[test]
+    fn old_kernels_are_not_trusted() {
+        for (release, trusted) in [
+            (c"6.18.44-fc-v669", true),
+            (c"5.8.0", true),
+            (c"5.10.0-28-amd64", true),
+            (c"5.7.19", false),
+            (c"4.18.0-553.el8", false),
+            (c"unknown", false),
+        ] {
+            assert_eq!(reports_errors(release), trusted, "{release:?}");
+        }
+    }
+
+    #[test]
+    fn what_links_lead_to_is_found() {
+        let dir = restored();
+        let data_dir = dir.path().join("main");
+        fs::create_dir_all(data_dir.join("pg_tblspc")).expect("makes");
+        let space = dir.path().join("space/PG_15_202209061");
+        fs::create_dir_all(&space).expect("makes");
+        fs::write(space.join("16386"), "pages").expect("writes");
+        std::os::unix::fs::symlink(dir.path().join("space"), data_dir.join("pg_tblspc/16385"))
+            .expect("links");
+        let found = linked_places(&data_dir).expect("lists");
+        assert_eq!(found, [data_dir.join("pg_wal"), data_dir.join("pg_tblspc/16385")]);
+        // Each file of them, as on another file system.
+        sync_tree(&found[1]).expect("syncs");
+    }
+
+    #[test]
     fn a_failed_sync_is_never_made_good_by_the_next_one() {
         let dir = restored();
         let data_dir = dir.path().join("main");
         begin(&data_dir, None).expect("marks");
         // As good as a disk that fails: a directory that cannot be looked through.
-        let link = data_dir.join("base/loop");
-        std::os::unix::fs::symlink("loop", &link).expect("links");
+        let link = data_dir.join("pg_wal");
+        std::os::unix::fs::symlink("pg_wal", &link).expect("links");
         let disk = disk_of(&data_dir).expect("opens");
         assert_eq!(end(&data_dir, &disk, None).expect_err("not synced").code, codes::LB1227);
         fs::remove_file(&link).expect("removes");
         assert_eq!(refuse_lost(&data_dir).expect_err("lost").code, codes::LB1226);
+        assert_eq!(end(&data_dir, &disk, None).expect_err("for good").code, codes::LB1226);
     }
 }

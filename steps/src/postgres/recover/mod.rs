@@ -4,11 +4,13 @@
 //! Source   what is recovered, from what: checked before anything is started
 //! Pass     one start of the server towards one goal, watched until it pauses or ends
 //! proof    what shows that the server stopped where it should, and that no WAL is missing
+//! flushing what is written while it replays, sent to the disk
 //! durable  everything that was replayed, synced once at the end
 //! point    how new the data is
 //! ```
 
 mod durable;
+mod flushing;
 mod kind;
 mod pass;
 mod point;

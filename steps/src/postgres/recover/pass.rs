@@ -8,11 +8,12 @@ use lifeboat_engine::model::evidence::{Progress, Unit};
 use lifeboat_engine::step::{StepContext, StepError};
 
 use super::super::connect::{Client, Login, PgError};
-use super::super::isolation::{Goal, Isolation};
+use super::super::isolation::{Goal, Isolation, Writes};
 use super::super::server::{self, Expected, Launch, Pace, QUICK, ServerLog};
 use super::super::unsynced::{self, Disk};
 use super::super::wal::{Answered, Lsn, MOST_AHEAD, READ_AHEAD, Request, Segment, WalServer, WalSource};
 use super::super::{codes, server::message_of};
+use super::flushing::Flushing;
 use super::source::Source;
 use crate::process::{Identity, OsUser};
 
@@ -74,6 +75,7 @@ pub(super) async fn run(ctx: &StepContext, source: &Source<'_>, goal: Goal) -> R
         },
     )
     .await?;
+    let _flushing = (writes == Writes::Deferred).then(|| Flushing::start(&source.data_dir));
     let watch =
         Watch { ctx, source, isolation: &isolation, log: &log, helper: &helper, told: Mutex::default() };
     let ended = watch.until_end(&launched.identity).await;
