@@ -12,7 +12,6 @@ mod bucket;
 mod change;
 mod clones;
 mod faults;
-mod in_place;
 mod kill;
 mod machine;
 mod phases;
