@@ -8,7 +8,6 @@ mod change;
 mod clones;
 mod disk;
 mod faults;
-mod in_place;
 mod kill;
 mod machine;
 mod phases;
