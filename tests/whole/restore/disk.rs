@@ -119,14 +119,19 @@ fn a_limit_on_the_size_of_files_leaves_a_run_that_is_resumed_without_it() {
     let world = world();
     let incident = world.source.target.to_string();
     let mut limited = command("sh", &world.file("project"));
-    let script = "ulimit -c 0; ulimit -f 512; exec \"$@\"";
+    let script = "ulimit -c 0; ulimit -f 4096; exec \"$@\"";
     limited.args(["-c", script, "sh"]).arg(&world.source.lifeboat);
     limited.args(["drill", "restore", "--env", "sandbox", "--incident-at", &incident]);
     let ran = Ran::of(&mut limited);
-    assert_ne!(ran.exit, 0, "half a megabyte is not enough: {}", ran.all());
+    assert_ne!(
+        ran.exit,
+        0,
+        "two megabytes are not enough for the program that the server runs: {}",
+        ran.all()
+    );
     assert!(!world.file("project/found").exists());
     if ran.exit == 6 {
-        world.run(&["retry", "latest", "base"]).expect(0);
+        world.run(&["retry", "latest", "recover"]).expect(0);
     }
     world.run(&["resume"]).expect(0);
     world.assert_payments();
