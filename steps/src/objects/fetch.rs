@@ -16,13 +16,9 @@ use sha2::{Digest as _, Sha256};
 
 use super::notes::{Note, Notes};
 use crate::store::named::{Facts, Pin};
-use crate::store::parallel::each;
+use crate::store::parallel::by_size;
 use crate::store::{Meter, ObjectReader, Store, beneath, codes};
 
-/// Small objects are fetched so many at once, …
-const SMALL_AT_ONCE: usize = 12;
-/// … large ones one after the other, in parts at once: all together take some 130 MiB of memory.
-const LARGE: u64 = 8 << 20;
 /// After so many bytes of a large object a part is noted, from which a later attempt goes on.
 const NOTED: u64 = 16 << 20;
 const BUFFER: usize = 256 * 1024;
@@ -69,13 +65,7 @@ pub(super) struct Fetcher {
 impl Fetcher {
     /// Fetches all of them; what is there already and intact is not fetched again.
     pub(super) fn all(&self, wanted: &[Wanted]) -> Result<(), StepError> {
-        let (large, small): (Vec<_>, Vec<_>) = wanted.iter().partition(|object| object.size > LARGE);
-        std::thread::scope(|scope| {
-            let small = scope.spawn(|| each(&small, SMALL_AT_ONCE, |object| self.one(object)));
-            let large = large.iter().try_for_each(|object| self.one(object));
-            let small = small.join().unwrap_or_else(|panic| std::panic::resume_unwind(panic));
-            large.and(small)
-        })
+        by_size(wanted, |object| object.size, |object| self.one(object))
     }
 
     /// Fetches one into its file.

@@ -21,13 +21,11 @@ use super::side::{Part, Side};
 use super::staging::{Staging, remove};
 use crate::process::OsUser;
 use crate::store::named::{Existing, Pin};
-use crate::store::parallel::each;
+use crate::store::parallel::{by_size, each};
 use crate::store::{Meter, Store, blocking, codes, copy};
 
-/// Requests at once: each waits for the server far longer than it works. With [`LARGE`] they bound the memory.
-const SMALL_AT_ONCE: usize = 12;
-/// Larger objects are sent in parts, several at once, one object after the other.
-const LARGE: u64 = 4 << 20;
+/// Removals at once: each waits for the server far longer than it works.
+const REMOVED_AT_ONCE: usize = 12;
 
 /// Makes a directory or a store like another one.
 #[derive(Debug)]
@@ -303,7 +301,6 @@ async fn up(
         Extra::Remove => plan.extra.iter().map(|(_, object)| object.name.clone()).collect(),
     };
     blocking(move || {
-        let (large, small): (Vec<_>, Vec<_>) = work.iter().partition(|(_, object)| object.size > LARGE);
         let one = |(name, object): &(String, crate::store::named::Current)| {
             let key = to.key(name)?;
             match &from {
@@ -316,13 +313,8 @@ async fn up(
                 Side::Store(part) => across(part, &to, (object, &key), &meter),
             }
         };
-        std::thread::scope(|scope| {
-            let small = scope.spawn(|| each(&small, SMALL_AT_ONCE, |object| one(object)));
-            let large = large.iter().try_for_each(|object| one(object));
-            let small = small.join().unwrap_or_else(|panic| std::panic::resume_unwind(panic));
-            large.and(small)
-        })?;
-        each(&removed, SMALL_AT_ONCE, |name| to.store.remove(&crate::store::Key::new(name)?))
+        by_size(&work, |(_, object)| object.size, one)?;
+        each(&removed, REMOVED_AT_ONCE, |name| to.store.remove(&crate::store::Key::new(name)?))
     })
     .await
 }
