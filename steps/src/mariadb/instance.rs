@@ -58,7 +58,7 @@ impl Isolated {
             "--skip-networking".into(),
             "--skip-name-resolve".into(),
             "--skip-slave-start".into(),
-            "--event-scheduler=DISABLED".into(),
+            "--event-scheduler=OFF".into(),
             "--local-infile=OFF".into(),
             format!("--secure-file-priv={}", data_dir.display()),
             "--log-bin=replay".into(),
