@@ -207,8 +207,9 @@ async fn faults(scene: &mut Scene) {
     fs::write(&archive, whole).expect("writes");
     let wal: Vec<_> = files(&scene.root.join("wal"));
     // Its own first segment is needed to know whose it is.
-    let segments: Vec<_> =
+    let mut segments: Vec<_> =
         wal.iter().filter(|path| path.file_name().is_some_and(|name| name.len() == 24)).collect();
+    segments.sort();
     let kept: Vec<_> = segments.iter().map(|path| fs::read(path).expect("reads")).collect();
     for path in &segments {
         fs::remove_file(path).expect("removes");

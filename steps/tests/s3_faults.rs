@@ -118,9 +118,7 @@ async fn a_later_attempt_goes_on_after_the_last_part_that_is_intact() {
     let mut other = content;
     other[5] ^= 1;
     way.bucket.put("up/large", other.clone());
-    let error = way.get("other", "large").await.expect_err("it is another object now");
-    assert!(!way.target().exists(), "{error}");
-    way.get("anew", "large").await.unwrap();
+    way.get("other", "large").await.unwrap();
     assert!(std::fs::read(way.target()).unwrap() == other);
 }
 
@@ -138,7 +136,7 @@ async fn many_small_objects_come_and_go_through_bursts_of_refusals() {
     let up = json!({ "from_dir": source, "to": "bucket" });
     way.rig.run("store.sync", up).await.unwrap();
     assert_eq!(way.bucket.keys().len(), 60);
-    way.proxy.times(20, "GET /lb-", Fault::Status(503, "SlowDown"));
+    way.proxy.times(20, "x-id=GetObject", Fault::Status(503, "SlowDown"));
     way.proxy.times(5, "x-id=GetObject", Fault::Cut(4));
     let down = json!({ "from": "bucket", "to_dir": way.target() });
     let done = way.rig.run_as("down", "store.sync", down).await.unwrap();

@@ -1,5 +1,11 @@
 //! The built program, run as its users run it.
 
+// Public, so that what is not used here is no dead code.
+#[path = "../../steps/tests/support/moto.rs"]
+pub mod moto;
+#[path = "../../steps/tests/support/proxy.rs"]
+pub mod proxy;
+
 mod asking;
 mod calendar;
 mod calls;

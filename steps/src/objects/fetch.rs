@@ -70,7 +70,6 @@ impl Fetcher {
     /// Fetches all of them; what is there already and intact is not fetched again.
     pub(super) fn all(&self, wanted: &[Wanted]) -> Result<(), StepError> {
         let (large, small): (Vec<_>, Vec<_>) = wanted.iter().partition(|object| object.size > LARGE);
-        // The first of so many workers takes the large ones, before it helps with the others.
         std::thread::scope(|scope| {
             let small = scope.spawn(|| each(&small, SMALL_AT_ONCE, |object| self.one(object)));
             let large = large.iter().try_for_each(|object| self.one(object));

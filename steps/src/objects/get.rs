@@ -42,14 +42,12 @@ enum Choice {
 
 /// What an attempt records before it gives the file its name: its checksum.
 const WHOLE: &str = "whole";
-/// The content that the first attempt met, which later ones go on with.
-const PINNED: &str = "pinned";
 
 const DOC: &str = "\
-Reads the object in parts at once, each of the content that was met first (by its version, or by `If-Match`), into a \
-file beside the target, compares it with what the store says of it, syncs it and then gives it its name: the target is \
+Reads the object in parts at once, all of the content that it had when the attempt began (by its version, or by `If-Match`), \
+into a file beside the target, compares it with what the store says of it, syncs it and then gives it its name: the target is \
 never half a file. An attempt that follows an interrupted one goes on after the last part whose bytes and checksum are \
-there.
+there, if the object is still the same, and else begins anew.
 
 Compared with `sha256` if it is given, with the SHA-256 that objects written by Lifeboat carry, or with the MD5 that the tag \
 of an object is that was sent whole; `proven` says with which. Where the store knows none of them only the size is compared, \
@@ -112,7 +110,7 @@ impl StepKind for Get {
         super::check_key(&params.key)?;
         let (root, name) = super::split(&params.to)?;
         let store = Store::of(ctx, &params.store).await?;
-        let facts = pinned(ctx, &store, &params).await?;
+        let facts = find(&store, &params).await?;
         if let Some(done) = finished(ctx, &params, &facts)? {
             return Ok(done);
         }
@@ -151,22 +149,17 @@ impl StepKind for Get {
     }
 }
 
-/// Finds the object, or the very content of it that an earlier attempt has begun with.
-async fn pinned(ctx: &StepContext, store: &Store, params: &Params) -> Result<Facts, StepError> {
-    let text = |key: &str| ctx.recorded(PINNED).and_then(|it| it.get(key)?.as_str().map(ToOwned::to_owned));
-    let pin = Pin { version: params.version.clone().or_else(|| text("version")), etag: text("etag") };
-    let (of, key, asked) = (store.clone(), params.key.clone(), pin.clone());
-    let found = blocking(move || of.facts(&key, &asked)).await?;
-    let facts = found.ok_or_else(|| {
-        let version = pin.version.as_ref().map_or(String::new(), |version| format!(" of version {version}"));
-        StepError::permanent(
-            codes::LB1104,
-            format!("there is no object {}{version}", store.address_of(&params.key)),
-        )
-        .help("list what is there with `store.list`, or by hand")
-    })?;
-    ctx.record(PINNED, json!({ "version": facts.pin.version, "etag": facts.pin.etag })).await?;
-    Ok(facts)
+/// Finds the object as it is now, or the version that is wanted.
+async fn find(store: &Store, params: &Params) -> Result<Facts, StepError> {
+    let (of, key) = (store.clone(), params.key.clone());
+    let pin = Pin { version: params.version.clone(), etag: None };
+    let found = blocking(move || of.facts(&key, &pin)).await?;
+    found.ok_or_else(|| {
+        let version =
+            params.version.as_ref().map_or(String::new(), |version| format!(" of version {version}"));
+        let message = format!("there is no object {}{version}", store.address_of(&params.key));
+        StepError::permanent(codes::LB1104, message).help("list what is there with `store.list`, or by hand")
+    })
 }
 
 /// Returns the results if an earlier attempt has put the file in place.

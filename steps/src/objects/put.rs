@@ -98,7 +98,7 @@ impl StepKind for Put {
             let same = has(&store, &key, &digest)?;
             let put = match (same, existing) {
                 (true, _) => Written::Identical,
-                (false, Choice::Replace) => send(&store, (root, &name), &key, Existing::Replace, meter)?,
+                (false, Choice::Replace) => send(&store, (root, &name), (&key, &digest), Existing::Replace, meter)?,
                 (false, Choice::Refuse) => {
                     if !store.decides_names()? {
                         warnings.push(format!(
@@ -106,7 +106,7 @@ impl StepKind for Put {
                              would not have been noticed"
                         ));
                     }
-                    send(&store, (root, &name), &key, Existing::Keep, meter)?
+                    send(&store, (root, &name), (&key, &digest), Existing::Keep, meter)?
                 }
             };
             let found = store.facts(key.as_str(), &Pin::default())?;
@@ -137,11 +137,11 @@ impl StepKind for Put {
 fn send(
     store: &Store,
     (root, name): (PathBuf, &str),
-    key: &Key,
+    (key, digest): (&Key, &Digest),
     existing: Existing,
     meter: Meter,
 ) -> Result<Written, StepError> {
-    let sender = Sender { store: store.clone(), root, existing, meter };
+    let sender = Sender { store: store.clone(), root, existing, sha256: Some(digest.sha256.clone()), meter };
     sender.one(name, key).map(|(put, _)| put)
 }
 

@@ -13,7 +13,7 @@ use super::tree;
 use crate::store::named::{Existing, SHA256};
 use crate::store::{Key, Meter, Put, Store, codes, copy};
 
-/// Up to here an object is sent in one request, which says by itself what it holds.
+/// Below this an object is sent in one request, which says by itself what it holds.
 const ONE_REQUEST: u64 = 16 << 20;
 
 /// The sending of files.
@@ -22,6 +22,8 @@ pub(super) struct Sender {
     pub(super) store: Store,
     pub(super) root: PathBuf,
     pub(super) existing: Existing,
+    /// The checksum of the file, where it is known.
+    pub(super) sha256: Option<String>,
     pub(super) meter: Meter,
 }
 
@@ -31,8 +33,12 @@ impl Sender {
         let unread = |error: io::Error| unread(&self.root.join(name), &error);
         let (mut file, before) = tree::open(&self.root, name).map_err(unread)?;
         let mut metadata = HashMap::new();
-        if before.len() > ONE_REQUEST {
-            metadata.insert(SHA256.to_owned(), self.sha256(&mut file).map_err(unread)??);
+        if before.len() >= ONE_REQUEST {
+            let sha256 = match &self.sha256 {
+                Some(known) => known.clone(),
+                None => self.read(&mut file).map_err(unread)??,
+            };
+            metadata.insert(SHA256.to_owned(), sha256);
         }
         let mut object = self.store.write_object(key, self.existing, metadata)?;
         let sent = copy(&mut file, &mut object, &self.meter)?;
@@ -43,7 +49,7 @@ impl Sender {
         Ok((object.commit()?, sent))
     }
 
-    fn sha256(&self, file: &mut File) -> io::Result<Result<String, StepError>> {
+    fn read(&self, file: &mut File) -> io::Result<Result<String, StepError>> {
         let (mut state, mut buffer) = (Sha256::new(), vec![0; 256 * 1024]);
         loop {
             match file.read(&mut buffer)? {

@@ -138,7 +138,7 @@ impl Job {
         }
         let check = Check {
             name: "objects that are as they were written".to_owned(),
-            expected: (found.proven as usize + found.wrong.len()).to_string(),
+            expected: (found.proven + found.wrong.len() as u64).to_string(),
             actual: found.proven.to_string(),
             passed: found.wrong.is_empty(),
         };

@@ -423,11 +423,12 @@ fn client_program() -> io::Result<PathBuf> {
 }
 
 fn cannot_prepare(path: &Path, error: &io::Error) -> StepError {
-    StepError::permanent(
-        codes::LB1260,
-        format!("{} cannot be prepared for a server: {error}", path.display()),
-    )
-    .help("check the rights on the directory that holds the data directory")
+    let message = format!("{} cannot be prepared for a server: {error}", path.display());
+    if matches!(error.kind(), io::ErrorKind::StorageFull | io::ErrorKind::QuotaExceeded) {
+        return StepError::transient(codes::LB1260, message).help("make room (`df -h`), then try again");
+    }
+    StepError::permanent(codes::LB1260, message)
+        .help("check the rights on the directory that holds the data directory")
 }
 
 #[cfg(test)]

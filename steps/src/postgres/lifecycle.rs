@@ -84,6 +84,19 @@ impl StepKind for Start {
     }
 }
 
+/// Starts the isolated server of this run again, if it has ended since it was recovered: killed, or with the machine.
+/// Does nothing for any other server.
+pub(super) async fn bring_back(ctx: &StepContext, name: &str) -> Result<(), StepError> {
+    let Ok((_, data_dir)) = local::data_dir(ctx, name) else { return Ok(()) };
+    if PidFile::live(data_dir).is_some() {
+        return Ok(());
+    }
+    match left_isolated(ctx, data_dir) {
+        Some(isolation) => promote::revive(ctx, name, isolation).await.map(drop),
+        None => Ok(()),
+    }
+}
+
 /// Finds the description of a server that this run has recovered and not put into service: it is started as it was,
 /// for its own configuration would connect it to the world that its data comes from.
 fn left_isolated(ctx: &StepContext, data_dir: &Path) -> Option<Isolation> {

@@ -17,7 +17,7 @@ use serde_json::{Map, Value, json};
 
 use super::backup::wal_of;
 use super::connect::{Client, Login, PgError};
-use super::controldata::ControlData;
+use super::controldata::{ClusterState, ControlData};
 use super::isolation::{Goal, Isolation, Writes, work_dir};
 use super::pidfile::PidFile;
 use super::restore_note::RestoreNote;
@@ -32,6 +32,8 @@ use crate::store::{Store, blocking};
 /// How long ending recovery may take: it writes a checkpoint's worth of data in the worst case.
 const PROMOTION_LIMIT: Duration = Duration::from_mins(10);
 const CHECKPOINT_LIMIT: Duration = Duration::from_mins(30);
+/// How long a server may take to stop that must not go on.
+const STOP_PATIENCE: Duration = Duration::from_secs(30);
 /// How long the first segment may take to be archived.
 const ARCHIVING_LIMIT: Duration = Duration::from_mins(2);
 const RESTART_LIMIT: Duration = Duration::from_mins(5);
@@ -202,6 +204,13 @@ pub(super) async fn revive(
     let tools = Tools::find_major(postgres, lifecycle::major_of(data_dir)?)?;
     let owner = account::owner(postgres)?;
     let control = ControlData::read(&tools, data_dir)?;
+    let was_recovering =
+        matches!(control.state, ClusterState::InArchiveRecovery | ClusterState::ShutDownInRecovery);
+    if was_recovering {
+        // A promotion that was cut off may have removed it already. Without it, the server would recover as after a crash
+        // of its own, which ends at no target: all that is in the last segment would be replayed.
+        recover::request_recovery(data_dir, owner.as_ref())?;
+    }
     let log = ServerLog::next(&ctx.work_dir()?.join("postgres.log"));
     (isolation.log_file, isolation.log_start) = (log.path.clone(), log.start);
     isolation.save(owner.as_ref())?;
@@ -226,6 +235,12 @@ pub(super) async fn revive(
     loop {
         let replay = recover::replay_state(&client).await;
         match replay {
+            Ok(replay) if was_recovering && !replay.in_recovery => {
+                server::stop(&started.identity, STOP_PATIENCE).await?;
+                let why = "the server opened for writing instead of waiting at the target: do not use it, and restore \
+                           again in a new run";
+                return Err(with_log(failed(why), &isolation));
+            }
             Ok(replay) if replay.paused || !replay.in_recovery => return Ok(isolation),
             Err(_) if !started.identity.is_alive() => return Err(log.died()),
             _ if Instant::now() >= deadline => {

@@ -10,7 +10,7 @@ use serde_json::{Value, json};
 
 use super::connect::Login;
 use super::rows::{self, Read};
-use super::{codes, local};
+use super::{codes, lifecycle, local};
 use crate::sql;
 
 /// Runs a reading statement.
@@ -55,6 +55,7 @@ impl StepKind for Query {
     async fn run(&self, ctx: &StepContext) -> Result<Done, StepError> {
         let params: Params = ctx.params()?;
         let postgres = local::cluster(ctx, &params.cluster)?;
+        lifecycle::bring_back(ctx, &params.cluster).await?;
         let login = Login::of(ctx, postgres)?;
         let login = match &params.database {
             Some(database) => login.database(database),

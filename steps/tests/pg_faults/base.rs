@@ -8,7 +8,11 @@ use lifeboat_engine::model::outcome::FailureKind::Permanent;
 use lifeboat_steps::postgres::codes;
 use lifeboat_steps::store::codes as store_codes;
 
+use serde_json::{Value, json};
+
 use super::scene::{Case, assert_says};
+use crate::support::archive::Archive;
+use crate::support::journey::Journey;
 
 /// The one archive with the data directory.
 const BASE: &str = "base.tar";
@@ -261,4 +265,32 @@ fn add_member(case: &Case, name: &str, kind: tar::EntryType) {
     let stored = if is_packed { zstd::encode_all(&changed[..], 1).expect("zstd") } else { changed };
     fs::write(&path, stored).expect("writes");
     case.fit_marker(BASE);
+}
+
+/// A backup that was put together without the archive of a tablespace, so that nothing seems to be missing. Its files would be
+/// looked for where the source has them.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_tablespace_that_was_never_there() {
+    let journey = Journey::begin(Archive::make());
+    let dir = journey.source.place().subdir("fast");
+    journey.source.sql(&format!("create tablespace fast location '{}'", dir.display()));
+    journey.source.sql("create table photos tablespace fast as select generate_series(1, 300) as id");
+    let oid = journey.source.sql("select oid from pg_tablespace where spcname = 'fast'");
+    let label = journey.back_up().await;
+    let backup = journey.archive.root.join("base").join(&label);
+    let object = format!("{oid}.tar.zst");
+    fs::remove_file(backup.join(&object)).expect("removes");
+    let elsewhere = json!({"tablespace_dir": journey.source.place().subdir("spaces")});
+    let error = journey.restore(&label, elsewhere.clone()).await.expect_err("the marker names it");
+    assert_says(&error, (store_codes::LB1108, Permanent), &[&object, "missing"]);
+
+    let mut marker: Value =
+        serde_json::from_slice(&fs::read(backup.join("lifeboat.json")).expect("reads")).expect("JSON");
+    marker["objects"].as_array_mut().expect("a list").retain(|it| it["name"] != object.as_str());
+    fs::write(backup.join("lifeboat.json"), marker.to_string()).expect("writes");
+    let error = journey.restore(&label, elsewhere).await.expect_err("the manifest names its files");
+    assert_eq!(error.kind, Permanent);
+    assert!(error.message.contains(&oid), "{error}");
+    assert!(!journey.target.data_dir.clone().expect("a place").exists());
+    assert_eq!(journey.source.sql("select count(*) from photos"), "300");
 }

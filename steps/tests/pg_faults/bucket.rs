@@ -191,3 +191,51 @@ async fn an_answer_that_drips_is_taken_as_it_comes() {
     let reported = behind.case.rig.reported();
     assert!(reported.progress.iter().any(|it| it.note.contains("unpacking")), "progress is told");
 }
+
+/// A request that is never answered is given up after a while and made again.
+#[tokio::test(flavor = "multi_thread")]
+async fn silence_that_passes_is_waited_for() {
+    let silent = |on: &'static str| async move {
+        let behind = Behind::new();
+        let segment = behind.segment();
+        behind.proxy.times(1, if on.is_empty() { &segment } else { on }, Fault::Silence);
+        behind.comes_right().await;
+        is_hit(&behind.proxy);
+    };
+    all(vec![Box::pin(silent(LIST)), Box::pin(silent("GET *base.tar")), Box::pin(silent(""))]).await;
+}
+
+/// Whoever wants to stop does not have to wait for a bucket that says nothing.
+#[tokio::test(flavor = "multi_thread")]
+async fn silence_holds_nobody_who_wants_to_stop() {
+    let behind = Behind::new();
+    behind.restore().await.expect("restores");
+    let segment = behind.segment();
+    behind.proxy.on(&segment, Fault::Silence);
+    let begun = std::time::Instant::now();
+    let stop = async {
+        while behind.proxy.hit().is_empty() {
+            tokio::time::sleep(Duration::from_millis(10)).await;
+        }
+        behind.case.rig.cancel.cancel();
+        std::time::Instant::now()
+    };
+    let (recovered, asked) = tokio::join!(behind.recover(), stop);
+    recovered.expect_err("was interrupted");
+    assert!(asked.elapsed() < Duration::from_secs(15), "{:?} of {:?}", asked.elapsed(), begun.elapsed());
+    behind.case.assert_no_server();
+}
+
+/// It takes two minutes until somebody is told, and names the segment.
+#[tokio::test(flavor = "multi_thread")]
+async fn silence_that_stays_is_told() {
+    if std::env::var_os("LIFEBOAT_TEST_LONG").is_none() {
+        return eprintln!("SKIPPED: takes three minutes; LIFEBOAT_TEST_LONG=1 runs it");
+    }
+    let behind = Behind::new();
+    behind.restore().await.expect("restores");
+    let segment = behind.segment();
+    let words: &[&str] = &[&segment[..24], "LB1103"];
+    fails(&behind, (&segment, Fault::Silence), Behind::recover, (codes::LB1266, Transient, words)).await;
+    behind.comes_right().await;
+}

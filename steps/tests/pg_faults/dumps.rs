@@ -100,7 +100,7 @@ async fn archives_that_are_cut_off_or_damaged() {
     dumps.refuses("a directory without the data of a table", "dir", (codes::LB1279, &[])).await;
     fs::write(data, "a table").expect("writes");
     fs::remove_file(path.join("toc.dat")).expect("removes");
-    dumps.refuses("a directory without its table of contents", "dir", (codes::LB1285, &[])).await;
+    dumps.refuses("a directory without its table of contents", "dir", (codes::LB1279, &[])).await;
 }
 
 /// Plain SQL is run by nobody, however it begins and ends.

@@ -8,6 +8,7 @@ pub mod support;
 
 mod base;
 mod bucket;
+mod disk;
 mod dumps;
 mod scene;
 mod target;

@@ -221,22 +221,27 @@ impl Case {
         copy(from, &store);
         let url = format!("dir://{}", store.display());
         let backups = System::Store(resource::Store { url, ..Default::default() });
-        Self { source: from.to_owned(), ..Self::of(place, backups) }
+        Self { source: from.to_owned(), ..Self::of((place, "target"), backups) }
     }
 
     /// Makes one whose store is a bucket at an endpoint. All have the same, so that none may change it.
     pub fn in_bucket(endpoint: &str) -> Self {
+        Self::in_bucket_at(endpoint, Place::make(), "target")
+    }
+
+    /// Makes one that restores into a directory of that name.
+    pub fn in_bucket_at(endpoint: &str, place: Place, target: &str) -> Self {
         let key = SecretRef::Env("TEST_S3_KEY".into());
         let mut resource = bucket().resource_at(PREFIX, endpoint);
         (resource.access_key, resource.secret_key) = (Some(key.clone()), Some(key.clone()));
-        let case = Self::of(Place::make(), System::Store(resource));
+        let case = Self::of((place, target), System::Store(resource));
         Self { rig: case.rig.secret(key, "testing"), ..case }
     }
 
-    fn of(place: Place, backups: System) -> Self {
-        let target = place.resource("target", free_port());
+    fn of((place, name): (Place, &str), backups: System) -> Self {
+        let target = place.resource(name, free_port());
         let rig = Rig::drill().resource("backups", backups).resource("db", System::Postgres(target.clone()));
-        let data = place.subdir("target");
+        let data = place.subdir(name);
         fs::write(data.join("precious"), "not to be lost").expect("writes");
         let store = place.path().join("store");
         Self { original: original(), rig, place, target, store, source: PathBuf::new() }
@@ -328,8 +333,8 @@ impl Case {
 
     /// Asserts that nothing was touched: what stood at the place stands there, and nothing else beside it.
     pub fn assert_untouched(&self) {
-        let mut left: Vec<_> = names(self.place.path());
-        left.retain(|name| name != "store");
+        let beside = names(self.data_dir().parent().expect("a parent"));
+        let left: Vec<_> = beside.into_iter().filter(|name| name != "store").collect();
         assert_eq!(left, ["target"], "beside the target");
         assert_eq!(names(&self.data_dir()), ["precious"]);
         assert_eq!(fs::read_to_string(self.data_dir().join("precious")).expect("reads"), "not to be lost");

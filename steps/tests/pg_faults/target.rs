@@ -4,9 +4,11 @@ use jiff::tz::{Offset, TimeZone};
 use lifeboat_engine::code::LB0304;
 use lifeboat_engine::model::outcome::FailureKind::Permanent;
 use lifeboat_steps::postgres::codes;
+use lifeboat_steps::postgres::pidfile::PidFile;
 use serde_json::json;
 
 use super::scene::{BURST, Case, LAST, assert_says};
+use crate::support::proxy::eventually;
 
 #[tokio::test(flavor = "multi_thread")]
 async fn each_moment_ends_with_its_own_last_commit() {
@@ -44,6 +46,44 @@ async fn each_moment_ends_with_its_own_last_commit() {
     let error = case.recover(Some(case.original.moments[&3])).await.expect_err("row 4 is there");
     assert_says(&error, (codes::LB1269, Permanent), &["target"]);
     case.assert_no_server();
+}
+
+/// A kill in the middle of a promotion leaves a cluster that no longer asks for archive recovery. Started like that, it would
+/// replay whatever follows the target in the last segment.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_promotion_that_was_cut_off_does_not_go_beyond_the_target() {
+    let case = Case::new();
+    case.restore().await.expect("restores");
+    let third = *BURST.start() + 2;
+    case.recover(Some(case.original.commits[&third])).await.expect("recovers");
+    case.assert_rows(third - 1);
+    let (_, server) = PidFile::live(&case.data_dir()).expect("runs");
+    lifeboat_steps::process::identity::signal(&server, 3).expect("quit");
+    eventually("the server is gone", || !server.is_alive());
+    std::fs::remove_file(case.data_dir().join("recovery.signal")).expect("it was still to recover");
+    case.rig.run("postgres.promote", json!({"cluster": "db"})).await.expect("promotes");
+    case.assert_rows(third - 1);
+}
+
+/// A server that was killed while people looked at it waits where it did.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_server_that_ended_is_brought_back_to_be_looked_at() {
+    let case = Case::new();
+    case.restore().await.expect("restores");
+    case.recover(Some(case.original.moments[&3])).await.expect("recovers");
+    let count = json!({"name": "rows", "sql": "select count(*) as n, pg_is_in_recovery() as r from ledger",
+        "expect": ["rows[0].n == 3", "rows[0].r"]});
+    for kind in ["postgres.verify", "postgres.query"] {
+        let (_, server) = PidFile::live(&case.data_dir()).expect("runs");
+        lifeboat_steps::process::identity::signal(&server, 3).expect("quit");
+        eventually("the server is gone", || !server.is_alive());
+        let with = match kind {
+            "postgres.verify" => json!({"cluster": "db", "queries": [count.clone()]}),
+            _ => json!({"cluster": "db", "sql": count["sql"], "expect": count["expect"]}),
+        };
+        case.rig.run(kind, with).await.expect("is brought back");
+    }
+    case.assert_rows(3);
 }
 
 #[tokio::test(flavor = "multi_thread")]

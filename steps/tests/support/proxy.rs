@@ -26,14 +26,15 @@ pub enum Fault {
     NoRange,
 }
 
+#[derive(Debug)]
 struct Rule {
-    /// A part of the request's head.
+    /// Parts of the request's head, in this order, with `*` between them.
     on: String,
     fault: Fault,
     left: usize,
 }
 
-#[derive(Default)]
+#[derive(Debug, Default)]
 struct State {
     rules: Vec<Rule>,
     /// Heads of all requests.
@@ -45,8 +46,7 @@ struct State {
 }
 
 /// Listens until the test program ends.
-#[derive(Clone)]
-#[expect(missing_debug_implementations, reason = "nothing that tests print")]
+#[derive(Clone, Debug)]
 pub struct Proxy {
     pub endpoint: String,
     shared: Arc<(Mutex<State>, Condvar)>,
@@ -69,7 +69,8 @@ impl Proxy {
         proxy
     }
 
-    /// Does something to every request whose head holds this text, until [`Proxy::heal`].
+    /// Does something to every request whose head holds this text, until [`Proxy::heal`]. A `*` in it stands for
+    /// anything.
     pub fn on(&self, text: &str, fault: Fault) {
         self.times(usize::MAX, text, fault);
     }
@@ -131,7 +132,7 @@ impl Proxy {
     fn fault_for(&self, head: &str) -> Option<Fault> {
         let mut state = self.state();
         state.seen.push(head.to_owned());
-        let rule = state.rules.iter_mut().find(|rule| rule.left > 0 && head.contains(&rule.on))?;
+        let rule = state.rules.iter_mut().find(|rule| rule.left > 0 && has(head, &rule.on))?;
         rule.left -= 1;
         let fault = rule.fault.clone();
         state.hit.push(head.to_owned());
@@ -143,6 +144,11 @@ impl Proxy {
         let heals = state.heals;
         drop(self.shared.1.wait_while(state, |state| state.heals == heals));
     }
+}
+
+fn has(head: &str, pattern: &str) -> bool {
+    let rest = pattern.split('*').try_fold(head, |rest, part| Some(rest.split_once(part)?.1));
+    rest.is_some()
 }
 
 /// What is passed on of an answer.

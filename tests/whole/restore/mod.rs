@@ -3,15 +3,12 @@
 //! The backups are made once ([`source`]) and copied for each test, which restores them into servers and directories of
 //! its own ([`world`]).
 
-#[path = "../../../steps/tests/support/moto.rs"]
-pub mod moto;
-#[path = "../../../steps/tests/support/proxy.rs"]
-pub mod proxy;
-
 mod bucket;
 mod change;
 mod clones;
+mod disk;
 mod faults;
+mod in_place;
 mod kill;
 mod machine;
 mod phases;

@@ -11,13 +11,13 @@ use lifeboat_engine::resource;
 use lifeboat_steps::store::{Address, Key, Store};
 
 use super::machine::{Process, Tree};
-use super::moto;
-use super::proxy::{Fault, Proxy};
 use super::world::World;
-use crate::project::{Running, until};
+use crate::moto;
+use crate::project::Running;
+use crate::proxy::{Fault, Proxy, eventually};
 
 /// Only the database, step by step; what fails waits for somebody.
-const POSTGRES: &str = r#"runbook: restore
+pub(crate) const POSTGRES: &str = r#"runbook: restore
 title: Restore the database
 environments: [sandbox]
 objective: { rto: 1h, rpo: 1h }
@@ -116,7 +116,7 @@ impl Remote {
     }
 
     pub(crate) fn until_held(&self, running: &mut Running) {
-        until("a request is held", || !self.proxy.hit().is_empty() || running.has_ended());
+        eventually("a request is held", || !self.proxy.hit().is_empty() || running.has_ended());
         assert!(!running.has_ended(), "ended before it asked: {:#?}", self.proxy.seen());
     }
 

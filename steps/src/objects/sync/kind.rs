@@ -27,7 +27,7 @@ use crate::store::{Meter, Store, blocking, codes, copy};
 /// Requests at once: each waits for the server far longer than it works. With [`LARGE`] they bound the memory.
 const SMALL_AT_ONCE: usize = 12;
 /// Larger objects are sent in parts, several at once, one object after the other.
-const LARGE: u64 = 8 << 20;
+const LARGE: u64 = 4 << 20;
 
 /// Makes a directory or a store like another one.
 #[derive(Debug)]
@@ -309,7 +309,8 @@ async fn up(
             match &from {
                 Side::Dir(dir) => {
                     let (store, meter) = (to.store.clone(), meter.clone());
-                    let sender = Sender { store, root: dir.clone(), existing: Existing::Replace, meter };
+                    let sender =
+                        Sender { store, root: dir.clone(), existing: Existing::Replace, sha256: None, meter };
                     sender.one(name, &key).map(drop)
                 }
                 Side::Store(part) => across(part, &to, (object, &key), &meter),

@@ -52,6 +52,8 @@ not known before the log is replayed, give a `target_time` that is certain to be
 If the log has parted, so that several timelines go on, the newest is taken only if a base backup was taken on it; \
 otherwise the step fails and asks for `timeline`.
 
+What it has to fetch and to write is said in bytes; how long that takes, `lifeboat plan` tells from the last runs.
+
 `unmarked: postgres` chooses among directories `postgres/<name>/` as `pg_basebackup -F tar` writes them, with WAL in a flat \
 directory `wal/`, and warns of what cannot be proven. The other steps take the label that it gives.
 

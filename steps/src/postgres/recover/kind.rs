@@ -19,7 +19,7 @@ use super::super::wal::Lsn;
 use super::super::{codes, local, timeline, unsynced};
 use super::durable;
 use super::pass::{self, Outcome, Paused, replay_state};
-use super::source::{Params, Source};
+use super::source::{Params, Source, check_timeline};
 use super::{point, proof};
 
 /// Replays WAL over a restored base backup.
@@ -29,8 +29,8 @@ pub(in super::super) struct Recover;
 const DOC: &str = "\
 Starts a server on the directory that `postgres.restore_base` has filled, isolated: it archives nothing, connects to \
 nothing, loads no libraries and can be reached over its private socket and, if the resource has a loopback `host`, \
-there. It replays WAL from the store up to **just before** `target_time` and waits there, readable and not writable, \
-for `postgres.verify` and `postgres.promote`.
+there. It replays WAL from the store up to its target, for a time to **just before** it, and waits there, readable and \
+not writable, for `postgres.verify` and `postgres.promote`.
 
 It replays without `fsync`, because a machine that goes down in the meantime loses nothing but time: the backup is \
 still there. Once it waits, everything is made durable at once and `fsync` is on; only then is the step done. Until \
@@ -41,8 +41,13 @@ WAL comes through a helper within Lifeboat that answers \"absent\" only when tha
 the target is an error that names it. The step succeeds only if the server's log shows the stop, the last commit lies \
 before the target and no answer of the helper was wrong.
 
-A target after the last commit cannot be \"reached\". If the archive has no gap, the recovery then goes to the end of \
-the WAL, says so in a warning and waits there. Without `target_time` it does so from the start.";
+A time after the last commit cannot be \"reached\". If the archive has no gap, the recovery then goes to the end of \
+the WAL, says so in a warning and waits there. Without a target, or with `target: latest`, it does so from the start. \
+A position, a transaction or a restore point that does not come is an error. At most one target is given; each has its \
+own proof in the server's log.
+
+The server is always told which timeline to follow: the newest, unless another goes on beside it and no base backup was \
+taken on the newest; then the step fails before anything starts and asks for `timeline`.";
 
 /// Describes the recovery point as steps that follow can read it.
 fn recovery_point() -> Type {
@@ -89,7 +94,7 @@ impl StepKind for Recover {
         spec.params.extend(TargetParams::fields(Targets::All));
         spec.params.push(Field::optional(
             "timeline",
-            Type::String,
+            Type::Any,
             "`current` for that of the backup, or a number; as `postgres.select_backup` chooses it if absent.",
         ));
         spec.outputs.extend([
@@ -101,7 +106,9 @@ impl StepKind for Recover {
     }
 
     fn check(&self, with: &Map<String, Value>) -> Vec<ParamProblem> {
-        TargetParams::check(with)
+        let mut problems = TargetParams::check(with);
+        problems.extend(check_timeline(with));
+        problems
     }
 
     async fn preview(&self, ctx: &StepContext) -> Result<Preview, StepError> {

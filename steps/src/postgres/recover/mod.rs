@@ -16,4 +16,4 @@ mod proof;
 mod source;
 
 pub(super) use kind::Recover;
-pub(super) use pass::replay_state;
+pub(super) use pass::{replay_state, request_recovery};

@@ -1,5 +1,6 @@
 //! One start of the server towards one goal.
 
+use std::path::Path;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
@@ -13,7 +14,7 @@ use super::super::unsynced::{self, Disk};
 use super::super::wal::{Answered, Lsn, MOST_AHEAD, READ_AHEAD, Request, Segment, WalServer, WalSource};
 use super::super::{codes, server::message_of};
 use super::source::Source;
-use crate::process::Identity;
+use crate::process::{Identity, OsUser};
 
 /// A server that gets no further for this long is stuck: even a large checkpoint writes to the log meanwhile.
 const STALLED_AFTER: Duration = Duration::from_mins(3);
@@ -55,7 +56,7 @@ pub(super) async fn run(ctx: &StepContext, source: &Source<'_>, goal: Goal) -> R
     let isolation = describe(ctx, source, goal, &log);
     check_room(&isolation)?;
     let disk = Arc::new(unsynced::disk_of(&source.data_dir)?);
-    request_recovery(source)?;
+    request_recovery(&source.data_dir, source.owner.as_ref())?;
     let writes = unsynced::begin(&source.data_dir, source.owner.as_ref())?;
     isolation.prepare(ctx, source.postgres, (writes, source.owner.as_ref())).await?;
     let helper = serve_wal(source, &isolation)?;
@@ -130,18 +131,19 @@ fn check_room(isolation: &Isolation) -> Result<(), StepError> {
 }
 
 /// Asks for archive recovery; with `standby.signal` the server would never end it.
-fn request_recovery(source: &Source<'_>) -> Result<(), StepError> {
-    let signal = source.data_dir.join("recovery.signal");
+pub(in super::super) fn request_recovery(data_dir: &Path, owner: Option<&OsUser>) -> Result<(), StepError> {
+    let signal = data_dir.join("recovery.signal");
     let failed = |error: std::io::Error| {
         StepError::permanent(codes::LB1260, format!("{} cannot be written: {error}", signal.display()))
+            .help("check the rights on the data directory and the room on its disk (`df -h`), then try again")
     };
-    match std::fs::remove_file(source.data_dir.join("standby.signal")) {
+    match std::fs::remove_file(data_dir.join("standby.signal")) {
         Err(error) if error.kind() != std::io::ErrorKind::NotFound => return Err(failed(error)),
         _ => {}
     }
     let file = std::fs::OpenOptions::new().write(true).create(true).truncate(false).open(&signal);
     let file = file.map_err(failed)?;
-    if let Some(owner) = &source.owner {
+    if let Some(owner) = owner {
         std::os::unix::fs::fchown(&file, Some(owner.uid), Some(owner.gid)).map_err(failed)?;
     }
     file.sync_all().map_err(failed)

@@ -4,8 +4,9 @@ use std::collections::BTreeSet;
 use std::path::{Path, PathBuf};
 
 use lifeboat_engine::resource::Postgres;
-use lifeboat_engine::step::{StepContext, StepError};
+use lifeboat_engine::step::{ParamProblem, StepContext, StepError};
 use serde::Deserialize;
+use serde_json::{Map, Value};
 
 use super::super::backup::{Described, described};
 use super::super::controldata::ControlData;
@@ -27,7 +28,31 @@ pub(super) struct Params {
     pub(super) cluster: String,
     #[serde(flatten)]
     target: TargetParams,
-    timeline: Option<String>,
+    timeline: Option<Timeline>,
+}
+
+/// As it is written: a number, also as text, or `current`.
+#[derive(Clone, Debug, Deserialize)]
+#[serde(untagged)]
+enum Timeline {
+    Number(u32),
+    Text(String),
+}
+
+/// Finds what is wrong with a timeline that is written out.
+pub(super) fn check_timeline(with: &Map<String, Value>) -> Option<ParamProblem> {
+    let value = with.get("timeline").filter(|value| !value.is_null())?;
+    let known = match value {
+        Value::String(text) => text == "current" || text.parse::<u32>().is_ok_and(|number| number > 0),
+        value => value.as_u64().is_some_and(|number| number > 0 && u32::try_from(number).is_ok()),
+    };
+    (!known).then(|| ParamProblem {
+        param: "timeline".into(),
+        message: format!("`timeline: {value}` is neither `current` nor the number of a timeline"),
+        help: Some(
+            "`latest` is refused: it would follow whatever was archived last, a drill included".into(),
+        ),
+    })
 }
 
 /// A restored base backup and the WAL that can follow it.
@@ -87,7 +112,11 @@ impl<'a> Source<'a> {
         let label = label_of(ctx, data_dir)?;
         let store = Store::of(ctx, &params.store).await?;
         let target = params.target()?;
-        let timeline = Follow::of(params.timeline.as_deref(), &target)?;
+        let timeline = params.timeline.as_ref().map(|timeline| match timeline {
+            Timeline::Number(number) => number.to_string(),
+            Timeline::Text(text) => text.clone(),
+        });
+        let timeline = Follow::of(timeline.as_deref(), &target)?;
         let dir = data_dir.to_path_buf();
         let wal = blocking(move || read_wal(store, &label, timeline, &dir)).await?;
         let tools = Tools::find_major(postgres, wal.details.major)?;

@@ -14,7 +14,6 @@ use lifeboat_engine::step::StepError;
 
 use super::super::restore_note::RestoreNote;
 use super::super::{codes, unsynced};
-use super::places::Places;
 use super::target::{Found, Target};
 use super::unpack::{CONTROL_FILE, unwritable};
 use crate::postgres::backup_manifest::Manifest;
@@ -23,13 +22,17 @@ use crate::postgres::backup_manifest::Manifest;
 const PIECE: usize = 64 * 1024;
 
 /// Refuses what an earlier restore has not left.
-pub(super) fn check(places: &Places) -> Result<(), StepError> {
-    for target in places.targets() {
-        if matches!(target.look()?, Found::Foreign(_)) && RestoreNote::read(&target.data_dir).is_none() {
-            return Err(not_ours(target));
-        }
+pub(super) fn check(data: &Target) -> Result<(), StepError> {
+    if matches!(data.look()?, Found::Foreign(_)) && RestoreNote::read(&data.data_dir).is_none() {
+        return Err(not_ours(data));
     }
-    unsynced::refuse_lost(&places.data.data_dir)
+    unsynced::refuse_lost(&data.data_dir)
+}
+
+/// Says whether one step of one run has filled both directories.
+pub(super) fn belongs_together(data: &Target, space: &Target) -> bool {
+    let notes = (RestoreNote::read(&data.data_dir), RestoreNote::read(&space.data_dir));
+    matches!(notes, (Some(data), Some(space)) if data.run == space.run && data.step == space.step)
 }
 
 /// The directory of another cluster shares nothing with the backup.

@@ -4,6 +4,7 @@
 //! it belongs to are turned with it: neither the cluster that was moved aside nor the one that is kept after an undo ever
 //! names a directory of the other.
 
+use std::collections::BTreeMap;
 use std::fs;
 use std::io;
 use std::path::{Component, Path, PathBuf};
@@ -14,6 +15,7 @@ use serde::{Deserialize, Serialize};
 
 use super::super::backup::Tablespace;
 use super::super::codes;
+use super::super::restore_note::RestoreNote;
 use super::delta;
 use super::target::{Existing, Found, Target};
 use super::undo;
@@ -30,8 +32,7 @@ const PLACED: &str = "tablespaces";
 #[derive(Clone, Debug, Default, Deserialize)]
 pub(super) struct Mapping {
     /// By OID or by the directory on the source.
-    #[serde(default)]
-    tablespaces: std::collections::BTreeMap<String, PathBuf>,
+    tablespaces: Option<BTreeMap<String, PathBuf>>,
     /// For all others: each in a directory of its own below it.
     tablespace_dir: Option<PathBuf>,
 }
@@ -67,7 +68,7 @@ impl Places {
         (tablespaces, mapping): (&[Tablespace], &Mapping),
     ) -> Result<Self, StepError> {
         let knows = |key: &String| tablespaces.iter().any(|space| is_named(space, key));
-        if let Some(unknown) = mapping.tablespaces.keys().find(|key| !knows(key)) {
+        if let Some(unknown) = mapping.tablespaces.iter().flat_map(BTreeMap::keys).find(|key| !knows(key)) {
             return Err(unknown_tablespace(unknown, tablespaces));
         }
         let mut spaces = Vec::new();
@@ -133,14 +134,19 @@ impl Places {
     /// Finds what is in the way and may not be moved.
     pub(super) fn check_free(&self, existing: Existing) -> Result<(), StepError> {
         if existing == Existing::Delta {
-            return delta::check(self);
+            delta::check(&self.data)?;
         }
         if let (Found::Foreign(names), Existing::Refuse) = (self.data.look()?, existing) {
             return Err(self.data.in_the_way(&names));
         }
         for space in &self.spaces {
             let Found::Foreign(names) = space.target.look()? else { continue };
-            if existing == Existing::Refuse || !self.is_linked(space) {
+            let may_take = match existing {
+                Existing::Refuse => false,
+                Existing::MoveAside => self.is_linked(space),
+                Existing::Delta => delta::belongs_together(&self.data, &space.target) || self.is_noted(space),
+            };
+            if !may_take {
                 return Err(in_use(space, &names, existing));
             }
         }
@@ -155,6 +161,11 @@ impl Places {
         clusters.into_iter().flatten().any(|cluster| {
             links(&cluster).iter().any(|link| fs::read_link(link).is_ok_and(|to| resolved(&to) == wanted))
         })
+    }
+
+    /// Says whether a restore has left the directory, and its cluster links to it.
+    fn is_noted(&self, space: &Space) -> bool {
+        RestoreNote::read(&space.target.data_dir).is_some() && self.is_linked(space)
     }
 
     /// Empties every place: what this step made itself is deleted, anything else moved aside. What is restored over
@@ -268,7 +279,7 @@ impl Places {
 
 impl Mapping {
     fn place(&self, space: &Tablespace) -> PathBuf {
-        let named = self.tablespaces.iter().find(|(key, _)| is_named(space, key));
+        let named = self.tablespaces.iter().flatten().find(|(key, _)| is_named(space, key));
         match (named, &self.tablespace_dir) {
             (Some((_, dir)), _) => dir.clone(),
             (None, Some(dir)) => dir.join(&space.oid),

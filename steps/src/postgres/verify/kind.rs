@@ -14,7 +14,7 @@ use super::super::controldata::ControlData;
 use super::super::rows::{self, Read};
 use super::super::server::{self, QUICK};
 use super::super::tools::Tools;
-use super::super::{codes, local};
+use super::super::{codes, lifecycle, local};
 use super::against::{self, Against, Kept, Rows, Rules};
 use super::amcheck::{self, Checked};
 use super::findings::{Database, Server};
@@ -133,6 +133,7 @@ impl StepKind for Verify {
             return files::verify(ctx, &params).await;
         }
         let postgres = local::cluster(ctx, &params.cluster)?;
+        lifecycle::bring_back(ctx, &params.cluster).await?;
         let login = Login::of(ctx, postgres)?;
         let client = login.connect().await?;
         let mut found = Found::default();

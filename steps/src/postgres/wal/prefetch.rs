@@ -10,6 +10,7 @@ use super::archive::Continuity;
 use super::fetch::{Fetcher, Found};
 use super::names::Segment;
 use super::queue::Kept;
+use super::server::end_soon;
 
 /// Room on the disk that segments read ahead may take.
 pub(in super::super) const READ_AHEAD: u64 = 256 << 20;
@@ -41,6 +42,8 @@ struct Shared {
 #[derive(Debug, Default)]
 struct State {
     slots: BTreeMap<Segment, Slot>,
+    /// Why the last segment that was being read is not there, for whoever waits for it: the store was just asked.
+    failed: Option<(Segment, StepError)>,
     stopped: bool,
 }
 
@@ -85,7 +88,7 @@ impl Prefetch {
     /// Returns a segment, and begins to read those after it. `None` means proven absent.
     pub(super) fn take(&self, segment: Segment) -> Result<(Option<Found>, Origin), StepError> {
         let after = Segment { number: segment.number + 1, ..segment };
-        if let Some(kept) = self.shared.claim(segment) {
+        if let Some(kept) = self.shared.claim(segment)? {
             self.shared.want(after);
             if kept.is_intact() {
                 return Ok((Some(Found::Segment(kept)), Origin::Queue));
@@ -113,10 +116,7 @@ impl Drop for Prefetch {
     fn drop(&mut self) {
         self.shared.lock().stopped = true;
         self.shared.changed.notify_all();
-        for thread in self.threads.drain(..) {
-            // It has no result, and a panic of it was printed where it happened.
-            drop(thread.join());
-        }
+        self.threads.drain(..).for_each(end_soon);
     }
 }
 
@@ -126,19 +126,24 @@ impl Shared {
     }
 
     /// Takes a segment out of the window, waiting for one that is being read.
-    fn claim(&self, segment: Segment) -> Option<Kept> {
+    fn claim(&self, segment: Segment) -> Result<Option<Kept>, StepError> {
         let mut state = self.lock();
+        // What failed before anybody asked is no answer.
+        state.failed = None;
         while matches!(state.slots.get(&segment), Some(Slot::Loading)) {
             state = self.changed.wait(state).unwrap_or_else(PoisonError::into_inner);
         }
-        match state.slots.remove(&segment) {
+        if let Some((_, error)) = state.failed.take_if(|(of, _)| *of == segment) {
+            return Err(error);
+        }
+        Ok(match state.slots.remove(&segment) {
             Some(Slot::Ready(kept)) => Some(kept),
             Some(Slot::Wanted | Slot::Loading) => None,
             None => {
                 state.slots.clear();
                 None
             }
-        }
+        })
     }
 
     /// Moves the window to where this segment is its first one.
@@ -164,7 +169,11 @@ impl Shared {
             if matches!(state.slots.get(&segment), Some(Slot::Loading)) {
                 match found {
                     Ok(Some(Found::Segment(kept))) => drop(state.slots.insert(segment, Slot::Ready(kept))),
-                    Ok(Some(Found::Small(_)) | None) | Err(_) => drop(state.slots.remove(&segment)),
+                    Ok(Some(Found::Small(_)) | None) => drop(state.slots.remove(&segment)),
+                    Err(error) => {
+                        state.slots.remove(&segment);
+                        state.failed = Some((segment, error));
+                    }
                 }
             }
             drop(state);

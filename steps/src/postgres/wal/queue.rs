@@ -92,8 +92,15 @@ impl Queue {
 
 impl Drop for Queue {
     fn drop(&mut self) {
-        // Whatever stays is removed with the directory of the server, or by the next helper.
-        std::fs::remove_dir_all(&self.path).ok();
+        // A thread that waited for a silent store may be the last to know this queue, when the next one has its place.
+        let same = |ours: rustix::fs::Stat, there: rustix::fs::Stat| {
+            (ours.st_dev, ours.st_ino) == (there.st_dev, there.st_ino)
+        };
+        let there = rustix::fs::lstat(&self.path);
+        if rustix::fs::fstat(&self.dir).ok().zip(there.ok()).is_some_and(|(ours, there)| same(ours, there)) {
+            // Whatever stays is removed with the directory of the server, or by the next helper.
+            std::fs::remove_dir_all(&self.path).ok();
+        }
     }
 }
 
@@ -189,6 +196,11 @@ mod tests {
         std::fs::write(path.join("000000010000000000000003.0"), b"of another run").expect("writes");
         let queue = Queue::make(&path, None).expect("makes");
         assert_eq!(std::fs::read_dir(&path).expect("lists").count(), 0);
+        // One that ends late leaves the place to the one that has it now.
+        let next = Queue::make(&path, None).expect("makes");
         drop(queue);
+        assert!(path.exists());
+        drop(next);
+        assert!(!path.exists());
     }
 }

@@ -112,6 +112,11 @@ struct Inner {
 const PAUSES: [Duration; 4] =
     [Duration::from_millis(200), Duration::from_secs(1), Duration::from_secs(3), Duration::from_secs(10)];
 
+/// After so long nothing is tried again: the client waits for five minutes, and people for an answer.
+const ENOUGH: Duration = Duration::from_secs(90);
+/// How long work that is under way may take when the helper is no longer needed. A store that says nothing is not waited for.
+const FAREWELL: Duration = Duration::from_secs(2);
+
 /// A client says what it wants at once, …
 const ASK_PATIENCE: Duration = Duration::from_secs(10);
 /// … and takes what it gets as fast as its disk does.
@@ -178,7 +183,7 @@ impl WalServer {
         self.inner.journal().clone()
     }
 
-    /// Stops listening and removes the socket. A request that is being answered ends first.
+    /// Stops listening and removes the socket. A request that is being answered ends first, unless the store is silent.
     pub fn shutdown(mut self) -> Vec<Request> {
         self.stop();
         self.requests()
@@ -189,7 +194,7 @@ impl WalServer {
         self.inner.stopping.store(true, Ordering::Release);
         // Wakes the thread that waits for a connection.
         drop(UnixStream::connect(&self.inner.socket));
-        drop(accepting.join());
+        end_soon(accepting);
         std::fs::remove_file(&self.inner.socket).ok();
     }
 }
@@ -247,6 +252,7 @@ impl Inner {
     /// Finds a file, trying again after faults that may pass. `None` means proven absent.
     fn find(&self, name: &str) -> Result<(Option<Found>, Origin), StepError> {
         let mut pauses = PAUSES.iter();
+        let begun = Instant::now();
         loop {
             let found = match self.fetcher.segment_of(name) {
                 Some(segment) => self.prefetch.take(segment),
@@ -254,7 +260,9 @@ impl Inner {
             };
             match found {
                 Err(error) if error.kind != FailureKind::Permanent => match pauses.next() {
-                    Some(pause) if !self.stopping.load(Ordering::Acquire) => std::thread::sleep(*pause),
+                    Some(pause) if !self.stopping.load(Ordering::Acquire) && begun.elapsed() < ENOUGH => {
+                        std::thread::sleep(*pause);
+                    }
                     _ => return Err(error),
                 },
                 Ok((None, _)) if self.must_be_there(name) => return Err(vanished(name)),
@@ -279,6 +287,19 @@ fn deliver(stream: &mut UnixStream, found: &Found) -> io::Result<u64> {
             Ok(kept.size())
         }
         Found::Small(bytes) => write_delivered(stream, bytes).map(|()| bytes.len() as u64),
+    }
+}
+
+/// Waits for a thread to end, and leaves one alone that waits for a store which does not answer: nobody asks it any more,
+/// and it keeps what it needs until its request has failed.
+pub(super) fn end_soon(thread: JoinHandle<()>) {
+    let deadline = Instant::now() + FAREWELL;
+    while !thread.is_finished() && Instant::now() < deadline {
+        std::thread::sleep(Duration::from_millis(2));
+    }
+    if thread.is_finished() {
+        // It has no result, and a panic of it was printed where it happened.
+        drop(thread.join());
     }
 }
 

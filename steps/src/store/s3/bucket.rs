@@ -49,6 +49,8 @@ const LONGEST_PAUSE: Duration = Duration::from_secs(10);
 const CONNECT_LIMIT: Duration = Duration::from_secs(5);
 /// Until an answer begins, sending 16 MiB included.
 const ANSWER_LIMIT: Duration = Duration::from_mins(1);
+/// Until an answer begins to a request that sends nothing: whoever waits for six of them in vain knows it in two minutes.
+const READ_LIMIT: Duration = Duration::from_secs(20);
 
 impl Bucket {
     /// Connects, and finds out whether the bucket answers.
@@ -78,6 +80,7 @@ impl Bucket {
     /// Asks for one key.
     pub(in crate::store) fn check_reachable(&self) -> Result<(), StepError> {
         let request = self.client().list_objects_v2().bucket(self.name()).prefix(self.prefix()).max_keys(1);
+        let request = request.customize().config_override(reading());
         wait(async move { request.send().await.map(drop).map_err(|error| Fault::of(&error)) })?
             .map_err(|fault| self.explain(Doing::Reading, "what is", &fault))
     }
@@ -151,6 +154,15 @@ impl std::fmt::Display for Bucket {
     }
 }
 
+/// Returns what is particular to requests that send nothing.
+pub(super) fn reading() -> aws_sdk_s3::config::Builder {
+    aws_sdk_s3::config::Builder::new().timeout_config(limits(READ_LIMIT))
+}
+
+fn limits(answer: Duration) -> TimeoutConfig {
+    TimeoutConfig::builder().connect_timeout(CONNECT_LIMIT).read_timeout(answer).build()
+}
+
 async fn client(region: Option<String>, endpoint: Option<String>, keys: Option<Keys>) -> Client {
     let fallback = endpoint.is_some().then(|| Region::from_static(USUAL_REGION));
     let mut loader = aws_config::defaults(BehaviorVersion::v2026_01_12());
@@ -167,11 +179,10 @@ async fn client(region: Option<String>, endpoint: Option<String>, keys: Option<K
         .with_max_attempts(TRIES)
         .with_initial_backoff(FIRST_PAUSE)
         .with_max_backoff(LONGEST_PAUSE);
-    let limits = TimeoutConfig::builder().connect_timeout(CONNECT_LIMIT).read_timeout(ANSWER_LIMIT).build();
     let config = loader.load().await;
     let mut config = aws_sdk_s3::config::Builder::from(&config)
         .retry_config(retry)
-        .timeout_config(limits)
+        .timeout_config(limits(ANSWER_LIMIT))
         // A restore reads as slowly as its disk writes; a stream that stands still is noticed where it is read.
         .stalled_stream_protection(StalledStreamProtectionConfig::disabled());
     if let Some(endpoint) = endpoint {

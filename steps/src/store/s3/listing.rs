@@ -5,7 +5,7 @@ use aws_sdk_s3::types::{EncodingType, Object, ObjectStorageClass, OptionalObject
 use jiff::Timestamp;
 use lifeboat_engine::step::StepError;
 
-use super::bucket::Bucket;
+use super::bucket::{Bucket, reading};
 use super::fault::{Doing, Fault};
 use super::runtime::wait;
 use crate::store::backend::Listed;
@@ -82,6 +82,7 @@ impl Bucket {
             let request = request.optional_object_attributes(OptionalObjectAttributes::RestoreStatus);
             let request =
                 request.set_delimiter(delimiter.map(ToOwned::to_owned)).set_continuation_token(token.clone());
+            let request = request.customize().config_override(reading());
             let page = wait(async move { request.send().await.map_err(|error| Fault::of(&error)) })?
                 .map_err(|fault| failed(&fault))?;
             each(&page)?;

@@ -7,7 +7,7 @@ use aws_sdk_s3::operation::head_object::HeadObjectOutput;
 use aws_sdk_s3::primitives::ByteStream;
 use lifeboat_engine::step::StepError;
 
-use super::bucket::Bucket;
+use super::bucket::{Bucket, reading};
 use super::fault::{Doing, Fault};
 use super::listing::moment;
 use super::runtime::{Pending, pause, start, wait};
@@ -51,6 +51,7 @@ struct Object {
 impl Bucket {
     pub(in crate::store) fn metadata(&self, key: &Key) -> Result<Option<Metadata>, StepError> {
         let request = self.client().head_object().bucket(self.name()).key(self.full(key));
+        let request = request.customize().config_override(reading());
         match wait(async move { request.send().await.map_err(|error| Fault::of(&error)) })? {
             Ok(head) => {
                 let modified = head.last_modified().and_then(|at| at.to_millis().ok());
@@ -217,6 +218,7 @@ impl Object {
         let request = self.bucket.client().get_object().bucket(self.bucket.name()).key(&self.key);
         let request = request.range(format!("bytes={from}-{}", to.saturating_sub(1)));
         let request = request.set_version_id(self.pin.version.clone()).set_if_match(self.pin.etag.clone());
+        let request = request.customize().config_override(reading());
         let answer = request.send().await.map_err(|error| match Fault::of(&error) {
             fault if fault.is_taken() => Fault::odd("it was replaced while it was read"),
             fault => fault,
