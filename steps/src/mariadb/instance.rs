@@ -53,12 +53,13 @@ impl Isolated {
         vec![
             "--no-defaults".into(),
             format!("--datadir={}", data_dir.display()),
+            format!("--tmpdir={}", tmp_dir(data_dir).display()),
             format!("--socket={}", self.socket.display()),
             format!("--pid-file={}", data_dir.join("mariadbd.pid").display()),
             "--skip-networking".into(),
             "--skip-name-resolve".into(),
             "--skip-slave-start".into(),
-            "--event-scheduler=DISABLED".into(),
+            "--event-scheduler=OFF".into(),
             "--local-infile=OFF".into(),
             format!("--secure-file-priv={}", data_dir.display()),
             "--log-bin=replay".into(),
@@ -136,6 +137,19 @@ pub(super) fn owner(mariadb: &Mariadb) -> Result<Option<OsUser>, StepError> {
     }
 }
 
+/// Returns where a server that a run has made puts temporary files, beside its data.
+///
+/// When a server starts it removes all temporary tables in that directory, those of other servers, too.
+fn tmp_dir(data_dir: &Path) -> PathBuf {
+    data_dir.with_file_name("tmp")
+}
+
+fn make_tmp_dir(data_dir: &Path, user: Option<&OsUser>) -> std::io::Result<()> {
+    let dir = tmp_dir(data_dir);
+    fs::create_dir_all(&dir)?;
+    user.map_or(Ok(()), |user| std::os::unix::fs::chown(&dir, Some(user.uid), Some(user.gid)))
+}
+
 /// Makes an empty data directory with one account: root, without a password.
 pub(super) async fn install(
     ctx: &StepContext,
@@ -143,8 +157,13 @@ pub(super) async fn install(
     (data_dir, user): (&Path, Option<&OsUser>),
     lower_case_table_names: u8,
 ) -> Result<(), StepError> {
+    make_tmp_dir(data_dir, user).map_err(|error| {
+        let message = format!("{} cannot be made", tmp_dir(data_dir).display());
+        StepError::transient(codes::LB2009, message).caused_by(&error)
+    })?;
     let command = tools::bare(mariadb, "mariadb-install-db")?
         .arg(format!("--datadir={}", data_dir.display()))
+        .arg(format!("--tmpdir={}", tmp_dir(data_dir).display()))
         .args(["--auth-root-authentication-method=normal", "--skip-test-db", "--skip-name-resolve"])
         .arg(format!("--lower-case-table-names={lower_case_table_names}"))
         .quiet_stdout()

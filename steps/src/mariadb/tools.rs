@@ -66,3 +66,11 @@ pub(super) fn said(output: &Output) -> String {
         lines.iter().rposition(|line| line.starts_with("ERROR")).unwrap_or(lines.len().saturating_sub(1));
     lines[begin..].iter().map(|line| line.trim()).collect::<Vec<_>>().join(" ")
 }
+
+/// Returns what a program showed beside that: the statement that was refused, without its frame.
+pub(super) fn shown(output: &Output) -> Vec<String> {
+    let lines = output.stderr.last_lines(12);
+    let is_frame = |line: &str| line.trim().is_empty() || line.bytes().all(|byte| byte == b'-');
+    let end = lines.iter().position(|line| line.starts_with("ERROR")).unwrap_or(lines.len());
+    lines[..end].iter().filter(|line| !is_frame(line)).cloned().collect()
+}

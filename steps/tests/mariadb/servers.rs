@@ -74,7 +74,7 @@ async fn a_clone_is_cut_off_stopped_started_and_found_again() {
     let socket = std::path::PathBuf::from(done.outputs["socket"].as_str().unwrap());
     let settings =
         sql_at(&socket, "select @@skip_networking, @@event_scheduler, @@log_bin, @@gtid_binlog_pos");
-    assert_eq!(settings.unwrap().trim_end(), "1\tDISABLED\t1");
+    assert_eq!(settings.unwrap().trim_end(), "1\tOFF\t1");
     let resource = done.resource.clone().unwrap();
     assert_eq!(resource["kind"], json!("mariadb"));
     rig.set_resource("from:clone", resource);
@@ -96,7 +96,7 @@ async fn a_clone_is_cut_off_stopped_started_and_found_again() {
     assert_eq!(rig.run("mariadb.start", on.clone()).await.unwrap().outputs["started"], json!(true));
     assert_eq!(rig.run("mariadb.start", on).await.unwrap().outputs["started"], json!(false));
     let settings = sql_at(&socket, "select @@skip_networking, @@event_scheduler; show databases like 'kept'");
-    assert_eq!(settings.unwrap(), "1\tDISABLED\nkept");
+    assert_eq!(settings.unwrap(), "1\tOFF\nkept");
 }
 
 #[tokio::test(flavor = "multi_thread")]

@@ -52,6 +52,10 @@ fn template() -> &'static Path {
         open_to_server(dir.path());
         let mut install = program("mariadb-install-db");
         install.arg("--no-defaults").arg(format!("--datadir={}", dir.path().join("data").display()));
+        let tmp = dir.path().join("tmp");
+        std::fs::create_dir(&tmp).expect("a directory");
+        open_to_server(&tmp);
+        install.arg(format!("--tmpdir={}", tmp.display()));
         install.args(["--auth-root-authentication-method=normal", "--skip-test-db", "--skip-name-resolve"]);
         install.args(SMALL).stdout(Stdio::null());
         run_as_server_user(&mut install);
@@ -94,6 +98,11 @@ impl Mariadb {
     pub fn up(&mut self, settings: &[&str]) {
         let mut command = program("mariadbd");
         command.arg("--no-defaults").arg(format!("--datadir={}", self.data_dir().display()));
+        // In a shared one it would remove the temporary tables of other servers when it starts.
+        let tmp = self.dir.join("tmp");
+        std::fs::create_dir_all(&tmp).expect("a directory");
+        open_to_server(&tmp);
+        command.arg(format!("--tmpdir={}", tmp.display()));
         command.arg(format!("--socket={}", self.socket().display()));
         command.arg(format!("--pid-file={}", self.dir.join("pid").display()));
         command.args(["--skip-networking", "--log-bin=binlog", "--binlog-format=MIXED"]).args(SMALL);

@@ -93,7 +93,7 @@ fn check(program: &str, output: Output) -> Result<(), StepError> {
         format!("the replay stopped: {program}: {}", tools::said(&output)),
     )
     .help("what was replayed until then is there: mend the cause and retry, which goes on behind it, or restore the dump again");
-    error.causes = output.stderr.last_lines(6);
+    error.causes = tools::shown(&output);
     Err(error)
 }
 

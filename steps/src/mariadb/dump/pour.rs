@@ -88,7 +88,7 @@ fn stopped(output: &Output) -> StepError {
     .help(
         "what was restored until then is dropped by the next attempt and by undo; mend the cause and retry",
     );
-    error.causes = output.stderr.last_lines(5);
+    error.causes = tools::shown(output);
     error
 }
 

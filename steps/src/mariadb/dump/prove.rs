@@ -60,7 +60,7 @@ pub(in super::super) async fn definers(
     client: &mut Client,
     databases: &[String],
 ) -> Result<Check, StepError> {
-    let names = databases.iter().map(|name| literal(name)).collect::<Vec<_>>().join(", ");
+    let names = list(databases);
     let sql = format!(
         "select definer, group_concat(what order by what separator ', ') from (
            select definer, concat('view ', table_schema, '.', table_name) what from information_schema.views where table_schema in ({names})
@@ -80,7 +80,7 @@ pub(in super::super) async fn orphans(
     client: &mut Client,
     databases: &[String],
 ) -> Result<Vec<Check>, StepError> {
-    let names = databases.iter().map(|name| literal(name)).collect::<Vec<_>>().join(", ");
+    let names = list(databases);
     let sql = format!(
         "select constraint_schema, constraint_name, table_schema, table_name, referenced_table_schema, referenced_table_name,
            column_name, referenced_column_name
@@ -116,6 +116,12 @@ pub(in super::super) async fn orphans(
         });
     }
     Ok(checks)
+}
+
+/// Writes names as a list, which must not be empty.
+fn list(databases: &[String]) -> String {
+    let names: Vec<_> = databases.iter().map(|name| literal(name)).collect();
+    if names.is_empty() { "''".to_owned() } else { names.join(", ") }
 }
 
 fn check(name: &str, expected: String, wrong: Vec<String>, found: impl FnOnce() -> String) -> Check {

@@ -14,7 +14,7 @@ use super::super::controldata::ControlData;
 use super::super::rows::{self, Read};
 use super::super::server::{self, QUICK};
 use super::super::tools::Tools;
-use super::super::{codes, lifecycle, local, query};
+use super::super::{codes, lifecycle, local};
 use super::against::{self, Against, Kept, Rows, Rules};
 use super::amcheck::{self, Checked};
 use super::findings::{Database, Server};
