@@ -96,7 +96,7 @@ impl Scene {
     }
 
     /// Goes on in another run, to another place.
-    fn to_another_place(&mut self, name: &str, store: System) {
+    fn move_to(&mut self, name: &str, store: System) {
         self.target = self.source.place().resource(name, free_port());
         self.rig = Self::rig(&self.target, store);
     }
@@ -165,7 +165,7 @@ async fn what_a_script_has_backed_up_comes_back_from_a_directory_and_a_bucket() 
     let mut resource = bucket.resource("backups");
     let (id, key) = (SecretRef::Env("S3_ID".into()), SecretRef::Env("S3_KEY".into()));
     (resource.access_key, resource.secret_key) = (Some(id.clone()), Some(key.clone()));
-    scene.to_another_place("from-the-bucket", System::Store(resource));
+    scene.move_to("from-the-bucket", System::Store(resource));
     scene.rig = std::mem::replace(&mut scene.rig, Rig::drill()).secret(id, "testing").secret(key, "testing");
     scene.come_back(&target).await;
 
@@ -178,7 +178,7 @@ async fn what_a_script_has_backed_up_comes_back_from_a_directory_and_a_bucket() 
             fs::remove_file(path).expect("removes");
         }
     }
-    scene.to_another_place("from-the-least", scene.store());
+    scene.move_to("from-the-least", scene.store());
     let (chosen, base) = scene.come_back(&target).await;
     for word in ["when its objects were written", "consistent is not known", "no backup_manifest"] {
         assert!(says(&chosen, word), "{word}: {chosen:?}");
@@ -190,7 +190,7 @@ async fn what_a_script_has_backed_up_comes_back_from_a_directory_and_a_bucket() 
 
 /// What is damaged is refused, the sooner the better.
 async fn faults(scene: &mut Scene) {
-    scene.to_another_place("never", scene.store());
+    scene.move_to("never", scene.store());
     let archive = scene.base().join("base.tar.gz");
     let whole = fs::read(&archive).expect("reads");
     let mut damaged = whole.clone();

@@ -26,31 +26,31 @@ use crate::support::postgres::{Cluster, Options, Place, free_port, succeed, wait
 use crate::support::rig::Rig;
 
 /// What is known of a source whose server is gone: its store, and every commit.
-pub struct Original {
+pub(crate) struct Original {
     store: PathBuf,
     /// The same, after the source was promoted to timeline 2 and has committed one row more there.
     switched: PathBuf,
     /// The label of the backup before row 2.
-    pub first: String,
+    pub(crate) first: String,
     /// The label of the backup between rows 4 and 5.
-    pub second: String,
-    pub system: String,
+    pub(crate) second: String,
+    pub(crate) system: String,
     /// By row: a moment after its commit and before that of the next row.
-    pub moments: BTreeMap<u32, Timestamp>,
+    pub(crate) moments: BTreeMap<u32, Timestamp>,
     /// By row: when it was committed.
-    pub commits: BTreeMap<u32, Timestamp>,
+    pub(crate) commits: BTreeMap<u32, Timestamp>,
     _remover: Remover,
 }
 
 /// The last row.
-pub const LAST: u32 = 11;
+pub(crate) const LAST: u32 = 11;
 /// The first row of timeline 2; one more follows in the next segment.
-pub const SWITCHED: u32 = 12;
+pub(crate) const SWITCHED: u32 = 12;
 /// Rows that were committed within one second.
-pub const BURST: std::ops::RangeInclusive<u32> = 6..=10;
+pub(crate) const BURST: std::ops::RangeInclusive<u32> = 6..=10;
 
 /// Returns the source; the first call makes it.
-pub fn original() -> &'static Original {
+pub(crate) fn original() -> &'static Original {
     static ORIGINAL: OnceLock<Original> = OnceLock::new();
     ORIGINAL.get_or_init(|| {
         // On a thread of its own, for it waits for steps and may be called by one that does.
@@ -60,7 +60,7 @@ pub fn original() -> &'static Original {
 
 impl Original {
     /// Returns the names of all segments of the archive that follow the first backup, in order.
-    pub fn segments(&self) -> Vec<String> {
+    pub(crate) fn segments(&self) -> Vec<String> {
         let names = names(&self.store.join("wal").join(&self.system)).into_iter();
         let names = names.filter(|name| name.len() == "0000000100000000000000AA.zst".len());
         let marker =
@@ -196,23 +196,23 @@ fn copy(from: &Path, to: &Path) {
 }
 
 /// A copy of the store, and a place to restore to, at which something else stands.
-pub struct Case {
-    pub original: &'static Original,
-    pub rig: Rig,
-    pub place: Place,
-    pub target: Postgres,
+pub(crate) struct Case {
+    pub(crate) original: &'static Original,
+    pub(crate) rig: Rig,
+    pub(crate) place: Place,
+    pub(crate) target: Postgres,
     store: PathBuf,
     /// What it is a copy of.
     source: PathBuf,
 }
 
 impl Case {
-    pub fn new() -> Self {
+    pub(crate) fn new() -> Self {
         Self::with(&original().store)
     }
 
     /// Makes one whose source went on along timeline 2.
-    pub fn switched() -> Self {
+    pub(crate) fn switched() -> Self {
         Self::with(&original().switched)
     }
 
@@ -227,12 +227,12 @@ impl Case {
     }
 
     /// Makes one whose store is a bucket at an endpoint. All have the same, so that none may change it.
-    pub fn in_bucket(endpoint: &str) -> Self {
+    pub(crate) fn in_bucket(endpoint: &str) -> Self {
         Self::in_bucket_at(endpoint, Place::make(), "target")
     }
 
     /// Makes one that restores into a directory of that name.
-    pub fn in_bucket_at(endpoint: &str, place: Place, target: &str) -> Self {
+    pub(crate) fn in_bucket_at(endpoint: &str, place: Place, target: &str) -> Self {
         let key = SecretRef::Env("TEST_S3_KEY".into());
         let mut resource = bucket().resource_at(PREFIX, endpoint);
         (resource.access_key, resource.secret_key) = (Some(key.clone()), Some(key.clone()));
@@ -249,31 +249,31 @@ impl Case {
         Self { original: original(), rig, place, target, store, source: PathBuf::new() }
     }
 
-    pub fn data_dir(&self) -> PathBuf {
+    pub(crate) fn data_dir(&self) -> PathBuf {
         self.target.data_dir.clone().expect("a data directory")
     }
 
     /// Returns where an object of the store is.
-    pub fn object(&self, key: &str) -> PathBuf {
+    pub(crate) fn object(&self, key: &str) -> PathBuf {
         self.store.join(key)
     }
 
     /// Returns where an object of the first backup is: the one whose name begins like this.
-    pub fn base(&self, name: &str) -> PathBuf {
+    pub(crate) fn base(&self, name: &str) -> PathBuf {
         only(&self.object(&format!("base/{}", self.original.first)), name)
     }
 
     /// Returns where a WAL segment is.
-    pub fn segment(&self, name: &str) -> PathBuf {
+    pub(crate) fn segment(&self, name: &str) -> PathBuf {
         only(&self.object(&format!("wal/{}", self.original.system)), &format!("{name}.zst"))
     }
 
-    pub fn marker(&self) -> Value {
+    pub(crate) fn marker(&self) -> Value {
         serde_json::from_slice(&fs::read(self.base("lifeboat.json")).expect("a marker")).expect("JSON")
     }
 
     /// Makes the marker of the first backup say of an object what is there now.
-    pub fn fit_marker(&self, name: &str) {
+    pub(crate) fn fit_marker(&self, name: &str) {
         let mut marker = self.marker();
         let content = fs::read(self.base(name)).expect("an object");
         let objects = marker["objects"].as_array_mut().expect("a list");
@@ -286,12 +286,12 @@ impl Case {
     }
 
     /// Brings the store back as it was.
-    pub fn heal(&self) {
+    pub(crate) fn heal(&self) {
         fs::remove_dir_all(&self.store).expect("removes");
         copy(&self.source, &self.store);
     }
 
-    pub async fn choose(&self, target: Option<Timestamp>) -> Result<Done, StepError> {
+    pub(crate) async fn choose(&self, target: Option<Timestamp>) -> Result<Done, StepError> {
         let mut with = json!({"store": "backups"});
         if let Some(target) = target {
             with["target_time"] = json!(target.to_string());
@@ -300,17 +300,21 @@ impl Case {
     }
 
     /// Restores the first backup.
-    pub async fn restore(&self) -> Result<Done, StepError> {
+    pub(crate) async fn restore(&self) -> Result<Done, StepError> {
         let label = &self.original.first;
         let with = json!({"store": "backups", "backup": label, "cluster": "db", "existing": "move_aside"});
         self.rig.run("postgres.restore_base", with).await
     }
 
-    pub async fn recover(&self, target: Option<Timestamp>) -> Result<Done, StepError> {
+    pub(crate) async fn recover(&self, target: Option<Timestamp>) -> Result<Done, StepError> {
         self.recover_along("current", target).await
     }
 
-    pub async fn recover_along(&self, timeline: &str, target: Option<Timestamp>) -> Result<Done, StepError> {
+    pub(crate) async fn recover_along(
+        &self,
+        timeline: &str,
+        target: Option<Timestamp>,
+    ) -> Result<Done, StepError> {
         let mut with = json!({"store": "backups", "cluster": "db", "timeline": timeline});
         if let Some(target) = target {
             with["target_time"] = json!(target.to_string());
@@ -319,7 +323,7 @@ impl Case {
     }
 
     /// Returns the rows of the restored server.
-    pub fn rows(&self) -> Vec<u32> {
+    pub(crate) fn rows(&self) -> Vec<u32> {
         let isolation = Isolation::serving(&self.data_dir()).expect("an isolated server");
         let mut psql = self.place.command("psql");
         psql.args(["-XAt", "-v", "ON_ERROR_STOP=1", "-U", "postgres", "-d", "postgres", "-h"]);
@@ -329,12 +333,12 @@ impl Case {
         text.lines().map(|row| row.parse().expect("a number")).collect()
     }
 
-    pub fn assert_rows(&self, last: u32) {
+    pub(crate) fn assert_rows(&self, last: u32) {
         assert_eq!(self.rows(), (1..=last).collect::<Vec<_>>());
     }
 
     /// Asserts that nothing was touched: what stood at the place stands there, and nothing else beside it.
-    pub fn assert_untouched(&self) {
+    pub(crate) fn assert_untouched(&self) {
         let beside = names(self.data_dir().parent().expect("a parent"));
         let left: Vec<_> = beside.into_iter().filter(|name| name != "store").collect();
         assert_eq!(left, ["target"], "beside the target");
@@ -343,11 +347,11 @@ impl Case {
         assert_eq!(self.rig.made_at(), Vec::<PathBuf>::new(), "what the journal says was made");
     }
 
-    pub fn assert_no_server(&self) {
+    pub(crate) fn assert_no_server(&self) {
         assert_eq!(PidFile::live(&self.data_dir()), None, "no server is left");
     }
 
-    pub fn store_now(&self) -> Tree {
+    pub(crate) fn store_now(&self) -> Tree {
         Tree::of(&self.store)
     }
 }
@@ -366,7 +370,7 @@ fn only(dir: &Path, name: &str) -> PathBuf {
 }
 
 /// Asserts what a step was refused with, and that the message, its help or a cause has all these words.
-pub fn assert_says(error: &StepError, (code, kind): (Code, FailureKind), words: &[&str]) {
+pub(crate) fn assert_says(error: &StepError, (code, kind): (Code, FailureKind), words: &[&str]) {
     assert_eq!((error.code, error.kind), (code, kind), "{error}: {:?}", error.causes);
     let help = error.help.as_deref().unwrap_or_default();
     assert!(!help.is_empty(), "no help: {error}");
@@ -378,10 +382,10 @@ pub fn assert_says(error: &StepError, (code, kind): (Code, FailureKind), words: 
 
 /// Everything below a directory: who may do what with it, when it was changed, and its content.
 #[derive(Debug, PartialEq, Eq)]
-pub struct Tree(BTreeMap<PathBuf, (u32, u32, i64, String)>);
+pub(crate) struct Tree(BTreeMap<PathBuf, (u32, u32, i64, String)>);
 
 impl Tree {
-    pub fn of(dir: &Path) -> Self {
+    pub(crate) fn of(dir: &Path) -> Self {
         let mut tree = Self(BTreeMap::new());
         tree.add(dir);
         tree

@@ -8,6 +8,7 @@ mod change;
 mod clones;
 mod disk;
 mod faults;
+mod in_place;
 mod kill;
 mod machine;
 mod phases;
