@@ -39,7 +39,7 @@ struct Params {
 
 const DOC: &str = "\
 Makes an empty MariaDB server that nobody else uses and that can harm nobody. It listens on a socket in a directory of its \
-own and on no port, runs no events, is nobody's replica, reads no configuration of the machine and no files of it; `root` \
+own and on no port, runs no events, is nobody's replica, reads no configuration of the machine, has a directory for temporary files to itself; `root` \
 logs in without a password, whom only the users of the server and of Lifeboat can be. It keeps a binary log of its own, by \
 which `mariadb.replay_binlog` proves what it has applied.
 

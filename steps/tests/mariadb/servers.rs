@@ -72,6 +72,11 @@ async fn a_clone_is_cut_off_stopped_started_and_found_again() {
     let mut rig = rig();
     let done = rig.run_as("clone", "mariadb.clone", json!({ "dir": rig.dir() })).await.unwrap();
     let socket = std::path::PathBuf::from(done.outputs["socket"].as_str().unwrap());
+    let tmp = sql_at(&socket, "select @@tmpdir").unwrap();
+    assert!(
+        tmp.starts_with(rig.dir().to_str().unwrap()),
+        "it would remove temporary tables of others in {tmp}"
+    );
     let settings =
         sql_at(&socket, "select @@skip_networking, @@event_scheduler, @@log_bin, @@gtid_binlog_pos");
     assert_eq!(settings.unwrap().trim_end(), "1\tOFF\t1");
