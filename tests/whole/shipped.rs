@@ -89,6 +89,9 @@ fn those_for_servers_compile_for_a_project_that_has_them() {
         let ran = project.run(&words).expect(0);
         assert!(ran.stdout.contains(step), "{name}: {}", ran.stdout);
     }
+    // `db`, the default, is no MariaDB here, and nobody has named another.
+    let ran = project.run(&["plan", "builtin/restore-mariadb", "--incident-at", "now"]).expect(2);
+    assert!(ran.stderr.contains("`db` is a postgres in `sandbox`, not a mariadb"), "{}", ran.stderr);
     let ran = project
         .run(&["run", "builtin/restore-postgres", "-i", "cluster=cache", "--incident-at", "now"])
         .expect(2);

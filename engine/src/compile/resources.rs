@@ -98,7 +98,11 @@ fn absent(
 }
 
 /// Checks the defaults of inputs that name resources, as if the steps that use them named those.
+///
+/// Those of a shipped runbook are only guesses at names in a project that its author has not seen: one that does not fit is
+/// an error where it is used, once a run has its inputs.
 fn check_defaults(analysis: &Analysis<'_>, out: &mut Diagnostics) {
+    let shipped = analysis.project.shipped.contains_key(&analysis.spec.name.value);
     for input in &analysis.spec.inputs {
         let Type::Resource { kinds, .. } = &input.decl.ty else { continue };
         let name = input.decl.default.as_ref().and_then(|default| default.as_str());
@@ -107,7 +111,8 @@ fn check_defaults(analysis: &Analysis<'_>, out: &mut Diagnostics) {
         let mut without = Vec::new();
         for environment in &analysis.environments {
             match environment.resources.get(name) {
-                None if environment.broken.contains(name) => {}
+                None if shipped || environment.broken.contains(name) => {}
+                Some(found) if shipped && !kinds.contains(&found.resource.kind()) => {}
                 None => without.push(environment),
                 Some(found) => {
                     let named = Named { name, span: &input.span, kinds, access };
