@@ -113,6 +113,7 @@ async fn refused(journey: &mut Journey, label: &str) {
     journey.rig.run("postgres.promote", json!({"cluster": "db"})).await.expect("promotes");
     journey.sql("insert into ledger values (50)");
     journey.rig.run("postgres.stop", json!({"cluster": "db"})).await.expect("stops");
+    journey.another_run();
     let error = journey.restore(label, delta()).await.expect_err("has data of its own");
     assert!(error.code == codes::LB1835 && error.help.expect("help").contains("move_aside"));
     assert!(data_dir(journey).join("global/pg_control").exists());

@@ -108,9 +108,10 @@ fn killed_and_aborted(when: impl Fn(&EventKind) -> bool) {
             .flatten()
             .any(|entry| { entry.file_name().to_string_lossy().starts_with("postgres.pre-") })
     );
-    let aborted = world.run(&ABORT);
-    assert!([0, 4].contains(&aborted.exit), "{}", aborted.all());
-    assert_eq!(world.report()["outcome"]["state"], "aborted", "{}", aborted.all());
+    let aborted = world.run(&ABORT).expect(0);
+    assert!(aborted.stderr.contains("to carry it out: lifeboat resume"), "{}", aborted.all());
+    let resumed = world.run(&["resume"]).expect(4);
+    assert_eq!(world.report()["outcome"]["state"], "aborted", "{}", resumed.all());
     assert_back(&world);
 }
 
