@@ -13,7 +13,8 @@ const OF_THE_SYSTEM: &str = "security.selinux";
 /// Returns the SHA-256 over names and values of everything that a file has beyond its mode; `None` if it has nothing, or
 /// the file system knows no such thing.
 pub(super) fn digest(path: &Path) -> io::Result<Option<String>> {
-    let mut names = match read(|buffer| rustix::fs::llistxattr(path, buffer)) {
+    let listed = read(|| rustix::fs::llistxattr_query(path), |buffer| rustix::fs::llistxattr(path, buffer));
+    let mut names = match listed {
         Err(Errno::NOTSUP | Errno::NOENT) => return Ok(None),
         other => split(&other?),
     };
@@ -21,8 +22,10 @@ pub(super) fn digest(path: &Path) -> io::Result<Option<String>> {
     names.sort();
     let mut state = Sha256::new();
     for name in &names {
-        let value = read(|buffer| rustix::fs::lgetxattr(path, name.as_slice(), buffer))?;
-        for part in [name, &value] {
+        let name = name.as_slice();
+        let size = || rustix::fs::lgetxattr_query(path, name);
+        let value = read(size, |buffer| rustix::fs::lgetxattr(path, name, buffer))?;
+        for part in [name, value.as_slice()] {
             state.update((part.len() as u64).to_le_bytes());
             state.update(part);
         }
@@ -35,11 +38,13 @@ fn split(list: &[u8]) -> Vec<Vec<u8>> {
 }
 
 /// Asks for the size first, and again if it has grown meanwhile.
-fn read(ask: impl Fn(&mut [u8]) -> rustix::io::Result<usize>) -> rustix::io::Result<Vec<u8>> {
+fn read(
+    size: impl Fn() -> rustix::io::Result<usize>,
+    ask: impl Fn(&mut [u8]) -> rustix::io::Result<usize>,
+) -> rustix::io::Result<Vec<u8>> {
     loop {
-        let size = ask(&mut [])?;
-        let mut buffer = vec![0; size];
-        if size == 0 {
+        let mut buffer = vec![0; size()?];
+        if buffer.is_empty() {
             return Ok(buffer);
         }
         match ask(&mut buffer) {

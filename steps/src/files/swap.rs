@@ -65,7 +65,7 @@ impl StepKind for Swap {
     async fn preview(&self, ctx: &StepContext) -> Result<Preview, StepError> {
         let params: Params = ctx.params()?;
         let path = files_of(ctx, &params.files)?.path.clone();
-        let (at, other) = (path.clone(), params.previous.clone());
+        let (at, other) = (path.clone(), ctx.info.project_dir.join(&params.previous));
         let (now, then) = blocking(move || Ok((measure(&at), measure(&other)))).await?;
         let words =
             |found: Option<crate::probe::Measured>| found.map_or("absent".to_owned(), |it| it.to_string());
@@ -89,7 +89,8 @@ impl StepKind for Swap {
             Some(pair) => pair,
             None => {
                 refuse_own(ctx, &params.previous)?;
-                let (path, previous, run) = (path, params.previous.clone(), ctx.info.run.short());
+                let previous = ctx.info.project_dir.join(&params.previous);
+                let run = ctx.info.run.short();
                 let pair = blocking(move || Pair::find(&path, &previous, &run)).await?;
                 ctx.record(PAIR, json!(pair)).await?;
                 pair

@@ -3,12 +3,13 @@
 use std::collections::{BTreeMap, BTreeSet};
 
 use async_trait::async_trait;
+use jiff::Timestamp;
 use lifeboat_engine::expr;
 use lifeboat_engine::model::event::Done;
 use lifeboat_engine::model::evidence::Check;
 use lifeboat_engine::resource::ResourceKind;
 use lifeboat_engine::step::{Effect, KindSpec, ParamProblem, Preview, StepContext, StepError, StepKind};
-use lifeboat_engine::value::{Field, Type};
+use lifeboat_engine::value::{Field, Type, parse_timestamp};
 use serde::Deserialize;
 use serde_json::{Map, Value, json};
 
@@ -30,7 +31,7 @@ struct Params {
     snapshot_to: Option<String>,
 }
 
-/// What the first attempt counted, for an attempt that finds a database emptied already.
+/// What was counted before the first database was emptied, for an attempt that finds it so.
 const COUNTED: &str = "counted";
 
 const DOC: &str = "\
@@ -119,11 +120,11 @@ impl StepKind for Flush {
         let (mut clients, info) = examine(ctx, &params).await?;
         let counted = count(&mut clients).await?;
         let checks = expected(ctx, &params, &counted)?;
-        let counted = first_count(ctx, counted).await?;
         let taken = match &params.snapshot_to {
             Some(store) => Some(take_snapshot(ctx, &params, store).await?),
             None => None,
         };
+        let counted = first_count(ctx, counted).await?;
         let mut flushed = Flushed { checks, ..Flushed::default() };
         for (number, client) in &mut clients {
             flushed.empty(*number, client, &counted).await?;
@@ -217,9 +218,17 @@ async fn first_count(
 }
 
 async fn take_snapshot(ctx: &StepContext, params: &Params, store: &str) -> Result<Done, StepError> {
+    let begun = Timestamp::now();
     let with = json!({ "server": params.server, "store": store, "save_timeout": "10m", "load_check": true });
     let system = ctx.resource(&params.server)?.clone();
-    snapshot::Snapshot.run(&ctx.part(with, &params.server, system)).await
+    let mut taken = snapshot::Snapshot.run(&ctx.part(with, &params.server, system)).await?;
+    let at = taken.outputs.get("taken_at").and_then(Value::as_str).and_then(|at| parse_timestamp(at).ok());
+    if let Some(at) = at.filter(|at| at.as_second() < begun.as_second()) {
+        let told =
+            format!("the snapshot is of {at}, of an earlier attempt: what was written since is not in it");
+        taken.warnings.push(told);
+    }
+    Ok(taken)
 }
 
 /// What was done so far.

@@ -3,6 +3,7 @@
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
+use lifeboat_engine::model::evidence::CreatedKind;
 use lifeboat_engine::model::outcome::FailureKind;
 use redis::Commands;
 use serde_json::{Value, json};
@@ -308,4 +309,33 @@ async fn a_snapshot_belongs_to_the_user_of_the_server() {
     world.restore(json!({})).await.unwrap();
     let found = std::fs::metadata(&dump).unwrap();
     assert_eq!((found.uid(), found.mode() & 0o777), (nobody.uid, 0o604));
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_target_that_is_killed_while_it_loads_is_restored_by_the_next_attempt() {
+    // 500 keys take a second and a half.
+    let world = World::new(&["--save", "", "--key-load-delay", "3000"]);
+    world.snapshot("snapshot").await;
+    std::fs::write(world.target_dir().join("dump.rdb"), "old").unwrap();
+    let log = || std::fs::read_to_string(world.rig.dir().join("target.log")).unwrap_or_default();
+    let server = || {
+        let reported = world.rig.reported();
+        let pid = reported.created.iter().find_map(|thing| match thing.kind {
+            CreatedKind::Process { pid, .. } => Some(pid),
+            _ => None,
+        });
+        pid
+    };
+    let (restored, ()) = tokio::join!(world.restore(json!({})), async {
+        while !log().contains("Loading RDB") || server().is_none() {
+            tokio::time::sleep(Duration::from_millis(5)).await;
+        }
+        kill(server().unwrap());
+    });
+    let error = restored.unwrap_err();
+    assert_eq!((error.code.id, error.kind), ("LB1309", FailureKind::Uncertain), "{error:?}");
+    let done = world.restore(json!({})).await.unwrap();
+    assert_eq!(done.outputs["keys"], json!(502));
+    let aside = PathBuf::from(done.outputs["moved_aside"][0].as_str().unwrap());
+    assert_eq!(std::fs::read_to_string(aside).unwrap(), "old", "what was there before the first attempt");
 }
