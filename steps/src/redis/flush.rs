@@ -223,7 +223,8 @@ async fn take_snapshot(ctx: &StepContext, params: &Params, store: &str) -> Resul
     let system = ctx.resource(&params.server)?.clone();
     let mut taken = snapshot::Snapshot.run(&ctx.part(with, &params.server, system)).await?;
     let at = taken.outputs.get("taken_at").and_then(Value::as_str).and_then(|at| parse_timestamp(at).ok());
-    if let Some(at) = at.filter(|at| at.as_second() < begun.as_second()) {
+    // In whole seconds, by a coarse clock.
+    if let Some(at) = at.filter(|at| at.as_second() + 1 < begun.as_second()) {
         let told =
             format!("the snapshot is of {at}, of an earlier attempt: what was written since is not in it");
         taken.warnings.push(told);

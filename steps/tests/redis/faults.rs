@@ -319,12 +319,10 @@ async fn a_target_that_is_killed_while_it_loads_is_restored_by_the_next_attempt(
     std::fs::write(world.target_dir().join("dump.rdb"), "old").unwrap();
     let log = || std::fs::read_to_string(world.rig.dir().join("target.log")).unwrap_or_default();
     let server = || {
-        let reported = world.rig.reported();
-        let pid = reported.created.iter().find_map(|thing| match thing.kind {
+        world.rig.reported().created.iter().find_map(|thing| match thing.kind {
             CreatedKind::Process { pid, .. } => Some(pid),
             _ => None,
-        });
-        pid
+        })
     };
     let (restored, ()) = tokio::join!(world.restore(json!({})), async {
         while !log().contains("Loading RDB") || server().is_none() {

@@ -106,7 +106,8 @@ async fn a_snapshot_holds_what_was_acknowledged_before_it_and_is_described() {
     let done = world.snapshot("snapshot").await;
     assert_eq!(done.outputs["keys"], json!(502));
     let taken_at: Timestamp = done.outputs["taken_at"].as_str().unwrap().parse().unwrap();
-    assert!(taken_at.as_second() >= before.as_second() && taken_at <= Timestamp::now());
+    // The server's clock for it is coarse.
+    assert!(taken_at.as_second() + 1 >= before.as_second() && taken_at <= Timestamp::now());
     let label = done.outputs["backup"].as_str().unwrap();
     let dir = world.rig.dir().join("store/redis").join(label);
     assert_eq!(names(&dir), ["dump.rdb", "lifeboat.json"]);
