@@ -143,7 +143,9 @@ async fn mistakes_are_found_before_anything_is_touched() {
 async fn undo_brings_the_earlier_file_back_or_leaves_none() {
     for earlier in [Some("earlier\n"), None] {
         let rig = rig();
-        earlier.map(|text| fs::write(target(&rig), text).unwrap());
+        if let Some(text) = earlier {
+            fs::write(target(&rig), text).unwrap();
+        }
         rig.run("files.template", with(&rig, json!({}))).await.unwrap();
         for _ in 0..2 {
             rig.undo("files.template", with(&rig, json!({}))).await.unwrap();
