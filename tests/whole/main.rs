@@ -36,6 +36,7 @@ mod receiver;
 mod refusals;
 mod restore;
 mod runs;
+mod services;
 mod shipped;
 mod signals;
 mod terminal;
