@@ -37,6 +37,7 @@ mod receiver;
 mod refusals;
 mod restore;
 mod runs;
+mod services;
 mod shipped;
 mod signals;
 mod terminal;

@@ -6,6 +6,7 @@ use std::sync::{Arc, Mutex, MutexGuard};
 
 use async_trait::async_trait;
 use jiff::Timestamp;
+use lifeboat_engine::expr;
 use lifeboat_engine::model::event::{Answer, Done, Person, Question};
 use lifeboat_engine::model::evidence::{Created, Progress, Stream};
 use lifeboat_engine::model::ids::{RunId, StepId};
@@ -15,6 +16,7 @@ use lifeboat_engine::secret::{SecretRef, Secrets};
 use lifeboat_engine::step::{
     Probe, Registry, StepContext, StepError, StepInfo, StepLink, StepParts, WorkDir,
 };
+use lifeboat_engine::value::Type;
 use secrecy::SecretString;
 use serde_json::{Map, Value};
 use tokio_util::sync::CancellationToken;
@@ -369,6 +371,12 @@ impl Rig {
                 with.insert(param.name.clone(), default.clone());
             }
             assert!(!param.required || with.contains_key(&param.name), "{kind} needs `{}`", param.name);
+            // Defaults within a map are filled in as well.
+            if let (Some(value), Type::List(_) | Type::Object(_)) = (with.get(&param.name), &param.ty)
+                && let Ok(fitted) = expr::fit(value, &param.ty)
+            {
+                with.insert(param.name.clone(), fitted);
+            }
         }
         Value::Object(with)
     }
