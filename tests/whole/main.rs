@@ -11,6 +11,7 @@ mod calendar;
 mod calls;
 mod canary;
 mod checking;
+mod configuration;
 mod crash;
 mod crowded;
 mod decisions;
