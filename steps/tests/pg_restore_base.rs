@@ -27,8 +27,13 @@ struct Scene {
 
 impl Scene {
     fn set() -> Self {
+        Self::with("select 1")
+    }
+
+    fn with(sql: &str) -> Self {
         let source = Cluster::start(&Options::default());
         source.sql("create table members as select n as id, repeat('x', 100) as name from generate_series(1, 2000) n");
+        source.sql(sql);
         let store = TestStore::make();
         store.back_up(&source, LABEL);
         let target = source.place().resource("restored", free_port());
@@ -48,6 +53,15 @@ impl Scene {
 
     async fn refusal(&self) -> StepError {
         self.restore("refuse").await.expect_err("must be refused")
+    }
+
+    /// Compares what was restored with the manifest, by the server's own program.
+    fn verify(&self) {
+        let mut verify = self.source.place().command("pg_verifybackup");
+        let manifest = self.source.place().path().join("manifest");
+        fs::copy(self.store.base(LABEL).join("backup_manifest"), &manifest).expect("copy");
+        self.source.place().own(&manifest);
+        succeed(verify.arg("-m").arg(&manifest).arg(self.data_dir()));
     }
 
     fn is_startable(&self) -> bool {
@@ -74,11 +88,7 @@ async fn a_backup_becomes_a_cluster_that_starts() {
     assert!(done.outputs["files"].as_u64() > Some(500), "{:?}", done.outputs);
     assert!(done.checks.iter().all(|check| check.passed) && done.warnings.is_empty());
 
-    let mut verify = scene.source.place().command("pg_verifybackup");
-    let manifest = scene.source.place().path().join("manifest");
-    fs::copy(scene.store.base(LABEL).join("backup_manifest"), &manifest).expect("copy");
-    scene.source.place().own(&manifest);
-    succeed(verify.arg("-m").arg(&manifest).arg(scene.data_dir()));
+    scene.verify();
 
     let mut start = scene.source.place().command("pg_ctl");
     start.args(["-w", "-o", &format!("-p {} -c listen_addresses=''", scene.target.port), "-l"]);
@@ -298,6 +308,31 @@ async fn expect_damage(scene: &Scene, code: lifeboat_engine::code::Code, what: &
     assert_eq!(error.kind, FailureKind::Permanent, "{what}");
     assert!(!scene.is_startable(), "{what}");
     scene.assert_untouched();
+}
+
+/// Larger than what is held of a file in memory: hashing is still at one part of it while the next ones are written.
+#[tokio::test]
+async fn large_files_come_out_whole_and_one_that_differs_is_named() {
+    let scene = Scene::with(
+        "create table photos as select repeat(md5(n::text), 30) as body from generate_series(1, 12000) n",
+    );
+    let file = scene.source.sql("select pg_relation_filepath('photos')");
+    assert!(fs::metadata(scene.source.data_dir.join(&file)).expect("a file").len() > 9 << 20);
+    let good = scene.store.base_tar(LABEL);
+    for row in [1, 6000, 12000] {
+        let body = scene.source.sql(&format!("select md5('{row}')")).into_bytes();
+        let at = good.windows(body.len()).position(|bytes| bytes == body).expect("a row");
+        let mut wrong = good.clone();
+        wrong[at] ^= 1;
+        scene.store.replace_base(LABEL, &wrong);
+        let error = scene.refusal().await;
+        assert_eq!(error.code, codes::LB1258, "{}", error.message);
+        assert!(error.message.contains(&file), "{}", error.message);
+        scene.assert_untouched();
+    }
+    scene.store.replace_base(LABEL, &good);
+    scene.restore("refuse").await.expect("restores");
+    scene.verify();
 }
 
 /// Where a tar can be cut without any reader of tar noticing.

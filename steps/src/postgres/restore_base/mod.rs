@@ -3,6 +3,7 @@
 mod delta;
 mod fill;
 mod flusher;
+mod hashing;
 mod kind;
 mod listener;
 mod places;

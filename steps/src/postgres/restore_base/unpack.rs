@@ -8,14 +8,13 @@ use std::io::{self, Read, Write};
 use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt};
 use std::path::{Component, Path, PathBuf};
 
-use lifeboat_engine::plan::hex;
 use lifeboat_engine::step::StepError;
-use sha2::{Digest as _, Sha256};
 
 use super::super::codes;
 use super::super::stream::{self, Broken, EntryType, Form, Tar, stream};
 use super::delta::Rewritten;
 use super::flusher::Flusher;
+use super::hashing::{Hashing, hashed};
 use super::target::Existing;
 use crate::postgres::backup_manifest::Manifest;
 use crate::process::OsUser;
@@ -80,8 +79,9 @@ pub(super) fn unpack(job: &Job<'_>) -> Result<Unpacked, StepError> {
     let by_file = job.manifest.is_some_and(Manifest::has_checksums);
     let by_object = !by_file && is_known(job.object);
     let mut counted = Counted { inner: open(job)?, meter: job.meter, stopped: None };
-    let (read, unpacked) =
-        stream(&mut counted, (form, by_object), |chunks| unpack_tar(job, Tar::new(chunks)));
+    let (read, unpacked) = stream(&mut counted, (form, by_object), |chunks| {
+        hashed(|hashing| Work { job, tar: Tar::new(chunks), hashing }.unpack())
+    });
     if let Some(stopped) = counted.stopped {
         return Err(stopped);
     }
@@ -176,20 +176,86 @@ impl Read for Counted<'_> {
     }
 }
 
-fn unpack_tar(job: &Job<'_>, mut tar: Tar) -> Result<Unpacked, Broken> {
-    let mut unpacked = Unpacked::default();
-    while let Some(entry) = tar.next()? {
-        let path = contained(job, &entry.name)?;
-        match entry.kind {
-            EntryType::Directory => make_dir(job, &path)?,
-            EntryType::Regular => write_file(job, &mut tar, path, &mut unpacked)?,
-            other => {
-                let what = format!("{} is neither a file nor a directory ({other:?})", path.display());
-                return Err(refused(job, &what).into());
+/// An archive on its way into a directory.
+struct Work<'a> {
+    job: &'a Job<'a>,
+    tar: Tar,
+    hashing: &'a Hashing,
+}
+
+impl Work<'_> {
+    fn unpack(mut self) -> Result<Unpacked, Broken> {
+        let mut unpacked = Unpacked::default();
+        while let Some(entry) = self.tar.next()? {
+            let path = contained(self.job, &entry.name)?;
+            match entry.kind {
+                EntryType::Directory => make_dir(self.job, &path)?,
+                EntryType::Regular => self.file((path, entry.size), &mut unpacked)?,
+                other => {
+                    let what = format!("{} is neither a file nor a directory ({other:?})", path.display());
+                    return Err(refused(self.job, &what).into());
+                }
             }
         }
+        Ok(unpacked)
     }
-    Ok(unpacked)
+
+    /// Writes one file. Its size is compared at once, its checksum meanwhile.
+    fn file(&mut self, (path, size): (PathBuf, u64), unpacked: &mut Unpacked) -> Result<(), Broken> {
+        let job = self.job;
+        let place = if path == Path::new(CONTROL_FILE) { HELD_BACK.into() } else { path.clone() };
+        let full = job.dir.join(place);
+        make_dir(job, path.parent().unwrap_or(Path::new("")))?;
+        let path = job.prefix.join(path);
+        let expected = job.manifest.map(|manifest| manifest.files.get(&path));
+        let sha256 = expected.flatten().and_then(|file| file.sha256.as_deref());
+        unpacked.kept += self.fill(&full, sha256.is_some())?;
+        unpacked.files += 1;
+        unpacked.bytes += size;
+        unpacked.by_size += u64::from(sha256.is_none());
+        let wrong = match expected {
+            // WAL has no entries, wherever it comes from.
+            None => return Ok(()),
+            Some(None) if path.starts_with("pg_wal") => return Ok(()),
+            Some(None) => "is in the archive and not in the manifest".to_owned(),
+            Some(Some(file)) if file.size != size => {
+                format!("has {size} bytes, and the manifest says {}", file.size)
+            }
+            Some(Some(_)) if !unpacked.seen.insert(path.clone()) => "is in the archive twice".to_owned(),
+            Some(Some(_)) => return sha256.map_or(Ok(()), |sha256| self.hashing.end(&path, sha256)),
+        };
+        Err(mismatch(&path, &wrong).into())
+    }
+
+    /// Puts the bytes of the entry into a file, and returns how many of them stood there already.
+    fn fill(&mut self, full: &Path, hash: bool) -> Result<u64, Broken> {
+        let Self { job, tar, hashing } = self;
+        let failed = |error: io::Error| unwritable(full, &error);
+        let mut each = |write: &mut dyn FnMut(&[u8]) -> io::Result<()>| {
+            tar.each_piece::<Broken>(|piece| {
+                write(&piece).map_err(failed)?;
+                if hash { hashing.update(piece) } else { Ok(()) }
+            })
+        };
+        if job.existing == Existing::Delta
+            && let Some(mut there) = Rewritten::open(full).map_err(failed)?
+        {
+            each(&mut |bytes| there.write(bytes))?;
+            return Ok(there.finish().map_err(failed)?);
+        }
+        let mut file = create_file(full, job.owner).map_err(failed)?;
+        let mut unflushed = 0;
+        each(&mut |bytes| {
+            file.write_all(bytes)?;
+            unflushed += bytes.len();
+            if unflushed >= FLUSHED_AT_ONCE {
+                job.flusher.flush(&file);
+                unflushed = 0;
+            }
+            Ok(())
+        })?;
+        Ok(0)
+    }
 }
 
 /// Turns the name of an entry into a path below the directory, or refuses it.
@@ -224,80 +290,6 @@ fn make_dir(job: &Job<'_>, path: &Path) -> Result<(), StepError> {
 /// Makes one directory that only the server's user can enter.
 pub(super) fn make_private_dir(path: &Path, owner: Option<&OsUser>) -> io::Result<()> {
     std::fs::DirBuilder::new().mode(0o700).create(path).and_then(|()| own_path(path, owner))
-}
-
-fn write_file(job: &Job<'_>, tar: &mut Tar, path: PathBuf, unpacked: &mut Unpacked) -> Result<(), Broken> {
-    let place = if path == Path::new(CONTROL_FILE) { HELD_BACK.into() } else { path.clone() };
-    let full = job.dir.join(place);
-    make_dir(job, path.parent().unwrap_or(Path::new("")))?;
-    let path = job.prefix.join(path);
-    let expected = job.manifest.map(|manifest| manifest.files.get(&path));
-    let hash = matches!(expected, Some(Some(file)) if file.sha256.is_some());
-    let rewritten = match job.existing {
-        Existing::Delta => Rewritten::open(&full).map_err(|error| unwritable(&full, &error))?,
-        Existing::Refuse | Existing::MoveAside => None,
-    };
-    let (size, sha256) = match rewritten {
-        Some(file) => {
-            let (size, sha256, kept) = rewrite(tar, (&full, file), hash)?;
-            unpacked.kept += kept;
-            (size, sha256)
-        }
-        None => copy_file(job, tar, &full, hash)?,
-    };
-    unpacked.files += 1;
-    unpacked.bytes += size;
-    unpacked.by_size += u64::from(!hash);
-    Ok(match expected {
-        // WAL has no entries, wherever it comes from.
-        None => return Ok(()),
-        Some(None) if path.starts_with("pg_wal") => return Ok(()),
-        Some(None) => Err(mismatch(&path, "is in the archive and not in the manifest")),
-        Some(Some(file)) if file.size != size => {
-            Err(mismatch(&path, &format!("has {size} bytes, and the manifest says {}", file.size)))
-        }
-        Some(Some(file)) if file.sha256 != sha256 => {
-            Err(mismatch(&path, "has another SHA-256 than the manifest says"))
-        }
-        Some(Some(_)) if unpacked.seen.insert(path.clone()) => Ok(()),
-        Some(Some(_)) => Err(mismatch(&path, "is in the archive twice")),
-    }?)
-}
-
-fn copy_file(job: &Job<'_>, tar: &mut Tar, full: &Path, hash: bool) -> Result<(u64, Option<String>), Broken> {
-    let mut file = create_file(full, job.owner).map_err(|error| unwritable(full, &error))?;
-    let mut state = hash.then(Sha256::new);
-    let mut unflushed = 0;
-    let size = tar.each_chunk::<Broken>(|bytes| {
-        file.write_all(bytes).map_err(|error| unwritable(full, &error))?;
-        if let Some(state) = &mut state {
-            state.update(bytes);
-        }
-        unflushed += bytes.len();
-        if unflushed >= FLUSHED_AT_ONCE {
-            job.flusher.flush(&file);
-            unflushed = 0;
-        }
-        Ok(())
-    })?;
-    Ok((size, state.map(|state| hex(&state.finalize()))))
-}
-
-/// Turns a file that stands there into the entry.
-fn rewrite(
-    tar: &mut Tar,
-    (full, mut file): (&Path, Rewritten),
-    hash: bool,
-) -> Result<(u64, Option<String>, u64), Broken> {
-    let mut state = hash.then(Sha256::new);
-    let size = tar.each_chunk::<Broken>(|bytes| {
-        if let Some(state) = &mut state {
-            state.update(bytes);
-        }
-        Ok(file.write(bytes).map_err(|error| unwritable(full, &error))?)
-    })?;
-    let kept = file.finish().map_err(|error| unwritable(full, &error))?;
-    Ok((size, state.map(|state| hex(&state.finalize())), kept))
 }
 
 fn create_file(full: &Path, owner: Option<&OsUser>) -> io::Result<File> {
@@ -350,7 +342,8 @@ fn refused(job: &Job<'_>, why: &str) -> StepError {
     .help("a base backup never holds such an entry; find out who wrote this object")
 }
 
-fn mismatch(path: &Path, why: &str) -> StepError {
+/// Reports a file that is not what the manifest says.
+pub(super) fn mismatch(path: &Path, why: &str) -> StepError {
     StepError::permanent(codes::LB1258, format!("the restored file {} {why}", path.display()))
         .help("the backup is damaged or was put together wrongly; restore from another one")
 }

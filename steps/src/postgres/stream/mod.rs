@@ -12,4 +12,5 @@ mod pipe;
 mod tar;
 
 pub(super) use object::{Form, Read, stream};
+pub(super) use pipe::Piece;
 pub(super) use tar::{Broken, Entry, EntryType, Tar};

@@ -3,7 +3,7 @@ use std::io::{self, BufRead, Read};
 pub(in super::super) use ::tar::EntryType;
 use lifeboat_engine::step::StepError;
 
-use super::pipe::Chunks;
+use super::pipe::{Chunks, Piece};
 
 const BLOCK: usize = 512;
 
@@ -85,16 +85,20 @@ impl Tar {
         &mut self,
         mut with: impl FnMut(&[u8]) -> Result<(), E>,
     ) -> Result<u64, E> {
+        self.each_piece(|piece| with(&piece))
+    }
+
+    /// Like [`Tar::each_chunk`], for those who keep what they get.
+    pub(in super::super) fn each_piece<E: From<io::Error>>(
+        &mut self,
+        mut with: impl FnMut(Piece) -> Result<(), E>,
+    ) -> Result<u64, E> {
         let size = self.left;
         while self.left > 0 {
-            let available = self.from.fill_buf()?;
-            let count = available.len().min(usize::try_from(self.left).unwrap_or(usize::MAX));
-            if count == 0 {
-                return Err(cut_short().into());
-            }
-            with(&available[..count])?;
-            self.from.consume(count);
-            self.left -= count as u64;
+            let piece = self.from.lend(usize::try_from(self.left).unwrap_or(usize::MAX))?;
+            let piece = piece.ok_or_else(cut_short)?;
+            self.left -= piece.len() as u64;
+            with(piece)?;
         }
         Ok(size)
     }
