@@ -98,7 +98,9 @@ pub(super) async fn run(ctx: &StepContext, source: &Source<'_>, goal: Goal) -> R
         Seen::WalEnded { within } => {
             // The next pass opens the disk anew.
             let end = move || {
-                flushing.map(Flushing::end);
+                if let Some(flushing) = flushing {
+                    flushing.end();
+                }
                 Ok(())
             };
             blocking(end).await?;
