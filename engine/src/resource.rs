@@ -248,6 +248,13 @@ pub struct Service {
     /// An address that answers 2xx when the service is ready.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub ready: Option<String>,
+    /// A program and its arguments that test the configuration; in the container where there is one.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub test: Vec<String>,
+    /// A program and its arguments that make it read its configuration again; in the container where there is one. What
+    /// the manager has for that, else the signal HUP, if absent.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub reload: Vec<String>,
     /// How people are kept out of it.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub gate: Option<Gate>,

@@ -1,17 +1,21 @@
 //! The built-in step kinds of Lifeboat.
 //!
 //! Each family has a folder with its kinds, its error codes and a `register` function. Families may use
-//! [`process`], [`store`] and [`service::Unit`]; they never use each other's kinds. Nothing here knows the command line.
+//! [`process`], [`store`] and [`service::Unit`]; they never use each other's kinds, but for
+//! [`observe`], which looks with those of all others. Nothing here knows the command line.
 
 mod backup;
 pub mod control;
 pub mod files;
+pub mod git;
 mod home;
 pub mod http;
 mod keep;
+pub mod logs;
 pub mod mariadb;
 #[cfg(feature = "s3")]
 pub mod objects;
+pub mod observe;
 pub mod people;
 pub mod postgres;
 mod probe;
@@ -29,7 +33,9 @@ pub fn registry() -> Registry {
     let mut registry = Registry::new();
     control::register(&mut registry);
     files::register(&mut registry);
+    git::register(&mut registry);
     http::register(&mut registry);
+    logs::register(&mut registry);
     mariadb::register(&mut registry);
     #[cfg(feature = "s3")]
     objects::register(&mut registry);
@@ -38,6 +44,7 @@ pub fn registry() -> Registry {
     redis::register(&mut registry);
     service::register(&mut registry);
     probe::register(&mut registry);
+    observe::register(&mut registry);
     registry
 }
 
@@ -46,8 +53,11 @@ pub fn codes() -> impl Iterator<Item = &'static Code> {
     [
         control::codes::ALL,
         files::codes::ALL,
+        git::codes::ALL,
         http::codes::ALL,
+        logs::codes::ALL,
         mariadb::codes::ALL,
+        observe::codes::ALL,
         people::codes::ALL,
         postgres::codes::ALL,
         process::codes::ALL,

@@ -123,6 +123,111 @@ async fn a_stranger_with_the_number_of_a_service_is_not_touched_and_the_service_
     stranger.wait().unwrap();
 }
 
+/// A server whose configuration is a file: it says at HUP what it has read, ends if that is `die`, and is tested by `grep`.
+fn configured(rig: &Rig, ready: &str) -> Value {
+    let config = rig.dir().join("app.conf");
+    let script = format!(
+        "trap 'read -r c < {0}; echo reloaded $c; if [ $c = die ]; then exit 1; fi' HUP; echo up; while :; do sleep 0.05; done",
+        config.display()
+    );
+    let mut service = process(rig, &script, Some(ready));
+    service["test"] = json!(["grep", "-q", "^ok\\|^die", config]);
+    service
+}
+
+#[tokio::test]
+async fn a_configuration_is_tested_and_taken_up_by_the_same_process() {
+    let web = Web::start(|_| support::web::reply(200, "")).await;
+    let mut rig = rig();
+    let (config, log) = (rig.dir().join("app.conf"), rig.dir().join("log/app.log"));
+    std::fs::write(&config, "ok one\n").unwrap();
+    rig.set_resource("app", configured(&rig, &web.url("/")));
+    let with = || json!({ "service": "app" });
+    let error = rig.run("service.reload", with()).await.unwrap_err();
+    assert_eq!(error.code.id, "LB1520", "it does not run");
+    rig.run("service.start", with()).await.unwrap();
+    let has = async |text: &str| {
+        let deadline = Instant::now() + Duration::from_secs(60);
+        while !std::fs::read_to_string(&log).unwrap().contains(text) {
+            assert!(Instant::now() < deadline, "{:?}", std::fs::read_to_string(&log));
+            tokio::time::sleep(Duration::from_millis(10)).await;
+        }
+    };
+    has("up").await;
+
+    std::fs::write(&config, "wrong\n").unwrap();
+    let error = rig.run("service.reload", with()).await.unwrap_err();
+    assert_eq!(error.code.id, "LB1522");
+    assert!(error.message.contains("grep") && error.message.contains("nothing was reloaded"), "{error}");
+
+    std::fs::write(&config, "ok two\n").unwrap();
+    let done = rig.run("service.reload", with()).await.unwrap();
+    assert_eq!(done.outputs["replaced"], json!(false));
+    has("reloaded ok two").await;
+    assert!(!std::fs::read_to_string(&log).unwrap().contains("wrong"));
+    let error =
+        rig.run("service.reload", json!({ "service": "app", "main_process": "replaced" })).await.unwrap_err();
+    assert_eq!(error.code.id, "LB1523");
+
+    let mut untested = configured(&rig, &web.url("/"));
+    untested.as_object_mut().unwrap().remove("test");
+    rig.set_resource("app", untested);
+    assert_eq!(rig.run("service.reload", with()).await.unwrap_err().code.id, "LB1521");
+    let done = rig.run("service.reload", json!({ "service": "app", "untested": true })).await.unwrap();
+    assert!(done.warnings[0].contains("was not tested"), "{:?}", done.warnings);
+
+    // It passes its test, and takes the server down: it ends a little later than the first look.
+    std::fs::write(&config, "die\n").unwrap();
+    rig.set_resource("app", configured(&rig, &web.url("/")));
+    let with = json!({ "service": "app", "stable_for": "20s" });
+    let error = rig.run("service.reload", with).await.unwrap_err();
+    assert_eq!(error.code.id, "LB1503", "{error}");
+}
+
+#[tokio::test]
+async fn a_service_that_is_healthy_for_a_moment_is_not_up() {
+    let web = Web::start(|_| support::web::reply(200, "")).await;
+    let mut rig = rig();
+    rig.set_resource("app", process(&rig, "echo out of memory; sleep 0.5; exit 1", Some(&web.url("/"))));
+    let with = json!({ "service": "app", "stable_for": "30s" });
+    let error = rig.run("service.start", with).await.unwrap_err();
+    assert_eq!((error.code.id, error.causes), ("LB1503", vec!["out of memory".to_owned()]));
+    assert!(error.message.contains("just after it had become ready"), "{}", error.message);
+
+    // Without an address, too.
+    rig.set_resource("app", process(&rig, "sleep 0.5; exit 1", None));
+    let error = rig.run("service.start", json!({ "service": "app", "stable_for": "30s" })).await.unwrap_err();
+    assert_eq!(error.code.id, "LB1503");
+}
+
+#[tokio::test]
+async fn a_service_that_answers_now_and_then_is_not_ready() {
+    let count = std::sync::atomic::AtomicUsize::new(0);
+    let flapping = move |_: &support::web::Request| {
+        let odd = count.fetch_add(1, std::sync::atomic::Ordering::SeqCst) % 2 == 1;
+        support::web::reply(if odd { 503 } else { 200 }, "")
+    };
+    let web = Web::start(flapping).await;
+    let mut rig = rig();
+    rig.set_resource("app", process(&rig, "exec sleep 600", Some(&web.url("/"))));
+    let with = json!({ "service": "app", "ready_timeout": "2s", "stable_for": "30s" });
+    let error = rig.run("service.start", with).await.unwrap_err();
+    assert_eq!(error.code.id, "LB1502");
+    assert!(error.message.contains("did not stay so"), "{}", error.message);
+}
+
+#[tokio::test]
+async fn a_service_that_does_not_end_is_killed() {
+    let mut rig = rig();
+    let mut stubborn = process(&rig, "trap '' TERM; echo up; while :; do sleep 0.05; done", None);
+    stubborn["stop_timeout"] = json!("300ms");
+    rig.set_resource("app", stubborn);
+    rig.run("service.start", json!({ "service": "app" })).await.unwrap();
+    let stopped = rig.run("service.stop", json!({ "service": "app" })).await.unwrap();
+    assert_eq!(stopped.outputs["was_running"], json!(true));
+    assert_eq!(status(&rig).await.0, json!(false));
+}
+
 #[tokio::test]
 async fn a_service_without_command_is_refused() {
     let rig = rig().resource_from("app", json!({ "kind": "service", "manager": "process" }));
@@ -169,4 +274,41 @@ async fn a_gate_is_moved_and_seen_from_outside() {
     assert_eq!(rig.run("access.close", with.clone()).await.unwrap_err().code.id, "LB1507");
     rig.set_resource("app", json!({ "kind": "service", "manager": "systemd", "unit": "app" }));
     assert_eq!(rig.run("access.close", with).await.unwrap_err().code.id, "LB1505");
+}
+
+#[tokio::test]
+async fn a_gate_that_only_one_of_several_servers_looks_at_is_not_closed() {
+    let count = std::sync::atomic::AtomicUsize::new(0);
+    let web = Web::start(move |_| {
+        let odd = count.fetch_add(1, std::sync::atomic::Ordering::SeqCst) % 2 == 1;
+        support::web::reply(if odd { 200 } else { 503 }, "")
+    })
+    .await;
+    let mut rig = rig();
+    let gate = |file: &str| {
+        let gate = json!({ "file": rig.dir().join(file), "check": web.url("/") });
+        json!({ "kind": "service", "manager": "systemd", "unit": "app", "gate": gate })
+    };
+    let (there, nowhere) = (gate("closed"), gate("nowhere/closed"));
+    rig.set_resource("app", there);
+    let with = || json!({ "gate": "app", "timeout": "1s" });
+    let error = rig.run("access.close", with()).await.unwrap_err();
+    assert_eq!(error.code.id, "LB1506");
+    let error = rig.run("access.open", with()).await.unwrap_err();
+    assert_eq!(error.code.id, "LB1506");
+    rig.set_resource("app", nowhere);
+    let error = rig.run("access.close", with()).await.unwrap_err();
+    assert_eq!(error.code.id, "LB1507");
+    assert!(error.help.unwrap().contains("directory must exist"));
+}
+
+#[tokio::test]
+async fn a_gate_that_is_waited_for_gives_up_when_the_step_must_end() {
+    let mut rig = rig();
+    let nobody = format!("http://127.0.0.1:{}/", support::web::closed_port());
+    let gate = json!({ "file": rig.dir().join("closed"), "check": nobody });
+    rig.set_resource("app", json!({ "kind": "service", "manager": "systemd", "unit": "app", "gate": gate }));
+    rig.cancel.cancel();
+    let error = rig.run("access.close", json!({ "gate": "app", "timeout": "10h" })).await.unwrap_err();
+    assert_eq!(error.code.id, "LB1506");
 }

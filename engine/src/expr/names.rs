@@ -7,8 +7,9 @@ use crate::resource::{Manager, Resource, System};
 /// The names that every expression may begin with.
 pub const NAMESPACES: &[&str] = &["inputs", "vars", "steps", "run", "incident", "resources"];
 
-/// What stands under `run`: `mode` is `recovery` or `drill`, `summary` is one line for people.
-pub const RUN_FIELDS: &[&str] = &["id", "short", "runbook", "environment", "mode", "summary"];
+/// What stands under `run`: `mode` is `recovery` or `drill`, `summary` is one line for people, `started_at` the moment
+/// that the run was declared.
+pub const RUN_FIELDS: &[&str] = &["id", "short", "runbook", "environment", "mode", "summary", "started_at"];
 
 /// What stands under `incident`: `started_at`, the moment the RTO clock started.
 pub const INCIDENT_FIELDS: &[&str] = &["started_at"];

@@ -112,6 +112,15 @@ impl RunId {
         Self(uuid::Uuid::now_v7())
     }
 
+    /// Returns when the run was declared, to the millisecond: its id says it.
+    pub fn declared_at(&self) -> jiff::Timestamp {
+        let (seconds, nanos) = self.0.get_timestamp().map_or((0, 0), |at| at.to_unix());
+        let of = |seconds, nanos| {
+            jiff::Timestamp::new(i64::try_from(seconds).ok()?, i32::try_from(nanos).ok()?).ok()
+        };
+        of(seconds, nanos).unwrap_or(jiff::Timestamp::UNIX_EPOCH)
+    }
+
     /// Returns the last eight characters: short enough to type, random enough to be unique in one place.
     pub fn short(&self) -> String {
         let text = self.0.simple().to_string();
@@ -156,6 +165,13 @@ mod tests {
         assert_eq!((third.as_str(), third.element(), third.whole()), ("call/each[3]", Some(3), step.clone()));
         assert_eq!((step.element(), step.whole()), (None, step.clone()));
         assert_eq!((step.path(), third.path()), ("call/each".into(), "call/each.3".into()));
+    }
+
+    #[test]
+    fn a_run_id_knows_when_it_was_made() {
+        let before = jiff::Timestamp::now().as_millisecond();
+        let made = RunId::generate().declared_at().as_millisecond();
+        assert!((before..=jiff::Timestamp::now().as_millisecond()).contains(&made), "{made}");
     }
 
     #[test]

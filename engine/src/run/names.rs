@@ -153,6 +153,7 @@ fn run_facts(plan: &Plan, run: RunId) -> Value {
         "runbook": plan.runbook,
         "environment": plan.environment,
         "mode": if plan.mode == Mode::Drill { "drill" } else { "recovery" },
+        "started_at": run.declared_at().to_string(),
     })
 }
 

@@ -140,6 +140,17 @@ fn files() -> Vec<Field> {
 fn service() -> Vec<Field> {
     let mut fields = manager_fields();
     fields.push(Field::optional("ready", Type::String, "an address that answers 2xx when it is ready"));
+    let command = || Type::list(Type::String);
+    fields.push(Field::optional(
+        "test",
+        command(),
+        "program and arguments that test its configuration, in the container if there is one",
+    ));
+    fields.push(Field::optional(
+        "reload",
+        command(),
+        "program and arguments that make it read its configuration again; the manager's own way if absent",
+    ));
     fields.push(Field::optional("gate", Type::Object(gate()), "what keeps people out of it"));
     fields
 }

@@ -160,6 +160,23 @@ impl StepContext {
         }
     }
 
+    /// Returns a context for a look that another kind takes within this step: with parameters and a way to the journal of
+    /// its own, and a token that ends the look without ending the step.
+    #[must_use]
+    pub fn look(&self, with: Value, link: Arc<dyn StepLink>) -> Self {
+        Self {
+            info: self.info.clone(),
+            cancel: self.cancel.child_token(),
+            with,
+            resources: Arc::clone(&self.resources),
+            named_secrets: Arc::clone(&self.named_secrets),
+            secrets: Arc::clone(&self.secrets),
+            recorded: Map::new(),
+            link,
+            fence: self.fence.clone(),
+        }
+    }
+
     /// Returns the parameters, evaluated and checked against the kind's description, in the step's own type.
     pub fn params<T: DeserializeOwned>(&self) -> Result<T, StepError> {
         serde_path(&self.with)

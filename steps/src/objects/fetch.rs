@@ -14,12 +14,12 @@ use md5::Md5;
 use rustix::fs::{Gid, Mode, OFlags, Uid};
 use sha2::{Digest as _, Sha256};
 
-use super::notes::{Note, Notes};
+use super::notes::{Intact, Note, Notes};
 use crate::store::named::{Facts, Pin};
 use crate::store::parallel::by_size;
 use crate::store::{Meter, ObjectReader, Store, beneath, codes};
 
-/// After so many bytes of a large object a part is noted, from which a later attempt goes on.
+/// After so many bytes of a large object it is noted how far it came, so that a later attempt goes on from there.
 const NOTED: u64 = 16 << 20;
 const BUFFER: usize = 256 * 1024;
 
@@ -65,39 +65,42 @@ pub(super) struct Fetcher {
 impl Fetcher {
     /// Fetches all of them; what is there already and intact is not fetched again.
     pub(super) fn all(&self, wanted: &[Wanted]) -> Result<(), StepError> {
-        by_size(wanted, |object| object.size, |object| self.one(object))
+        by_size(wanted, |object| object.size, |object| self.one(object).map(drop))
     }
 
-    /// Fetches one into its file.
-    pub(super) fn one(&self, wanted: &Wanted) -> Result<(), StepError> {
+    /// Fetches one into its file, and returns the SHA-256 of what was written there, as far as it is a file.
+    pub(super) fn one(&self, wanted: &Wanted) -> Result<String, StepError> {
         let unwritten = |error: io::Error| self.unwritten(&wanted.name, &error);
         let root = beneath::open_root(&self.root).map_err(unwritten)?;
         if let Some(dir) = wanted.name.strip_suffix('/') {
-            return beneath::make_dir(root, &dir.split('/').collect::<Vec<_>>()).map(drop).map_err(unwritten);
+            let made = beneath::make_dir(root, &dir.split('/').collect::<Vec<_>>());
+            return made.map(|_| String::new()).map_err(unwritten);
         }
         let mut parts: Vec<_> = wanted.name.split('/').collect();
         let file_name = parts.pop().unwrap_or_default();
         let dir = beneath::make_dir(root, &parts).map_err(unwritten)?;
         let mut file = open(&dir, file_name).map_err(unwritten)?;
         let begun = self.notes.intact(&wanted.name, &wanted.pin.id(), &mut file).map_err(unwritten)?;
-        file.set_len(begun).and_then(|()| file.seek(SeekFrom::Start(begun))).map_err(unwritten)?;
-        self.meter.advance(begun)?;
-        if begun < wanted.size || wanted.size == 0 {
-            self.fetch(wanted, begun, &mut file)?;
-        }
+        let at = begun.bytes;
+        file.set_len(at).and_then(|()| file.seek(SeekFrom::Start(at))).map_err(unwritten)?;
+        self.meter.advance(at)?;
+        let sha256 = match at < wanted.size || wanted.size == 0 {
+            true => self.fetch(wanted, begun, &mut file)?,
+            false => hex(&begun.sha256.finalize()),
+        };
         if let Some((uid, gid)) = self.owner {
             let (uid, gid) = (Some(Uid::from_raw(uid)), Some(Gid::from_raw(gid)));
             rustix::fs::fchown(&file, uid, gid).map_err(|error| unwritten(error.into()))?;
         }
-        match wanted.modified {
-            Some(modified) => file.set_modified(SystemTime::from(modified)).map_err(unwritten),
-            None => Ok(()),
+        if let Some(modified) = wanted.modified {
+            file.set_modified(SystemTime::from(modified)).map_err(unwritten)?;
         }
+        Ok(sha256)
     }
 
     /// Writes what is missing of an object, and compares all of it with what the store says.
-    fn fetch(&self, wanted: &Wanted, begun: u64, file: &mut File) -> Result<(), StepError> {
-        let found = self.store.open_at(&wanted.object, begun, &wanted.pin)?;
+    fn fetch(&self, wanted: &Wanted, begun: Intact, file: &mut File) -> Result<String, StepError> {
+        let found = self.store.open_at(&wanted.object, begun.bytes, &wanted.pin)?;
         let (facts, mut object) = found.ok_or_else(|| {
             let message = format!("{} is no longer there", self.store.address_of(&wanted.object));
             StepError::transient(codes::LB1104, message)
@@ -109,15 +112,14 @@ impl Fetcher {
                 &format!("it has {} bytes, and the list says {}", facts.size, wanted.size),
             ));
         }
-        let mut whole = Whole::of(&facts);
-        if begun > 0 {
-            whole.read(file, begun).map_err(|error| self.unwritten(&wanted.name, &error))?;
-        }
-        self.copy(wanted, (begun, &mut object), (file, &mut whole))?;
+        let at = begun.bytes;
+        let mut whole = Whole::of(&facts, begun);
+        whole.read_md5(file, at).map_err(|error| self.unwritten(&wanted.name, &error))?;
+        self.copy(wanted, (at, &mut object), (file, &mut whole))?;
         whole.compare(wanted, &self.proven)
     }
 
-    /// Copies to the end and notes each part.
+    /// Copies to the end and notes now and then how far it came.
     fn copy(
         &self,
         wanted: &Wanted,
@@ -125,7 +127,7 @@ impl Fetcher {
         (file, whole): (&mut File, &mut Whole),
     ) -> Result<(), StepError> {
         let most = usize::try_from(wanted.size).unwrap_or(BUFFER).clamp(1, BUFFER);
-        let (mut buffer, mut from, mut at, mut part) = (vec![0; most], begun, begun, Sha256::new());
+        let (mut buffer, mut noted, mut at) = (vec![0; most], begun, begun);
         loop {
             let count = match object.read(&mut buffer) {
                 Ok(count) => count,
@@ -134,15 +136,14 @@ impl Fetcher {
             };
             if count > 0 {
                 file.write_all(&buffer[..count]).map_err(|error| self.unwritten(&wanted.name, &error))?;
-                part.update(&buffer[..count]);
                 whole.update(&buffer[..count]);
                 at += count as u64;
             }
-            if at - from >= NOTED || (count == 0 && at > from) {
-                let sha256 = hex(&std::mem::take(&mut part).finalize());
-                let note = Note { name: wanted.name.clone(), pin: wanted.pin.id(), from, to: at, sha256 };
+            if at - noted >= NOTED || (count == 0 && at > noted) {
+                let note =
+                    Note { name: wanted.name.clone(), pin: wanted.pin.id(), to: at, sha256: whole.so_far() };
                 self.notes.add(&note).map_err(|error| failed("written", self.notes.path(), &error))?;
-                from = at;
+                noted = at;
             }
             self.meter.advance(count as u64)?;
             if count == 0 {
@@ -167,57 +168,69 @@ impl Fetcher {
     }
 }
 
-/// The checksum of a whole object, where the store knows one.
-enum Whole {
-    Sha256(Sha256, String),
+/// The checksum of a whole object, and the one that the store knows of it.
+struct Whole {
+    sha256: Sha256,
+    known: Known,
+}
+
+enum Known {
+    Sha256(String),
     Md5(Md5, String),
     Size,
 }
 
 impl Whole {
-    fn of(facts: &Facts) -> Self {
-        match (&facts.sha256, &facts.md5) {
-            (Some(known), _) => Self::Sha256(Sha256::new(), known.clone()),
-            (None, Some(known)) => Self::Md5(Md5::new(), known.clone()),
-            (None, None) => Self::Size,
-        }
+    fn of(facts: &Facts, begun: Intact) -> Self {
+        let known = match (&facts.sha256, &facts.md5) {
+            (Some(known), _) => Known::Sha256(known.clone()),
+            (None, Some(known)) => Known::Md5(Md5::new(), known.clone()),
+            (None, None) => Known::Size,
+        };
+        Self { sha256: begun.sha256, known }
     }
 
     fn update(&mut self, bytes: &[u8]) {
-        match self {
-            Self::Sha256(state, _) => state.update(bytes),
-            Self::Md5(state, _) => state.update(bytes),
-            Self::Size => {}
+        self.sha256.update(bytes);
+        if let Known::Md5(state, _) = &mut self.known {
+            state.update(bytes);
         }
     }
 
+    fn so_far(&self) -> String {
+        hex(&self.sha256.clone().finalize())
+    }
+
     /// Takes in what an earlier attempt wrote, and leaves the file at its end.
-    fn read(&mut self, file: &mut File, begun: u64) -> io::Result<()> {
+    fn read_md5(&mut self, file: &mut File, begun: u64) -> io::Result<()> {
+        let Known::Md5(state, _) = &mut self.known else { return Ok(()) };
         file.seek(SeekFrom::Start(0))?;
         let mut buffer = vec![0; BUFFER];
         loop {
             match file.read(&mut buffer)? {
                 0 => break,
-                count => self.update(&buffer[..count]),
+                count => state.update(&buffer[..count]),
             }
         }
         file.seek(SeekFrom::Start(begun)).map(drop)
     }
 
-    fn compare(self, wanted: &Wanted, proven: &Proven) -> Result<(), StepError> {
-        let (what, found, known, count) = match self {
-            Self::Sha256(state, known) => ("SHA-256", hex(&state.finalize()), known, &proven.sha256),
-            Self::Md5(state, known) => ("MD5", hex(&state.finalize()), known, &proven.md5),
-            Self::Size => {
+    /// Returns the SHA-256 if the content is what the store says.
+    fn compare(self, wanted: &Wanted, proven: &Proven) -> Result<String, StepError> {
+        let sha256 = self.so_far();
+        let (what, found, known, count) = match self.known {
+            Known::Sha256(known) => ("SHA-256", sha256.clone(), known, &proven.sha256),
+            Known::Md5(state, known) => ("MD5", hex(&state.finalize()), known, &proven.md5),
+            Known::Size => {
                 proven.size.fetch_add(1, Ordering::Relaxed);
-                return Ok(());
+                return Ok(sha256);
             }
         };
         if found != known {
             return Err(unlike(wanted, &format!("it has the {what} {found}, and the store says {known}")));
         }
         count.fetch_add(1, Ordering::Relaxed);
-        Ok(())
+        Ok(sha256)
     }
 }
 

@@ -10,18 +10,26 @@ use lifeboat_engine::plan::hex;
 use serde::{Deserialize, Serialize};
 use sha2::{Digest as _, Sha256};
 
-/// One part of one object that was written to its file.
+/// How far one object was written to its file.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub(super) struct Note {
     pub(super) name: String,
     /// Which content it is of.
     pub(super) pin: String,
-    pub(super) from: u64,
     pub(super) to: u64,
+    /// The checksum of everything up to there: the one that is kept for the whole anyway.
     pub(super) sha256: String,
 }
 
-/// The notes of a step, one line each. They may be ahead of the files that they speak of: a part counts only when its
+/// What is there of a file, from its beginning.
+#[derive(Clone)]
+pub(super) struct Intact {
+    pub(super) bytes: u64,
+    /// The state after these bytes.
+    pub(super) sha256: Sha256,
+}
+
+/// The notes of a step, one line each. They may be ahead of the files that they speak of: a note counts only when the
 /// bytes are there and have the checksum.
 #[derive(Debug)]
 pub(super) struct Notes {
@@ -55,61 +63,81 @@ impl Notes {
     }
 
     /// Returns how much of a file is there from its beginning, by reading it.
-    pub(super) fn intact(&self, name: &str, pin: &str, file: &mut File) -> io::Result<u64> {
-        let notes =
-            self.known.get(name).into_iter().flatten().filter(|note| note.pin == pin && !pin.is_empty());
-        let mut end = 0;
+    pub(super) fn intact(&self, name: &str, pin: &str, file: &mut File) -> io::Result<Intact> {
+        let mut notes: Vec<_> = self.known.get(name).into_iter().flatten().collect();
+        notes.retain(|note| note.pin == pin && !pin.is_empty());
+        notes.sort_by_key(|note| note.to);
+        let mut intact = Intact { bytes: 0, sha256: Sha256::new() };
+        let mut read = intact.clone();
+        file.seek(SeekFrom::Start(0))?;
         for note in notes {
-            // An attempt that began anew noted other parts.
-            if note.from == end && note.to > note.from && is_there(file, note)? {
-                end = note.to;
+            if !read.on(file, note.to)? {
+                break;
+            }
+            if hex(&read.sha256.clone().finalize()) == note.sha256 {
+                intact = read.clone();
             }
         }
-        Ok(end)
+        Ok(intact)
     }
 }
 
-fn is_there(file: &mut File, note: &Note) -> io::Result<bool> {
-    file.seek(SeekFrom::Start(note.from))?;
-    let (mut state, mut left, mut buffer) = (Sha256::new(), note.to - note.from, vec![0; 256 * 1024]);
-    while left > 0 {
-        let most = usize::try_from(left).unwrap_or(usize::MAX).min(buffer.len());
-        let count = file.read(&mut buffer[..most])?;
-        if count == 0 {
-            return Ok(false);
+impl Intact {
+    /// Reads on up to a position. Returns false if the file ends before it.
+    fn on(&mut self, file: &mut File, to: u64) -> io::Result<bool> {
+        let mut buffer = vec![0; 256 * 1024];
+        while self.bytes < to {
+            let most = usize::try_from(to - self.bytes).unwrap_or(usize::MAX).min(buffer.len());
+            let count = file.read(&mut buffer[..most])?;
+            if count == 0 {
+                return Ok(false);
+            }
+            self.sha256.update(&buffer[..count]);
+            self.bytes += count as u64;
         }
-        state.update(&buffer[..count]);
-        left -= count as u64;
+        Ok(true)
     }
-    Ok(hex(&state.finalize()) == note.sha256)
+}
+
+impl std::fmt::Debug for Intact {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Intact").field("bytes", &self.bytes).finish_non_exhaustive()
+    }
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
 
-    fn note(from: u64, content: &[u8]) -> Note {
+    fn note(content: &[u8]) -> Note {
         let sha256 = hex(&Sha256::digest(content));
-        Note { name: "a".into(), pin: "v1".into(), from, to: from + content.len() as u64, sha256 }
+        Note { name: "a".into(), pin: "v1".into(), to: content.len() as u64, sha256 }
     }
 
     #[test]
-    fn a_part_counts_when_its_bytes_are_there_and_right() {
+    fn what_was_noted_counts_when_its_bytes_are_there_and_right() {
         let dir = tempfile::tempdir().unwrap();
         let (log, path) = (dir.path().join("notes"), dir.path().join("a"));
         let notes = Notes::open(&log).unwrap();
-        notes.add(&note(0, b"abc")).unwrap();
-        notes.add(&note(3, b"def")).unwrap();
-        notes.add(&note(9, b"jkl")).unwrap();
-        std::fs::write(&path, "abcdefghijkl").unwrap();
+        notes.add(&note(b"abcdef")).unwrap();
+        notes.add(&note(b"abc")).unwrap();
+        notes.add(&note(b"abcdefghijkl")).unwrap();
+        std::fs::write(&path, "abcdefghij").unwrap();
         let intact = |pin: &str| {
             let notes = Notes::open(&log).unwrap();
-            notes.intact("a", pin, &mut File::open(&path).unwrap()).unwrap()
+            let intact = notes.intact("a", pin, &mut File::open(&path).unwrap()).unwrap();
+            let there = &std::fs::read(&path).unwrap()[..usize::try_from(intact.bytes).unwrap()];
+            assert_eq!(
+                intact.sha256.finalize(),
+                Sha256::digest(there),
+                "the state is that after these bytes"
+            );
+            intact.bytes
         };
-        assert_eq!(intact("v1"), 6, "the part after a gap is no continuation");
+        assert_eq!(intact("v1"), 6, "the last note speaks of bytes that are not there");
         assert_eq!(intact("v2"), 0, "another content");
         assert_eq!(intact(""), 0, "a content that nothing tells from others");
-        std::fs::write(&path, "abcdeXghi").unwrap();
+        std::fs::write(&path, "abcdeXghijkl").unwrap();
         assert_eq!(intact("v1"), 3);
         std::fs::write(&path, "ab").unwrap();
         assert_eq!(intact("v1"), 0, "the note was durable and the bytes were not");
@@ -119,10 +147,10 @@ mod tests {
     fn a_line_that_was_cut_short_does_not_spoil_the_next() {
         let dir = tempfile::tempdir().unwrap();
         let (log, path) = (dir.path().join("notes"), dir.path().join("a"));
-        std::fs::write(&log, r#"{"name":"a","pin":"v1","fr"#).unwrap();
-        Notes::open(&log).unwrap().add(&note(0, b"abc")).unwrap();
+        std::fs::write(&log, r#"{"name":"a","pin":"v1","t"#).unwrap();
+        Notes::open(&log).unwrap().add(&note(b"abc")).unwrap();
         std::fs::write(&path, "abc").unwrap();
         let notes = Notes::open(&log).unwrap();
-        assert_eq!(notes.intact("a", "v1", &mut File::open(&path).unwrap()).unwrap(), 3);
+        assert_eq!(notes.intact("a", "v1", &mut File::open(&path).unwrap()).unwrap().bytes, 3);
     }
 }

@@ -89,11 +89,12 @@ impl StepKind for Put {
         let (root, name) = super::split(&params.file)?;
         let size = tree::open(&root, &name).map_err(|error| unread(&params.file, &error))?.1.len();
         let store = Store::of_for_writing(ctx, &params.store).await?;
+        let reading = Meter::bytes(ctx, Some(size), "reading, for its checksum");
         let meter = Meter::bytes(ctx, Some(size), "sending");
         let (wanted, existing) = (params.clone(), params.existing);
         blocking(move || {
             let (file, _) = tree::open(&root, &name).map_err(|error| unread(&wanted.file, &error))?;
-            let digest = digest_of(file, &Meter::silent())?;
+            let digest = digest_of(file, &reading)?;
             let mut warnings = Vec::new();
             let same = has(&store, &key, &digest)?;
             let put = match (same, existing) {

@@ -195,7 +195,7 @@ impl Job {
                 let Ok((file, _)) = tree::open(dir, below) else {
                     return Ok(Err(format!("{} has no such file", dir.display())));
                 };
-                Known::Sha256(digest_of(file, &Meter::silent())?.sha256)
+                Known::Sha256(digest_of(file, &self.meter.uncounted())?.sha256)
             }
             None => {
                 known.get(&object.name).map_or(Known::Nothing, |(_, sha256)| Known::Sha256(sha256.clone()))

@@ -29,6 +29,7 @@ pub struct Command {
     pub(super) stdin: Option<Vec<u8>>,
     pub(super) stdin_file: Option<File>,
     pub(super) stdout_file: Option<File>,
+    pub(super) stderr_file: Option<File>,
     pub(super) quiet: Option<Stream>,
     pub(super) hook: Option<LineHook>,
     pub(super) grace: Duration,
@@ -44,6 +45,7 @@ pub struct Output {
     pub exit_code: i32,
     /// Empty if standard output went to a file.
     pub stdout: Kept,
+    /// Empty if standard error went to a file.
     pub stderr: Kept,
     /// Says that the program left others behind, which were ended.
     pub warnings: Vec<String>,
@@ -63,6 +65,7 @@ impl Command {
             stdin: None,
             stdin_file: None,
             stdout_file: None,
+            stderr_file: None,
             quiet: None,
             hook: None,
             grace: DEFAULT_GRACE,
@@ -140,6 +143,13 @@ impl Command {
     #[must_use]
     pub fn stdout_to(mut self, file: File) -> Self {
         self.stdout_file = Some(file);
+        self
+    }
+
+    /// Sends standard error to an open file or pipe, and not to the step.
+    #[must_use]
+    pub fn stderr_to(mut self, file: File) -> Self {
+        self.stderr_file = Some(file);
         self
     }
 

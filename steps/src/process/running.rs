@@ -36,7 +36,7 @@ pub(super) struct Running {
     descendants: (PathBuf, u64),
     exit: Exit,
     stdout: Option<Reader>,
-    stderr: Reader,
+    stderr: Option<Reader>,
 }
 
 /// Kills what is left of a process group when it is dropped.
@@ -68,6 +68,7 @@ impl Running {
             stdin,
             stdin_file,
             stdout_file,
+            stderr_file,
             quiet,
             hook,
             grace,
@@ -77,13 +78,8 @@ impl Running {
         let sink = LineSink { link: ctx.link(), redactor: ctx.redactor().clone(), hook, quiet };
         let failed = |error: io::Error| cannot_start(&name, &error);
 
-        let (stdout, stdout_reader) = match stdout_file {
-            Some(file) => (file.into(), None),
-            None => reader(Stream::Stdout, sink.clone())
-                .map(|(pipe, reader)| (pipe, Some(reader)))
-                .map_err(failed)?,
-        };
-        let (stderr, stderr_reader) = reader(Stream::Stderr, sink).map_err(failed)?;
+        let (stdout, stdout_reader) = reader(Stream::Stdout, sink.clone(), stdout_file).map_err(failed)?;
+        let (stderr, stderr_reader) = reader(Stream::Stderr, sink, stderr_file).map_err(failed)?;
         let expression = duct::cmd(program, args).full_env(variables).dir(dir).unchecked();
         let expression = expression.stdout_file(stdout).stderr_file(stderr);
         let expression = match (stdin_file, stdin) {
@@ -157,11 +153,11 @@ impl Running {
         let deadline = Instant::now() + DRAIN;
         let left = || deadline.saturating_duration_since(Instant::now());
         let stdout = self.stdout.map(|reader| reader.wait(left()).ok_or(reader));
-        let stderr = self.stderr.wait(left()).ok_or(self.stderr);
-        let held_open = stderr.is_err() || stdout.as_ref().is_some_and(Result::is_err);
+        let stderr = self.stderr.map(|reader| reader.wait(left()).ok_or(reader));
+        let held_open = [&stdout, &stderr].into_iter().any(|it| it.as_ref().is_some_and(Result::is_err));
         let left_behind = end_left_behind(self.group.leader);
-        let stdout = stdout.map(|ended| ended.unwrap_or_else(Reader::finish)).unwrap_or_default();
-        let stderr = stderr.unwrap_or_else(Reader::finish);
+        let [stdout, stderr] = [stdout, stderr]
+            .map(|ended| ended.map(|kept| kept.unwrap_or_else(Reader::finish)).unwrap_or_default());
         let warning = match (left_behind, held_open) {
             (true, _) => Some(format!(
                 "`{}` left processes running in the background; they were ended with the step",
@@ -177,9 +173,17 @@ impl Running {
     }
 }
 
-fn reader(stream: Stream, sink: LineSink) -> io::Result<(std::os::fd::OwnedFd, Reader)> {
+/// Returns where a stream goes, and what reads it if it does not go to a file.
+fn reader(
+    stream: Stream,
+    sink: LineSink,
+    file: Option<File>,
+) -> io::Result<(std::os::fd::OwnedFd, Option<Reader>)> {
+    if let Some(file) = file {
+        return Ok((file.into(), None));
+    }
     let (reading, writing) = os_pipe::pipe()?;
-    Ok((writing.into(), Reader::start(reading, stream, sink)))
+    Ok((writing.into(), Some(Reader::start(reading, stream, sink))))
 }
 
 /// Open files that a program gets besides its streams.

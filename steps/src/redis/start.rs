@@ -10,7 +10,7 @@ use lifeboat_engine::step::{StepContext, StepError};
 use super::client::Client;
 use super::codes;
 use super::info::Info;
-use crate::service::{Started, Unit};
+use crate::service::{STOP_PATIENCE, Started, Unit};
 
 const POLL: Duration = Duration::from_millis(100);
 const STOPS_WITHIN: Duration = Duration::from_secs(60);
@@ -32,7 +32,7 @@ pub(super) async fn stop(
             let _ = client.try_command::<()>(&["SHUTDOWN", "NOSAVE"]).await;
         }
     }
-    unit.stop(ctx).await?;
+    unit.stop(ctx, STOP_PATIENCE).await?;
     let deadline = Instant::now() + STOPS_WITHIN;
     while Client::connect_if_up(ctx, name).await?.is_some() {
         if Instant::now() >= deadline || ctx.cancel.is_cancelled() {

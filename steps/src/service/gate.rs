@@ -36,6 +36,7 @@ enum State {
 #[derive(Deserialize)]
 struct Params {
     gate: String,
+    passes: u32,
     timeout: Span,
 }
 
@@ -90,6 +91,12 @@ fn spec(name: &str, summary: &str) -> KindSpec {
             Type::Duration,
             "30s",
             "How long it may take until it is seen from outside.",
+        ))
+        .param(Field::defaulted(
+            "passes",
+            Type::Integer,
+            3,
+            "How often in a row it must be seen: behind a balancer one of several servers may still answer otherwise.",
         ))
         .output("changed", Type::Boolean, "False if it stood so already.")
         .output("status", Type::Integer, "What a visitor is answered.")
@@ -147,14 +154,43 @@ async fn set(ctx: &StepContext, state: State) -> Result<Done, StepError> {
     let params: Params = ctx.params()?;
     let gate = gate_of(ctx, &params.gate)?;
     let stands = gate.file.as_ref().is_none_or(|file| file.exists() == (state == State::Closed));
-    if let (true, Ok(status)) = (stands, ask(&gate.check).await)
-        && state.is_seen(status)
-    {
-        return Ok(done(state, false, status));
+    if stands {
+        let mut seen = Seen { state, row: 0, passes: params.passes.max(1) };
+        while let Ok(status) = ask(&gate.check).await
+            && state.is_seen(status)
+        {
+            if seen.count(status) {
+                return Ok(done(state, false, status));
+            }
+            pause(ctx).await;
+        }
     }
     act(ctx, gate, state).await?;
-    let status = wait(ctx, (&params.gate, gate), state, params.timeout.0).await?;
+    let seen = Seen { state, row: 0, passes: params.passes.max(1) };
+    let status = wait(ctx, (&params.gate, gate), seen, params.timeout.0).await?;
     Ok(done(state, true, status))
+}
+
+/// How often in a row a gate was seen as it should stand.
+struct Seen {
+    state: State,
+    row: u32,
+    passes: u32,
+}
+
+impl Seen {
+    /// Counts an answer; true once it was seen often enough.
+    fn count(&mut self, status: u16) -> bool {
+        self.row = if self.state.is_seen(status) { self.row + 1 } else { 0 };
+        self.row >= self.passes
+    }
+}
+
+async fn pause(ctx: &StepContext) {
+    tokio::select! {
+        () = ctx.cancelled() => {}
+        () = tokio::time::sleep(POLL) => {}
+    }
 }
 
 async fn act(ctx: &StepContext, gate: &Gate, state: State) -> Result<(), StepError> {
@@ -198,26 +234,26 @@ fn act_on_file(file: &Path, state: State) -> io::Result<()> {
 async fn wait(
     ctx: &StepContext,
     (name, gate): (&str, &Gate),
-    state: State,
+    mut seen: Seen,
     patience: Duration,
 ) -> Result<u16, StepError> {
     let begun = Instant::now();
     loop {
-        let answer = ask(&gate.check).await;
-        let seen = match &answer {
-            Ok(status) if state.is_seen(*status) => return Ok(*status),
+        let last = match ask(&gate.check).await {
+            Ok(status) if seen.count(status) => return Ok(status),
             Ok(status) => format!("status {status}"),
-            Err(error) => error.clone(),
+            Err(error) => {
+                seen.row = 0;
+                error
+            }
         };
-        if begun.elapsed() >= patience || ctx.cancel.is_cancelled() {
-            return Err(not_seen((name, gate), state, &seen));
+        // What is as it should be is waited for, however slowly it comes often enough.
+        if (seen.row == 0 && begun.elapsed() >= patience) || ctx.cancel.is_cancelled() {
+            return Err(not_seen((name, gate), seen.state, &last));
         }
         let (done, total) = (begun.elapsed().as_secs(), Some(patience.as_secs()));
-        ctx.progress(Progress { done, total, unit: Counted::Seconds, note: format!("from outside: {seen}") });
-        tokio::select! {
-            () = ctx.cancelled() => {}
-            () = tokio::time::sleep(POLL) => {}
-        }
+        ctx.progress(Progress { done, total, unit: Counted::Seconds, note: format!("from outside: {last}") });
+        pause(ctx).await;
     }
 }
 
@@ -257,6 +293,6 @@ async fn ask(address: &str) -> Result<u16, String> {
         .build()
         .map_err(|error| error.to_string())?;
     let request = client.get(address).header("cache-control", "no-cache");
-    let answer = request.send().await.map_err(|error| super::ready::causes(&error.without_url()))?;
+    let answer = request.send().await.map_err(|error| super::health::causes(&error.without_url()))?;
     Ok(answer.status().as_u16())
 }

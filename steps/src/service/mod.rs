@@ -1,16 +1,20 @@
-//! Service kinds: start, stop, restart, status; for systemd, docker, docker compose and plain processes; and the gates
+//! Service kinds: start, stop, restart, reload, status; for systemd, docker, docker compose and plain processes; and the gates
 //! before services, `access.close` and `access.open`.
 //!
 //! [`Unit`] is how other families start and stop what an environment puts under a manager.
 
 pub mod codes;
 mod gate;
+mod health;
 mod kinds;
+mod log;
 mod process;
-mod ready;
+mod reload;
+mod standing;
 mod unit;
 
-pub use unit::{Started, Unit};
+pub(crate) use log::{Log, log_of};
+pub use unit::{STOP_PATIENCE, Started, Unit};
 
 use lifeboat_engine::step::Registry;
 
@@ -21,5 +25,6 @@ pub fn register(registry: &mut Registry) {
     registry.register(kinds::Start);
     registry.register(kinds::Stop);
     registry.register(kinds::Restart);
+    registry.register(reload::Reload);
     registry.register(kinds::Status);
 }

@@ -3,9 +3,16 @@ use std::time::Duration;
 
 use lifeboat_engine::resource::Manager;
 use lifeboat_engine::step::{StepContext, StepError};
+use lifeboat_engine::value::Span;
+use serde_json::Value;
 
 use super::{codes, process};
 use crate::process::{Command, Output, Server};
+
+/// How long a manager's own program may take to end when it is no longer waited for.
+const STOP_GRACE: Duration = Duration::from_secs(10);
+/// How long to wait for a manager to stop a service if nothing else is said.
+pub const STOP_PATIENCE: Duration = Duration::from_secs(120);
 
 /// Something that a service manager starts and stops, by the name of its resource.
 #[derive(Clone, Copy, Debug)]
@@ -56,7 +63,10 @@ impl Unit<'_> {
     }
 
     /// Stops the service; true if it ran. Returns once it has ended.
-    pub async fn stop(&self, ctx: &StepContext) -> Result<bool, StepError> {
+    ///
+    /// A process gets TERM and then KILL by the time limit of its resource. A manager is waited for as long as `patience`
+    /// says; then the failure is uncertain, for it may still be at it. What a manager starts again at once was not stopped.
+    pub async fn stop(&self, ctx: &StepContext, patience: Duration) -> Result<bool, StepError> {
         if let Manager::Process { stop_timeout, .. } = self.manager {
             let patience = stop_timeout.map_or(process::STOP_TIMEOUT, |span| span.0);
             return process::stop(self, ctx, patience).await;
@@ -64,9 +74,27 @@ impl Unit<'_> {
         if !self.is_running(ctx).await? {
             return Ok(false);
         }
-        // Managers kill what does not end by a time limit of their own.
-        self.command(Action::Stop).grace(Duration::from_secs(30)).run_checked(ctx).await?;
-        Ok(true)
+        let line = self.line(Action::Stop).join(" ");
+        let limited = ctx.look(Value::Null, ctx.link());
+        let stopping = self.command(Action::Stop).grace(STOP_GRACE).run_checked(&limited);
+        tokio::pin!(stopping);
+        tokio::select! {
+            stopped = &mut stopping => drop(stopped?),
+            () = tokio::time::sleep(patience) => {
+                limited.cancel.cancel();
+                drop(stopping.await);
+                return Err(self.still_runs(&format!("`{line}` did not end within {}", Span(patience))));
+            }
+        }
+        match self.is_running(ctx).await? {
+            true => Err(self.still_runs(&format!("`{line}` has ended, and it runs"))),
+            false => Ok(true),
+        }
+    }
+
+    fn still_runs(&self, why: &str) -> StepError {
+        StepError::uncertain(codes::LB1524, format!("the service `{}` was not stopped: {why}", self.name))
+            .help("see what holds it up, or what starts it again; raise `stop_timeout` if it needs longer to end")
     }
 
     /// Returns what an action runs, for people.
@@ -86,12 +114,7 @@ impl Unit<'_> {
     }
 
     fn command(&self, action: Action) -> Command {
-        let line = self.line(action);
-        let command = Command::new(&line[0]).args(&line[1..]).name(line.join(" "));
-        match self.manager {
-            Manager::Compose { project_dir: Some(dir), .. } => command.dir(dir),
-            _ => command,
-        }
+        self.program(&self.line(action))
     }
 
     fn line(&self, action: Action) -> Vec<String> {
@@ -157,7 +180,7 @@ pub(super) fn default_file(ctx: &StepContext, name: &str, extension: &str) -> Pa
     dir.join(format!("{name}.{extension}"))
 }
 
-fn unknown(message: &str) -> StepError {
+pub(super) fn unknown(message: &str) -> StepError {
     StepError::permanent(codes::LB1501, message).help("correct the name in the environment's file")
 }
 

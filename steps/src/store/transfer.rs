@@ -120,6 +120,11 @@ impl Meter {
         Self::new(None, CancellationToken::new(), Unit::Bytes, (None, ""))
     }
 
+    /// Counts for nobody, and is interrupted when this one is.
+    pub fn uncounted(&self) -> Self {
+        Self::new(None, self.shared.cancel.clone(), self.shared.unit, (None, ""))
+    }
+
     fn of(ctx: &StepContext, unit: Unit, total: Option<u64>, note: &str) -> Self {
         Self::new(Some(ctx.link()), ctx.cancel.clone(), unit, (total, note))
     }

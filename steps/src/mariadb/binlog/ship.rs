@@ -197,7 +197,7 @@ impl Work<'_> {
             // The newest finished file ended when the server was asked to begin another one, or before.
             let covered_until = covered.filter(|(newest, _)| newest == file).map(|(_, until)| until);
             let one = blocking(move || {
-                let mut described = describe(&path, (&name, size))?;
+                let mut described = describe(&path, (&name, size), &meter)?;
                 described.covered_until = covered_until.unwrap_or(described.covered_until);
                 archive.put(&path, &described, &meter)?;
                 std::fs::remove_file(&path).ok();
@@ -337,7 +337,7 @@ async fn begins_after(client: &mut Client, name: &str) -> Result<State, StepErro
 }
 
 /// Reads a file that was fetched: it must be whole, and no longer written.
-fn describe(path: &Path, (name, size): (&str, u64)) -> Result<Shipped, StepError> {
+fn describe(path: &Path, (name, size): (&str, u64), meter: &Meter) -> Result<Shipped, StepError> {
     let bad = |problem: String| {
         StepError::transient(codes::LB2041, format!("{name} was not shipped: {problem}"))
             .help("nothing of it is in the store; the next attempt reads it again")
@@ -357,6 +357,6 @@ fn describe(path: &Path, (name, size): (&str, u64)) -> Result<Shipped, StepError
     if log.size != size {
         return Err(bad(format!("it has {} bytes, and the server says {size}", log.size)));
     }
-    let digest = digest_of(open()?, &Meter::silent())?;
+    let digest = digest_of(open()?, &meter.uncounted())?;
     Ok(Shipped::new(name, &log, digest.sha256))
 }

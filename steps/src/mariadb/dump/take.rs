@@ -314,20 +314,20 @@ fn pack(from: impl Read, path: &Path, meter: &Meter) -> Result<(ObjectEntry, Sca
     let (encoder, scanned) = scan.finish();
     let file = encoder.finish().map_err(|error| unwritable(&error))?;
     let (raw, packed) = (from.finish().1, file.finish().1);
-    read_back(path, &raw)?;
+    read_back(path, &raw, meter)?;
     let name = path.file_name().unwrap_or_default().to_string_lossy().into_owned();
     Ok((ObjectEntry { name, size: packed.size, sha256: packed.sha256 }, scanned, raw.size))
 }
 
 /// What was written must unpack into what the program said.
-fn read_back(path: &Path, raw: &Digest) -> Result<(), StepError> {
+fn read_back(path: &Path, raw: &Digest, meter: &Meter) -> Result<(), StepError> {
     let failed = |error: &std::io::Error| {
         StepError::transient(codes::LB2021, format!("{} cannot be read back", path.display()))
             .caused_by(error)
     };
     let file = File::open(path).map_err(|error| failed(&error))?;
     let decoder = zstd::stream::read::Decoder::new(file).map_err(|error| failed(&error))?;
-    let found = crate::store::digest_of(decoder, &Meter::silent())?;
+    let found = crate::store::digest_of(decoder, &meter.uncounted())?;
     match found == *raw {
         true => Ok(()),
         false => Err(StepError::transient(

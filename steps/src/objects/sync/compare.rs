@@ -25,9 +25,9 @@ pub(super) fn is_same(
 ) -> Result<bool, StepError> {
     meter.advance(0)?;
     match (from, to) {
-        (Side::Dir(dir), Side::Store(part)) => with_file((dir, &source.name), (part, target)),
-        (Side::Store(part), Side::Dir(dir)) => with_file((dir, &target.name), (part, source)),
-        (Side::Store(from), Side::Store(to)) => with_store((from, source), (to, target)),
+        (Side::Dir(dir), Side::Store(part)) => with_file((dir, &source.name), (part, target), meter),
+        (Side::Store(part), Side::Dir(dir)) => with_file((dir, &target.name), (part, source), meter),
+        (Side::Store(from), Side::Store(to)) => with_store((from, source), (to, target), meter),
         (Side::Dir(_), Side::Dir(_)) => Ok(false),
     }
 }
@@ -36,6 +36,7 @@ pub(super) fn is_same(
 fn with_file(
     (dir, name): (&std::path::Path, &str),
     (part, object): (&Part, &Current),
+    meter: &Meter,
 ) -> Result<bool, StepError> {
     let path = dir.join(name);
     let failed = |error: io::Error| unread(&path, &error);
@@ -46,12 +47,16 @@ fn with_file(
         return Ok(true);
     }
     match sha256_of(part, object)? {
-        Some(known) => Ok(digest_of(open()?, &Meter::silent())?.sha256 == known),
+        Some(known) => Ok(digest_of(open()?, &meter.uncounted())?.sha256 == known),
         None => Ok(false),
     }
 }
 
-fn with_store((from, source): (&Part, &Current), (to, target): (&Part, &Current)) -> Result<bool, StepError> {
+fn with_store(
+    (from, source): (&Part, &Current),
+    (to, target): (&Part, &Current),
+    meter: &Meter,
+) -> Result<bool, StepError> {
     let md5 = |object: &Current| object.etag.as_deref().and_then(md5_in);
     if let (Some(one), Some(other)) = (md5(source), md5(target))
         && one == other
@@ -62,7 +67,7 @@ fn with_store((from, source): (&Part, &Current), (to, target): (&Part, &Current)
         Some(known) => Ok(Some(known)),
         // What is said of neither is read: it is cheaper than writing it anew.
         None => match part.store.open_at(&object.name, 0, &Pin::default())? {
-            Some((_, content)) => Ok(Some(digest_of(content, &Meter::silent())?.sha256)),
+            Some((_, content)) => Ok(Some(digest_of(content, &meter.uncounted())?.sha256)),
             None => Ok::<_, StepError>(None),
         },
     };

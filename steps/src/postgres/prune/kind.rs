@@ -40,6 +40,8 @@ enum Of {
     Dump,
 }
 
+/// What progress says while backups are proven.
+const READING: &str = "reading backups that must be whole";
 /// Labels whose removal has begun.
 const REMOVING: &str = "removing";
 
@@ -107,7 +109,8 @@ impl StepKind for Prune {
         let params: Params = ctx.params()?;
         let store = Store::of(ctx, &params.store).await?;
         let wanted = params.clone();
-        let plan = blocking(move || plan(&store, &wanted, Timestamp::now())).await?;
+        let meter = Meter::bytes(ctx, None, READING);
+        let plan = blocking(move || plan(&store, &wanted, (Timestamp::now(), &meter))).await?;
         let what = format!(
             "{} backups ({}) and {} WAL segments of `{}`, {} in all",
             plan.remove.len(),
@@ -129,7 +132,8 @@ impl StepKind for Prune {
         let params: Params = ctx.params()?;
         let store = Store::of(ctx, &params.store).await?;
         let (of, wanted) = (store.clone(), params.clone());
-        let plan = blocking(move || plan(&of, &wanted, Timestamp::now())).await?;
+        let meter = Meter::bytes(ctx, None, READING);
+        let plan = blocking(move || plan(&of, &wanted, (Timestamp::now(), &meter))).await?;
         let mut done = plan.done(&params, ctx.recorded(REMOVING));
         if params.dry_run {
             return Ok(done);
@@ -191,7 +195,7 @@ impl Plan {
     }
 }
 
-fn plan(store: &Store, params: &Params, now: Timestamp) -> Result<Plan, StepError> {
+fn plan(store: &Store, params: &Params, (now, meter): (Timestamp, &Meter)) -> Result<Plan, StepError> {
     let kind = match params.of {
         Of::Base => BackupKind::PostgresBase,
         Of::Dump => BackupKind::PostgresDump,
@@ -215,7 +219,7 @@ fn plan(store: &Store, params: &Params, now: Timestamp) -> Result<Plan, StepErro
         for (index, marker) in markers.into_iter().enumerate() {
             if keep.contains(&index) { stay.push(marker) } else { go.push(marker) }
         }
-        check_whole(store, params, (&name, &stay))?;
+        check_whole(store, params, (&name, &stay), meter)?;
         kept.extend(stay);
         remove.extend(go);
     }
@@ -246,7 +250,12 @@ fn since(params: &Params, now: Timestamp) -> Option<Timestamp> {
 }
 
 /// Refuses to remove anything while too few of the kept backups are whole.
-fn check_whole(store: &Store, params: &Params, (name, kept): (&str, &[Marker])) -> Result<(), StepError> {
+fn check_whole(
+    store: &Store,
+    params: &Params,
+    (name, kept): (&str, &[Marker]),
+    meter: &Meter,
+) -> Result<(), StepError> {
     let wanted = params.keep.min_verified.max(1);
     let (mut whole, mut problems) = (0, Vec::new());
     for marker in kept {
@@ -254,7 +263,7 @@ fn check_whole(store: &Store, params: &Params, (name, kept): (&str, &[Marker])) 
         if params.read && whole >= wanted {
             break;
         }
-        match is_whole(store, marker, params.read) {
+        match is_whole(store, marker, params.read.then_some(meter)) {
             Ok(()) => whole += 1,
             Err(error) if error.code == store::codes::LB1108 || error.code == codes::LB1222 => {
                 problems.push(format!("`{}`: {}", marker.label, error.message));
@@ -275,11 +284,11 @@ fn check_whole(store: &Store, params: &Params, (name, kept): (&str, &[Marker])) 
     Err(error)
 }
 
-fn is_whole(store: &Store, marker: &Marker, read: bool) -> Result<(), StepError> {
-    if read {
-        store::verify(store, marker, &Meter::silent())?;
-    } else {
-        store::verify_sizes(store, marker)?;
+/// Compares sizes, or reads everything and counts it.
+fn is_whole(store: &Store, marker: &Marker, reading: Option<&Meter>) -> Result<(), StepError> {
+    match reading {
+        Some(meter) => store::verify(store, marker, meter)?,
+        None => store::verify_sizes(store, marker)?,
     }
     let archived = marker.details.get("archived").and_then(Value::as_bool) == Some(true);
     if marker.kind != BackupKind::PostgresBase || !archived {

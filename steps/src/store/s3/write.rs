@@ -18,12 +18,14 @@ use crate::store::key::Key;
 use crate::store::named::{Existing, SHA256};
 use crate::store::transfer::{Meter, digest_of};
 
-/// Up to here one request does it.
-const PART: usize = 16 << 20;
-/// How many parts are sent at once.
-const AT_ONCE: usize = 3;
-/// Parts grow by their first size every so many, so that 10,000 of them reach half a terabyte.
-const GROW_EVERY: i32 = 2000;
+/// Below this one request does it.
+const WHOLE: usize = 2 * PART;
+/// The size of the first parts, which are all alike: some servers demand it.
+const PART: usize = 8 << 20;
+/// How many parts are sent at once while they have that size. Servers take their time for each.
+const AT_ONCE: usize = 6;
+/// Parts grow by their first size every so many, so that 10,000 of them reach 460 GB.
+const GROW_EVERY: i32 = 1000;
 const MOST_PARTS: i32 = 10_000;
 /// How often a write is tried anew that the server calls in conflict with another one.
 const CONFLICT_TRIES: u32 = 5;
@@ -132,7 +134,7 @@ impl Upload {
     /// Sends the rest and puts the parts together.
     fn complete(&mut self) -> Result<Result<(), Fault>, StepError> {
         if !self.buffer.is_empty() {
-            self.send_part()?;
+            self.send_buffer()?;
         }
         self.settle(0)?;
         if let Err(fault) = self.check_announced() {
@@ -170,14 +172,24 @@ impl Upload {
         }
     }
 
-    /// Sends what is in the buffer as the next part, and waits if too many are on their way.
-    fn send_part(&mut self) -> Result<(), StepError> {
+    /// Sends what is in the buffer in parts of the size that is due.
+    fn send_buffer(&mut self) -> Result<(), StepError> {
+        let mut rest = Bytes::from(std::mem::take(&mut self.buffer));
+        while !rest.is_empty() {
+            let part = rest.split_to(self.part_size().min(rest.len()));
+            self.send_part(part)?;
+        }
+        Ok(())
+    }
+
+    /// Sends the next part, and waits before if too many are on their way.
+    fn send_part(&mut self, content: Bytes) -> Result<(), StepError> {
         if self.parts.is_none() {
             let id = self.begin_parts()?;
             self.parts = Some(Parts { id, number: 0, sending: VecDeque::new(), sent: Vec::new() });
         }
-        self.settle(AT_ONCE - 1)?;
-        let content = Bytes::from(std::mem::take(&mut self.buffer));
+        // Together they take the same memory when they have grown.
+        self.settle((AT_ONCE * PART / self.part_size()).max(2) - 1)?;
         let (bucket, key) = (self.bucket.clone(), self.bucket.full(&self.key));
         let Some(parts) = &mut self.parts else { return Ok(()) };
         parts.number += 1;
@@ -251,17 +263,26 @@ impl Upload {
         let number = self.parts.as_ref().map_or(0, |parts| parts.number.min(MOST_PARTS));
         PART * usize::try_from(1 + number / GROW_EVERY).unwrap_or(1)
     }
+
+    /// How much is gathered before anything is sent.
+    fn most(&self) -> usize {
+        if self.parts.is_none() { WHOLE } else { self.part_size() }
+    }
 }
 
 impl Write for Upload {
     fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
-        let room = self.part_size() - self.buffer.len();
-        let count = bytes.len().min(room);
+        let most = self.most();
+        let count = bytes.len().min(most - self.buffer.len());
         self.digest.update(&bytes[..count]);
+        if self.buffer.len() + count > self.buffer.capacity() && self.parts.is_some() {
+            // Growing step by step would copy it several times.
+            self.buffer.reserve_exact(most - self.buffer.len());
+        }
         self.buffer.extend_from_slice(&bytes[..count]);
         self.size += count as u64;
-        if self.buffer.len() == self.part_size() {
-            self.send_part().map_err(failure::as_io)?;
+        if self.buffer.len() == most {
+            self.send_buffer().map_err(failure::as_io)?;
         }
         Ok(count)
     }
