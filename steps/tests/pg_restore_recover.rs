@@ -454,13 +454,25 @@ async fn a_recovery_brings_the_server_into_service_with_its_own_configuration() 
     let target = scene.commit(2);
     scene.commit(3);
     scene.source.archive_wal();
+    // In a segment of its own, so that the log of the source goes on beyond the one in which it is left.
+    scene.commit(4);
+    scene.source.archive_wal();
     scene.rig.mode = lifeboat_engine::model::outcome::Mode::Recovery;
     scene.restore_base().await;
     scene.recover(Some(target)).await.expect("recovers");
     scene.source.stop("fast");
     let done = scene.rig.run("postgres.promote", json!({"cluster": "db"})).await.expect("promotes");
     assert_eq!((&done.outputs["isolated"], &done.outputs["archiving"]), (&json!(false), &json!("proven")));
+    // In the same archive.
+    let said = done.warnings.join(" ");
+    for word in ["base backup", "LB1833", "`timeline: 2`", "timelines [1]"] {
+        assert!(said.contains(word), "no {word:?} in {said}");
+    }
     assert!(scene.segments().iter().any(|path| path.to_string_lossy().contains("/00000002")));
+    // The isolated server archived nothing, its history included; without that the timeline could not be followed.
+    let archive = scene.segments()[0].parent().expect("a directory").to_owned();
+    let history = fs::read_to_string(archive.join("00000002.history")).expect("is archived");
+    assert!(history.starts_with("1\t"), "{history}");
     assert_eq!(Isolation::serving(&scene.data_dir()), None);
     let beside = fs::read_dir(scene.source.place().path()).expect("the place").flatten();
     let left: Vec<_> =

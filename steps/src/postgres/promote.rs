@@ -18,15 +18,16 @@ use serde_json::{Map, Value, json};
 use super::backup::wal_of;
 use super::connect::{Client, Login, PgError};
 use super::controldata::{ClusterState, ControlData};
-use super::isolation::{Goal, Isolation, Writes, work_dir};
+use super::isolation::{Goal, Isolation, Writes, work_dir, write_private};
 use super::pidfile::PidFile;
 use super::restore_note::RestoreNote;
 use super::server::{self, Expected, Launch, Pace, QUICK, ServerLog};
+use super::timeline::{Place, warning};
 use super::tools::Tools;
 use super::unsynced;
-use super::wal::{WalServer, WalSource};
+use super::wal::{Archive, WalServer, WalSource};
 use super::{account, codes, lifecycle, local, recover};
-use crate::process::Identity;
+use crate::process::{Identity, OsUser, identity};
 use crate::store::{Store, blocking};
 
 /// How long ending recovery may take: it writes a checkpoint's worth of data in the worst case.
@@ -60,7 +61,9 @@ Ends the recovery of a server that `postgres.recover` left waiting: it goes on a
 statements, which is proven with one. Then a checkpoint makes the end of recovery durable.
 
 In a drill the server stays isolated, and with `isolated: true` in a recovery too. Otherwise it is started again with its own configuration; if that archives, \
-the step waits for the first segment to be archived, or says that this was not proven.";
+the step waits for the first segment to be archived, or says that this was not proven. If the source's log goes on in \
+that archive beside the server's own, a warning asks for a base backup: until there is one, no restore can know which \
+timeline to follow.";
 
 #[async_trait]
 impl StepKind for Promote {
@@ -119,14 +122,14 @@ impl StepKind for Promote {
             if in_recovery(&client).await? {
                 promote(ctx, postgres, &isolation, &client).await?;
             }
-            settle(&client).await?;
+            settle(&client).await.map_err(|error| with_log(error, &isolation))?;
             if !params.stays_isolated(ctx) {
                 drop(client);
                 into_service(ctx, &params.cluster).await?;
             }
         } else if PidFile::live(data_dir).is_none() {
             // This step had stopped it to start it again.
-            lifecycle::start_own(ctx, &params.cluster, RESTART_LIMIT).await?;
+            start_in_service(ctx, &params.cluster).await?;
         }
         finish(ctx, postgres, data_dir).await
     }
@@ -315,8 +318,13 @@ async fn until_writable(
         match in_recovery(client).await {
             Ok(false) => return Ok(()),
             Ok(true) => {}
-            Err(error) if server.is_none_or(Identity::is_alive) => return Err(error.into()),
-            Err(_) => return Err(failed("the server ended while it was promoted")),
+            // One that gives up closes its connections first.
+            Err(error) => match server {
+                Some(server) if identity::gone_within(server, STOP_PATIENCE).await => {
+                    return Err(failed("the server ended while it was promoted"));
+                }
+                _ => return Err(error.into()),
+            },
         }
         if Instant::now() >= deadline {
             return Err(failed("the server is still in recovery after 10 minutes"));
@@ -335,6 +343,11 @@ fn failed(why: &str) -> StepError {
 
 fn with_log(mut error: StepError, isolation: &Isolation) -> StepError {
     let log = ServerLog { path: isolation.log_file.clone(), start: isolation.log_start };
+    if error.code == codes::LB1271
+        && let Some(why) = log.complaint()
+    {
+        error.message.push_str(&format!("; the last it said: {why}"));
+    }
     error.causes.extend(log.fatal());
     error.help(format!("the server's log is {}", isolation.log_file.display()))
 }
@@ -355,7 +368,39 @@ async fn into_service(ctx: &StepContext, name: &str) -> Result<(), StepError> {
     if let Some((_, running)) = PidFile::live(data_dir) {
         server::stop(&running, Duration::from_mins(1)).await?;
     }
+    start_in_service(ctx, name).await
+}
+
+async fn start_in_service(ctx: &StepContext, name: &str) -> Result<(), StepError> {
+    let (postgres, data_dir) = local::data_dir(ctx, name)?;
+    queue_histories(data_dir, account::owner(postgres)?.as_ref())?;
     lifecycle::start_own(ctx, name, RESTART_LIMIT).await
+}
+
+/// Notes for the archiver that the history of the new timeline waits for it, as Postgres does. The server that was promoted
+/// did not archive and made no note, and nobody can follow a timeline without its history.
+fn queue_histories(data_dir: &Path, owner: Option<&OsUser>) -> Result<(), StepError> {
+    let wal = data_dir.join("pg_wal");
+    let status = wal.join("archive_status");
+    let noted =
+        |name: &str| ["ready", "done"].iter().any(|state| status.join(format!("{name}.{state}")).exists());
+    let queue = || -> std::io::Result<()> {
+        for entry in std::fs::read_dir(&wal)? {
+            let name = entry?.file_name().to_string_lossy().into_owned();
+            if name.ends_with(".history") && !noted(&name) {
+                write_private(&status.join(format!("{name}.ready")), b"", owner)?;
+            }
+        }
+        Ok(())
+    };
+    queue().map_err(|error| {
+        failed("the history of the new timeline cannot be queued for the archiver")
+            .help(format!(
+                "check the rights on {} and the room on its disk, then try again",
+                status.display()
+            ))
+            .caused_by(&error)
+    })
 }
 
 async fn finish(ctx: &StepContext, postgres: &Postgres, data_dir: &Path) -> Result<Done, StepError> {
@@ -368,6 +413,13 @@ async fn finish(ctx: &StepContext, postgres: &Postgres, data_dir: &Path) -> Resu
     let (timeline, lsn, archive_mode): (i32, String, String) = (row.get(1), row.get(2), row.get(3));
     let (archiving, warning) =
         if archive_mode == "off" { ("off", None) } else { prove_archiving(ctx, &client).await? };
+    let parted = match Isolation::read(data_dir).filter(|_| archiving != "off") {
+        // It works; what the archive holds is for later.
+        Some(left) => parted(ctx, &left, timeline.unsigned_abs()).await.unwrap_or_else(|error| {
+            Some(format!("whether the archive holds one timeline only could not be seen: {error}"))
+        }),
+        None => None,
+    };
     // From here on the directory is a cluster of its own and no restored backup.
     RestoreNote::remove_all(data_dir);
     if !isolated {
@@ -382,7 +434,7 @@ async fn finish(ctx: &StepContext, postgres: &Postgres, data_dir: &Path) -> Resu
         actual: format!("not in recovery, timeline {timeline}"),
         passed: true,
     }];
-    done.warnings.extend(warning);
+    done.warnings.extend(warning.into_iter().chain(parted));
     if !isolated && archiving == "off" {
         done.warnings.push(
             "the restored server does not archive WAL (archive_mode is off): it cannot be restored to a time"
@@ -390,6 +442,30 @@ async fn finish(ctx: &StepContext, postgres: &Postgres, data_dir: &Path) -> Resu
         );
     }
     Ok(done)
+}
+
+/// Says what the next restore will ask, if the server archives where it was restored from and the log of its source goes on
+/// there beside its own.
+async fn parted(ctx: &StepContext, left: &Isolation, timeline: u32) -> Result<Option<String>, StepError> {
+    let store = Store::of(ctx, &left.store).await?;
+    let (backup, system, size) = (left.backup.clone(), left.system_id, left.segment_size);
+    blocking(move || {
+        let store = wal_of(store, &backup, &system.to_string())?;
+        let archive = Archive::list(&store, system)?;
+        if !archive.timelines().contains(&timeline) {
+            return Ok(None);
+        }
+        let place = Place { store: &store, system, archive: &archive, size };
+        let history = archive.history(&store, system, timeline)?;
+        Ok(warning(place, &history).map(|others| {
+            format!(
+                "take a base backup of this server now (`postgres.base_backup`): until then a restore from `{}` asks which \
+                 timeline to follow (LB1833) and has to be given `timeline: {timeline}`; {others}",
+                store
+            )
+        }))
+    })
+    .await
 }
 
 /// Waits until the archiver has taken a segment of the new timeline.

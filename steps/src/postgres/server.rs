@@ -212,11 +212,16 @@ impl ServerLog {
 
     /// Returns what the server said when it gave up: its worst messages with their details and hints.
     pub(super) fn fatal(&self) -> Vec<String> {
-        const MARKS: [&str; 5] = ["FATAL:", "PANIC:", "ERROR:", "HINT:", "DETAIL:"];
-        // Sessions that come while the server starts or stops are turned away with FATAL, too.
-        self.pick(8, |line| {
-            MARKS.iter().any(|mark| line.contains(mark)) && !line.contains("the database system is")
-        })
+        let marks = BAD.iter().chain(&["HINT:", "DETAIL:"]);
+        self.pick(8, |line| marks.clone().any(|mark| line.contains(mark)) && !is_turned_away(line))
+    }
+
+    /// Returns the worst thing that the server said last, without its time.
+    pub(super) fn complaint(&self) -> Option<String> {
+        let line =
+            self.pick(1, |line| BAD.iter().any(|mark| line.contains(mark)) && !is_turned_away(line)).pop()?;
+        let message = BAD.iter().find_map(|mark| line.split_once(mark))?.1;
+        Some(message.trim().to_owned())
     }
 
     /// The error of a server that ended by itself.
@@ -228,6 +233,14 @@ impl ServerLog {
         error.causes = if lines.is_empty() { self.tail(10) } else { lines };
         error
     }
+}
+
+/// What the server writes before its worst messages.
+const BAD: [&str; 3] = ["FATAL:", "PANIC:", "ERROR:"];
+
+/// Sessions that come while the server starts or stops are turned away with FATAL, too.
+fn is_turned_away(line: &str) -> bool {
+    line.contains("the database system is")
 }
 
 /// Returns what follows `FATAL:` or `PANIC:` in a line of the log.

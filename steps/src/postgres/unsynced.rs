@@ -81,8 +81,9 @@ pub(super) fn disk_of(data_dir: &Path) -> Result<Disk, StepError> {
 }
 
 /// Marks durably that a server will write without syncing. A machine that does not tell its boots apart gets a server
-/// that syncs.
+/// that syncs. What is lost already stays so: an early sync of the same attempt may have met an error.
 pub(super) fn begin(data_dir: &Path, owner: Option<&OsUser>) -> Result<Writes, StepError> {
+    refuse_lost(data_dir)?;
     let boot = boot_id();
     if boot.is_empty() {
         return Ok(Writes::Synced);
@@ -375,6 +376,7 @@ mod tests {
         assert_eq!(end(&data_dir, &disk, None).expect_err("not synced").code, codes::LB1227);
         fs::remove_file(&link).expect("removes");
         assert_eq!(refuse_lost(&data_dir).expect_err("lost").code, codes::LB1226);
+        assert_eq!(begin(&data_dir, None).expect_err("no new mark either").code, codes::LB1226);
         assert_eq!(end(&data_dir, &disk, None).expect_err("for good").code, codes::LB1226);
     }
 }

@@ -170,7 +170,8 @@ impl Partial {
 
     fn write(&self, store: &Dir, marker: &Marker) -> io::Result<()> {
         for object in &marker.objects {
-            File::open(self.path.join(&object.name))?.sync_all()?;
+            let synced = File::open(self.path.join(&object.name)).and_then(|file| file.sync_all());
+            synced.map_err(|error| io::Error::new(error.kind(), format!("{}: {error}", object.name)))?;
         }
         sync_tree(&self.path)?;
         let mut file = new_file(&self.path.join(MARKER))?;

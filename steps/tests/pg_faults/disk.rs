@@ -7,6 +7,7 @@ use std::process::Command;
 
 use lifeboat_engine::model::outcome::FailureKind::{Permanent, Transient};
 use lifeboat_steps::postgres::codes;
+use lifeboat_steps::postgres::isolation::work_dir;
 
 use super::scene::{BURST, Case, assert_says};
 use crate::support::archive::wal_program;
@@ -87,9 +88,21 @@ async fn a_disk_that_fills_up_or_takes_nothing_while_a_backup_is_unpacked_and_re
     small.remount("rw");
     case.restore().await.expect("can be written again");
 
+    // So little room that replaying is not even begun.
+    let target = Some(case.original.moments[BURST.end()]);
+    small.fill(8 << 20);
+    let error = case.recover(target).await.expect_err("needs more");
+    assert_says(
+        &error,
+        (codes::LB1254, Transient),
+        &["disk/target needs", "are free", "no server was started"],
+    );
+    assert!(!case.data_dir().join("recovery.signal").exists() && !work_dir(&case.data_dir()).exists());
+    case.assert_no_server();
+    small.make_room();
+
     let segments = case.original.segments();
     proxy.on(&segments[segments.len() - 3], Fault::Hold);
-    let target = Some(case.original.moments[BURST.end()]);
     let error = while_held(&proxy, case.recover(target), || small.fill(1 << 17)).await.expect_err("is full");
     let said = format!("{error} {:?}", error.causes);
     assert!([codes::LB1266, codes::LB1267].contains(&error.code) && said.contains("No space left"), "{said}");
@@ -151,7 +164,7 @@ fn a_full_store_takes_no_segment_and_keeps_no_part_of_one() {
     assert_eq!(walk(&store).len(), 1);
 }
 
-fn walk(dir: &Path) -> Vec<PathBuf> {
+pub(super) fn walk(dir: &Path) -> Vec<PathBuf> {
     let entries = fs::read_dir(dir).expect("lists").flatten().map(|entry| entry.path());
     entries.flat_map(|path| if path.is_dir() { walk(&path) } else { vec![path] }).collect()
 }

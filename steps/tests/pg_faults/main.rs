@@ -10,6 +10,7 @@ mod base;
 mod bucket;
 mod disk;
 mod dumps;
+mod failing;
 mod scene;
 mod target;
 mod wal;

@@ -249,6 +249,13 @@ impl Case {
         Self { original: original(), rig, place, target, store, source: PathBuf::new() }
     }
 
+    /// Runs its server with the programs in another directory.
+    pub(crate) fn with_programs(mut self, bin_dir: PathBuf) -> Self {
+        self.target.bin_dir = Some(bin_dir);
+        let system = System::Postgres(self.target.clone());
+        Self { rig: self.rig.resource("db", system), ..self }
+    }
+
     pub(crate) fn data_dir(&self) -> PathBuf {
         self.target.data_dir.clone().expect("a data directory")
     }

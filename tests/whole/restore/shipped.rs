@@ -20,6 +20,8 @@ fn the_shipped_runbooks_restore_everything_as_parts_of_another_one() {
     assert_eq!(world.processes(), []);
     let report = world.report();
     assert_eq!(report["rpo"]["verdict"], "met", "{}", report["rpo"]);
+    // What the backup held is there: the target lies before the damage.
+    assert!(report.to_string().contains("rows of the backup are there"), "{report}");
     let ids = report["steps"].to_string();
     for id in ["db/choose", "db/promote", "cache/verify", "uploads/verify"] {
         assert!(ids.contains(id), "no {id}: {ids}");
@@ -36,4 +38,14 @@ fn the_drill_of_the_newest_backup_proves_it_and_leaves_nothing() {
     let report = world.report();
     let note = report["notes"][0]["text"].as_str().expect("what was proven");
     assert!(note.contains("segments of log were restored to 20"), "{note}");
+    // The newest state is that after the damage, which is told, and fails a drill that asks for it.
+    let told = |text: &str| text.contains("public.payments has") && text.contains("rows and had 20");
+    assert!(told(&report.to_string()), "{report}");
+    let strict = ["drill", "builtin/drill-postgres", "--env", "sandbox", "-i", "rows=not_fewer"];
+    let failed = world.run(&strict).expect(4);
+    assert!(
+        failed.all().contains("LB1275") && failed.all().contains("public.payments has"),
+        "{}",
+        failed.all()
+    );
 }

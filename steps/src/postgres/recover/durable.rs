@@ -8,7 +8,7 @@ use lifeboat_engine::step::{StepContext, StepError};
 
 use super::super::connect::{Client, PgError};
 use super::super::isolation::Writes;
-use super::super::server::QUICK;
+use super::super::server::{QUICK, ServerLog};
 use super::super::{codes, unsynced};
 use super::pass::Paused;
 use super::source::Source;
@@ -31,13 +31,29 @@ pub(super) async fn make(ctx: &StepContext, source: &Source<'_>, paused: &Paused
         return Ok(());
     }
     report(ctx, "writing what the server holds");
-    paused.client.batch("checkpoint", CHECKPOINT_LIMIT).await?;
+    let written = paused.client.batch("checkpoint", CHECKPOINT_LIMIT).await;
+    written.map_err(|error| unwritten(&paused.log, error))?;
     paused.isolation.set_writes(Writes::Synced, source.owner.as_ref())?;
     paused.client.query("select pg_reload_conf()", &[], QUICK).await?;
     until_synced(ctx, &paused.client).await?;
     report(ctx, "making it durable");
     let (disk, dir, owner) = (Arc::clone(&paused.disk), data_dir.clone(), source.owner.clone());
     blocking(move || unsynced::end(&dir, &disk, owner.as_ref())).await
+}
+
+/// A checkpoint says that it failed; the file that could not be written is in the server's log.
+fn unwritten(log: &ServerLog, error: PgError) -> StepError {
+    let (PgError::Database(_) | PgError::Lost(_), Some(why)) = (&error, log.complaint()) else {
+        return error.into_step();
+    };
+    let message = format!("Postgres cannot write what it has replayed: {why}");
+    let mut error = StepError::permanent(codes::LB1267, message).help(format!(
+        "look at the disk of the data directory (`df -h`, `dmesg`), then try again: the server still holds what it could \
+         not write; its log is {}",
+        log.path.display()
+    ));
+    error.causes = log.fatal();
+    error
 }
 
 fn report(ctx: &StepContext, note: &str) {

@@ -3,6 +3,7 @@
 
 use std::path::Path;
 use std::sync::mpsc::{RecvTimeoutError, Sender, channel};
+use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
 use super::super::unsynced::{self, Disk};
@@ -17,8 +18,9 @@ const PAUSE: Duration = Duration::from_millis(500);
 /// as well. Whoever opens it later does not: so the directory is lost as soon as an error is met.
 #[derive(Debug)]
 pub(super) struct Flushing {
-    /// Its end tells the thread, which nobody waits for.
-    _stop: Sender<()>,
+    /// Its end tells the thread.
+    stop: Sender<()>,
+    thread: Option<JoinHandle<()>>,
 }
 
 impl Flushing {
@@ -26,6 +28,7 @@ impl Flushing {
     pub(super) fn start(data_dir: &Path) -> Self {
         let (stop, stopped) = channel();
         let data_dir = data_dir.to_path_buf();
+        let mut thread = None;
         if let Ok(disk) = Disk::of(&data_dir) {
             let work = move || {
                 let mut pause = PAUSE;
@@ -38,8 +41,17 @@ impl Flushing {
                 }
             };
             // That there is none costs time only.
-            drop(std::thread::Builder::new().name("flushing".to_owned()).spawn(work));
+            thread = std::thread::Builder::new().name("flushing".to_owned()).spawn(work).ok();
         }
-        Self { _stop: stop }
+        Self { stop, thread }
+    }
+
+    /// Waits for what it is about: whoever opens the disk after that would not be told of an error. Blocks.
+    pub(super) fn end(self) {
+        drop(self.stop);
+        if let Some(thread) = self.thread {
+            // One that has panicked has synced nothing; the last sync is still to come.
+            thread.join().ok();
+        }
     }
 }

@@ -16,6 +16,7 @@ use super::super::{codes, server::message_of};
 use super::flushing::Flushing;
 use super::source::Source;
 use crate::process::{Identity, OsUser};
+use crate::store::blocking;
 
 /// A server that gets no further for this long is stuck: even a large checkpoint writes to the log meanwhile.
 const STALLED_AFTER: Duration = Duration::from_mins(3);
@@ -75,7 +76,7 @@ pub(super) async fn run(ctx: &StepContext, source: &Source<'_>, goal: Goal) -> R
         },
     )
     .await?;
-    let _flushing = (writes == Writes::Deferred).then(|| Flushing::start(&source.data_dir));
+    let flushing = (writes == Writes::Deferred).then(|| Flushing::start(&source.data_dir));
     let watch =
         Watch { ctx, source, isolation: &isolation, log: &log, helper: &helper, told: Mutex::default() };
     let ended = watch.until_end(&launched.identity).await;
@@ -94,7 +95,17 @@ pub(super) async fn run(ctx: &StepContext, source: &Source<'_>, goal: Goal) -> R
                 ends_within: None,
             })))
         }
-        Seen::WalEnded { within } => Ok(Outcome::WalEnded { last: last_record(&log), log, within }),
+        Seen::WalEnded { within } => {
+            // The next pass opens the disk anew.
+            let end = move || {
+                if let Some(flushing) = flushing {
+                    flushing.end();
+                }
+                Ok(())
+            };
+            blocking(end).await?;
+            Ok(Outcome::WalEnded { last: last_record(&log), log, within })
+        }
     }
 }
 

@@ -17,7 +17,7 @@ use super::places::Places;
 use super::target::Target;
 use super::unpack::CONTROL_FILE;
 use crate::postgres::backup_manifest::{MANIFEST, Manifest};
-use crate::store::{HashingReader, Marker, Store, blocking, verify_sizes};
+use crate::store::{HashingReader, Marker, Store, blocking, of_store, verify_sizes};
 
 /// A backup that was looked at, and everything needed to unpack it.
 pub(super) struct Source {
@@ -110,11 +110,20 @@ fn read_manifest(store: &Store, marker: &Marker) -> Result<Option<Manifest>, Ste
     };
     let mut reader = HashingReader::new(store.read(&marker.key(MANIFEST)?)?);
     let mut text = Vec::new();
-    reader.read_to_end(&mut text).map_err(|error| damaged(error.to_string()))?;
+    reader.read_to_end(&mut text).map_err(|error| unread(&marker.label, &error))?;
     if !is_unmarked(&marker.label) && reader.finish().1.sha256 != object.sha256 {
         return Err(damaged("its SHA-256 is not that of the marker".to_owned()));
     }
     Manifest::parse(&text).map(Some).map_err(damaged)
+}
+
+/// A store that fails is not a manifest that is damaged.
+fn unread(label: &str, error: &std::io::Error) -> StepError {
+    of_store(error).cloned().unwrap_or_else(|| {
+        let message = format!("`{MANIFEST}` of backup `{label}` cannot be read: {error}");
+        StepError::transient(codes::LB1255, message)
+            .help("check that the store is mounted and readable, then retry")
+    })
 }
 
 /// Restoring over an earlier restore needs a list of what belongs there, and a directory of the same cluster.

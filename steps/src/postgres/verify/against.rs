@@ -8,13 +8,14 @@ use lifeboat_engine::model::evidence::Check;
 use lifeboat_engine::step::{StepContext, StepError};
 use serde::Deserialize;
 
+use super::super::backup::{Described, described};
 use super::super::catalogue::{self, Counts, Objects};
 use super::super::codes;
 use super::super::connect::Login;
 use super::super::details::BaseDetails;
 use super::super::inventory::{self, Contents, Inventory};
 use super::findings::Findings;
-use crate::store::{self, BackupKind, HashingReader, Marker, Store, blocking};
+use crate::store::{self, HashingReader, Marker, Store, blocking};
 
 /// What may have become of rows since the backup.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Deserialize)]
@@ -57,7 +58,7 @@ impl Against {
     ) -> Result<Self, StepError> {
         let (store, label) = (Store::of(ctx, store).await?, label.to_owned());
         let found = blocking(move || {
-            let marker = store::read_marker(&store, BackupKind::PostgresBase, &label)?;
+            let Described { store, marker, .. } = described(store, &label)?;
             store::verify_sizes(&store, &marker)?;
             let inventory = read(&store, &marker)?;
             Ok(Self { marker, inventory })
