@@ -87,12 +87,18 @@ fn find(store: &Store, wanted: &Wanted) -> Result<Marker, StepError> {
         return store::read_marker(store, wanted.kind, label);
     }
     let found = store::catalogue(store, wanted.kind)?;
-    let source = source(&found, wanted)?;
+    fitting(&found, wanted).map(|mut fitting| fitting.remove(0))
+}
+
+/// Returns all backups that fit, the newest first; at least one.
+pub(crate) fn fitting(found: &Catalogue, wanted: &Wanted) -> Result<Vec<Marker>, StepError> {
+    let source = source(found, wanted)?;
     let fits = |marker: &&Marker| {
         source.as_deref().is_none_or(|source| resource_of(marker) == source)
             && wanted.before.is_none_or(|before| marker.finished_at < before)
     };
-    found.complete.iter().find(fits).cloned().ok_or_else(|| none(&found, wanted, source.as_deref()))
+    let fitting: Vec<Marker> = found.complete.iter().filter(fits).cloned().collect();
+    if fitting.is_empty() { Err(none(found, wanted, source.as_deref())) } else { Ok(fitting) }
 }
 
 /// Says which resource the backup must be of; `None` if all in the store are of one.
@@ -109,17 +115,19 @@ fn source(found: &Catalogue, wanted: &Wanted) -> Result<Option<String>, StepErro
     if sources.contains(&wanted.target.as_str()) {
         return Ok(Some(wanted.target.clone()));
     }
+    let named =
+        if wanted.target.is_empty() { String::new() } else { format!(", none of them `{}`", wanted.target) };
     let message = format!(
-        "the store `{}` has {} backups of several resources ({}), none of them `{}`",
+        "the store `{}` has {} backups of several resources ({}){named}",
         wanted.store,
         wanted.kind,
         sources.join(", "),
-        wanted.target
     );
     Err(StepError::permanent(wanted.none, message).help("say with `source` which of them to restore"))
 }
 
-fn resource_of(marker: &Marker) -> &str {
+/// Returns the resource that a backup was taken of.
+pub(crate) fn resource_of(marker: &Marker) -> &str {
     marker.details.get(RESOURCE).and_then(Value::as_str).unwrap_or_default()
 }
 

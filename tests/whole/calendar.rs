@@ -88,7 +88,7 @@ fn promises_that_cannot_be_kept_are_found() {
     project.write("environments/production.yaml", "environment: production\nprotected: true\nresources: { files: { kind: files, path: /srv/x }, store: { kind: store, url: 'dir:///tmp/x' } }\n");
     project.write(
         "runbooks/wipe.yaml",
-        "runbook: wipe\nenvironments: [production]\nsteps:\n  - { id: a, uses: files.restore, with: { files: files, store: store } }\n",
+        "runbook: wipe\nenvironments: [production]\nsteps:\n  - { id: choose, uses: files.select_backup, with: { store: store } }\n  - { id: a, uses: files.restore, with: { files: files, store: store } }\n",
     );
     project.write(
         "lifeboat.yaml",

@@ -12,6 +12,7 @@ mod calls;
 mod canary;
 mod checking;
 mod checklist;
+mod configuration;
 mod crash;
 mod crowded;
 mod decisions;

@@ -15,7 +15,7 @@ pub(super) fn check_backups(analysis: &Analysis<'_>, registry: &Registry, out: &
         else {
             continue;
         };
-        if !family_selects(registry, &body.kind.name) {
+        if selecting(registry, &body.kind.name).is_empty() {
             continue;
         }
         for (store, site) in stores(body) {
@@ -23,11 +23,11 @@ pub(super) fn check_backups(analysis: &Analysis<'_>, registry: &Registry, out: &
                 continue;
             }
             let message = format!("this step destroys data before a usable backup is known in `{store}`");
-            let family = family(&body.kind.name);
+            let selecting = selecting(registry, &body.kind.name).join("` or `");
             out.push(
                 Diagnostic::error(codes::LB0135, message)
                     .at(&analysis.spec.source, site.node.span.clone())
-                    .help(format!("put `uses: {family}.select_backup` or `{family}.verify_backup` with `store: {store}` before it")),
+                    .help(format!("put `uses: {selecting}` with `store: {store}` before it")),
             );
         }
     }
@@ -37,8 +37,12 @@ fn family(kind: &str) -> &str {
     kind.split('.').next().unwrap_or(kind)
 }
 
-fn family_selects(registry: &Registry, kind: &str) -> bool {
-    registry.specs().any(|spec| spec.selects_backup && family(&spec.name) == family(kind))
+/// Returns the kinds of a family that choose or verify a backup.
+fn selecting<'r>(registry: &'r Registry, kind: &str) -> Vec<&'r str> {
+    let specs = registry.specs().filter(|spec| spec.selects_backup && family(&spec.name) == family(kind));
+    let mut names: Vec<&str> = specs.map(|spec| spec.name.as_str()).collect();
+    names.sort_unstable();
+    names
 }
 
 fn stores<'b>(body: &'b StepBody<'_>) -> impl Iterator<Item = (&'b str, &'b Site)> {

@@ -224,6 +224,8 @@ impl<W: Write> Walk<'_, W> {
             user: self.owners.user(found.uid()),
             group: self.owners.group(found.gid()),
             mtime: (found.mtime(), u32::try_from(found.mtime_nsec()).unwrap_or(0)),
+            // What cannot be asked for is not kept either way.
+            attributes: super::attributes::digest(&self.root.join(below)).ok().flatten(),
         });
     }
 
@@ -235,8 +237,11 @@ impl<W: Write> Walk<'_, W> {
         };
         let vanished = (self.vanished > 0)
             .then(|| format!("{} files were removed by another program while the backup ran", self.vanished));
+        let marked = self.entries.iter().filter(|entry| entry.attributes.is_some());
+        let marked: Vec<String> = marked.map(|entry| entry.path.to_string()).collect();
         vanished
             .into_iter()
+            .chain(list("entries have extended attributes or access lists, which are not kept", &marked))
             .chain(list("special files are not in the backup", &self.special))
             .chain(list(
                 "links lead out of the directory; what they lead to is not in the backup",

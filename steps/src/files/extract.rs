@@ -69,6 +69,7 @@ pub(super) fn extract(
 fn prepare(manifest: &Manifest, staging: &Path) -> Result<(), StepError> {
     fs::create_dir_all(staging).map_err(|error| failed("made", staging, &error))?;
     writable(staging)?;
+    super::case::check(manifest, staging)?;
     let dirs: BTreeSet<&Path> = of(manifest, |content| *content == Content::Dir);
     let files: BTreeSet<&Path> = of(manifest, |content| matches!(content, Content::File { .. }));
     clear(staging, Path::new(""), (&dirs, &files))?;

@@ -43,6 +43,9 @@ pub(super) struct Entry {
     pub(super) group: Option<String>,
     /// Seconds and nanoseconds since 1970 UTC.
     pub(super) mtime: (i64, u32),
+    /// SHA-256 of extended attributes and access lists, which are not kept.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub(super) attributes: Option<String>,
 }
 
 /// What an entry is.
@@ -130,6 +133,12 @@ impl Manifest {
                 Content::Dir | Content::Symlink { .. } => None,
             })
             .collect()
+    }
+
+    /// Returns what had extended attributes or access lists.
+    pub(super) fn with_attributes(&self) -> Vec<String> {
+        let entries = self.entries.iter().filter(|entry| entry.attributes.is_some());
+        entries.map(|entry| entry.path.to_string()).collect()
     }
 
     /// Returns the sum of the sizes of all files.
@@ -226,7 +235,8 @@ mod tests {
 
     fn entry(path: &str, content: Content) -> Entry {
         let path = RawPath(path.into());
-        Entry { path, content, mode: 0o644, uid: 0, gid: 0, user: None, group: None, mtime: (0, 0) }
+        let (user, group, attributes) = (None, None, None);
+        Entry { path, content, mode: 0o644, uid: 0, gid: 0, user, group, mtime: (0, 0), attributes }
     }
 
     fn file() -> Content {

@@ -1,17 +1,22 @@
-//! Files kinds: backup, restore, verify.
+//! Files kinds: backup, selection, restore, verify, swap, template.
 //!
 //! A backup is a manifest of a directory tree and a compressed archive that `tar` can unpack by hand. A restore is
 //! unpacked beside its target, read back, and exchanged with it in one rename. Hard links become files of their own;
-//! extended attributes and access lists are not kept.
+//! extended attributes and access lists are counted and not kept.
 
 mod archive;
+mod attributes;
 mod backup;
+mod case;
 pub mod codes;
 mod extract;
 mod manifest;
 mod owner;
 mod publish;
 mod restore;
+mod select;
+mod swap;
+mod template;
 mod verify;
 
 use lifeboat_engine::step::Registry;
@@ -22,5 +27,8 @@ pub(crate) use publish::Place;
 pub fn register(registry: &mut Registry) {
     registry.register(backup::Backup);
     registry.register(restore::Restore);
+    registry.register(select::SelectBackup);
+    registry.register(swap::Swap);
+    registry.register(template::Template);
     registry.register(verify::Verify);
 }

@@ -185,7 +185,11 @@ pub(super) async fn manifest_of(
     blocking(move || read_manifest(&store, &marker, links)).await
 }
 
-fn read_manifest(store: &Store, marker: &Marker, links: OutsideLinks) -> Result<Manifest, StepError> {
+pub(super) fn read_manifest(
+    store: &Store,
+    marker: &Marker,
+    links: OutsideLinks,
+) -> Result<Manifest, StepError> {
     let mut reader = HashingReader::new(store.read(&marker.key(MANIFEST)?)?);
     let mut bytes = Vec::new();
     reader.read_to_end(&mut bytes).map_err(|error| damaged(marker, MANIFEST).caused_by(&error))?;
@@ -271,13 +275,21 @@ fn done(
         method: "beginning of the backup".into(),
         confidence: Confidence::Stated,
     };
+    let marked = manifest.with_attributes();
+    let warnings = marked.first().map(|first| {
+        format!(
+            "{} entries had extended attributes or access lists, which were not restored, the first of them `{first}`",
+            marked.len()
+        )
+    });
+    let warnings = warnings.into_iter().collect();
     let checks = vec![Check {
         name: "files read back and compared by SHA-256".into(),
         expected: details.files.to_string(),
         actual: files.to_string(),
         passed: details.files == files as u64,
     }];
-    Ok(Done { outputs, checks, recovery_points: vec![point], ..Done::default() })
+    Ok(Done { outputs, checks, recovery_points: vec![point], warnings, ..Done::default() })
 }
 
 fn damaged(marker: &Marker, object: &str) -> StepError {

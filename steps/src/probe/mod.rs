@@ -6,7 +6,7 @@ mod measure;
 mod place;
 mod reach;
 
-pub(crate) use measure::measure;
+pub(crate) use measure::{Measured, measure};
 pub(crate) use place::{age, backup_age, bytes, free_space, space, writable};
 pub(crate) use reach::program_found;
 

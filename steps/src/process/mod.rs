@@ -23,3 +23,4 @@ pub use os_user::OsUser;
 pub use output::Kept;
 pub use server::{Server, ServerSpec};
 pub use variables::connection_url;
+pub(crate) use variables::secret_value;

@@ -20,12 +20,22 @@ impl Command {
             check_name(name)?;
             Ok(match value {
                 EnvValue::Text(text) => command.env(name, text),
-                EnvValue::Secret { secret } => command.secret_env(name, named_secret(ctx, name, secret)?),
-                EnvValue::Connection { connection, database } => {
-                    command.secret_env(name, connection_url(ctx, connection, database.as_deref())?)
-                }
+                secret => command.secret_env(name, secret_value(ctx, name, secret)?),
             })
         })
+    }
+}
+
+/// Returns the value of a variable as runbooks write it.
+pub(crate) fn secret_value(
+    ctx: &StepContext,
+    name: &str,
+    value: &EnvValue,
+) -> Result<SecretString, StepError> {
+    match value {
+        EnvValue::Text(text) => Ok(text.clone().into()),
+        EnvValue::Secret { secret } => named_secret(ctx, name, secret),
+        EnvValue::Connection { connection, database } => connection_url(ctx, connection, database.as_deref()),
     }
 }
 

@@ -41,11 +41,50 @@ pub(super) async fn with_tool(
     let output = tool.run(ctx).await?;
     let text = output.stdout.text();
     if output.exit_code != 0 {
+        if text.contains("handle RDB format version") {
+            return Err(newer(file, "redis-check-rdb of this machine"));
+        }
         let mut error = damaged(file, "redis-check-rdb finds it damaged");
         error.causes = output.stdout.last_lines(5);
         return Err(error);
     }
     parse(&text).ok_or_else(|| damaged(file, "redis-check-rdb did not say how many keys it holds"))
+}
+
+/// Refuses a snapshot of a newer format than a server of this version reads.
+pub(super) fn readable_by(file: &Path, redis_version: &str, name: &str) -> Result<(), StepError> {
+    let (Some(format), Some(newest)) = (format_of(file), newest_format(redis_version)) else { return Ok(()) };
+    if format <= newest {
+        return Ok(());
+    }
+    Err(newer(file, &format!("the server `{name}`, Redis {redis_version}")))
+}
+
+/// A dump begins with `REDIS` and four digits.
+fn format_of(file: &Path) -> Option<u32> {
+    let mut head = [0; 9];
+    std::fs::File::open(file).and_then(|mut file| std::io::Read::read_exact(&mut file, &mut head)).ok()?;
+    std::str::from_utf8(head.strip_prefix(b"REDIS")?).ok()?.parse().ok()
+}
+
+/// The newest format that a version reads; `None` for versions that are newer than this table.
+fn newest_format(redis_version: &str) -> Option<u32> {
+    let mut parts = redis_version.split('.').map_while(|part| part.parse::<u32>().ok());
+    match (parts.next()?, parts.next()?) {
+        (..=4, _) => Some(8),
+        (5 | 6, _) => Some(9),
+        (7, 0 | 1) => Some(10),
+        (7, 2 | 3) => Some(11),
+        (7, 4) => Some(12),
+        _ => None,
+    }
+}
+
+fn newer(file: &Path, reader: &str) -> StepError {
+    let name = file.file_name().unwrap_or_default().to_string_lossy();
+    let message = format!("the Redis snapshot `{name}` was written by a newer version than {reader}");
+    StepError::permanent(codes::LB1334, message)
+        .help("use programs of at least that version (`bin_dir` of the resource), or choose an older snapshot with `backup`")
 }
 
 fn parse(text: &str) -> Option<Checked> {
@@ -163,6 +202,28 @@ fn damaged(file: &Path, problem: &str) -> StepError {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn formats_are_known_by_version() {
+        for (version, format) in [
+            ("4.0.14", Some(8)),
+            ("6.2.7", Some(9)),
+            ("7.0.15", Some(10)),
+            ("7.2.4", Some(11)),
+            ("8.0.1", None),
+            ("", None),
+        ] {
+            assert_eq!(newest_format(version), format, "{version}");
+        }
+        let dir = tempfile::tempdir().expect("a directory");
+        let file = dir.path().join("dump.rdb");
+        std::fs::write(&file, "REDIS0011rest").expect("written");
+        assert_eq!(format_of(&file), Some(11));
+        assert_eq!(readable_by(&file, "7.0.15", "cache").expect_err("newer").code, codes::LB1334);
+        assert!(readable_by(&file, "7.2.0", "cache").is_ok());
+        std::fs::write(&file, "REDI").expect("written");
+        assert_eq!(format_of(&file), None);
+    }
 
     #[test]
     fn what_the_check_tool_says_is_read() {

@@ -2,12 +2,18 @@ use std::collections::BTreeMap;
 use std::path::PathBuf;
 use std::time::Duration;
 
+use lifeboat_engine::model::outcome::FailureKind;
 use lifeboat_engine::resource;
 use lifeboat_engine::step::{StepContext, StepError};
 use redis::aio::MultiplexedConnection;
-use redis::{AsyncConnectionConfig, FromRedisValue, RedisError};
+use redis::{
+    AsyncConnectionConfig, ConnectionAddr, FromRedisValue, ProtocolVersion, RedisConnectionInfo, RedisError,
+};
 use secrecy::ExposeSecret;
+use tokio::io::{AsyncRead, AsyncWrite};
+use tokio::net::{TcpStream, UnixStream};
 
+use super::bounded::{Bounded, TooLong};
 use super::codes;
 use super::info::Info;
 use crate::process::connection_url;
@@ -15,6 +21,8 @@ use crate::process::connection_url;
 /// The crate's own limits are 1 s and 0.5 s, too short for a server that forks or loads.
 const CONNECT_LIMIT: Duration = Duration::from_secs(10);
 const ANSWER_LIMIT: Duration = Duration::from_secs(30);
+/// How many bytes come in over a bounded connection: as much as a step may put out, and what a handshake needs.
+const BYTES_LIMIT: u64 = (1024 + 64) * 1024;
 
 /// A connection to one Redis server.
 #[derive(Clone)]
@@ -49,6 +57,49 @@ impl Client {
         }
     }
 
+    /// Connects to one database of a resource, by number.
+    pub(super) async fn connect_database(
+        ctx: &StepContext,
+        name: &str,
+        database: i64,
+    ) -> Result<Self, StepError> {
+        let url = connection_url(ctx, name, Some(&database.to_string()))?;
+        let shown = &server(ctx, name)?.url;
+        Self::open(url.expose_secret(), name).await.map_err(|error| cannot_reach(name, shown, &error))
+    }
+
+    /// Connects for answers that keep their types and of which only so much is taken in.
+    pub(super) async fn connect_bounded(
+        ctx: &StepContext,
+        (name, database): (&str, Option<i64>),
+        limit: Duration,
+    ) -> Result<Self, StepError> {
+        let number = database.map(|number| number.to_string());
+        let url = connection_url(ctx, name, number.as_deref())?;
+        let shown = &server(ctx, name)?.url;
+        let opened =
+            tokio::time::timeout(CONNECT_LIMIT, Self::open_bounded(url.expose_secret(), name, limit)).await;
+        let opened = opened.unwrap_or_else(|elapsed| Err(std::io::Error::from(elapsed).into()));
+        opened.map_err(|error| cannot_reach(name, shown, &error))
+    }
+
+    async fn open_bounded(url: &str, name: &str, limit: Duration) -> Result<Self, RedisError> {
+        let client = redis::Client::open(url)?;
+        let info = client.get_connection_info();
+        let settings = info.redis_settings().clone().set_protocol(ProtocolVersion::RESP3);
+        let connection = match info.addr() {
+            ConnectionAddr::Tcp(host, port) => {
+                over(TcpStream::connect((host.as_str(), *port)).await?, &settings, limit).await?
+            }
+            ConnectionAddr::Unix(path) => over(UnixStream::connect(path).await?, &settings, limit).await?,
+            _ => {
+                let message = "this kind of address is not supported here";
+                return Err(std::io::Error::new(std::io::ErrorKind::Unsupported, message).into());
+            }
+        };
+        Ok(Self { name: name.to_owned(), connection })
+    }
+
     /// Connects to a Unix socket.
     pub(super) async fn connect_socket(path: &std::path::Path, name: &str) -> Result<Self, RedisError> {
         Self::open(&format!("redis+unix://{}", path.display()), name).await
@@ -77,6 +128,18 @@ impl Client {
         self.try_command(words).await.map_err(|error| refused(&self.name, words, &error))
     }
 
+    /// Counts, empties and counts the database of the connection again, all at one moment.
+    pub(super) async fn empty_database(&mut self) -> Result<(u64, u64), StepError> {
+        let mut all = redis::pipe();
+        all.atomic().cmd("DBSIZE").cmd("FLUSHDB").arg("ASYNC").ignore().cmd("DBSIZE");
+        all.query_async(&mut self.connection).await.map_err(|error: RedisError| {
+            let failure = refused(&self.name, &["FLUSHDB"], &error);
+            let broken = error.is_io_error() || error.is_timeout();
+            // Whether it was carried out is not known when the answer does not come.
+            if broken { StepError { kind: FailureKind::Uncertain, ..failure } } else { failure }
+        })
+    }
+
     /// Returns all of `INFO`.
     pub(super) async fn info(&mut self) -> Result<Info, StepError> {
         self.command::<String>(&["INFO"]).await.map(|text| Info::parse(&text))
@@ -95,6 +158,22 @@ impl Client {
     pub(super) async fn dir(&mut self) -> Result<PathBuf, StepError> {
         Ok(self.config(&["dir"]).await?.remove("dir").unwrap_or_default().into())
     }
+}
+
+async fn over<S>(
+    stream: S,
+    settings: &RedisConnectionInfo,
+    limit: Duration,
+) -> Result<MultiplexedConnection, RedisError>
+where
+    S: AsyncRead + AsyncWrite + Unpin + Send + 'static,
+{
+    let config = AsyncConnectionConfig::new().set_response_timeout(Some(limit));
+    let stream = Bounded::new(stream, BYTES_LIMIT);
+    let (connection, driver) = MultiplexedConnection::new_with_config(settings, stream, config).await?;
+    // Ends with the last handle of the connection.
+    tokio::spawn(driver);
+    Ok(connection)
 }
 
 /// Says whether nothing listens, so that the server is known to be down.
@@ -120,6 +199,12 @@ fn refused(name: &str, words: &[&str], error: &RedisError) -> StepError {
     // The first two words name a command; what follows may be data.
     let command =
         words.iter().take(if words[0] == "CONFIG" { 3 } else { 1 }).copied().collect::<Vec<_>>().join(" ");
+    if is_too_long(error) {
+        let message = format!("the answer to `{command}` of the Redis server `{name}` is longer than 1 MiB");
+        return StepError::permanent(codes::LB1331, message).help(
+            "ask for a part: LRANGE, ZRANGE or XRANGE with a limit, HGET, GETRANGE, or only for the count",
+        );
+    }
     let message = format!("the Redis server `{name}` did not carry out `{command}`");
     let io = error.is_io_error() || error.is_timeout();
     let failure = if io {
@@ -128,4 +213,17 @@ fn refused(name: &str, words: &[&str], error: &RedisError) -> StepError {
         StepError::permanent(codes::LB1302, message)
     };
     failure.caused_by(error)
+}
+
+fn is_too_long(error: &RedisError) -> bool {
+    let mut cause: Option<&(dyn std::error::Error + 'static)> = Some(error);
+    while let Some(found) = cause {
+        let inner = found.downcast_ref::<std::io::Error>().and_then(std::io::Error::get_ref);
+        if found.is::<TooLong>() || inner.is_some_and(|inner| inner.is::<TooLong>()) {
+            return true;
+        }
+        cause = found.source();
+    }
+    // The crate keeps the text of some errors and not the error.
+    error.to_string().contains(&TooLong.to_string())
 }

@@ -14,4 +14,11 @@ lifeboat_engine::define_codes! {
     LB1311 "Redis files cannot be placed";
     LB1312 "no place for a Redis clone";
     LB1313 "no room for a Redis clone";
+    LB1330 "Redis command that is not known to read only";
+    LB1331 "answer of Redis that is too long";
+    LB1332 "Redis database that must not be emptied like this";
+    LB1333 "Redis database that is not empty after it was emptied";
+    LB1334 "Redis snapshot that a newer version has written";
+    LB1335 "Redis replicas that would take part in a restore";
+    LB1336 "no room for a Redis snapshot";
 }

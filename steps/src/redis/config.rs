@@ -109,15 +109,27 @@ pub(super) fn check_role(
     info: &super::info::Info,
     name: &str,
 ) -> Result<(), StepError> {
-    let problem = if persistence.cluster {
-        "is a node of a cluster, whose slots must fit those of the other nodes"
-    } else if info.text("role") == "slave" {
-        "is a replica and would fetch its master's data over the restored ones"
-    } else {
-        return Ok(());
+    if persistence.cluster { Err(refused_role(name, IN_CLUSTER)) } else { check_alone(info, name) }
+}
+
+const IN_CLUSTER: &str = "is a node of a cluster, whose slots must fit those of the other nodes";
+
+/// Refuses a server whose data belongs to others too: a node of a cluster, a replica, a sentinel.
+pub(super) fn check_alone(info: &super::info::Info, name: &str) -> Result<(), StepError> {
+    let problem = match (info.text("redis_mode"), info.text("role")) {
+        ("cluster", _) => IN_CLUSTER,
+        ("sentinel", _) | (_, "sentinel") => "is a sentinel, which watches servers and holds no data",
+        (_, "slave") => "is a replica, which holds what its master holds and nothing else",
+        _ => return Ok(()),
     };
-    Err(StepError::permanent(codes::LB1307, format!("the Redis server `{name}` {problem}"))
-        .help("name the master as the target; `redis-cli INFO replication` shows where it is"))
+    Err(refused_role(name, problem))
+}
+
+fn refused_role(name: &str, problem: &str) -> StepError {
+    StepError::permanent(codes::LB1307, format!("the Redis server `{name}` {problem}")).help(
+        "name the master as the target; `redis-cli INFO replication` shows where it is. A cluster is restored shard by \
+         shard, by hand: each node from a snapshot of its own, with the same slots",
+    )
 }
 
 /// Refuses a server that answers in place of the one that is to be restored.

@@ -11,6 +11,7 @@ use serde_json::Value;
 
 use super::codes;
 use super::config::Persistence;
+use crate::probe::free_space;
 use crate::process::OsUser;
 use crate::store::{Meter, blocking, copy};
 
@@ -24,43 +25,112 @@ struct Look {
     mode: u32,
 }
 
-/// Places a snapshot where the server will load it: as its dump, and as the base of its append-only file if it has
-/// one. What stood there is moved aside and recorded. The server must be stopped.
-pub(super) async fn place(
+/// A snapshot in the data directory under a name that no server loads, with its owner and mode.
+#[derive(Debug)]
+pub(super) struct Staged {
+    path: PathBuf,
+    look: Look,
+}
+
+/// Copies a snapshot beside its place, durably, while the server still runs: so that nothing is left to do while it is
+/// stopped but to rename, and a disk that is full stops nothing.
+pub(super) async fn stage(
     ctx: &StepContext,
     server: &str,
     snapshot: &Path,
     (persistence, os_user): (&Persistence, Option<&str>),
+) -> Result<Staged, StepError> {
+    let dump = persistence.dir.join(&persistence.dump);
+    let path = aside_of(&dump, "restore", &ctx.info.run.short());
+    provide_dir(ctx, server, &persistence.dir, os_user).await?;
+    let look = look(ctx, &dump, (&persistence.dir, os_user))?;
+    check_room(&persistence.dir, (snapshot, &path))?;
+    announce(ctx, (server, STAGED), "fetched snapshot", CreatedKind::File { path: path.clone() }).await?;
+    ctx.record(STAGED, path.display().to_string()).await?;
+    put(ctx, snapshot, &path, look).await?;
+    Ok(Staged { path, look })
+}
+
+const STAGED: &str = "staged";
+
+/// Removes what an attempt has staged and not put in place.
+pub(super) async fn remove_staged(ctx: &StepContext, server: &str) -> Result<(), StepError> {
+    let Some(path) = ctx.recorded(STAGED).and_then(Value::as_str) else { return Ok(()) };
+    match fs::remove_file(path) {
+        Err(error) if error.kind() != std::io::ErrorKind::NotFound => {
+            Err(failed("removed", Path::new(path), &error))
+        }
+        _ => ctx.removed(&thing_id(server, STAGED), &format!("`{path}` does not exist")).await,
+    }
+}
+
+/// Refuses to begin without the room for a snapshot beside what is there.
+fn check_room(dir: &Path, (snapshot, staged): (&Path, &Path)) -> Result<(), StepError> {
+    let size = |path: &Path| fs::metadata(path).map_or(0, |found| found.len());
+    let free = free_space(dir).map_err(|error| failed("measured", dir, &error))?;
+    // What an attempt that was lost has staged is replaced.
+    let (needed, free) = (size(snapshot), free.saturating_add(size(staged)));
+    if free >= needed {
+        return Ok(());
+    }
+    let message = format!("{} has {free} bytes free, and the snapshot needs {needed}", dir.display());
+    Err(StepError::transient(codes::LB1336, message)
+        .help("make room there; the server was not touched, and runs as it did"))
+}
+
+/// Puts a staged snapshot where the server will load it: as its dump, and as the base of its append-only file if it has
+/// one. What stood there is moved aside and recorded. The server must be stopped.
+pub(super) async fn place(
+    ctx: &StepContext,
+    server: &str,
+    staged: Staged,
+    persistence: &Persistence,
 ) -> Result<Vec<PathBuf>, StepError> {
     let dump = persistence.dir.join(&persistence.dump);
     let append_dir = persistence.dir.join(&persistence.append_dir);
-    provide_dir(ctx, server, &persistence.dir, os_user).await?;
-    let look = look(&dump, &persistence.dir, os_user)?;
     let mut aside = Vec::new();
     let moved_before = ctx.recorded(ASIDE).is_some_and(|value| *value == Value::Bool(true));
     for (name, path) in [("dump", &dump), ("append-only files", &append_dir)] {
         if !moved_before {
             aside.extend(move_aside(ctx, (server, name), path).await?);
-        } else if path == &append_dir {
-            remove_dir(path)?;
+        } else {
+            let kept = aside_of(path, "pre", &ctx.info.run.short());
+            aside.extend(kept.exists().then_some(kept));
+            if path == &append_dir {
+                remove_dir(path)?;
+            }
         }
     }
     ctx.record(ASIDE, true).await?;
     announce(ctx, (server, "dump-placed"), "restored dump", CreatedKind::File { path: dump.clone() }).await?;
-    put(ctx, snapshot, &dump, look).await?;
+    fs::rename(&staged.path, &dump).map_err(|error| failed("put in place", &dump, &error))?;
     if persistence.append_only {
-        let base = format!("{}.1.base.rdb", persistence.append_file);
-        let placed = CreatedKind::Directory { path: append_dir.clone() };
-        announce(ctx, (server, "append-only-files-placed"), "restored append-only files", placed).await?;
-        make_dir(&append_dir, look)?;
-        put(ctx, snapshot, &append_dir.join(&base), look).await?;
-        let manifest = append_dir.join(format!("{}.manifest", persistence.append_file));
-        let text = format!("file {base} seq 1 type b\n");
-        write(&manifest, text.as_bytes(), look).map_err(|error| failed("written", &manifest, &error))?;
-        sync_dir(&append_dir)?;
+        place_append_only(ctx, server, (&dump, &append_dir), (persistence, staged.look)).await?;
     }
     sync_dir(&persistence.dir)?;
+    ctx.removed(&thing_id(server, STAGED), "it has its own name now").await?;
     Ok(aside)
+}
+
+/// Makes the snapshot the base of a new append-only file, with the manifest that Redis 7 looks for.
+async fn place_append_only(
+    ctx: &StepContext,
+    server: &str,
+    (dump, append_dir): (&Path, &Path),
+    (persistence, look): (&Persistence, Look),
+) -> Result<(), StepError> {
+    let base = format!("{}.1.base.rdb", persistence.append_file);
+    let placed = CreatedKind::Directory { path: append_dir.to_owned() };
+    announce(ctx, (server, "append-only-files-placed"), "restored append-only files", placed).await?;
+    make_dir(append_dir, look)?;
+    // The same file twice: Redis replaces both and writes into neither.
+    if fs::hard_link(dump, append_dir.join(&base)).is_err() {
+        put(ctx, dump, &append_dir.join(&base), look).await?;
+    }
+    let manifest = append_dir.join(format!("{}.manifest", persistence.append_file));
+    let text = format!("file {base} seq 1 type b\n");
+    write(&manifest, text.as_bytes(), look).map_err(|error| failed("written", &manifest, &error))?;
+    sync_dir(append_dir)
 }
 
 /// Records what is about to be made, so that the end of a drill removes it before it brings the old files back.
@@ -127,9 +197,10 @@ async fn move_aside(
     Ok(Some(to))
 }
 
-/// Takes owner and mode from the old file, or else from the directory.
-fn look(dump: &Path, dir: &Path, os_user: Option<&str>) -> Result<Look, StepError> {
-    let old = fs::metadata(dump).ok().filter(fs::Metadata::is_file);
+/// Takes owner and mode from the old file, wherever an earlier attempt has left it, or else from the directory.
+fn look(ctx: &StepContext, dump: &Path, (dir, os_user): (&Path, Option<&str>)) -> Result<Look, StepError> {
+    let aside = aside_of(dump, "pre", &ctx.info.run.short());
+    let old = fs::metadata(aside).or_else(|_| fs::metadata(dump)).ok().filter(fs::Metadata::is_file);
     let of_dir = fs::metadata(dir).map_err(|error| failed("found", dir, &error))?;
     let mode = old.as_ref().map_or(0o640, |found| found.mode() & 0o777);
     let wanted = match os_user {
@@ -143,14 +214,18 @@ fn look(dump: &Path, dir: &Path, os_user: Option<&str>) -> Result<Look, StepErro
 async fn put(ctx: &StepContext, from: &Path, to: &Path, look: Look) -> Result<(), StepError> {
     let meter = Meter::bytes(ctx, fs::metadata(from).ok().map(|found| found.len()), "placing the snapshot");
     let (from, to) = (from.to_owned(), to.to_owned());
-    let unfinished = to.with_extension(format!("restore-{}", ctx.info.run.short()));
     blocking(move || {
         let mut source = File::open(&from).map_err(|error| failed("read", &from, &error))?;
-        let mut target = File::create(&unfinished).map_err(|error| failed("written", &unfinished, &error))?;
+        // Whatever has that name is of an earlier attempt, or a link that leads elsewhere.
+        match fs::remove_file(&to) {
+            Err(error) if error.kind() != std::io::ErrorKind::NotFound => {
+                return Err(failed("replaced", &to, &error));
+            }
+            _ => {}
+        }
+        let mut target = File::create_new(&to).map_err(|error| failed("written", &to, &error))?;
         copy(&mut source, &mut target, &meter)?;
-        finish(&target, look)
-            .and_then(|()| fs::rename(&unfinished, &to))
-            .map_err(|error| failed("written", &to, &error))
+        finish(&target, look).map_err(|error| failed("written", &to, &error))
     })
     .await
 }

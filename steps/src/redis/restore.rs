@@ -13,7 +13,7 @@ use serde::Deserialize;
 use serde_json::{Value, json};
 
 use super::client::{Client, server};
-use super::config::{Persistence, check_dir, check_role, required};
+use super::config::{Persistence, check_alone, check_dir, check_role, required};
 use super::info::Info;
 use super::snapshot::{DUMP, Details};
 use super::{check, codes, place, start, undo};
@@ -33,8 +33,17 @@ struct Params {
     target_time: Option<Timestamp>,
     source: Option<String>,
     append_only: AppendOnly,
+    replicas: Replicas,
     load_check: bool,
     load_timeout: Span,
+}
+
+/// What to do if others copy the server.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Deserialize)]
+#[serde(rename_all = "snake_case")]
+enum Replicas {
+    Refuse,
+    Accept,
 }
 
 /// What to do if the append-only file would win over the snapshot.
@@ -51,12 +60,14 @@ If the store has snapshots of several servers, `source` says of which; without i
 It is fetched, its checksum compared, read by `redis-check-rdb` and, with `load_check`, loaded into a throw-away server,
 all before the target is touched.
 
-Then the server is stopped so that it writes nothing, its dump and append-only files are moved aside (`.pre-RUN`), the
-snapshot is placed with the owner and mode of the old file, and the server is started. The step succeeds when the
-server has loaded exactly the keys of the snapshot, expired ones included.
+Then the snapshot is copied beside its place with the owner and mode of the old file, the server is stopped so that it writes
+nothing, its dump and append-only files are moved aside (`.pre-RUN`), the snapshot gets its name, and the server is started. The
+step succeeds when the server has loaded exactly the keys of the snapshot, expired ones included.
 
 A server with `appendonly yes` would ignore the snapshot: that is refused before anything is touched, unless
-`append_only: rewrite` makes the snapshot the base of a new append-only file (Redis 7 and later).
+`append_only: rewrite` makes the snapshot the base of a new append-only file (Redis 7 and later). Refused are also a replica, a
+node of a cluster, a sentinel, a server of an older version than the snapshot, and one that has replicas, unless `replicas`
+is `accept`.
 
 The recovery point is the moment the snapshot was taken. Restoring a job queue runs its jobs again: decide for each
 database whether to restore it or to leave it empty.";
@@ -80,6 +91,12 @@ impl StepKind for Restore {
                 Type::choice(&["refuse", "rewrite"]),
                 "refuse",
                 "What to do if the server has `appendonly yes`.",
+            ))
+            .param(Field::defaulted(
+                "replicas",
+                Type::choice(&["refuse", "accept"]),
+                "refuse",
+                "What to do if the server has replicas, one of which could be promoted meanwhile.",
             ))
             .param(Field::defaulted(
                 "load_check",
@@ -149,9 +166,12 @@ impl StepKind for Restore {
         let redis = server(ctx, &params.server)?;
         let store = Store::of(ctx, &params.store).await?;
         let marker = choose(&store, &params).await?;
-        let (persistence, client) = examine(ctx, &params, redis).await?;
+        let (persistence, mut client) = examine(ctx, &params, redis).await?;
         let snapshot = check::scratch(ctx, "snapshot")?.join(DUMP);
         fetch(ctx, store, &marker, snapshot.clone()).await?;
+        if let Some(client) = &mut client {
+            check::readable_by(&snapshot, client.info().await?.text("redis_version"), &params.server)?;
+        }
         prove(ctx, &params, redis, (&marker, &snapshot)).await?;
         replace(ctx, &params, (&persistence, client), (&marker, &snapshot)).await
     }
@@ -194,9 +214,13 @@ async fn examine(
     let mut client = Client::connect_if_up(ctx, &params.server).await?;
     let persistence = match &mut client {
         Some(client) => {
+            let info = client.info().await?;
+            // Before anything else is asked: a sentinel has no settings.
+            check_alone(&info, &params.server)?;
             let persistence = Persistence::of_running(client).await?;
             check_dir(&persistence.dir, data_dir, &params.server)?;
-            check_role(&persistence, &client.info().await?, &params.server)?;
+            check_role(&persistence, &info, &params.server)?;
+            check_replicas(params, &info)?;
             persistence
         }
         None => {
@@ -216,6 +240,21 @@ async fn examine(
         ));
     }
     Ok((persistence, client))
+}
+
+/// While a server is stopped, one of its replicas may be promoted with the old data.
+fn check_replicas(params: &Params, info: &Info) -> Result<(), StepError> {
+    let replicas = info.number("connected_slaves").unwrap_or(0);
+    if replicas == 0 || params.replicas == Replicas::Accept {
+        return Ok(());
+    }
+    let message = format!(
+        "the Redis server `{}` has {replicas} replicas: one may be promoted with the old data while it is stopped",
+        params.server
+    );
+    Err(StepError::permanent(codes::LB1335, message).help(
+        "stop what promotes them, then give the step `replicas: accept`; they will fetch the restored data",
+    ))
 }
 
 /// Copies the snapshot into a file and compares its checksum.
@@ -295,10 +334,11 @@ async fn replace(
 ) -> Result<Done, StepError> {
     let redis = server(ctx, &params.server)?;
     let (data_dir, manager) = required(ctx, redis, &params.server)?;
+    let os_user = redis.os_user.as_deref();
+    let staged = place::stage(ctx, &params.server, snapshot, (persistence, os_user)).await?;
     undo::note(ctx, persistence, client.is_some()).await?;
     start::stop(ctx, (&params.server, manager), client).await?;
-    let os_user = redis.os_user.as_deref();
-    let aside = place::place(ctx, &params.server, snapshot, (persistence, os_user)).await?;
+    let aside = place::place(ctx, &params.server, staged, persistence).await?;
     let (mut client, info, took) =
         start::start(ctx, (&params.server, manager), params.load_timeout.0).await?;
     check_dir(&client.dir().await?, data_dir, &params.server)?;

@@ -166,16 +166,20 @@ async fn save(ctx: &StepContext, client: &mut Client, patience: Duration) -> Res
         let before = idle(ctx, client, deadline).await?;
         let last = last_save(client).await?;
         let asked_at = Timestamp::now();
-        match client.try_command::<String>(&["BGSAVE", "SCHEDULE"]).await {
-            Ok(_) => {}
+        let begun = match client.try_command::<String>(&["BGSAVE", "SCHEDULE"]).await {
+            // Otherwise a rewrite of the append-only file runs, and the snapshot comes after it.
+            Ok(answer) if answer.contains("started") => Began::Now,
+            Ok(_) => Began::Later,
             // Somebody else's snapshot began in between, which may lack changes that are already acknowledged.
             Err(error) if error.to_string().contains("in progress") => continue,
             Err(error) => {
                 let message = "the Redis server does not begin a snapshot";
-                return Err(StepError::transient(codes::LB1303, message).caused_by(&error));
+                return Err(StepError::transient(codes::LB1303, message)
+                    .help("the server's log names the reason: usually there is no memory for the fork")
+                    .caused_by(&error));
             }
-        }
-        written(ctx, client, (&before, last), deadline).await?;
+        };
+        written(ctx, client, (&before, last, begun), deadline).await?;
         return Ok(asked_at);
     }
 }
@@ -195,35 +199,45 @@ async fn idle(ctx: &StepContext, client: &mut Client, deadline: Instant) -> Resu
     }
 }
 
+/// What the server has answered to the request.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Began {
+    Now,
+    Later,
+}
+
 async fn written(
     ctx: &StepContext,
     client: &mut Client,
-    (before, last): (&Info, u64),
+    (before, last, began): (&Info, u64, Began),
     deadline: Instant,
 ) -> Result<(), StepError> {
     loop {
         let info = client.info().await?;
         if !info.flag("rdb_bgsave_in_progress") {
             let saves = |info: &Info| info.number("rdb_saves");
-            let newer = match (saves(before), saves(&info)) {
+            let ended = match (saves(before), saves(&info)) {
+                // Redis 7 counts a snapshot when it begins, whatever becomes of it.
                 (Some(before), Some(now)) => now > before,
-                // Before Redis 7 only the time of the last one tells, in whole seconds.
-                _ => last_save(client).await? > last,
+                // Before Redis 7 only the time of the last good one tells, in whole seconds.
+                _ => last_save(client).await? > last || began == Began::Now,
             };
-            if newer && info.text("rdb_last_bgsave_status") == "ok" {
-                return Ok(());
-            }
-            if info.text("rdb_last_bgsave_status") == "err"
-                && info.text("rdb_last_bgsave_time_sec") != "-1"
-                && !newer
-            {
-                let message = "the Redis server could not write the snapshot";
-                return Err(StepError::transient(codes::LB1303, message)
-                    .help("the server's log names the reason: usually disk space, memory for the fork, or permissions"));
+            let is_newer = saves(&info).is_some() || last_save(client).await? > last;
+            match info.text("rdb_last_bgsave_status") {
+                "ok" if ended && is_newer => return Ok(()),
+                "err" if ended => return Err(not_written()),
+                _ => {}
             }
         }
         pause(ctx, &info, deadline).await?;
     }
+}
+
+fn not_written() -> StepError {
+    StepError::transient(codes::LB1303, "the Redis server could not write the snapshot").help(
+        "the server's log names the reason: usually disk space, memory, permissions, or somebody has killed the process that \
+         writes; the snapshot before it is still there",
+    )
 }
 
 async fn pause(ctx: &StepContext, info: &Info, deadline: Instant) -> Result<(), StepError> {
@@ -262,8 +276,10 @@ async fn copy_local(ctx: &StepContext, source: PathBuf, target: PathBuf) -> Resu
 
 /// Proves that the file that was copied is the snapshot that was asked for, and not that of another server.
 fn check_fresh(source: &Path, asked_at: Timestamp, checked: &Checked) -> Result<(), StepError> {
+    // The server's clock for it counts seconds and is coarse: it may be some ticks behind ours.
+    const COARSE: i64 = 1;
     match checked.created {
-        Some(created) if created.as_second() < asked_at.as_second() => {
+        Some(created) if created.as_second() + COARSE < asked_at.as_second() => {
             let message = format!(
                 "{} was written at {created}, before the snapshot was asked for at {asked_at}",
                 source.display()

@@ -11,7 +11,7 @@ use serde_json::Value;
 
 use super::client::{Client, server};
 use super::config::{Persistence, required};
-use super::place::{aside_of, failed, sync_dir, thing_id};
+use super::place::{aside_of, failed, remove_staged, sync_dir, thing_id};
 use super::{codes, start};
 
 /// Under this key the step records, before it stops the server, what it is about to replace.
@@ -50,6 +50,7 @@ pub(super) async fn undo(
     name: &str,
     load_timeout: std::time::Duration,
 ) -> Result<Done, StepError> {
+    remove_staged(ctx, name).await?;
     // Without the record nothing was touched.
     let Some(replacing) = replacing(ctx) else { return Ok(Done::default()) };
     let (_, manager) = required(ctx, server(ctx, name)?, name)?;

@@ -6,6 +6,7 @@ pub mod backup;
 pub mod bucket;
 pub mod flaky;
 pub mod journey;
+pub mod killed;
 pub mod mariadb;
 pub mod moto;
 pub mod postgres;

@@ -17,13 +17,19 @@ pub struct Redis {
 impl Redis {
     /// Starts a server in `dir` with further settings, and waits until it answers.
     pub fn start(dir: &Path, settings: &[&str]) -> Self {
+        let settings = ["--save", ""].iter().chain(settings);
+        Self::start_with(dir, &settings.copied().collect::<Vec<_>>())
+    }
+
+    /// Starts a server with the arguments first, among them perhaps a configuration file.
+    pub fn start_with(dir: &Path, settings: &[&str]) -> Self {
         std::fs::create_dir_all(dir).expect("a directory");
         let port = super::web::closed_port();
         let child = Command::new("redis-server")
-            .args(["--port", &port.to_string(), "--bind", "127.0.0.1", "--save", ""])
+            .args(settings)
+            .args(["--port", &port.to_string(), "--bind", "127.0.0.1"])
             .arg("--dir")
             .arg(dir)
-            .args(settings)
             .stdout(Stdio::null())
             .spawn()
             .expect("redis-server is installed");

@@ -19,6 +19,8 @@ use secrecy::SecretString;
 use serde_json::{Map, Value};
 use tokio_util::sync::CancellationToken;
 
+use super::killed::Reaper;
+
 /// What steps reported, in order.
 #[derive(Debug, Default)]
 pub struct Reported {
@@ -45,18 +47,42 @@ impl Reported {
 #[derive(Debug)]
 pub struct RigLink {
     step: String,
+    run: RunId,
     reported: Arc<Mutex<Reported>>,
+    reaper: Option<Arc<Reaper>>,
 }
 
 impl RigLink {
     fn reported(&self) -> MutexGuard<'_, Reported> {
         self.reported.lock().expect("no test panics while it holds this")
     }
+
+    /// A moment before something is in the journal, or when it is there.
+    fn moment(&self) {
+        if let Some(reaper) = &self.reaper {
+            reaper.keep(&self.reported().left(self.run));
+            reaper.pass();
+        }
+    }
+
+    fn before(&self) {
+        if let Some(reaper) = &self.reaper {
+            reaper.pass();
+        }
+    }
+}
+
+impl Reported {
+    /// What another process finds of it: in the journal, and nowhere else.
+    fn left(&self, run: RunId) -> Value {
+        serde_json::json!({ "run": run, "recorded": self.recorded, "created": self.created })
+    }
 }
 
 #[async_trait]
 impl StepLink for RigLink {
     fn progress(&self, progress: Progress) {
+        self.before();
         self.reported().progress.push(progress);
     }
 
@@ -65,19 +91,27 @@ impl StepLink for RigLink {
     }
 
     async fn record(&self, key: &str, value: Value) -> Result<(), StepError> {
+        self.before();
         self.reported().recorded.entry(self.step.clone()).or_default().insert(key.to_owned(), value);
+        self.moment();
         Ok(())
     }
 
     async fn created(&self, thing: Created) -> Result<(), StepError> {
-        let mut reported = self.reported();
-        reported.created.retain(|known| known.id != thing.id);
-        reported.created.push(thing);
+        self.before();
+        {
+            let mut reported = self.reported();
+            reported.created.retain(|known| known.id != thing.id);
+            reported.created.push(thing);
+        }
+        self.moment();
         Ok(())
     }
 
     async fn removed(&self, id: &str, _: &str) -> Result<(), StepError> {
+        self.before();
         self.reported().created.retain(|known| known.id != id);
+        self.moment();
         Ok(())
     }
 
@@ -100,7 +134,10 @@ pub struct Rig {
     pub incident_at: Timestamp,
     pub cancel: CancellationToken,
     pub run_id: RunId,
-    dir: tempfile::TempDir,
+    dir: PathBuf,
+    /// Removes the directory, unless it is that of another process.
+    own: Option<tempfile::TempDir>,
+    reaper: Option<Arc<Reaper>>,
     resources: BTreeMap<String, Resource>,
     named_secrets: BTreeMap<String, SecretRef>,
     secrets: Vec<(SecretRef, String)>,
@@ -111,18 +148,64 @@ pub struct Rig {
 impl Rig {
     /// Makes a drill without resources.
     pub fn drill() -> Self {
+        let own = tempfile::Builder::new().prefix("lb-rig-").tempdir().expect("a temporary directory");
+        let mut rig = Self::bare();
+        rig.dir = own.path().to_owned();
+        rig.own = Some(own);
+        rig
+    }
+
+    fn bare() -> Self {
         Self {
             mode: Mode::Drill,
             incident_at: Timestamp::now(),
             cancel: CancellationToken::new(),
             run_id: RunId::generate(),
-            dir: tempfile::Builder::new().prefix("lb-rig-").tempdir().expect("a temporary directory"),
+            dir: PathBuf::new(),
+            own: None,
+            reaper: None,
             resources: BTreeMap::new(),
             named_secrets: BTreeMap::new(),
             secrets: Vec::new(),
             reported: Arc::default(),
             registry: lifeboat_steps::registry(),
         }
+    }
+
+    /// Goes on with the run of a process that is no more, in its directory, until the reaper ends it.
+    pub fn of_another(dir: &Path, left: &Value, reaper: Reaper) -> Self {
+        let mut rig = Self::bare();
+        rig.dir = dir.to_owned();
+        rig.reaper = Some(Arc::new(reaper));
+        rig.resources = serde_json::from_value(left["resources"].clone()).expect("resources");
+        rig.run_id = serde_json::from_value(left["run"].clone()).expect("a run");
+        rig.take_over(left);
+        rig
+    }
+
+    /// What another process needs to go on with the run.
+    pub fn left(&self) -> Value {
+        let mut left = self.reported().left(self.run_id);
+        left["resources"] = serde_json::to_value(&self.resources).expect("resources are plain data");
+        left
+    }
+
+    /// Takes over what the journal of another process holds.
+    pub fn take_over(&self, left: &Value) {
+        let mut reported = self.reported();
+        reported.recorded = serde_json::from_value(left["recorded"].clone()).expect("records");
+        reported.created = serde_json::from_value(left["created"].clone()).expect("things");
+    }
+
+    /// Begins another run in the same directory.
+    pub fn begin_run(&mut self) {
+        self.end_servers();
+        self.run_id = RunId::generate();
+        *self.reported() = Reported::default();
+    }
+
+    pub fn children_lock(&self) -> PathBuf {
+        self.dir.join("children.lock")
     }
 
     /// Adds a resource that may be written.
@@ -158,7 +241,7 @@ impl Rig {
 
     /// The project directory of the run; each step's work directory is below it.
     pub fn dir(&self) -> &Path {
-        self.dir.path()
+        &self.dir
     }
 
     /// What steps have reported so far.
@@ -242,13 +325,18 @@ impl Rig {
             named_secrets: Arc::new(self.named_secrets.clone()),
             secrets: Arc::new(secrets),
             recorded,
-            link: Arc::new(RigLink { step: step.to_owned(), reported: Arc::clone(&self.reported) }),
+            link: Arc::new(RigLink {
+                step: step.to_owned(),
+                run: self.run_id,
+                reported: Arc::clone(&self.reported),
+                reaper: self.reaper.clone(),
+            }),
         })
     }
 
     fn info(&self, step: &str) -> StepInfo {
-        let work_dir = WorkDir::within(self.dir.path().join("steps"), step);
-        let children_lock = self.dir.path().join("children.lock");
+        let work_dir = WorkDir::within(self.dir.join("steps"), step);
+        let children_lock = self.children_lock();
         std::fs::OpenOptions::new()
             .create(true)
             .append(true)
@@ -264,7 +352,7 @@ impl Rig {
             attempt: 1,
             retries: false,
             incident_at: self.incident_at,
-            project_dir: self.dir.path().to_path_buf(),
+            project_dir: self.dir.clone(),
             work_dir,
             children_lock,
         }
@@ -287,8 +375,15 @@ impl Rig {
 }
 
 impl Drop for Rig {
-    /// Ends the servers that steps have started.
     fn drop(&mut self) {
+        self.end_servers();
+        drop(self.own.take());
+    }
+}
+
+impl Rig {
+    /// Ends the servers that steps have started.
+    fn end_servers(&self) {
         use lifeboat_engine::model::evidence::CreatedKind;
         use lifeboat_steps::process::{Identity, identity};
         let created = std::mem::take(&mut self.reported().created);

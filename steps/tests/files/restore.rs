@@ -1,7 +1,5 @@
 //! Backups and restores of real directory trees.
 
-pub mod support;
-
 use std::fs;
 use std::os::unix::fs::{MetadataExt, PermissionsExt, symlink};
 use std::path::{Path, PathBuf};
@@ -9,10 +7,11 @@ use std::path::{Path, PathBuf};
 use jiff::Timestamp;
 use lifeboat_engine::model::evidence::{Confidence, CreatedKind};
 use serde_json::{Value, json};
-use support::rig::Rig;
+
+use crate::support::rig::Rig;
 
 /// A rig with a source tree, a store, and a target that does not exist.
-fn rig() -> Rig {
+pub(super) fn rig() -> Rig {
     let mut rig = Rig::drill();
     let store = format!("dir://{}", rig.dir().join("store").display());
     let (source, target) = (rig.dir().join("source"), rig.dir().join("www/uploads"));
@@ -34,24 +33,24 @@ fn rig() -> Rig {
     rig
 }
 
-fn source(rig: &Rig) -> PathBuf {
+pub(super) fn source(rig: &Rig) -> PathBuf {
     rig.dir().join("source")
 }
 
-fn target(rig: &Rig) -> PathBuf {
+pub(super) fn target(rig: &Rig) -> PathBuf {
     rig.dir().join("www/uploads")
 }
 
-fn backup() -> Value {
+pub(super) fn backup() -> Value {
     json!({ "files": "uploads", "store": "backups" })
 }
 
-fn restore() -> Value {
+pub(super) fn restore() -> Value {
     json!({ "files": "restored", "store": "backups" })
 }
 
 /// Lists a tree with what a restore must bring back of each entry.
-fn tree(root: &Path) -> Vec<(String, u32, i64, i64, Vec<u8>)> {
+pub(super) fn tree(root: &Path) -> Vec<(String, u32, i64, i64, Vec<u8>)> {
     let mut found = Vec::new();
     let mut left = vec![root.to_owned()];
     while let Some(path) = left.pop() {
@@ -323,7 +322,7 @@ async fn restored_files_belong_to_the_owner_of_the_resource() {
 }
 
 /// Makes a target with something in it and restores over it.
-async fn restored_over_something() -> Rig {
+pub(super) async fn restored_over_something() -> Rig {
     let rig = rig();
     rig.run("files.backup", backup()).await.unwrap();
     fs::create_dir(target(&rig)).unwrap();
@@ -391,4 +390,22 @@ async fn undo_leaves_files_that_somebody_else_has_put_there() {
     assert_eq!(error.code.id, "LB1406");
     assert!(error.message.contains("stays aside"), "{}", error.message);
     assert!(target(&rig).join("theirs").exists());
+}
+
+#[tokio::test]
+async fn attributes_are_counted_and_said_not_to_be_kept() {
+    let rig = rig();
+    let marked = source(&rig).join("a/note.txt");
+    let flags = rustix::fs::XattrFlags::empty();
+    if rustix::fs::setxattr(&marked, "user.note", b"x", flags).is_err() {
+        eprintln!("SKIPPED: this file system keeps no extended attributes");
+        return;
+    }
+    let taken = rig.run("files.backup", backup()).await.unwrap();
+    assert!(
+        taken.warnings.iter().any(|told| told.contains("1 entries have extended attributes")),
+        "{taken:?}"
+    );
+    let done = rig.run("files.restore", restore()).await.unwrap();
+    assert!(done.warnings.iter().any(|told| told.contains("`a/note.txt`")), "{:?}", done.warnings);
 }

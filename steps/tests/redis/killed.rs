@@ -1,0 +1,65 @@
+//! kill -9 of the program at each moment of a restore, a snapshot and a flush, and what the next attempt makes of it.
+
+use serde_json::json;
+
+use super::restore::{World, names, size};
+use crate::support::killed::{self, Fate};
+
+const MOST: u64 = 100;
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_restore_that_is_killed_at_any_moment_is_finished_and_keeps_the_old_files() {
+    killed::victim().await;
+    let mut world = World::new(&["--appendonly", "yes"]);
+    world.snapshot("snapshot").await;
+    let with = json!({
+        "server": "target", "store": "backups", "append_only": "rewrite", "load_check": false,
+    });
+    let name = "killed::a_restore_that_is_killed_at_any_moment_is_finished_and_keeps_the_old_files";
+    for moment in 0..MOST {
+        world.rig.begin_run();
+        std::fs::remove_dir_all(world.target_dir()).unwrap();
+        std::fs::create_dir_all(world.target_dir().join("appendonlydir")).unwrap();
+        std::fs::write(world.target_dir().join("dump.rdb"), "old").unwrap();
+        std::fs::write(world.target_dir().join("appendonlydir/old"), "old").unwrap();
+        let fate = killed::at(&world.rig, name, ("redis.restore", &with), moment);
+        let done = world.rig.run("redis.restore", with.clone()).await;
+        let done = done.unwrap_or_else(|error| panic!("after moment {moment}: {error:?}"));
+        assert_eq!((size(&mut world.target(), 0), size(&mut world.target(), 3)), (501, 1), "{moment}");
+        let run = world.rig.run_id.short();
+        let (dump, append) = (format!("dump.rdb.pre-{run}"), format!("appendonlydir.pre-{run}"));
+        let found = names(&world.target_dir());
+        assert_eq!(found, ["appendonlydir", append.as_str(), "dump.rdb", dump.as_str()], "{moment}");
+        let old = |name: &str| std::fs::read_to_string(world.target_dir().join(name)).unwrap();
+        assert_eq!((old(&dump), old(&format!("{append}/old"))), ("old".into(), "old".into()), "{moment}");
+        assert_eq!(done.outputs["moved_aside"].as_array().map(Vec::len), Some(2), "{moment}");
+        if fate == Fate::Finished {
+            assert!(moment > 10, "only {moment} moments");
+            return;
+        }
+    }
+    panic!("it is always killed");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_snapshot_that_is_killed_at_any_moment_is_made_once() {
+    killed::victim().await;
+    let mut world = World::new(&[]);
+    let with = json!({ "server": "cache", "store": "backups" });
+    let name = "killed::a_snapshot_that_is_killed_at_any_moment_is_made_once";
+    for moment in 0..MOST {
+        world.rig.begin_run();
+        let store = world.rig.dir().join("store");
+        if store.exists() {
+            std::fs::remove_dir_all(&store).unwrap();
+        }
+        let fate = killed::at(&world.rig, name, ("redis.snapshot", &with), moment);
+        let done = world.rig.run("redis.snapshot", with.clone()).await.unwrap();
+        assert_eq!(done.outputs["keys"], json!(502), "{moment}");
+        assert_eq!(names(&store.join("redis")).len(), 1, "{moment}: {:?}", names(&store.join("redis")));
+        if fate == Fate::Finished {
+            return;
+        }
+    }
+    panic!("it is always killed");
+}
