@@ -97,9 +97,11 @@ pub(crate) enum Command {
         step: String,
         #[arg(value_name = "VALUE", allow_hyphen_values = true)]
         choice: String,
-        /// Why
-        #[arg(long, short = 'm', value_name = "TEXT")]
-        comment: Option<String>,
+        /// Which points of a checklist it is about; several are separated by commas
+        #[arg(long = "point", short, value_name = "NUMBER", value_delimiter = ',')]
+        points: Vec<u32>,
+        #[command(flatten)]
+        said: Said,
     },
     /// Try a held step again
     Retry { run: String, step: String },
@@ -327,9 +329,19 @@ pub(crate) struct AnswerArgs {
     pub(crate) run: String,
     /// The step that asks; needed only if several do
     pub(crate) step: Option<String>,
-    /// Why
+    #[command(flatten)]
+    pub(crate) said: Said,
+}
+
+/// What goes with an answer.
+#[derive(Clone, Debug, Default, Args)]
+pub(crate) struct Said {
+    /// Why, or what shows it
     #[arg(long, short = 'm', value_name = "TEXT")]
     pub(crate) comment: Option<String>,
+    /// A file that shows it; kept with the run and its evidence
+    #[arg(long, value_name = "FILE")]
+    pub(crate) file: Option<PathBuf>,
 }
 
 #[derive(Debug, Args)]

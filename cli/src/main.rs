@@ -183,9 +183,9 @@ fn on_runs(cli: &Cli, project: &Project, site: &Site) -> Outcome {
         Command::Evidence(args) => commands::evidence::write(state, args, cli.format),
         Command::Approve(args) => decide::answer(state, by, args, &decide::Say::Yes),
         Command::Reject(args) => decide::answer(state, by, args, &decide::Say::No),
-        Command::Answer { run, step, choice, comment } => {
-            let args = AnswerArgs { run: run.clone(), step: Some(step.clone()), comment: comment.clone() };
-            decide::answer(state, by, &args, &decide::Say::Choice(choice.clone()))
+        Command::Answer { run, step, choice, points, said } => {
+            let args = AnswerArgs { run: run.clone(), step: Some(step.clone()), said: said.clone() };
+            decide::answer(state, by, &args, &decide::Say::Choice(choice.clone(), points.clone()))
         }
         Command::Retry { run, step } => {
             decide::decide(state, by, run, Decision::RetryStep { step: decide::step_id(step)? })

@@ -12,7 +12,7 @@ use support::web::{Web, closed_port, reply};
 fn answering(choice: &str, comment: Option<&str>) -> Rig {
     let rig = Rig::drill();
     let by = Person { name: "tester".into(), uid: 1000 };
-    let answer = Answer { choice: choice.into(), by, comment: comment.map(Into::into), automatic: false };
+    let answer = Answer { comment: comment.map(Into::into), ..Answer::new(choice, by) };
     rig.reported().answers.push_back(answer);
     rig
 }
@@ -56,7 +56,8 @@ async fn manual_work_has_a_checklist() {
     assert_eq!(names, [("totals agree", "confirmed by tester"), ("no mail", "confirmed by tester")]);
     let question = rig.reported().questions[0].clone();
     assert_eq!(question.role.as_deref(), Some("ops"));
-    assert_eq!(question.message, "Compare\n  [ ] totals agree\n  [ ] no mail");
+    assert_eq!(question.message, "Compare\n  1. totals agree\n  2. no mail");
+    assert_eq!(question.points, ["totals agree", "no mail"]);
 
     let error = answering("failed", None).run("manual", json!({ "text": "Do" })).await.unwrap_err();
     assert_eq!(
@@ -82,19 +83,25 @@ fn channel(kind: &str, url: &str) -> Rig {
 #[tokio::test]
 async fn messages_take_the_form_of_their_channel() {
     let web = Web::start(|_| reply(200, "ok")).await;
-    let with = json!({ "channel": "ops", "message": "Restored" });
+    let with =
+        json!({ "channel": "ops", "message": "Restored <!here>", "fields": { "Lost": "12 s", "Rows": 7 } });
     let done = channel("slack", &web.url("/hook/secret")).run("notify", with.clone()).await.unwrap();
     assert_eq!(done.outputs["status"], json!(200));
     let rig = channel("webhook", &web.url("/generic"));
     rig.run("notify", with).await.unwrap();
     let requests = web.requests();
-    assert_eq!(
-        serde_json::from_str::<Value>(&requests[0].body).unwrap(),
-        json!({ "text": "[drill] Restored" })
-    );
+    let slack: Value = serde_json::from_str(&requests[0].body).unwrap();
+    assert_eq!(slack["text"], "[drill] Restored &lt;!here&gt;");
+    let fields: Vec<_> =
+        slack["blocks"][1]["fields"].as_array().unwrap().iter().map(|field| field["text"].clone()).collect();
+    assert_eq!(fields, ["*Lost*\n12 s", "*Rows*\n7"]);
     assert_eq!(requests[0].path, "/hook/secret");
     let generic: Value = serde_json::from_str(&requests[1].body).unwrap();
-    assert_eq!((&generic["message"], &generic["mode"]), (&json!("[drill] Restored"), &json!("drill")));
+    assert_eq!(
+        (&generic["message"], &generic["mode"]),
+        (&json!("[drill] Restored <!here>"), &json!("drill"))
+    );
+    assert_eq!(generic["fields"], json!({ "Lost": "12 s", "Rows": 7 }));
     assert_eq!(generic["run"], json!(rig.run_id));
     assert_eq!(requests[1].header("idempotency-key"), Some(format!("{}/notify", rig.run_id).as_str()));
 }

@@ -7,7 +7,7 @@ use serde_json::Value;
 
 use crate::project::Project;
 
-fn repository() -> PathBuf {
+pub(crate) fn repository() -> PathBuf {
     Path::new(env!("CARGO_MANIFEST_DIR")).join("..")
 }
 
@@ -40,7 +40,10 @@ fn the_reference_of_step_kinds_is_current() {
 
 /// What editors find in a file.
 fn found(schema: &Value, text: &str) -> Vec<String> {
-    let document: Value = serde_yaml::from_str(text).expect("YAML");
+    let mut document: serde_yaml::Value = serde_yaml::from_str(text).expect("YAML");
+    // As editors do.
+    document.apply_merge().expect("merge keys");
+    let document = serde_json::to_value(document).expect("names are text");
     let validator = jsonschema::draft202012::new(schema).expect("a schema");
     validator.iter_errors(&document).map(|error| format!("{}: {error}", error.instance_path())).collect()
 }
@@ -65,7 +68,7 @@ fn editors_and_the_program_agree_about_the_examples() {
 }
 
 /// The blocks of YAML in a guide, each with the line it begins on.
-fn blocks(guide: &str) -> Vec<(usize, String)> {
+pub(crate) fn blocks(guide: &str) -> Vec<(usize, String)> {
     let mut blocks = Vec::new();
     let mut open: Option<(usize, String)> = None;
     for (at, line) in guide.lines().enumerate() {
@@ -81,7 +84,7 @@ fn blocks(guide: &str) -> Vec<(usize, String)> {
 }
 
 /// The document that a block is, and its text; a list of steps becomes a runbook.
-fn as_document(line: usize, text: &str) -> (&'static str, String, String) {
+pub(crate) fn as_document(line: usize, text: &str) -> (&'static str, String, String) {
     let name = |key: &str| text.strip_prefix(key)?.lines().next().map(|name| name.trim().to_owned());
     if let Some(name) = name("runbook:") {
         return ("runbook", format!("runbooks/{name}.yaml"), text.to_owned());
@@ -100,10 +103,14 @@ fn as_document(line: usize, text: &str) -> (&'static str, String, String) {
 
 #[test]
 fn every_example_of_the_guide_is_right() {
-    let guide = fs::read_to_string(repository().join("docs/runbooks.md")).expect("the guide");
+    assert!(compiled("docs/runbooks.md").1 >= 8);
+}
+
+/// Makes a project of the blocks of a page and checks it; returns it with their number.
+pub(crate) fn compiled(page: &str) -> (Project, usize) {
+    let guide = fs::read_to_string(repository().join(page)).expect("a page");
     let project = Project::empty();
     let blocks = blocks(&guide);
-    assert!(blocks.len() >= 8, "{}", blocks.len());
     for (line, text) in &blocks {
         let (document, path, text) = as_document(*line, text);
         assert!(!project.file(&path).exists(), "line {line}: a second {path}");
@@ -112,5 +119,9 @@ fn every_example_of_the_guide_is_right() {
         assert!(found.is_empty(), "line {line}: {found:#?}");
         project.write(&path, &text);
     }
+    if !project.file("lifeboat.yaml").exists() {
+        project.write("lifeboat.yaml", "project: page\n");
+    }
     project.run(&["check", "--deny-warnings"]).expect(0);
+    (project, blocks.len())
 }

@@ -10,27 +10,44 @@ use serde_json::Value;
 pub(crate) struct Receiver {
     port: u16,
     posts: Arc<Mutex<Vec<Value>>>,
+    heads: Arc<Mutex<Vec<String>>>,
 }
 
 impl Receiver {
     /// Starts one that answers every post with this status.
     pub(crate) fn answering(status: &'static str) -> Self {
+        Self::saying(status, "")
+    }
+
+    /// Starts one that answers every post with this status and this text.
+    pub(crate) fn saying(status: &'static str, text: &'static str) -> Self {
         let listener = TcpListener::bind("127.0.0.1:0").expect("a port");
         let port = listener.local_addr().expect("its number").port();
         let posts = Arc::new(Mutex::new(Vec::new()));
-        let sink = Arc::clone(&posts);
+        let heads = Arc::new(Mutex::new(Vec::new()));
+        let (sink, tops) = (Arc::clone(&posts), Arc::clone(&heads));
         std::thread::spawn(move || {
             for stream in listener.incoming().flatten() {
-                if let Some(post) = take(&stream, status) {
-                    sink.lock().expect("nobody panicked").push(post);
+                if let Some((head, body)) = take(&stream, status, text) {
+                    tops.lock().expect("nobody panicked").push(head);
+                    sink.lock().expect("nobody panicked").push(body);
                 }
             }
         });
-        Self { port, posts }
+        Self { port, posts, heads }
     }
 
     pub(crate) fn url(&self) -> String {
-        format!("http://127.0.0.1:{}/hook-of-this-test", self.port)
+        format!("{}/hook-of-this-test", self.base())
+    }
+
+    pub(crate) fn base(&self) -> String {
+        format!("http://127.0.0.1:{}", self.port)
+    }
+
+    /// Returns the first lines and the headers of what was posted, oldest first.
+    pub(crate) fn heads(&self) -> Vec<String> {
+        self.heads.lock().expect("nobody panicked").clone()
     }
 
     /// Returns what was posted, oldest first.
@@ -44,15 +61,17 @@ impl Receiver {
     }
 }
 
-fn take(stream: &TcpStream, status: &str) -> Option<Value> {
+/// Takes one post: its head and its body, which is null if there is none.
+fn take(stream: &TcpStream, status: &str, text: &str) -> Option<(String, Value)> {
     let mut reader = BufReader::new(stream);
-    let mut length = 0;
+    let (mut length, mut head) = (0, String::new());
     loop {
         let mut line = String::new();
         reader.read_line(&mut line).ok()?;
         if line.trim().is_empty() {
             break;
         }
+        head.push_str(&line);
         if let Some(value) = line.to_ascii_lowercase().strip_prefix("content-length:") {
             length = value.trim().parse().ok()?;
         }
@@ -60,8 +79,11 @@ fn take(stream: &TcpStream, status: &str) -> Option<Value> {
     let mut body = vec![0; length];
     reader.read_exact(&mut body).ok()?;
     let mut answer = stream;
-    answer
-        .write_all(format!("HTTP/1.1 {status}\r\ncontent-length: 0\r\nconnection: close\r\n\r\n").as_bytes())
-        .ok()?;
-    serde_json::from_slice(&body).ok()
+    let length = text.len();
+    let said = format!(
+        "HTTP/1.1 {status}\r\ncontent-length: {length}\r\ncontent-type: application/json\r\nconnection: close\r\n\r\n{text}"
+    );
+    answer.write_all(said.as_bytes()).ok()?;
+    let body = if body.is_empty() { Value::Null } else { serde_json::from_slice(&body).ok()? };
+    Some((head, body))
 }

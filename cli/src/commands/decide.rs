@@ -1,11 +1,13 @@
 //! Commands by which people act on a run: answers, decisions, notes.
 
+use std::path::Path;
 use std::time::{Duration, Instant};
 
 use lifeboat_engine::journal::{self, Reader};
-use lifeboat_engine::model::event::{Answer, Decision, EventKind, Person, Question};
+use lifeboat_engine::model::event::{Answer, Decision, EventKind, GivenFile, Person, Question};
 use lifeboat_engine::model::{Request, RunId, StepId};
 use lifeboat_engine::plan::Plan;
+use lifeboat_engine::redact::Redactor;
 use lifeboat_engine::report::typed;
 use lifeboat_engine::run::{Hearing, Phase, RunState, StepPhase, Unit, Verdict, check_answer, wanted};
 use lifeboat_engine::runs::{RequestId, RunDir, StateDir};
@@ -13,7 +15,7 @@ use lifeboat_engine::runs::{RequestId, RunDir, StateDir};
 use crate::args::AnswerArgs;
 use crate::exit::{Exit, Failure, Outcome};
 use crate::render;
-use crate::session::{fold, take_down};
+use crate::session::{fold, resolve_readable, take_down};
 
 /// How long to wait for the owner of the run to take a request.
 const PATIENCE: Duration = Duration::from_secs(10);
@@ -24,7 +26,8 @@ pub(crate) enum Say {
     /// The choice that lets the step go on.
     Yes,
     No,
-    Choice(String),
+    /// A choice or a value, and the points that it is about.
+    Choice(String, Vec<u32>),
 }
 
 /// Answers the question of a waiting step.
@@ -38,7 +41,7 @@ pub(crate) fn answer(state: &StateDir, by: Person, args: &AnswerArgs, say: &Say)
     let choice = match say {
         Say::Yes => question.choices.first().cloned(),
         Say::No => question.choices.get(1).cloned(),
-        Say::Choice(text) => Some(text.clone()),
+        Say::Choice(text, _) => Some(text.clone()),
     };
     let (short, name) = (run.id().short(), typed(&step));
     let how = match wanted(&question) {
@@ -53,9 +56,27 @@ pub(crate) fn answer(state: &StateDir, by: Person, args: &AnswerArgs, say: &Say)
     if let Err(problem) = check_answer(&question, &choice) {
         return Err(Failure::usage(format!("that is no answer to `{step}`: {problem}")).help(how));
     }
-    let answer = Answer { choice: choice.clone(), by, comment: args.comment.clone(), automatic: false };
+    let points = match say {
+        Say::Choice(_, points) => points.clone(),
+        Say::Yes | Say::No => Vec::new(),
+    };
+    let what = match &points[..] {
+        [] => format!("{step}: {choice}"),
+        points => format!(
+            "{step}: {choice}, point {}",
+            points.iter().map(ToString::to_string).collect::<Vec<_>>().join(", ")
+        ),
+    };
+    let file = args.said.file.as_ref().map(|file| give(&run, &told.plan, file)).transpose()?;
+    let answer = Answer { comment: args.said.comment.clone(), points, file, ..Answer::new(choice, by) };
     let request = Request::Answer { step: step.clone(), question: question.id, answer };
-    hand_over(&run, &request, &format!("{step}: {choice}"))
+    hand_over(&run, &request, &what)
+}
+
+/// Keeps a file that goes with an answer, unless it holds a secret.
+fn give(run: &RunDir, plan: &Plan, file: &Path) -> Result<Box<GivenFile>, Failure> {
+    let redactor = Redactor::new(&resolve_readable(plan)?);
+    run.give(file, &redactor).map(Box::new).map_err(|error| render::runs(&error))
 }
 
 /// A run as its journal tells it.
@@ -83,7 +104,7 @@ impl Told {
             return Ok((step.clone(), question));
         }
         let by = Person { name: String::new(), uid: 0 };
-        let nothing = Answer { choice: String::new(), by, comment: None, automatic: false };
+        let nothing = Answer::new(String::new(), by);
         let request = Request::Answer { step: step.clone(), question: String::new(), answer: nothing };
         let hearing = Hearing { run: self.run, plan: &self.plan, state: &self.state };
         let exit = if self.state.unit(step).is_some() { Exit::Refused } else { Exit::Usage };

@@ -34,7 +34,7 @@ use crate::view::{Aside, Place, View};
 
 pub(crate) use away::take_down;
 pub(crate) use end::ended_with;
-pub(crate) use start::{Declaration, start};
+pub(crate) use start::{Declaration, resolve_readable, start};
 
 /// Where runs are kept and who acts.
 pub(crate) struct Site {

@@ -186,7 +186,7 @@ pub(super) fn resolve_secrets(plan: &Plan) -> Result<Secrets, Failure> {
 }
 
 /// Reads those secrets of the environment that can be read here, and says which cannot: they are removed from nothing.
-pub(super) fn resolve_readable(plan: &Plan) -> Result<Secrets, Failure> {
+pub(crate) fn resolve_readable(plan: &Plan) -> Result<Secrets, Failure> {
     let (resolved, problems) = Secrets::resolve_readable(references(plan), &base(plan));
     for problem in problems {
         crate::say::say!(

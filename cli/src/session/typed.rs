@@ -107,9 +107,17 @@ fn answer(open: &Open, word: &str, rest: &str, by: &Person) -> Result<Option<Req
     let typed = wanted(question).is_some();
     let (choice, comment) = if typed { (rest, "") } else { (word, rest) };
     check_answer(question, choice).map_err(|problem| format!("{step}: {problem}"))?;
+    let (points, comment) = if question.points.is_empty() { (Vec::new(), comment) } else { points(comment) };
     let comment = (!comment.is_empty()).then(|| comment.to_owned());
-    let answer = Answer { choice: choice.to_owned(), by: by.clone(), comment, automatic: false };
+    let answer = Answer { comment, points, ..Answer::new(choice, by.clone()) };
     Ok(Some(Request::Answer { step: step.clone(), question: question.id.clone(), answer }))
+}
+
+/// Reads `1,3 COMMENT`: the points of a checklist, and what is left.
+fn points(text: &str) -> (Vec<u32>, &str) {
+    let (numbers, rest) = first_word(text);
+    let points: Result<Vec<u32>, _> = numbers.split(',').map(str::parse).collect();
+    points.map_or((Vec::new(), text), |points| (points, rest))
 }
 
 fn name_one<'s>(word: &str, steps: impl Iterator<Item = &'s StepId>) -> String {
@@ -161,7 +169,9 @@ fn hint(open: &Open) -> String {
                 format!("{step} waits: type answer VALUE, where VALUE is {}", wanted.ty.in_words())
             }
             None => {
-                format!("{step} waits: type {} (and a comment, if you like)", question.choices.join(" or "))
+                let point = if question.points.is_empty() { "" } else { " NUMBER" };
+                let words = question.choices.join(" or ");
+                format!("{step} waits: type {words}{point} (and a comment, if you like)")
             }
         })
         .collect();
@@ -209,6 +219,7 @@ mod tests {
             choices: vec!["approve".into(), "reject".into()],
             typed: None,
             rule: None,
+            points: vec![],
         };
         typed.on_event(0, &EventKind::QuestionAsked { step: StepId::new("sign_off").unwrap(), question });
         typed
@@ -261,6 +272,28 @@ mod tests {
         };
         assert_eq!((step.as_str(), reason.as_str()), ("other", "broken"));
         assert!(typed.understand("help", &person()).unwrap_err().contains("several wait"));
+    }
+
+    #[test]
+    fn points_of_a_checklist_stand_behind_the_word() {
+        let mut typed = Typed::default();
+        let question = Question {
+            id: "q".into(),
+            role: None,
+            message: "Look".into(),
+            choices: vec!["done".into(), "failed".into()],
+            typed: None,
+            rule: None,
+            points: vec!["one".into(), "two".into(), "three".into()],
+        };
+        typed.on_event(0, &EventKind::QuestionAsked { step: StepId::new("mail").unwrap(), question });
+        let request = typed.understand("done 1,3 seen at 03:40", &person()).unwrap().unwrap();
+        let Request::Answer { answer, .. } = request else { panic!("not an answer") };
+        assert_eq!((answer.points, answer.comment.as_deref()), (vec![1, 3], Some("seen at 03:40")));
+        let request = typed.understand("failed mail 2", &person()).unwrap().unwrap();
+        let Request::Answer { answer, .. } = request else { panic!("not an answer") };
+        assert_eq!((answer.points, answer.comment), (vec![2], None));
+        assert!(typed.understand("help", &person()).unwrap_err().contains("done or failed NUMBER"));
     }
 
     #[test]

@@ -377,8 +377,12 @@ impl Story {
                 format!("{BOLD}lifeboat answer {run} {step} VALUE{BOLD:#}   ({})", wanted.ty.in_words()),
                 "answer VALUE".to_owned(),
             ),
+            None if !question.points.is_empty() => (
+                choices(&run, &step, &question.choices, " --point NUMBER"),
+                format!("{} NUMBER (and a comment, if you like)", question.choices.join(" or ")),
+            ),
             None => (
-                choices(&run, &step, &question.choices),
+                choices(&run, &step, &question.choices, ""),
                 format!("{} (and a comment, if you like)", question.choices.join(" or ")),
             ),
         };
@@ -402,9 +406,16 @@ impl Story {
     fn answered(&mut self, at_ms: i64, step: &StepId, answer: &Answer) -> Vec<String> {
         let votes = self.votes.entry(step.clone()).or_default();
         votes.given += 1;
-        let of =
-            if votes.needed > 1 { format!(" ({} of {})", votes.given, votes.needed) } else { String::new() };
-        let comment = answer.comment.as_deref().map_or(String::new(), |text| format!(": {text}"));
+        let points: Vec<_> = answer.points.iter().map(ToString::to_string).collect();
+        let of = match &points[..] {
+            [] if votes.needed > 1 => format!(" ({} of {})", votes.given, votes.needed),
+            [] => String::new(),
+            points => format!(" (point {})", points.join(", ")),
+        };
+        let mut comment = answer.comment.as_deref().map_or(String::new(), |text| format!(": {text}"));
+        if let Some(file) = &answer.file {
+            comment.push_str(&format!(" [file {}]", file.name));
+        }
         let text = if answer.automatic {
             format!("{} (automatic, by the settings of drills; no evidence)", answer.choice)
         } else {
@@ -471,10 +482,10 @@ pub(super) fn measure(progress: &Progress) -> String {
 }
 
 /// Writes the commands that give each of the choices, the one that lets the step go on first.
-fn choices(run: &str, step: &str, choices: &[String]) -> String {
+fn choices(run: &str, step: &str, choices: &[String], point: &str) -> String {
     let command = |choice: &String| match choice.as_str() {
         "approve" | "reject" => format!("lifeboat {choice} {run} {step}"),
-        other => format!("lifeboat answer {run} {step} {other}"),
+        other => format!("lifeboat answer {run} {step} {other}{point}"),
     };
     let mut commands = choices.iter().map(command);
     let first = commands.next().unwrap_or_default();

@@ -206,7 +206,8 @@ fn ask_kind(around: &Around<'_>, step: &StepSpec, body: &StepBody<'_>, out: &mut
     if with.keys().any(|param| computed(param)) {
         literal.to_mut().retain(|param, _| !computed(param));
     }
-    for problem in found.check(&literal) {
+    let given: Vec<_> = with.keys().map(String::as_str).collect();
+    for problem in found.check_given(&given).into_iter().chain(found.check(&literal)) {
         let top = problem.param.split(['.', '[']).next().unwrap_or_default();
         let span = place(top).unwrap_or_else(|| step.common.id.span.clone());
         out.push(

@@ -14,6 +14,8 @@ pub(super) enum Member {
     Source(String),
     /// What an attempt printed: `step/attempt/stdout`.
     Output(String),
+    /// A file that a person gave, by its hash and name.
+    Given(String),
     /// The hashes of all others.
     Sums,
 }
@@ -36,6 +38,7 @@ pub(super) const DERIVED: [&str; 7] = [
 
 const SOURCES: &str = "sources/";
 const OUTPUT: &str = "output/";
+const GIVEN: &str = "given/";
 
 impl Member {
     /// Understands a name below the archive's directory; `None` if no archive has such a member.
@@ -48,9 +51,11 @@ impl Member {
             _ if DERIVED.contains(&name) => Some(Self::Derived(name.to_owned())),
             _ => {
                 let plain = |rest: &str| is_plain(rest).then(|| rest.to_owned());
-                match (name.strip_prefix(SOURCES), name.strip_prefix(OUTPUT)) {
-                    (Some(rest), _) => plain(rest).map(Self::Source),
-                    (_, Some(rest)) => plain(rest).map(Self::Output),
+                let (kind, rest) = name.split_at(name.find('/').map_or(0, |at| at + 1));
+                match kind {
+                    SOURCES => plain(rest).map(Self::Source),
+                    OUTPUT => plain(rest).map(Self::Output),
+                    GIVEN => plain(rest).map(Self::Given),
                     _ => None,
                 }
             }
@@ -67,6 +72,7 @@ impl Member {
             Self::Derived(name) => name.clone(),
             Self::Source(path) => format!("{SOURCES}{path}"),
             Self::Output(path) => format!("{OUTPUT}{path}"),
+            Self::Given(path) => format!("{GIVEN}{path}"),
         }
     }
 }
@@ -90,6 +96,7 @@ mod tests {
             "report.html",
             "sources/runbooks/a.yaml",
             "output/a/b.3/1/stdout",
+            "given/00ff/photo of the rack.jpg",
             "SHA256SUMS",
         ] {
             assert_eq!(Member::of(name).map(|member| member.name()).as_deref(), Some(name));

@@ -11,7 +11,7 @@ use super::derived::{HeaderFile, Summary, Told};
 use super::error::Error;
 use super::member::Member;
 use super::tape::{BEGIN, Digesting};
-use super::write::printed;
+use super::write::{given, printed};
 use super::{FORMAT, line, root};
 use crate::journal::{self, Head, Header};
 use crate::model::outcome::RunOutcome;
@@ -60,6 +60,11 @@ pub(super) fn verify_within(path: &Path, head: Option<&str>, limit: u64) -> Resu
     let mut archive = Archive { path: path.to_owned(), ..Archive::default() };
     archive.read(limit)?;
     archive.judge(head)
+}
+
+/// Says whether a member is a file that the chain speaks of by its hash.
+fn is_file(member: &Member) -> bool {
+    matches!(member, Member::Source(_) | Member::Output(_) | Member::Given(_))
 }
 
 /// What was read of an archive so far.
@@ -143,7 +148,7 @@ impl Archive {
                 let text = self.text(&name, size, &mut content)?;
                 self.take_summary(&text)?;
             }
-            Member::Derived(_) | Member::Source(_) | Member::Output(_) => {
+            Member::Derived(_) | Member::Source(_) | Member::Output(_) | Member::Given(_) => {
                 io::copy(&mut content, &mut io::sink())
                     .map_err(|error| self.no_archive(format!("`{name}`"), error.to_string()))?;
             }
@@ -186,7 +191,7 @@ impl Archive {
             Member::Events => self.head.is_some(),
             Member::Sums => self.sums.is_some(),
             Member::Derived(name) => name == "evidence.json" && self.summary.is_some(),
-            Member::Source(_) | Member::Output(_) => false,
+            Member::Source(_) | Member::Output(_) | Member::Given(_) => false,
         }
     }
 
@@ -302,8 +307,7 @@ impl Archive {
         };
         self.compare_derived(&told, summary)?;
         self.compare_declaration(header)?;
-        let files =
-            self.members.iter().filter(|(member, _)| matches!(member, Member::Source(_) | Member::Output(_)));
+        let files = self.members.iter().filter(|(member, _)| is_file(member));
         Ok(Verified {
             run: header.run,
             runbook: header.plan.runbook.clone(),
@@ -353,12 +357,13 @@ impl Archive {
         }
     }
 
-    /// Compares sources with the plan and output with the events; returns files without and events without a counterpart.
+    /// Compares sources with the plan, output and what people gave with the events; returns files without and events without a counterpart.
     fn compare_files(&self, header: &Header) -> Result<(BTreeSet<String>, BTreeSet<String>), Error> {
-        let printed = printed(&self.events);
+        let (printed, given) = (printed(&self.events), given(&self.events));
         let known: BTreeMap<String, &str> = printed
             .iter()
             .map(|(name, file)| (Member::Output(name.clone()).name(), file.sha256.as_str()))
+            .chain(given.iter().map(|(name, hash)| (Member::Given(name.clone()).name(), hash.as_str())))
             .chain(
                 header
                     .plan
@@ -369,7 +374,7 @@ impl Archive {
             .collect();
         let (mut not_in_chain, mut found) = (BTreeSet::new(), BTreeSet::new());
         for (member, sha256) in &self.members {
-            if !matches!(member, Member::Source(_) | Member::Output(_)) {
+            if !is_file(member) {
                 continue;
             }
             let name = member.name();

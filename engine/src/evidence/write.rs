@@ -92,6 +92,17 @@ pub(super) fn printed(events: &[Event]) -> BTreeMap<String, OutputFile> {
     printed
 }
 
+/// The files that people gave with answers that count, by the path below `given/`, with their hashes.
+pub(super) fn given(events: &[Event]) -> BTreeMap<String, String> {
+    let file = |event: &Event| match &event.kind {
+        EventKind::QuestionAnswered { answer, .. } => answer.file.clone(),
+        _ => None,
+    };
+    let files = events.iter().filter_map(file).map(|file| (file.place(), file.sha256));
+    // A request that somebody has made by hand may name any place.
+    files.filter(|(place, _)| is_plain(place)).collect()
+}
+
 struct Archive<'a, W: Write> {
     run: &'a RunDir,
     reader: &'a Reader,
@@ -109,6 +120,10 @@ impl<W: Write> Archive<'_, W> {
         let mut missing: BTreeSet<String> = sources.missing;
         for name in expected.keys().filter(|name| !output.contains_key(*name)) {
             missing.insert(Member::Output(name.clone()).name());
+        }
+        let given = given(&self.spool.events);
+        for name in given.keys().filter(|name| !self.run.given(name).is_file()) {
+            missing.insert(Member::Given(name.clone()).name());
         }
         for name in output.keys().filter(|name| !expected.contains_key(*name)) {
             not_in_chain.insert(Member::Output(name.clone()).name());
@@ -133,6 +148,9 @@ impl<W: Write> Archive<'_, W> {
         }
         for (name, path) in output {
             self.add_output(name, &path, &expected)?;
+        }
+        for (name, sha256) in given {
+            self.add_given(name, &sha256)?;
         }
         let finished = self.tape.finish().map_err(Error::io(self.path, "written"))?;
         let written = Written {
@@ -198,6 +216,23 @@ impl<W: Write> Archive<'_, W> {
             }),
             _ => Ok(()),
         }
+    }
+
+    /// Adds a file that a person gave, if it is there; one that is not what the chain says is no evidence.
+    fn add_given(&mut self, name: String, expected: &str) -> Result<(), Error> {
+        let path = self.run.given(&name);
+        if !path.is_file() {
+            return Ok(());
+        }
+        // Bounded: no larger file is taken.
+        let content = fs::read(&path).map_err(Error::io(&path, "read"))?;
+        if self.add(&Member::Given(name), &content)? == expected {
+            return Ok(());
+        }
+        Err(Error::NotKept {
+            place: format!("`{}`", path.display()),
+            what: "is not what was given: it was changed afterwards".to_owned(),
+        })
     }
 
     /// Finds the files that the plan was made from: as they were kept with the run, or in the project if they are still the

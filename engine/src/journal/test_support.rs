@@ -204,13 +204,21 @@ fn decision() -> impl Strategy<Value = Decision> {
 
 fn question() -> impl Strategy<Value = Question> {
     (any::<String>(), option::of(any::<String>()), any::<String>(), vec(any::<String>(), 0..3)).prop_map(
-        |(id, role, message, choices)| Question { id, role, message, choices, typed: None, rule: None },
+        |(id, role, message, choices)| Question {
+            id,
+            role,
+            message,
+            choices,
+            typed: None,
+            rule: None,
+            points: Vec::new(),
+        },
     )
 }
 
 fn answer() -> impl Strategy<Value = Answer> {
     (any::<String>(), someone(), option::of(any::<String>()), any::<bool>())
-        .prop_map(|(choice, by, comment, automatic)| Answer { choice, by, comment, automatic })
+        .prop_map(|(choice, by, comment, automatic)| Answer { comment, automatic, ..Answer::new(choice, by) })
 }
 
 fn progress() -> impl Strategy<Value = Progress> {

@@ -253,6 +253,28 @@ pub struct Question {
     /// Whose answers it takes; without it one answer of anybody who may answer settles it.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub rule: Option<ApprovalRule>,
+    /// Points that are confirmed one by one: the first choice counts once every one of them is.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub points: Vec<String>,
+}
+
+impl Question {
+    /// Says whether answers that are all its first choice settle it.
+    pub fn is_settled_by(&self, answers: &[&Answer]) -> bool {
+        if answers.iter().any(|answer| answer.automatic) {
+            return true;
+        }
+        if !self.points.is_empty() {
+            return self.open_points(answers).is_empty();
+        }
+        answers.len() >= self.rule.map_or(1, |rule| rule.minimum as usize)
+    }
+
+    /// Returns the points that none of these answers is about, counted from 1.
+    pub fn open_points(&self, answers: &[&Answer]) -> Vec<u32> {
+        let all = (1..).take(self.points.len());
+        all.filter(|point| !answers.iter().any(|answer| answer.points.contains(point))).collect()
+    }
 }
 
 /// What it takes until a question is answered with its first choice. Any other choice settles it at once.
@@ -274,6 +296,47 @@ pub struct Answer {
     /// True if drill settings answered in nobody's name; no evidence of a decision.
     #[serde(default)]
     pub automatic: bool,
+    /// Which points of the question it is about, counted from 1.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub points: Vec<u32>,
+    /// A file that shows it, kept with the run.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub file: Option<Box<GivenFile>>,
+    /// What it was put together from, where several answers settle a question. Each of them is an event of its own.
+    #[serde(skip)]
+    pub parts: Vec<Answer>,
+}
+
+impl Answer {
+    /// An answer of a person, to the whole question, without a comment.
+    pub fn new(choice: impl Into<String>, by: Person) -> Self {
+        let choice = choice.into();
+        Self {
+            choice,
+            by,
+            comment: None,
+            automatic: false,
+            points: Vec::new(),
+            file: None,
+            parts: Vec::new(),
+        }
+    }
+}
+
+/// A file that a person gave as evidence.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct GivenFile {
+    /// What it was called, without a directory.
+    pub name: String,
+    pub bytes: u64,
+    pub sha256: String,
+}
+
+impl GivenFile {
+    /// Returns where it is kept, below the directory of such files.
+    pub fn place(&self) -> String {
+        format!("{}/{}", self.sha256, self.name)
+    }
 }
 
 /// What people can decide from outside a step.

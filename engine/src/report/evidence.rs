@@ -45,6 +45,8 @@ fn answered((at, answer): &(i64, &Answer)) -> AnswerReport {
         by: answer.by.clone(),
         comment: answer.comment.clone(),
         automatic: answer.automatic,
+        points: answer.points.clone(),
+        file: answer.file.as_deref().cloned(),
     }
 }
 
@@ -58,6 +60,7 @@ pub(super) fn questions(view: &View<'_>) -> Vec<QuestionReport> {
             role: asked.question.role.clone(),
             message: asked.question.message.clone(),
             choices: asked.question.choices.clone(),
+            points: asked.question.points.clone(),
             asked_at: Moment(asked.asked),
             minimum: asked.question.rule.map(|rule| rule.minimum).filter(|minimum| *minimum > 1),
             before: asked.before.iter().map(answered).collect(),

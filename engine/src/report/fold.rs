@@ -491,9 +491,9 @@ impl<'a> Fold<'a> {
             .iter_mut()
             .find(|asked| asked.step == id && asked.question.id == question && asked.answer.is_none());
         let Some(open) = open else { return };
-        let minimum = open.question.rule.map_or(1, |rule| rule.minimum as usize);
+        let said: Vec<_> = open.before.iter().map(|(_, before)| *before).chain([answer]).collect();
         let is_first = open.question.choices.first() == Some(&answer.choice);
-        if is_first && !answer.automatic && open.before.len() + 1 < minimum {
+        if is_first && !open.question.is_settled_by(&said) {
             open.before.push((at, answer));
             return;
         }

@@ -35,4 +35,5 @@ pub use markdown::markdown;
 pub use model::{Owner, RunReport, State, Verdict};
 pub use sections::{page, summary};
 pub use source::Source;
+pub use standing::next_point;
 pub use status::{Current, LiveStatus, NeedsPerson, Next, progress_words};

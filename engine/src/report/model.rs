@@ -9,7 +9,7 @@ use serde_json::{Map, Value};
 
 pub use super::findings::{CreatedReport, Fate, NotChecked, StepFacts, Trouble, TroubleKind, Warning};
 use super::human::Moment;
-use crate::model::event::{Decision, Person};
+use crate::model::event::{Decision, GivenFile, Person};
 use crate::model::evidence::Confidence;
 use crate::model::ids::{Attempt, RunId, StepId};
 use crate::model::outcome::{Failure, Mode, Outcome};
@@ -502,11 +502,14 @@ pub struct QuestionReport {
     pub role: Option<String>,
     pub message: String,
     pub choices: Vec<String>,
+    /// Points that are confirmed one by one.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub points: Vec<String>,
     pub asked_at: Moment,
     /// How many different people must approve.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub minimum: Option<u32>,
-    /// The approvals before the one that settled it.
+    /// The answers before the one that settled it: approvals, or points that were confirmed.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub before: Vec<AnswerReport>,
     pub answer: Option<AnswerReport>,
@@ -525,6 +528,12 @@ pub struct AnswerReport {
     pub comment: Option<String>,
     /// True if drill settings answered in nobody's name; no evidence of a decision.
     pub automatic: bool,
+    /// Which points it is about, counted from 1.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub points: Vec<u32>,
+    /// A file that was given as evidence; the archive of the run holds it.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub file: Option<GivenFile>,
 }
 
 /// What a person decided from outside a step.

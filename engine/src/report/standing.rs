@@ -12,7 +12,7 @@ use super::objectives::{self, Recovery};
 use super::source::View;
 use super::undo;
 use crate::expr::quote;
-use crate::model::event::{Decision, Person, Question};
+use crate::model::event::{Answer, Decision, Person, Question};
 use crate::model::ids::StepId;
 use crate::model::outcome::{Failure, Mode, Outcome, RunOutcome};
 use crate::plan::OnError;
@@ -407,8 +407,8 @@ pub(super) fn next_command(view: &View<'_>, state: State) -> Option<String> {
         State::Running => Some(format!("lifeboat watch {short}")),
         State::Paused => Some(format!("lifeboat resume {short}")),
         State::Waiting => {
-            let (_, step, question) = open_questions(view).into_iter().next()?;
-            Some(answer_command(view, step, question))
+            let asked = open_folds(view).into_iter().next()?;
+            Some(answer_command(view, asked))
         }
         // Resuming alone would only find it held again.
         State::Held => {
@@ -419,16 +419,23 @@ pub(super) fn next_command(view: &View<'_>, state: State) -> Option<String> {
 }
 
 /// Writes the command that answers a question so that the step goes on.
-pub(super) fn answer_command(view: &View<'_>, step: &StepId, question: &Question) -> String {
+pub(super) fn answer_command(view: &View<'_>, asked: &QuestionFold<'_>) -> String {
+    let (step, question) = (asked.step, asked.question);
+    let before: Vec<_> = asked.before.iter().map(|(_, answer)| *answer).collect();
     let (short, step) = (view.source.run.short(), typed(step));
     match question.choices.first().map(String::as_str) {
         Some("approve") => format!("lifeboat approve {short} {step}"),
         Some(choice) if choice.chars().all(|c| c.is_ascii_alphanumeric() || c == '_' || c == '-') => {
-            format!("lifeboat answer {short} {step} {choice}")
+            format!("lifeboat answer {short} {step} {choice}{}", next_point(question, &before))
         }
         None => format!("lifeboat answer {short} {step} VALUE"),
         _ => format!("lifeboat answer {short} {step}"),
     }
+}
+
+/// Writes the option that names the next point to confirm, where points are confirmed one by one.
+pub fn next_point(question: &Question, given: &[&Answer]) -> String {
+    question.open_points(given).first().map(|point| format!(" --point {point}")).unwrap_or_default()
 }
 
 /// Writes the command that runs the same runbook again with the same inputs; in a recovery with the clock still at the

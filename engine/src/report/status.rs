@@ -429,8 +429,19 @@ fn next(view: &View<'_>) -> Vec<Next> {
         .collect()
 }
 
-/// Says how many of the approvals that are needed have been given, and by whom.
+/// Says how many of the approvals that are needed have been given, and by whom, or which points are not confirmed.
 fn so_far(asked: &QuestionFold<'_>) -> String {
+    if !asked.question.points.is_empty() {
+        let before: Vec<_> = asked.before.iter().map(|(_, answer)| *answer).collect();
+        let open = asked.question.open_points(&before);
+        let numbers: Vec<_> = open.iter().map(ToString::to_string).collect();
+        return format!(
+            "\n  open: {} of {} ({})",
+            open.len(),
+            asked.question.points.len(),
+            numbers.join(", ")
+        );
+    }
     let Some(minimum) = asked.question.rule.map(|rule| rule.minimum).filter(|minimum| *minimum > 1) else {
         return String::new();
     };
@@ -461,7 +472,7 @@ fn needs_person(view: &View<'_>) -> Vec<NeedsPerson> {
             message: format!("{}{}", question.message, so_far(asked)),
             choices: question.choices.clone(),
             failure: None,
-            command: standing::answer_command(view, step, question),
+            command: standing::answer_command(view, asked),
         })
         .collect();
     needs.extend(standing::held_steps(view).into_iter().map(|(since, step, failure)| NeedsPerson {

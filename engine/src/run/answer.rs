@@ -52,6 +52,7 @@ mod tests {
             choices: vec![],
             typed,
             rule: None,
+            points: vec![],
         }
     }
 

@@ -51,9 +51,12 @@ pub(super) fn cleaned(redactor: &Redactor, request: Request) -> Request {
     let clean = |text: String| redactor.text(&text).into_owned();
     let person = |by: Person| Person { name: clean(by.name), ..by };
     match request {
-        Request::Answer { step, question, answer: Answer { choice, by, comment, automatic } } => {
+        Request::Answer { step, question, answer } => {
+            let Answer { choice, by, comment, automatic, points, file, parts } = answer;
             let (choice, by, comment) = (clean(choice), person(by), comment.map(clean));
-            Request::Answer { step, question, answer: Answer { choice, by, comment, automatic } }
+            // Its name is that of the file that is kept, so it stays as it is: `give` refuses one that holds a secret.
+            let answer = Answer { choice, by, comment, automatic, points, file, parts };
+            Request::Answer { step, question, answer }
         }
         Request::Decide { by, decision } => {
             let decision = match decision {
@@ -96,7 +99,7 @@ mod tests {
         let by = Person { name: format!("ann {text}"), uid: 1 };
         let (step, reason) = (step.clone(), text.to_owned());
         let comment = Some(text.to_owned());
-        let answer = Answer { choice: reason.clone(), by: by.clone(), comment, automatic: false };
+        let answer = Answer { comment, ..Answer::new(reason.clone(), by.clone()) };
         let decide = |decision| Request::Decide { by: by.clone(), decision };
         vec![
             Request::Answer { step: step.clone(), question: "approval".into(), answer },

@@ -12,13 +12,13 @@ use super::link::Message;
 use super::state::{RunState, StepPhase, StepState};
 use crate::clock::Clock;
 use crate::journal::Head;
-use crate::model::event::{AttemptResult, Decision, EventKind};
+use crate::model::event::{Answer, AttemptResult, Decision, EventKind, Question};
 use crate::model::ids::{RunId, StepId};
 use crate::model::outcome::{Mode, RunOutcome};
 use crate::notice::{Messenger, Notice, Occasion};
 use crate::plan::Plan;
 use crate::redact::Redactor;
-use crate::report::typed;
+use crate::report::{next_point, typed};
 use crate::secret::Secrets;
 
 /// How long a person may be waited for before the next reminder.
@@ -208,8 +208,7 @@ impl Watch {
                 // In a drill that answers itself the answer is durable together with the question.
                 state.of(state.unit(step)?).asks().then_some(())?;
                 let what = format!("{}: {}", question.role.as_deref().unwrap_or("anyone"), question.message);
-                let found =
-                    news(Occasion::Waiting, Some(step), what, answer_command(step, &question.choices));
+                let found = news(Occasion::Waiting, Some(step), what, answer_command(step, question, &[]));
                 found.map(|news| News { role: question.role.clone(), ..news })
             }
             EventKind::Decided { by, decision: Decision::Pause } => {
@@ -269,7 +268,7 @@ fn reminder(state: &RunState, plan: &Plan) -> Option<News> {
     let lines: Vec<_> = open.iter().map(|(step, now)| waiting_line(step, now)).collect();
     let unanswered = first.questions.values().find(|(_, answer)| answer.is_none());
     let command = match unanswered {
-        Some((question, _)) if first.asks() => answer_command(step, &question.choices),
+        Some((question, _)) if first.asks() => answer_command(step, question, &first.given(&question.id)),
         _ => format!("retry RUN {}", typed(step)),
     };
     let role = unanswered.and_then(|(question, _)| question.role.clone());
@@ -291,10 +290,10 @@ fn waiting_line(step: &StepId, now: &StepState) -> String {
     }
 }
 
-fn answer_command(step: &StepId, choices: &[String]) -> String {
-    match choices.first() {
+fn answer_command(step: &StepId, question: &Question, given: &[&Answer]) -> String {
+    match question.choices.first() {
         Some(choice) if choice == "approve" => format!("approve RUN {}", typed(step)),
-        Some(choice) => format!("answer RUN {} {choice}", typed(step)),
+        Some(choice) => format!("answer RUN {} {choice}{}", typed(step), next_point(question, given)),
         None => format!("answer RUN {} VALUE", typed(step)),
     }
 }

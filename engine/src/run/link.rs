@@ -89,6 +89,9 @@ impl Message {
             }
             Self::Asked { step, attempt, mut question, reply } => {
                 question.message = redactor.text(&question.message).into_owned();
+                for point in &mut question.points {
+                    *point = redactor.text(point).into_owned();
+                }
                 Self::Asked { step, attempt, question, reply }
             }
             Self::Progressed { step, attempt, mut progress } => {

@@ -369,13 +369,12 @@ impl StepState {
 
     fn answered(&mut self, id: &str, answer: &Answer) {
         let Some((question, slot @ None)) = self.questions.get_mut(id) else { return };
-        let wanted = question.rule.map_or(1, |rule| rule.minimum);
         let mut said: Vec<_> = self.partial.iter().filter(|(of, _)| of == id).map(|(_, it)| it).collect();
         said.push(answer);
         // Whatever is not the first choice settles it at once.
         if question.choices.first() != Some(&answer.choice) {
             *slot = Some(answer.clone());
-        } else if answer.automatic || said.len() >= wanted as usize {
+        } else if question.is_settled_by(&said) {
             *slot = Some(together(&said));
         } else {
             self.partial.push((id.to_owned(), answer.clone()));
@@ -401,20 +400,24 @@ impl StepState {
     }
 }
 
-/// Makes one answer of those that count only together: all names, and all comments with their names.
+/// Makes one answer of those that count only together: each name once, and all comments with their names.
 fn together(answers: &[&Answer]) -> Answer {
     let [.., last] = answers else { unreachable!("an answer has just been given") };
     if answers.len() == 1 {
         return (*last).clone();
     }
-    let names: Vec<_> = answers.iter().map(|answer| answer.by.name.as_str()).collect();
+    let mut names: Vec<&str> = Vec::new();
+    for name in answers.iter().map(|answer| answer.by.name.as_str()) {
+        if !names.contains(&name) {
+            names.push(name);
+        }
+    }
     let comments = answers.iter().filter_map(|it| Some(format!("{}: {}", it.by.name, it.comment.as_ref()?)));
     let comments: Vec<_> = comments.collect();
     Answer {
-        choice: last.choice.clone(),
-        by: Person { name: names.join(" and "), uid: last.by.uid },
         comment: (!comments.is_empty()).then(|| comments.join("; ")),
-        automatic: false,
+        parts: answers.iter().map(|answer| (*answer).clone()).collect(),
+        ..Answer::new(last.choice.clone(), Person { name: names.join(" and "), uid: last.by.uid })
     }
 }
 

@@ -94,6 +94,10 @@ impl Hearing<'_> {
         if let Err(why) = check_answer(question, &answer.choice) {
             return Verdict::Refused(format!("that is no answer to `{step}`: {why}"));
         }
+        let given = state.given(&id);
+        if let Some(verdict) = against_points(&step, question, &given, &answer) {
+            return verdict;
+        }
         match self.may_not(&step, question, &answer) {
             Some(reason) => Verdict::Refused(reason),
             None => Verdict::Granted(Box::new(EventKind::QuestionAnswered { step, question: id, answer })),
@@ -277,6 +281,35 @@ impl Hearing<'_> {
             }
         }
     }
+}
+
+/// Judges which points of a question an answer is about.
+fn against_points(step: &StepId, question: &Question, given: &[&Answer], answer: &Answer) -> Option<Verdict> {
+    let count = question.points.len();
+    let refused = |why: String| Some(Verdict::Refused(why));
+    if let Some(point) = answer.points.iter().find(|point| **point == 0 || **point as usize > count) {
+        return refused(match count {
+            0 => format!("`{step}` asks one thing and has no point {point}"),
+            _ => format!("`{step}` has {count} points, and no point {point}"),
+        });
+    }
+    if count == 0 || answer.automatic || question.choices.first() != Some(&answer.choice) {
+        return None;
+    }
+    if answer.points.is_empty() {
+        let open: Vec<_> = question.open_points(given).iter().map(ToString::to_string).collect();
+        return refused(format!(
+            "`{step}` is confirmed point by point: say which, with `--point NUMBER`; open: {}",
+            open.join(", ")
+        ));
+    }
+    let confirmed = |point: &&u32| given.iter().any(|before| before.points.contains(point));
+    let point = answer.points.iter().find(confirmed)?;
+    let before = given.iter().find(|before| before.points.contains(point))?;
+    if before.by.name == answer.by.name && before.points == answer.points {
+        return Some(Verdict::Known);
+    }
+    refused(format!("point {point} of `{step}` was confirmed by {} already", before.by.name))
 }
 
 /// An approval that the people of its role cannot give if a certain person starts the run.

@@ -11,4 +11,5 @@ crate::define_codes! {
     LB0327 "request cannot be read";
     LB0354 "process that drives a run cannot be ended";
     LB0328 "index of runs cannot be used";
+    LB1720 "file that cannot be kept as evidence";
 }

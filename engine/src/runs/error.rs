@@ -68,6 +68,8 @@ pub enum Error {
     Survivor { what: String },
     #[error("the request `{path}` cannot be read: {reason}")]
     BadRequest { path: PathBuf, reason: String },
+    #[error("the file `{path}` cannot be kept as evidence: {reason}")]
+    BadGiven { path: PathBuf, reason: String },
     #[error("the index of runs `{path}` cannot be used")]
     Index {
         path: PathBuf,
@@ -132,6 +134,7 @@ impl Error {
             Self::Locked { .. } | Self::LockUnreadable { .. } | Self::LockBusy { .. } => codes::LB0325,
             Self::Survivor { .. } => codes::LB0326,
             Self::BadRequest { .. } => codes::LB0327,
+            Self::BadGiven { .. } => codes::LB1720,
             Self::Index { .. } => codes::LB0328,
         }
     }
@@ -177,6 +180,9 @@ impl Error {
             Self::LockBusy { .. } => "try again; `lifeboat runs` shows which runs are open".to_owned(),
             Self::Survivor { .. } => "end it by hand (`kill -KILL`), then `lifeboat resume RUN`".to_owned(),
             Self::BadRequest { .. } => "it was set aside; give the command again".to_owned(),
+            Self::BadGiven { .. } => {
+                "nothing was recorded; give another file, or say in words what it shows (`-m`)".to_owned()
+            }
             Self::Index { path, .. } => format!("it is derived: remove `{}` and try again", path.display()),
         }
     }

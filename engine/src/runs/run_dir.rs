@@ -1,6 +1,9 @@
-use std::io::Write;
+use std::fs::File;
+use std::io::{Read, Write};
 use std::os::unix::fs::OpenOptionsExt;
 use std::path::{Path, PathBuf};
+
+use sha2::{Digest, Sha256};
 
 use super::durable;
 use super::error::{Candidate, Error};
@@ -11,6 +14,12 @@ use crate::clock::Clock;
 use crate::crash::{self, Point};
 use crate::journal;
 use crate::model::RunId;
+use crate::model::event::GivenFile;
+use crate::plan::hex;
+use crate::redact::Redactor;
+
+/// More than a picture of a screen or a page of a log is no evidence that anybody reads.
+const GIVEN_LIMIT: u64 = 16 << 20;
 
 /// The directory of one run.
 #[derive(Clone, Debug)]
@@ -112,6 +121,34 @@ impl RunDir {
         keep().map_err(Error::io("write", &path))
     }
 
+    /// Returns where a file is kept that a person gave, by [`GivenFile::place`].
+    pub fn given(&self, place: &str) -> PathBuf {
+        self.path.join("given").join(place)
+    }
+
+    /// Keeps a file that a person gives as evidence; it survives a power cut when this returns. The same one may be given again.
+    /// A file with a secret is refused: its hash is in the journal, so that nothing could be removed from it.
+    pub fn give(&self, file: &Path, redactor: &Redactor) -> Result<GivenFile, Error> {
+        let refused = |reason: &str| Error::BadGiven { path: file.to_owned(), reason: reason.to_owned() };
+        let content = read_given(file).map_err(|reason| refused(&reason))?;
+        if *redactor.bytes(&content) != *content {
+            return Err(refused("it holds a secret of the environment"));
+        }
+        let name = file.file_name().and_then(|name| name.to_str()).filter(|name| is_plain_name(name));
+        let name = name.filter(|name| redactor.text(name) == **name);
+        let name = name.ok_or_else(|| refused("its name cannot be kept"))?;
+        let (name, bytes) = (name.to_owned(), content.len() as u64);
+        let given = GivenFile { name, bytes, sha256: hex(&Sha256::digest(&content)) };
+        let path = self.given(&given.place());
+        if let Some(dir) = path.parent() {
+            durable::dirs_within(&self.path, dir).map_err(Error::io("create", dir))?;
+            durable::replace(&path, &content)?;
+            dir.parent().map_or(Ok(()), durable::sync_dir)?;
+            durable::sync_dir(&self.path)?;
+        }
+        Ok(given)
+    }
+
     /// Returns whether the run has not ended. A run that was never declared, or whose journal does not exist, is not
     /// open: nothing was started in it.
     pub fn is_open(&self) -> Result<bool, Error> {
@@ -133,4 +170,24 @@ impl RunDir {
             .unwrap_or_default();
         Candidate { run: self.id, what, open: self.is_open().unwrap_or(true) }
     }
+}
+
+/// Reads a file no further than one byte beyond what is kept.
+fn read_given(path: &Path) -> Result<Vec<u8>, String> {
+    let mut content = Vec::new();
+    let file = File::open(path).map_err(|error| error.to_string())?;
+    if !file.metadata().is_ok_and(|metadata| metadata.is_file()) {
+        return Err("it is no file".to_owned());
+    }
+    file.take(GIVEN_LIMIT + 1).read_to_end(&mut content).map_err(|error| error.to_string())?;
+    match content.len() as u64 {
+        0 => Err("it is empty".to_owned()),
+        size if size > GIVEN_LIMIT => Err(format!("it has more than {} MiB", GIVEN_LIMIT >> 20)),
+        _ => Ok(content),
+    }
+}
+
+/// Says whether a name can stand in an archive, in a list of hashes and on a terminal.
+fn is_plain_name(name: &str) -> bool {
+    name.len() <= 80 && !name.starts_with('.') && !name.chars().any(|char| char.is_control() || char == '\\')
 }

@@ -183,6 +183,12 @@ pub trait StepKind: Send + Sync + 'static {
         Vec::new()
     }
 
+    /// Checks which parameters are given, also those that hold a template. Must do no I/O.
+    fn check_given(&self, given: &[&str]) -> Vec<ParamProblem> {
+        let _ = given;
+        Vec::new()
+    }
+
     /// Says what a run would do, without doing it and without writing anything.
     ///
     /// Parameters that depend on earlier steps are absent. Where it cannot say anything without them it fails, which

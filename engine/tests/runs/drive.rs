@@ -123,6 +123,7 @@ fn question() -> Question {
         choices: vec!["approve".into(), "reject".into()],
         typed: None,
         rule: None,
+        points: vec![],
     }
 }
 
@@ -235,7 +236,7 @@ async fn a_question_waits_until_it_is_answered() {
         while !asked() {
             tokio::time::sleep(Duration::from_millis(5)).await;
         }
-        let answer = Answer { choice: "approve".into(), by: person(), comment: None, automatic: false };
+        let answer = Answer::new("approve", person());
         let request = Request::Answer { step: id("a"), question: "go".into(), answer };
         controls.send(Control::Request(request)).await.unwrap();
     };

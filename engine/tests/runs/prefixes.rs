@@ -181,6 +181,7 @@ fn question(of: &StepId) -> Option<Question> {
         choices: choices.iter().map(|&choice| choice.to_owned()).collect(),
         typed: None,
         rule: None,
+        points: vec![],
     };
     match of.as_str() {
         "sign" => Some(asks("approval", &["approve", "reject"])),
@@ -333,8 +334,7 @@ impl Stage {
         }
         let (step, _) = self.running.iter().find(|(step, _)| self.asks(step))?;
         let question = question(step).expect("it asks");
-        let answer =
-            Answer { choice: question.choices[0].clone(), by: person(), comment: None, automatic: false };
+        let answer = Answer::new(question.choices[0].clone(), person());
         Some(Request::Answer { step: step.clone(), question: question.id, answer })
     }
 

@@ -169,7 +169,7 @@ fn once_undo_has_begun_nothing_else_can_be_decided() {
         let reason = world.refused.pop().expect("a refusal");
         assert!(reason.ends_with("the run is being undone, which goes on to its end"), "{reason}");
     }
-    let answer = Answer { choice: "approve".into(), by: person(), comment: None, automatic: false };
+    let answer = Answer::new("approve", person());
     world.input(Input::Request(Request::Answer { step: id("c"), question: "q".into(), answer }));
     assert!(world.refused.pop().is_some_and(|reason| reason.contains("it has ended: failed")));
     world.run();

@@ -57,7 +57,7 @@ async fn seed(transaction: &Transaction<'_>, uploads: &Uploads, args: &Args) -> 
         transaction.execute(insert, &[&user, &hash]).await.map_err(told)?;
     }
     transaction.execute(MEMBERS, &[&args.members]).await.map_err(told)?;
-    transaction.execute(PAYMENTS, &[]).await.map_err(told)?;
+    transaction.batch_execute(PAYMENTS).await.map_err(told)?;
     for number in 1..=PICTURES {
         let (title, reference) = (format!("Picture {number}"), format!("seed-{number}"));
         let picture = picture(number);
@@ -81,7 +81,9 @@ const PAYMENTS: &str = "
     INSERT INTO payments (member_id, amount_cents, method, reference, entered_by, entered_at)
     SELECT m.id, 500 + (m.id * 37 + k * 101) % 9500, (ARRAY['cash','card','transfer'])[1 + (m.id + k) % 3],
            'seed-' || m.id || '-' || k, 1 + k % 2, now() - (m.id + k) * interval '3 hours'
-    FROM members m, generate_series(1, 10) AS k";
+    FROM members m, generate_series(1, 10) AS k;
+    INSERT INTO payment_audit (payment, action, user_id, amount_cents, at)
+    SELECT reference, 'entered', entered_by, amount_cents, entered_at FROM payments";
 
 const MEDIA: &str = "
     INSERT INTO media (title, reference, path, sha256, bytes, uploaded_by)

@@ -265,3 +265,118 @@ async fn the_ledger_tells_a_whole_system_from_a_damaged_one() {
     system.postgres.sql("members", "DELETE FROM payments WHERE reference LIKE 'traffic-%'").await;
     system.assert_mismatch(end, "payments acknowledged before the target");
 }
+
+struct Imports<'a> {
+    system: &'a System,
+    dir: PathBuf,
+}
+
+impl Imports<'_> {
+    fn write(&self, name: &str, text: &str) {
+        std::fs::write(self.dir.join(name), text).unwrap();
+    }
+
+    fn text(&self, name: &str) -> String {
+        std::fs::read_to_string(self.dir.join(name)).unwrap_or_default()
+    }
+
+    /// Runs the program in the directory; returns its exit status, what it says of its work, and what it complains of.
+    fn run(&self, args: &[&str]) -> (Option<i32>, Value, String) {
+        let mut program = member_app(&self.system.postgres, &self.system.redis);
+        let output = program.args(args).current_dir(&self.dir).output().unwrap();
+        let said = serde_json::from_slice(&output.stdout).unwrap_or(Value::Null);
+        (output.status.code(), said, String::from_utf8_lossy(&output.stderr).into_owned())
+    }
+
+    async fn count(&self, sql: &str) -> i64 {
+        self.system.postgres.sql("members", &format!("SELECT count(*) FROM {sql}")).await.parse().unwrap()
+    }
+}
+
+/// 120 payments, of which line 71 has a bad amount and the last line is cut off.
+fn poisoned() -> String {
+    let mut text = "reference,name,email,amount_cents,method\n".to_owned();
+    for number in 1..120 {
+        let amount = if number == 70 { "12.50".to_owned() } else { (500 + number).to_string() };
+        text.push_str(&format!("b-{number},Payer {number},payer{number}@example.org,{amount},transfer\n"));
+    }
+    text + "b-120,Payer 120,pay"
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn an_import_that_fails_is_finished_and_every_payment_is_there_once() {
+    let system = System::start().await;
+    let imports = Imports { dir: system.uploads.parent().unwrap().to_owned(), system: &system };
+    imports.write("p.csv", &poisoned());
+    let import = ["import", "p.csv", "--log", "scheduler.log"];
+    let (exit, said, _) = imports.run(&import);
+    assert_eq!((exit, &said["inserted"]), (Some(1), &json!(50)), "{said}");
+    assert!(said["error"].as_str().unwrap().contains("line 71: amount_cents `12.50`"), "{said}");
+    // Half of it is known: what was entered before the batch with the bad line.
+    assert_eq!(imports.count("payments WHERE reference LIKE 'b-%'").await, 50);
+    assert_eq!(imports.count("import_runs WHERE state = 'failed'").await, 1);
+    let log = imports.text("scheduler.log");
+    assert!(log.contains(" INFO members.import_payments started run=1 file=p.csv rows=120"), "{log}");
+    assert!(log.contains(" ERROR members.import_payments failed run=1 file=p.csv "), "{log}");
+
+    let foreseen = imports.run(&["import", "--check", "p.csv"]).1;
+    assert_eq!(foreseen["inserted"], 68, "{foreseen}");
+    assert_eq!(imports.count("payments WHERE reference LIKE 'b-%'").await, 50, "a look enters nothing");
+    let aside = [&import[..], &["--quarantine", "aside.csv"]].concat();
+    for (inserted, there, new_rejects) in [(68, 50, 2), (0, 118, 0)] {
+        let (exit, said, complaints) = imports.run(&aside);
+        assert_eq!(exit, Some(0), "{complaints}");
+        let counts =
+            ["rows", "inserted", "already_there", "rejected", "new_rejects"].map(|name| said[name].as_i64());
+        assert_eq!(counts, [120, inserted, there, 2, new_rejects].map(Some), "{said}");
+        assert_eq!(imports.count("payments WHERE reference LIKE 'b-%'").await, 118);
+        assert_eq!(imports.count("payment_audit WHERE action = 'imported'").await, 118);
+    }
+    let quarantine = imports.text("aside.csv");
+    let quarantined: Vec<_> = quarantine.lines().collect();
+    assert_eq!(quarantined[0], "line,reason,row");
+    assert!(
+        quarantined[1].starts_with("71,amount_cents") && quarantined[1].contains("\"b-70,Payer 70,"),
+        "{quarantine}"
+    );
+    assert!(quarantined[2].starts_with("121,the file ends within this line"), "{quarantine}");
+    assert_eq!(quarantined.len(), 3, "{quarantine}");
+    damaged_files(&imports).await;
+    exports(&imports).await;
+}
+
+async fn damaged_files(imports: &Imports<'_>) {
+    imports.write("other.csv", "Datum;Betrag\n1.11.;5\n");
+    let (exit, _, complaints) =
+        imports.run(&["import", "other.csv", "--log", "scheduler.log", "--quarantine", "q.csv"]);
+    assert_eq!(exit, Some(2));
+    assert!(complaints.contains("other.csv: the first line is not `reference,name"), "{complaints}");
+    assert!(
+        imports.text("scheduler.log").contains("ERROR members.import_payments failed file=other.csv error=")
+    );
+    assert!(!imports.dir.join("q.csv").exists());
+    // The same reference for another payment is no repetition.
+    imports.write(
+        "clash.csv",
+        "reference,name,email,amount_cents,method\nb-1,Payer 1,payer1@example.org,999,transfer\n",
+    );
+    let (exit, said, _) = imports.run(&["import", "clash.csv", "--log", "scheduler.log"]);
+    assert_eq!(exit, Some(1));
+    assert!(said["error"].as_str().unwrap().contains("belongs to another payment: 501 cents"), "{said}");
+}
+
+async fn exports(imports: &Imports<'_>) {
+    assert_eq!(imports.run(&["export", "all.csv"]).0, Some(0));
+    let (exit, said, complaints) = imports.run(&["reconcile", "all.csv"]);
+    assert_eq!((exit, &said["differences"]), (Some(0), &json!(0)), "{complaints}");
+    assert_eq!(said["rows"], imports.count("payments").await, "{said}");
+    let correct = "INSERT INTO payments (member_id, amount_cents, method, reference, entered_by, corrects)
+        SELECT member_id, -amount_cents, method, 'correction-b-2', entered_by, id FROM payments WHERE reference = 'b-2'";
+    imports.system.postgres.sql("members", correct).await;
+    let (exit, said, complaints) = imports.run(&["reconcile", "all.csv"]);
+    assert_eq!((exit, &said["differences"]), (Some(1), &json!(1)), "{complaints}");
+    assert!(complaints.contains("correction-b-2 is not in the export"), "{complaints}");
+    let said = imports.run(&["export", "all.csv"]).1;
+    assert_eq!(said["corrections"], 1, "{said}");
+    assert!(imports.text("all.csv").contains(",-502,transfer,b-2,"));
+}

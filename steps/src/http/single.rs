@@ -104,6 +104,8 @@ fn never(params: &WaitParams, last: &str) -> StepError {
     StepError::transient(codes::LB1602, message).help("see whether its process runs, and what its log says")
 }
 
+const METHODS: [&str; 5] = ["get", "post", "put", "patch", "delete"];
+
 const REQUEST_DOC: &str = "\
 Give exactly one of `get`, `post`, `put`, `patch` and `delete`. Conditions see `status`, `json`, `body`, `headers` (names in
 lower case), `elapsed_ms` and `captured`; without any, `status < 400` is expected.
@@ -126,7 +128,24 @@ impl StepKind for Request {
     fn check(&self, with: &Map<String, Value>) -> Vec<ParamProblem> {
         let written = serde_json::from_value::<Written>(Value::Object(with.clone())).ok();
         let problem = |message| ParamProblem { param: "target".into(), message, help: None };
-        written.and_then(|written| written.problem()).map(problem).into_iter().collect()
+        // A path that holds a template is absent, and is judged when the request is made.
+        let is_literal = METHODS.iter().filter(|method| with.contains_key(**method)).count() == 1;
+        written
+            .filter(|_| is_literal)
+            .and_then(|written| written.problem())
+            .map(problem)
+            .into_iter()
+            .collect()
+    }
+
+    fn check_given(&self, given: &[&str]) -> Vec<ParamProblem> {
+        let count = given.iter().filter(|name| METHODS.contains(name)).count();
+        let problem = || ParamProblem {
+            param: "target".into(),
+            message: format!("the request needs exactly one of {}, and has {count}", METHODS.join(", ")),
+            help: Some("write the method and the path, as in `get: /health`".into()),
+        };
+        (count != 1).then(problem).into_iter().collect()
     }
 
     async fn run(&self, ctx: &StepContext) -> Result<Done, StepError> {

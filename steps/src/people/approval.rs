@@ -84,8 +84,11 @@ impl StepKind for Approval {
         // A number that a template gave: too small must not mean that nobody is asked.
         let rule = Some(ApprovalRule { minimum: minimum.max(1), allow_starter });
         let choices = vec![APPROVE.to_owned(), REJECT.to_owned()];
-        let answer =
-            ask(ctx, Question { id: "approval".into(), role, message, choices, typed: None, rule }).await?;
+        let answer = ask(
+            ctx,
+            Question { id: "approval".into(), role, message, choices, typed: None, rule, points: Vec::new() },
+        )
+        .await?;
         if answer.choice == APPROVE {
             return Ok(Done { outputs: outputs(&answer), warnings: warnings(&answer), ..Done::default() });
         }

@@ -6,6 +6,7 @@ mod manual;
 mod note;
 mod notify;
 mod question;
+mod slack;
 
 use lifeboat_engine::model::event::{Answer, Question};
 use lifeboat_engine::step::{Registry, StepContext, StepError};

@@ -14,7 +14,7 @@ use secrecy::{ExposeSecret, SecretString};
 use serde::Deserialize;
 use serde_json::{Map, Value, json};
 
-use super::codes;
+use super::{codes, slack};
 
 const LIMIT: Duration = Duration::from_secs(10);
 
@@ -26,12 +26,30 @@ pub(super) struct Notify;
 struct Params {
     channel: String,
     message: String,
+    #[serde(default)]
+    fields: Map<String, Value>,
+}
+
+impl Params {
+    /// Returns the fields as text, as a person reads values.
+    fn fields(&self) -> Vec<(String, String)> {
+        let text = |value: &Value| value.as_str().map_or_else(|| value.to_string(), ToOwned::to_owned);
+        self.fields.iter().map(|(name, value)| (name.clone(), text(value))).collect()
+    }
 }
 
 const DOC: &str = "\
-A `slack` channel gets `{ \"text\": … }`, as Slack, Mattermost and others take it. A `webhook` gets the message with
-`run`, `runbook`, `environment`, `mode`, `step` and `time`, and the same `Idempotency-Key` header in every attempt. In
-a drill the message says so. A message that cannot be delivered does not stop the run, unless `on_error` says otherwise.";
+A `slack` channel gets the message as `text`, as Slack, Mattermost and others take it, and as `blocks` with the `fields`
+beside each other. Signs that Slack reads as markup stand for themselves, so that nothing a step has found rings a whole
+channel. A `webhook` gets `message`, `fields`, `run`, `runbook`, `environment`, `mode`, `step` and `time`, and the same
+`Idempotency-Key` header in every attempt. In a drill the message says so. A message that cannot be delivered does not stop the
+run, unless `on_error` says otherwise.
+
+```yaml
+- id: announce
+  uses: notify
+  with: { channel: ops, message: \"{{ run.summary }}\", fields: { Run: \"{{ run.short }}\", Environment: production } }
+```";
 
 #[async_trait]
 impl StepKind for Notify {
@@ -43,6 +61,11 @@ impl StepKind for Notify {
             .doc(DOC)
             .param(Field::required("channel", channel, "Where it goes."))
             .param(Field::required("message", Type::String, "What it says."))
+            .param(Field::optional(
+                "fields",
+                Type::map(Type::Any),
+                "Values by name, shown beside each other.",
+            ))
             .output("status", Type::Integer, "What the channel answered.");
         KindSpec { continues_on_error: true, ..spec }
     }
@@ -89,9 +112,10 @@ fn body(ctx: &StepContext, params: &Params) -> Result<Value, StepError> {
     };
     let text = format!("{mark}{}", params.message);
     Ok(match ctx.resource(&params.channel)?.system {
-        System::Slack(_) => json!({ "text": text }),
+        System::Slack(_) => slack::message(&text, &params.fields()),
         _ => json!({
             "message": text,
+            "fields": params.fields,
             "run": info.run,
             "runbook": info.runbook,
             "environment": info.environment,
@@ -141,7 +165,7 @@ impl Messenger for Notices {
             return Err(StepError::permanent(codes::LB1704, "the address of the channel was not read"));
         };
         let body = match channel.system {
-            System::Slack(_) => json!({ "text": notice.message }),
+            System::Slack(_) => slack::message(&notice.message, &fields(notice)),
             _ => {
                 let mut body = json!(notice);
                 body["time"] = json!(Timestamp::now());
@@ -150,6 +174,18 @@ impl Messenger for Notices {
         };
         Post { address, key: notice.idempotency_key(), body, channel: "the channel" }.send().await.map(drop)
     }
+}
+
+/// What a notice says besides its text.
+fn fields(notice: &Notice) -> Vec<(String, String)> {
+    let step = notice.step.as_ref().map(ToString::to_string);
+    let fields = [
+        ("Runbook", Some(notice.runbook.clone())),
+        ("Environment", Some(notice.environment.clone())),
+        ("Run", Some(notice.run.short())),
+        ("Step", step),
+    ];
+    fields.into_iter().filter_map(|(name, value)| Some((name.to_owned(), value?))).collect()
 }
 
 fn undelivered(channel: &str, why: &str) -> StepError {

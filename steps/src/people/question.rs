@@ -109,8 +109,15 @@ impl StepKind for Ask {
         let typed = serde_json::to_value(&declared).map_err(|error| {
             StepError::permanent(LB0304, "what is asked for cannot be told").caused_by(&error)
         })?;
-        let question =
-            Question { id: "ask".into(), role, message, choices: Vec::new(), typed: Some(typed), rule: None };
+        let question = Question {
+            id: "ask".into(),
+            role,
+            message,
+            choices: Vec::new(),
+            typed: Some(typed),
+            rule: None,
+            points: Vec::new(),
+        };
         let given = ask(ctx, question).await?;
         let value = bind_input(&declared, Some(&json!(given.choice)), &Map::new())
             .ok()

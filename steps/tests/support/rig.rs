@@ -124,7 +124,7 @@ impl StepLink for RigLink {
         if let Some(answer) = reported.answers.pop_front() {
             return Ok(answer);
         }
-        Ok(Answer { choice, by: Person { name: "test".into(), uid: 0 }, comment: None, automatic: true })
+        Ok(Answer { automatic: true, ..Answer::new(choice, Person { name: "test".into(), uid: 0 }) })
     }
 }
 

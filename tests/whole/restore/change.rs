@@ -1,58 +1,22 @@
 //! `kill -9` of the program while it changes data: after `resume` the change was made exactly once.
 
-use std::fs;
-use std::path::PathBuf;
-
-use super::machine::{command, free_port, hand_over, postgres_bin};
+use super::cluster::Cluster;
+use super::machine::postgres_bin;
 use crate::project::{Project, Ran, until};
 
-/// A server with one table. Ended with the value.
-struct Ledger {
-    dir: tempfile::TempDir,
-    port: u16,
-}
+/// A server with one table.
+struct Ledger(Cluster);
 
 impl Ledger {
     fn start() -> Self {
-        let ledger = Self { dir: tempfile::tempdir_in("/tmp").expect("a directory"), port: free_port() };
-        hand_over(ledger.dir.path());
-        let initdb = ["-U", "postgres", "-E", "UTF8", "--locale=C", "--no-sync", "--auth=trust", "-D"];
-        ledger.program("initdb", &initdb).expect(0);
-        let conf = ledger.data().join("postgresql.conf");
-        let text = fs::read_to_string(&conf).expect("initdb wrote it");
-        let dir = ledger.dir.path().display();
-        let port = ledger.port;
-        let settings = format!(
-            "\nport = {port}\nlisten_addresses = ''\nunix_socket_directories = '{dir}'\nfsync = off\nshared_buffers = 16MB\n"
-        );
-        fs::write(&conf, text + &settings).expect("settings");
-        let log = ledger.dir.path().join("log");
-        ledger.program("pg_ctl", &["-s", "-w", "-l", &log.display().to_string(), "start", "-D"]).expect(0);
+        let ledger = Self(Cluster::start());
         ledger.sql("create table ledger (id int primary key, amount int not null)");
         ledger.sql("insert into ledger values (1, 0)");
         ledger
     }
 
-    fn data(&self) -> PathBuf {
-        self.dir.path().join("data")
-    }
-
-    /// Runs a program whose last argument is the data directory.
-    fn program(&self, name: &str, args: &[&str]) -> Ran {
-        let mut program = command(postgres_bin().join(name), self.dir.path());
-        // A server keeps the descriptors of whoever starts it.
-        let out = fs::File::create(self.dir.path().join("out")).expect("a file");
-        program.args(args).arg(self.data()).stdout(out.try_clone().expect("a descriptor")).stderr(out);
-        let status = program.status().expect("it runs");
-        Ran { exit: status.code().unwrap_or(-1), stdout: String::new(), stderr: String::new() }
-    }
-
     fn sql(&self, sql: &str) -> String {
-        let mut psql = command(postgres_bin().join("psql"), self.dir.path());
-        psql.args(["-XAtq", "-v", "ON_ERROR_STOP=1", "-U", "postgres", "-d", "postgres", "-h"])
-            .arg(self.dir.path());
-        psql.args(["-p", &self.port.to_string(), "-c", sql]);
-        Ran::of(&mut psql).expect(0).stdout.trim().to_owned()
+        self.0.sql("postgres", sql)
     }
 
     /// A project whose only step adds one to the only row and then takes its time.
@@ -68,8 +32,8 @@ impl Ledger {
             &format!(
                 "environment: sandbox\nresources:\n  db: {{ kind: postgres, bin_dir: {}, socket_dir: {}, port: {} }}\n",
                 postgres_bin().display(),
-                self.dir.path().display(),
-                self.port
+                self.0.dir.path().display(),
+                self.0.port
             ),
         );
         project
@@ -81,12 +45,6 @@ impl Ledger {
             "select (select count(*) from lifeboat.changes), (select count(*) from lifeboat.changed_rows)";
         assert_eq!(self.sql(kept), "1|1");
         assert_eq!(self.sql("select count(*) from pg_trigger where tgname like 'zzz_lifeboat%'"), "0");
-    }
-}
-
-impl Drop for Ledger {
-    fn drop(&mut self) {
-        self.program("pg_ctl", &["-s", "-w", "-m", "immediate", "stop", "-D"]);
     }
 }
 

@@ -6,11 +6,13 @@
 mod bucket;
 mod change;
 mod clones;
+mod cluster;
 mod disk;
 mod faults;
 mod in_place;
 mod kill;
 mod machine;
+mod member;
 mod phases;
 mod pitr;
 mod probe;

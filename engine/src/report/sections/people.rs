@@ -1,9 +1,9 @@
 //! What people were asked and what they decided.
 
 use super::{code, plain, section, table};
-use crate::model::event::{Decision, Person};
-use crate::report::human::{DayClock, Moment, duration};
-use crate::report::model::{DecisionReport, QuestionReport, RunReport};
+use crate::model::event::{Decision, GivenFile, Person};
+use crate::report::human::{DayClock, Moment, bytes, duration};
+use crate::report::model::{AnswerReport, DecisionReport, QuestionReport, RunReport};
 use crate::report::page::{Cell, Piece, Section, Table, Tone};
 
 pub(in crate::report) fn person(person: &Person) -> String {
@@ -37,10 +37,15 @@ fn asked_words(asked: &QuestionReport) -> Cell {
         vec![Piece::dim(format!("asked {role}: ")), Piece::plain(&asked.message), Piece::plain(" ")];
     let after = duration(asked.waited_ms);
     for (number, answer) in asked.before.iter().enumerate() {
-        let of = format!("→ {} ({} of {}) ", answer.choice, number + 1, asked.minimum.unwrap_or(1));
+        let of = if answer.points.is_empty() {
+            format!(" ({} of {})", number + 1, asked.minimum.unwrap_or(1))
+        } else {
+            String::new()
+        };
         let comment = answer.comment.as_ref().map(|text| format!(": “{text}”")).unwrap_or_default();
-        cell.push(Piece::new(of, Tone::Strong));
-        cell.push(Piece::plain(format!("by {}{comment} ", person(&answer.by))));
+        cell.push(Piece::new(format!("→ {}{of} ", answer.choice), Tone::Strong));
+        let (points, file) = (about(answer), shown_by(answer));
+        cell.push(Piece::plain(format!("{points}by {}{comment}{file} ", person(&answer.by))));
     }
     match &asked.answer {
         Some(answer) if answer.automatic => cell.push(Piece::new(
@@ -49,7 +54,7 @@ fn asked_words(asked: &QuestionReport) -> Cell {
         )),
         Some(answer) => {
             cell.push(Piece::new(format!("→ {}", answer.choice), Tone::Strong));
-            cell.push(Piece::plain(format!(" by {} after {after}", person(&answer.by))));
+            cell.push(Piece::plain(format!(" {}by {} after {after}", about(answer), person(&answer.by))));
         }
         None if asked.open => cell.push(Piece::new(format!("→ no answer yet, {after}"), Tone::Caution)),
         None => cell.push(Piece::new(format!("→ never answered, {after}"), Tone::Caution)),
@@ -57,7 +62,24 @@ fn asked_words(asked: &QuestionReport) -> Cell {
     if let Some(comment) = asked.answer.as_ref().and_then(|answer| answer.comment.as_ref()) {
         cell.push(Piece::plain(format!(": “{comment}”")));
     }
+    cell.extend(asked.answer.as_ref().map(|answer| Piece::plain(shown_by(answer))));
     cell
+}
+
+/// Names the points that an answer is about.
+fn about(answer: &AnswerReport) -> String {
+    let numbers: Vec<_> = answer.points.iter().map(ToString::to_string).collect();
+    if numbers.is_empty() { String::new() } else { format!("for point {} ", numbers.join(", ")) }
+}
+
+/// Names the file that was given as evidence.
+fn shown_by(answer: &AnswerReport) -> String {
+    let short = |file: &GivenFile| {
+        // Of a journal that somebody made up it may be anything.
+        let sha256 = file.sha256.get(..12).unwrap_or(&file.sha256);
+        format!(" (file {}, {}, SHA-256 {sha256}…)", file.name, bytes(file.bytes))
+    };
+    answer.file.as_ref().map(short).unwrap_or_default()
 }
 
 fn decided_words(made: &DecisionReport) -> (&str, Cell) {

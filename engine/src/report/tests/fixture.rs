@@ -278,12 +278,13 @@ impl Journal {
             choices,
             typed: None,
             rule: None,
+            points: Vec::new(),
         };
         self.push(EventKind::QuestionAsked { step: id(step), question })
     }
 
     pub(crate) fn answer(&mut self, step: &str, who: &str, automatic: bool) -> &mut Self {
-        let answer = Answer { choice: "approve".into(), by: person(who), comment: None, automatic };
+        let answer = Answer { automatic, ..Answer::new("approve", person(who)) };
         self.push(EventKind::QuestionAnswered { step: id(step), question: "go".into(), answer })
     }
 

@@ -26,7 +26,7 @@ impl Dispatcher {
         let automatic = if self.answers_itself() { automatic(&question) } else { None };
         let Some(choice) = automatic else { return Ok(()) };
         let by = Person { name: "drill settings".to_owned(), uid: 0 };
-        self.answer(step, id, Answer { choice, by, comment: None, automatic: true })
+        self.answer(step, id, Answer { automatic: true, ..Answer::new(choice, by) })
     }
 
     fn answers_itself(&self) -> bool {

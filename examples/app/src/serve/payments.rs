@@ -42,6 +42,9 @@ pub(super) async fn enter(
     let row = transaction.query_opt(insert, &[member_id, amount_cents, method, reference, &user]).await?;
     let Some(row) = row else { return Ok((StatusCode::OK, Json(earlier(&transaction, &payment).await?))) };
     let id: i64 = row.get(0);
+    let audit = "
+        INSERT INTO payment_audit (payment, action, user_id, amount_cents) VALUES ($1, 'entered', $2, $3)";
+    transaction.execute(audit, &[reference, &user, amount_cents]).await?;
     transaction.commit().await?;
     Ok((StatusCode::CREATED, Json(json!({ "id": id, "counter": count(&app, payment.member_id).await }))))
 }
