@@ -232,7 +232,7 @@ impl Row {
         let map = |cells: &Option<Cells>| -> Map<String, Value> {
             let Some(cells) = cells else { return Map::new() };
             let all = table.columns.iter().zip(cells);
-            all.filter(|(column, _)| !ignore.contains(&column.name) && !(new && column.given))
+            all.filter(|(column, _)| !(ignore.contains(&column.name) || new && column.given))
                 .map(|(column, value)| (column.name.clone(), json!(value)))
                 .collect()
         };
