@@ -31,4 +31,14 @@ lifeboat_engine::define_codes! {
     LB2052 "target outside of the binary log";
     LB2053 "replay of the binary log stopped";
     LB2054 "replay did not apply what was planned";
+    LB2060 "change of more rows than allowed";
+    LB2061 "change reaches what it does not name";
+    LB2062 "invariant would not hold";
+    LB2063 "change is not the one that was approved";
+    LB2064 "change cannot be taken back";
+    LB2065 "table cannot be watched";
+    LB2066 "change was made and taken back";
+    LB2067 "reverse script cannot be written";
+    LB2068 "statement that belongs into no change";
+    LB2069 "rows could not be locked in time";
 }

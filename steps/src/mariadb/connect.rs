@@ -11,7 +11,7 @@ use lifeboat_engine::code::Code;
 use lifeboat_engine::resource::{Mariadb, System};
 use lifeboat_engine::step::{StepContext, StepError};
 use mysql_async::prelude::Queryable;
-use mysql_async::{Conn, Error, IoError, Opts, OptsBuilder, Params, Row};
+use mysql_async::{Conn, DriverError, Error, IoError, Opts, OptsBuilder, Params, Row};
 use secrecy::{ExposeSecret, SecretString};
 use tokio::time::timeout;
 use tokio_util::sync::CancellationToken;
@@ -336,6 +336,9 @@ pub(super) enum DbError {
     TimedOut { what: String, limit: String },
     #[error("interrupted")]
     Cancelled,
+    /// Known before anything was sent.
+    #[error("the statement takes {takes} parameters, and {given} are given")]
+    Parameters { takes: u16, given: usize },
     #[error("MariaDB: {message} [{code}, {state}]")]
     Server { code: u16, state: String, message: String },
     /// The connection broke; a statement in flight may have taken effect.
@@ -355,6 +358,9 @@ impl DbError {
                 state: server.state.clone(),
                 message: server.message.clone(),
             },
+            Error::Driver(DriverError::StmtParamsMismatch { required, supplied }) => {
+                Self::Parameters { takes: *required, given: *supplied }
+            }
             Error::Io(IoError::Io(io)) => Self::Lost(io.to_string()),
             other => Self::Lost(other.to_string()),
         }
@@ -392,6 +398,7 @@ impl DbError {
                 false,
                 Some("run Lifeboat on that machine, or forward the port: ssh -L 3307:localhost:3306 HOST"),
             ),
+            Self::Parameters { .. } => (codes::LB2011, false, Some("give one value for each `?`")),
             Self::Lost(_) => (codes::LB2000, true, None),
             Self::TimedOut { .. } | Self::Cancelled => (codes::LB2003, true, None),
             // Deadlock, lock wait, shutdown: taken back by the server.

@@ -1,9 +1,10 @@
-//! MariaDB kinds: dump and restore, binary logs shipped and replayed, verify, query, start, stop, clone.
+//! MariaDB kinds: dump and restore, binary logs shipped and replayed, verify, query, change, start, stop, clone.
 //!
 //! A dump says where the binary log stood when it was taken; a replay goes on exactly there, into a server that nobody
 //! else writes to, and proves by transaction ids what it has applied.
 
 mod binlog;
+mod change;
 mod clone;
 pub mod codes;
 mod connect;
@@ -24,6 +25,7 @@ use lifeboat_engine::step::Registry;
 pub fn register(registry: &mut Registry) {
     registry.register(binlog::ReplayBinlog);
     registry.register(binlog::ShipBinlogs);
+    registry.register(change::Change);
     registry.register(clone::Clone);
     registry.register(dump::Dump);
     registry.register(dump::RestoreDump);

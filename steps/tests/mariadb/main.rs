@@ -1,6 +1,7 @@
 //! Real MariaDB servers: made, asked, dumped, restored, and their binary log replayed to a moment.
 
 mod binlog;
+mod change;
 mod dump;
 mod servers;
 #[path = "../support/mod.rs"]

@@ -3,7 +3,7 @@
 use std::os::unix::fs::{PermissionsExt, chown};
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
-use std::sync::OnceLock;
+use std::sync::{Arc, Mutex, PoisonError, Weak};
 use std::time::{Duration, Instant};
 
 use serde_json::{Value, json};
@@ -18,6 +18,7 @@ pub struct Mariadb {
     pub dir: PathBuf,
     pub server_id: u32,
     child: Option<Child>,
+    _template: Arc<tempfile::TempDir>,
 }
 
 /// Returns the number and group of the system user that runs servers if the tests are root's.
@@ -45,9 +46,12 @@ fn run_as_server_user(command: &mut Command) {
 }
 
 /// An empty data directory that is made once and copied for each server.
-fn template() -> &'static Path {
-    static TEMPLATE: OnceLock<tempfile::TempDir> = OnceLock::new();
-    let dir = TEMPLATE.get_or_init(|| {
+///
+/// The last server that was made from it removes it: a static is never dropped.
+fn template() -> Arc<tempfile::TempDir> {
+    static TEMPLATE: Mutex<Weak<tempfile::TempDir>> = Mutex::new(Weak::new());
+    let mut template = TEMPLATE.lock().unwrap_or_else(PoisonError::into_inner);
+    template.upgrade().unwrap_or_else(|| {
         let dir = tempfile::Builder::new().prefix("lb-mariadb-").tempdir().expect("a temporary directory");
         open_to_server(dir.path());
         let mut install = program("mariadb-install-db");
@@ -61,9 +65,10 @@ fn template() -> &'static Path {
         run_as_server_user(&mut install);
         let output = install.output().expect("mariadb-install-db starts");
         assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
+        let dir = Arc::new(dir);
+        *template = Arc::downgrade(&dir);
         dir
-    });
-    dir.path()
+    })
 }
 
 /// Lets the user of servers write into a directory, and enter what is above it.
@@ -79,9 +84,10 @@ impl Mariadb {
     pub fn start(dir: &Path, server_id: u32) -> Self {
         std::fs::create_dir_all(dir).expect("a directory");
         open_to_server(dir);
-        let copied = Command::new("cp").arg("-a").arg(template().join("data")).arg(dir).status();
+        let template = template();
+        let copied = Command::new("cp").arg("-a").arg(template.path().join("data")).arg(dir).status();
         assert!(copied.expect("cp starts").success());
-        let mut server = Self { dir: dir.to_owned(), server_id, child: None };
+        let mut server = Self { dir: dir.to_owned(), server_id, child: None, _template: template };
         server.up(&[]);
         server
     }
@@ -152,6 +158,20 @@ impl Mariadb {
         self.try_sql(statements).unwrap_or_else(|error| panic!("{statements}: {error}"))
     }
 
+    /// Begins to run statements in a session of its own, which ends with them or with the process that is returned.
+    pub fn session(&self, statements: &str) -> Child {
+        let mut command = client(&self.socket());
+        command.arg("-e").arg(statements);
+        // What is ended from outside is followed by the rest.
+        command.arg("--force").stdout(Stdio::null()).stderr(Stdio::null());
+        command.spawn().expect("mariadb starts")
+    }
+
+    /// Runs a file, as a person does, up to its first error.
+    pub fn try_file(&self, path: &Path) -> Result<String, String> {
+        answer(client(&self.socket()).stdin(std::fs::File::open(path).expect("a file")))
+    }
+
     pub fn try_sql(&self, statements: &str) -> Result<String, String> {
         sql_at(&self.socket(), statements)
     }
@@ -167,8 +187,7 @@ impl Drop for Mariadb {
     }
 }
 
-/// Runs statements at a socket, as root without a password.
-pub fn sql_at(socket: &Path, statements: &str) -> Result<String, String> {
+fn client(socket: &Path) -> Command {
     let mut command = program("mariadb");
     command.args([
         "--no-defaults",
@@ -177,10 +196,19 @@ pub fn sql_at(socket: &Path, statements: &str) -> Result<String, String> {
         "-uroot",
         "--default-character-set=utf8mb4",
     ]);
-    command.arg(format!("--socket={}", socket.display())).arg("-e").arg(statements);
+    command.arg(format!("--socket={}", socket.display()));
+    command
+}
+
+fn answer(command: &mut Command) -> Result<String, String> {
     let output = command.output().expect("mariadb starts");
     match output.status.success() {
         true => Ok(String::from_utf8_lossy(&output.stdout).trim_end().to_owned()),
         false => Err(String::from_utf8_lossy(&output.stderr).into_owned()),
     }
+}
+
+/// Runs statements at a socket, as root without a password.
+pub fn sql_at(socket: &Path, statements: &str) -> Result<String, String> {
+    answer(client(socket).arg("-e").arg(statements))
 }

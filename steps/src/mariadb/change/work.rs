@@ -1,0 +1,346 @@
+//! One attempt at a change, or at taking it back.
+
+use std::io::Write;
+use std::os::unix::fs::OpenOptionsExt;
+use std::time::Duration;
+
+use lifeboat_engine::model::event::Done;
+use lifeboat_engine::model::evidence::Check;
+use lifeboat_engine::step::{StepContext, StepError};
+use mysql_async::Params as Values;
+use serde_json::{Value, json};
+
+use super::super::connect::{Client, PATIENT, QUICK, number};
+use super::super::{codes, rows as read};
+use super::capture::{self, Pair, Row};
+use super::kind::{Params, kept, refused, uncertain};
+use super::reverse::{self, Stopped};
+use super::tables::{self, Watched};
+use super::{ledger, reach};
+use crate::sql::{MOST_ROWS, done};
+
+/// How many rows of a difference are outputs; all are in the record.
+const SHOWN: usize = 100;
+/// More rows than this belong into no change that a person approves.
+const MOST: u64 = 100_000;
+
+const SESSION: &str = "set session transaction isolation level repeatable read";
+
+pub(super) struct Work<'a> {
+    ctx: &'a StepContext,
+    pub(super) params: Params,
+    /// Makes the change.
+    client: Client,
+    /// Sees the tables as they were before.
+    before: Client,
+    key: String,
+}
+
+impl<'a> Work<'a> {
+    pub(super) async fn new(ctx: &'a StepContext) -> Result<Self, StepError> {
+        let params: Params = ctx.params()?;
+        let login = params.login(ctx)?;
+        let key = params.idempotency_key.clone().unwrap_or_else(|| ctx.info.idempotency_key());
+        let (client, before) = (login.connect().await?, login.connect().await?);
+        Ok(Self { ctx, params, client, before, key })
+    }
+
+    /// Returns what the change of this key has led to, if it was made.
+    pub(super) async fn made_before(&mut self) -> Result<Option<Done>, StepError> {
+        let Some(made) = ledger::find(&mut self.before, &self.key).await? else { return Ok(None) };
+        if made.undone {
+            return Err(StepError::permanent(
+                codes::LB2066,
+                format!("the change `{}` was made by {} and taken back", self.key, made.by),
+            )
+            .help("to make it again, give it another `idempotency_key`"));
+        }
+        let mut done: Done = serde_json::from_value(made.result).map_err(|error| {
+            let message = format!("the record of the change `{}` cannot be read", self.key);
+            StepError::permanent(codes::LB2066, message).caused_by(&error)
+        })?;
+        if made.by != self.ctx.info.idempotency_key() {
+            done.warnings.push(format!("the change `{}` was made before, by {}", self.key, made.by));
+        }
+        Ok(Some(done))
+    }
+
+    /// Says whether this run has made the change, and nobody has taken it back.
+    pub(super) async fn is_ours(&mut self) -> Result<bool, StepError> {
+        let made = ledger::find(&mut self.before, &self.key).await?;
+        Ok(made.is_some_and(|made| !made.undone && made.by == self.ctx.info.idempotency_key()))
+    }
+
+    /// Takes back what has failed. A connection that is lost takes its transaction with it.
+    pub(super) async fn taken_back(&mut self, result: Result<Done, StepError>) -> Result<Done, StepError> {
+        if result.is_err() {
+            self.client.run("rollback", QUICK).await.ok();
+        }
+        result
+    }
+
+    pub(super) async fn in_transaction(&mut self) -> Result<Done, StepError> {
+        let tables = self.lock().await?;
+        let sqls: Vec<&str> = self.params.statements.iter().map(|one| one.sql.as_str()).collect();
+        reach::refuse_lasting(&mut self.before, &sqls, &tables).await?;
+        // One that was cut off at its commit may have got through while this one waited.
+        if !self.params.dry_run
+            && let Some(done) = self.made_before().await?
+        {
+            self.client.run("rollback", QUICK).await?;
+            return Ok(done);
+        }
+        self.snapshot().await?;
+        let before = self.invariant_rows().await?;
+        for index in 0..self.params.statements.len() {
+            let statement = self.params.statements[index].clone();
+            self.execute(&statement.sql, &statement.params).await?;
+        }
+        let rows = self.difference(&tables).await?;
+        self.refuse_strays(rows.len(), &tables).await?;
+        let checks = self.invariants(&before).await?;
+        self.finish(&rows, &tables, checks).await
+    }
+
+    /// Begins a transaction in which nobody else can write to the tables.
+    async fn lock(&mut self) -> Result<Vec<Watched>, StepError> {
+        let seconds = self.params.lock_timeout.0.as_secs().max(1);
+        let settings = format!(
+            "set innodb_lock_wait_timeout = {seconds}, lock_wait_timeout = {seconds}, foreign_key_checks = 1, \
+             unique_checks = 1, max_statement_time = {}",
+            self.params.statement_timeout.0.as_secs_f64()
+        );
+        for sql in [settings.as_str(), SESSION, "start transaction"] {
+            self.client.run(sql, QUICK).await.map_err(refused)?;
+        }
+        let mut all: Vec<Watched> = Vec::new();
+        for name in self.params.tables.clone() {
+            let table = tables::find(&mut self.before, &name).await?;
+            self.refuse_large(&table).await?;
+            let sql = format!("select count(*) from {} force index (primary) for update", table.sql());
+            let limit = self.limit();
+            self.client.rows(&sql, limit).await.map_err(refused)?;
+            // Nobody can alter it any more.
+            let table = tables::find(&mut self.before, &name).await?;
+            if !all.contains(&table) {
+                all.push(table);
+            }
+        }
+        Ok(all)
+    }
+
+    async fn refuse_large(&mut self, table: &Watched) -> Result<(), StepError> {
+        let most = self.params.max_table_rows;
+        // One more than allowed is enough to know.
+        let sql = format!(
+            "select count(*) from (select 1 from {} limit {}) q",
+            table.sql(),
+            most.saturating_add(1)
+        );
+        let rows = self.before.rows(&sql, PATIENT).await?;
+        if rows.first().is_none_or(|row| number(row, 0) <= most) {
+            return Ok(());
+        }
+        let message =
+            format!("`{}` has more than {most} rows, all of which would be locked and read", table.shown());
+        Err(StepError::permanent(codes::LB2065, message)
+            .help("nothing was changed; raise `max_table_rows` if writes to it can wait that long"))
+    }
+
+    async fn snapshot(&mut self) -> Result<(), StepError> {
+        self.before.run(SESSION, QUICK).await?;
+        self.before.run("start transaction with consistent snapshot, read only", QUICK).await?;
+        Ok(())
+    }
+
+    /// A little more than the server's own limit, so that its clearer error comes first.
+    fn limit(&self) -> Duration {
+        self.params.statement_timeout.0 + Duration::from_secs(5)
+    }
+
+    async fn execute(&mut self, sql: &str, params: &[Value]) -> Result<Vec<mysql_async::Row>, StepError> {
+        let limit = self.limit();
+        let values = match params {
+            [] => Values::Empty,
+            values => Values::Positional(values.iter().map(read::bound).collect()),
+        };
+        self.client.exec(sql.trim().trim_end_matches(';'), values, limit).await.map_err(refused)
+    }
+
+    fn most(&self) -> u64 {
+        self.params.max_rows.min(MOST)
+    }
+
+    async fn difference(&mut self, tables: &[Watched]) -> Result<Vec<Row>, StepError> {
+        let most = self.most();
+        let mut pair = Pair { now: &mut self.client, before: &mut self.before };
+        let rows = pair.difference(tables, usize::try_from(most).unwrap_or(usize::MAX)).await?;
+        let limit = if self.params.max_rows > MOST { "the most that a change may" } else { "`max_rows`" };
+        rows.ok_or_else(|| {
+            StepError::permanent(codes::LB2060, format!("more than {most} rows would be changed ({limit})"))
+                .help("nothing was changed; look at them with `dry_run: true` and a higher `max_rows`")
+        })
+    }
+
+    async fn refuse_strays(&mut self, rows: usize, tables: &[Watched]) -> Result<(), StepError> {
+        let modified = reach::rows_modified(&mut self.client).await?;
+        if modified == rows as u64 {
+            return Ok(());
+        }
+        let suspects = reach::suspects(&mut self.client, tables).await?;
+        let may =
+            if suspects.is_empty() { String::new() } else { format!("; look at {}", suspects.join(", ")) };
+        let message = format!(
+            "the statements made {modified} changes of rows, but {rows} rows of the tables that are named differ{may}"
+        );
+        Err(StepError::permanent(codes::LB2061, message).help(
+            "nothing was changed; name what triggers and cascades change under `tables` if it is right, and change each row once only",
+        ))
+    }
+
+    /// Runs the queries of all invariants; each row becomes a map.
+    async fn invariant_rows(&mut self) -> Result<Vec<Vec<Value>>, StepError> {
+        let mut all = Vec::new();
+        for invariant in self.params.invariants.clone() {
+            if let Some(why) = read::refusal(&invariant.sql) {
+                let message = format!("the invariant `{}` does not read: {why}", invariant.name);
+                return Err(StepError::permanent(codes::LB2068, message).help("nothing was changed"));
+            }
+            let rows = self.execute(&invariant.sql, &invariant.params).await?;
+            if rows.len() > MOST_ROWS {
+                let message = format!("the invariant `{}` gives more than {MOST_ROWS} rows", invariant.name);
+                return Err(
+                    StepError::permanent(codes::LB2068, message).help("nothing was changed; let it count")
+                );
+            }
+            all.push(rows.iter().map(read::to_json).collect());
+        }
+        Ok(all)
+    }
+
+    async fn invariants(&mut self, before: &[Vec<Value>]) -> Result<Vec<Check>, StepError> {
+        let after = self.invariant_rows().await?;
+        let all = self.params.invariants.iter().zip(before).zip(after);
+        let checks: Vec<Check> =
+            all.flat_map(|((invariant, before), after)| invariant.judge(before, after)).collect();
+        let failed: Vec<_> =
+            checks.iter().filter(|check| !check.passed).map(|check| check.name.clone()).collect();
+        if failed.is_empty() {
+            return Ok(checks);
+        }
+        let message = format!("what must hold afterwards would not: {}", failed.join("; "));
+        Err(StepError::permanent(codes::LB2062, message)
+            .help("nothing was changed; the report shows what was found")
+            .checks(checks))
+    }
+
+    async fn finish(
+        &mut self,
+        rows: &[Row],
+        tables: &[Watched],
+        checks: Vec<Check>,
+    ) -> Result<Done, StepError> {
+        let digest = capture::digest(rows, tables, &self.params.ignore);
+        if let Some(approved) = self.params.approved.as_ref().filter(|approved| **approved != digest) {
+            let message =
+                format!("the difference is not the one that was approved ({approved}), but {digest}");
+            return Err(StepError::permanent(codes::LB2063, message)
+                .help("nothing was changed; the data has changed since the dry run: look again, and name columns that differ each time in `ignore`"));
+        }
+        let shown: Vec<_> = rows.iter().take(SHOWN).map(|row| row.shown(tables)).collect();
+        let mut result = done(json!({
+            "rows": rows.len(), "tables": capture::summary(rows, tables), "difference": shown, "digest": digest,
+            "applied": !self.params.dry_run, "reverse": "",
+        }));
+        result.checks = checks;
+        let way_back = self.try_way_back(rows, tables).await?;
+        if let Err(why) = &way_back {
+            result.warnings.push(format!("the change cannot be taken back by a script: {why}"));
+        }
+        if self.params.dry_run {
+            self.client.run("rollback", QUICK).await?;
+            return Ok(result);
+        }
+        if let Ok(statements) = way_back {
+            result.outputs.insert("reverse".into(), json!(self.write_reverse(&statements)?));
+        }
+        ledger::make(&mut self.before).await?;
+        let by = self.ctx.info.idempotency_key();
+        let kept = serde_json::to_value(&result).expect("results are JSON");
+        ledger::keep(&mut self.client, (&self.key, &by), &kept, (rows, tables)).await?;
+        self.client.run("commit", PATIENT).await.map_err(uncertain)?;
+        Ok(result)
+    }
+
+    /// Takes the change back and makes it again, to know that the way back brings back every byte.
+    async fn try_way_back(
+        &mut self,
+        rows: &[Row],
+        tables: &[Watched],
+    ) -> Result<Result<Vec<String>, String>, StepError> {
+        self.client.run("savepoint lifeboat", QUICK).await.map_err(refused)?;
+        let modified = reach::rows_modified(&mut self.client).await?;
+        let ran = match reverse::run(&mut self.client, reverse::statements(rows, tables)).await {
+            Ok(ran) => ran,
+            Err(Stopped::Changed(why)) => return self.back_to_savepoint(Err(why)).await,
+            Err(Stopped::Failed(error)) if error.number().is_none_or(|code| code == 1205 || code == 1213) => {
+                return Err(refused(error));
+            }
+            Err(Stopped::Failed(error)) => return self.back_to_savepoint(Err(error.to_string())).await,
+        };
+        let more = reach::rows_modified(&mut self.client).await?.saturating_sub(modified);
+        let mut pair = Pair { now: &mut self.client, before: &mut self.before };
+        let left = pair.difference(tables, rows.len()).await?;
+        let result = match left {
+            _ if more != rows.len() as u64 => Err("triggers or cascades would change more".to_owned()),
+            Some(left) if left.is_empty() => Ok(ran),
+            _ => Err("not every byte would come back, perhaps because of a trigger".to_owned()),
+        };
+        self.back_to_savepoint(result).await
+    }
+
+    async fn back_to_savepoint<T>(&mut self, result: T) -> Result<T, StepError> {
+        self.client.run("rollback to savepoint lifeboat", PATIENT).await.map_err(refused)?;
+        Ok(result)
+    }
+
+    /// The script exists before the change does.
+    fn write_reverse(&self, statements: &[String]) -> Result<String, StepError> {
+        let path = self.ctx.info.work_dir.path()?.join("reverse.sql");
+        let open =
+            || std::fs::OpenOptions::new().write(true).create(true).truncate(true).mode(0o600).open(&path);
+        let written = open().and_then(|mut file| {
+            file.write_all(reverse::script(&self.key, statements).as_bytes())?;
+            file.sync_all()
+        });
+        written.map_err(|error| {
+            StepError::transient(codes::LB2067, format!("{} cannot be written", path.display()))
+                .help("nothing was changed; make room in the state directory")
+                .caused_by(&error)
+        })?;
+        Ok(path.display().to_string())
+    }
+
+    pub(super) async fn undo(&mut self) -> Result<Done, StepError> {
+        let tables = self.lock().await?;
+        if !self.is_ours().await? {
+            self.client.run("rollback", QUICK).await?;
+            return Ok(Done::default());
+        }
+        let rows = ledger::rows(&mut self.before, &self.key, &tables).await?;
+        let statements = reverse::statements(&rows, &tables);
+        reverse::run(&mut self.client, statements).await.map_err(|stopped| match stopped {
+            Stopped::Changed(why) => kept(&why),
+            Stopped::Failed(error) => refused(error),
+        })?;
+        // Deleting a row that the change has inserted must not take rows of others with it.
+        if reach::rows_modified(&mut self.client).await? != rows.len() as u64 {
+            return Err(kept("other rows would change with these, by a trigger or a cascade"));
+        }
+        ledger::mark_undone(&mut self.client, &self.key).await?;
+        self.client.run("commit", PATIENT).await.map_err(uncertain)?;
+        let mut done = Done::default();
+        done.facts.insert("rows as before again".into(), rows.len().to_string());
+        Ok(done)
+    }
+}
