@@ -15,6 +15,7 @@ use lifeboat_engine::step::{Probe, StepError};
 use lifeboat_steps::postgres::codes;
 use lifeboat_steps::postgres::isolation::{Isolation, use_client_program};
 use lifeboat_steps::postgres::pidfile::PidFile;
+use lifeboat_steps::process::identity::Identity;
 use serde_json::{Value, json};
 use support::archive::wal_program;
 use support::backup::TestStore;
@@ -287,7 +288,7 @@ async fn only_a_directory_that_was_restored_is_recovered() {
 #[tokio::test]
 async fn a_killed_engine_leaves_a_recovery_that_goes_on() {
     let (scene, target) = with_much_log().await;
-    cut_off(&scene, target).await;
+    let _server = cut_off(&scene, target).await;
     scene.recover(Some(target)).await.expect("goes on");
     assert_eq!(scene.sql("select count(*), max(id) from ledger"), "29|29");
 }
@@ -300,19 +301,31 @@ fn nobody_works_in(dir: &std::path::Path) -> bool {
         .any(|process| fs::read_link(process.path().join("cwd")).is_ok_and(|cwd| cwd == dir))
 }
 
-/// Starts a recovery and drops it as soon as its server runs, as if Lifeboat had been killed: helper and all.
-async fn cut_off(scene: &Scene, target: Timestamp) {
+/// Starts a recovery and drops it as soon as its server runs, as if Lifeboat had been killed: helper and all. Without its
+/// helper the server ends by itself when it wants more log, sooner or later.
+async fn cut_off(scene: &Scene, target: Timestamp) -> Identity {
     let data_dir = scene.data_dir();
     let until_started = async {
-        let deadline = Instant::now() + Duration::from_secs(20);
-        while PidFile::live(&data_dir).is_none() && Instant::now() < deadline {
+        let deadline = Instant::now() + Duration::from_mins(1);
+        loop {
+            if let Some((_, server)) = PidFile::live(&data_dir) {
+                return server;
+            }
+            assert!(Instant::now() < deadline, "the server does not start");
             tokio::time::sleep(Duration::from_millis(5)).await;
         }
     };
     tokio::select! {
         result = scene.recover(Some(target)) => panic!("faster than its own server: {result:?}"),
-        () = until_started => {}
+        server = until_started => server,
     }
+}
+
+/// Ends a server, if it still runs, and waits until nothing of it is left.
+fn end(scene: &Scene, server: &Identity, signal: i32) {
+    lifeboat_steps::process::identity::signal(server, signal).expect("a signal, or nobody to get it");
+    let gone = || !server.is_alive() && nobody_works_in(&scene.data_dir());
+    wait_until("the server and its children are gone", gone);
 }
 
 /// A source with enough log that its replay takes a moment, restored up to the base backup.
@@ -332,16 +345,14 @@ async fn with_much_log() -> (Scene, Timestamp) {
 #[tokio::test]
 async fn what_was_not_synced_is_never_promoted_or_started() {
     let (scene, target) = with_much_log().await;
-    cut_off(&scene, target).await;
+    let server = cut_off(&scene, target).await;
     let boot = lifeboat_engine::process::boot_id();
     assert_eq!(scene.unsynced(), Some(boot), "marked before the server starts");
     let error = scene.rig.run("postgres.promote", json!({"cluster": "db"})).await.expect_err("not synced");
     assert_eq!(error.code, codes::LB1226);
 
     // KILL of the postmaster: the memory of the machine is whole, so the recovery goes on.
-    let server = PidFile::live(&scene.data_dir()).expect("runs").1;
-    lifeboat_steps::process::identity::signal(&server, 9).expect("kill");
-    wait_until("the server and its children are gone", || nobody_works_in(&scene.data_dir()));
+    end(&scene, &server, 9);
     for kind in ["postgres.promote", "postgres.start"] {
         let error = scene.rig.run(kind, json!({"cluster": "db"})).await.expect_err("not synced");
         assert_eq!(error.code, codes::LB1226, "{kind}");
@@ -358,10 +369,8 @@ async fn what_was_not_synced_is_never_promoted_or_started() {
 #[tokio::test]
 async fn what_was_not_synced_when_the_machine_went_down_is_refused_for_good() {
     let (scene, target) = with_much_log().await;
-    cut_off(&scene, target).await;
-    let server = PidFile::live(&scene.data_dir()).expect("runs").1;
-    lifeboat_steps::process::identity::signal(&server, 3).expect("quit");
-    wait_until("the server is gone", || !server.is_alive());
+    let server = cut_off(&scene, target).await;
+    end(&scene, &server, 3);
     // After a power cut everything stands there as before, but the boot is another one.
     fs::write(scene.mark(), "c4b27a2e-5d4f-4f53-9a0d-an-earlier-boot").expect("writes");
     let error = scene.recover(Some(target)).await.expect_err("may be torn");
