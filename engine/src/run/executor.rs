@@ -276,6 +276,8 @@ impl Work {
         };
         match joined {
             Some(Ok(Ok(done))) => AttemptResult::Succeeded { done },
+            // It was told to end at the same moment, and that is what it says.
+            Some(Ok(Err(_))) if cancel.is_cancelled() => AttemptResult::Interrupted,
             Some(Ok(Err(error))) => failed(&error),
             Some(Err(panic)) => failed(&panicked(&panic)),
             None => {
