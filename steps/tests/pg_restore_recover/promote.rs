@@ -1,0 +1,197 @@
+//! `postgres.promote` of a server that was recovered, that has ended since, and that ends meanwhile.
+
+use crate::support::postgres::wait_until;
+use crate::support::rig::Rig;
+use lifeboat_engine::step::Probe;
+use lifeboat_steps::postgres::codes;
+use lifeboat_steps::postgres::isolation::Isolation;
+use lifeboat_steps::postgres::pidfile::PidFile;
+use rustix::process::{Pid, Signal};
+use serde_json::json;
+use std::fs;
+use std::path::PathBuf;
+use std::time::Duration;
+
+use super::scene::Scene;
+
+#[tokio::test]
+async fn a_promoted_drill_server_is_writable_and_stays_isolated() {
+    let scene = Scene::set();
+    let target = scene.commit(2);
+    scene.commit(3);
+    scene.source.archive_wal();
+    scene.restore_base().await;
+    scene.recover(Some(target)).await.expect("recovers");
+    let archived = scene.segments().len();
+    let done = scene.rig.run("postgres.promote", json!({"cluster": "db"})).await.expect("promotes");
+    assert_eq!(done.outputs["timeline"], 2);
+    assert_eq!((&done.outputs["isolated"], &done.outputs["archiving"]), (&json!(true), &json!("off")));
+    scene.sql("insert into ledger values (50, 'written by the drill')");
+    scene.sql("select pg_switch_wal()");
+    assert_eq!(scene.sql("select string_agg(id::text, ',' order by id) from ledger"), "1,2,50");
+    assert_eq!(scene.segments().len(), archived, "a drill never archives");
+
+    let probe = scene.rig.probe("postgres.promote", json!({"cluster": "db"})).await.expect("answers");
+    assert!(matches!(probe, Probe::Done(_)), "{probe:?}");
+    let pid = PidFile::live(&scene.data_dir()).expect("runs").0.pid;
+    let ready = scene.rig.run("postgres.wait_ready", json!({"cluster": "db"})).await.expect("is ready");
+    assert_eq!(ready.outputs["in_recovery"], false);
+    let stopped = scene.rig.run("postgres.stop", json!({"cluster": "db"})).await.expect("stops");
+    assert_eq!(stopped.outputs["how"], "fast");
+    assert!(!PathBuf::from(format!("/proc/{pid}")).exists() || PidFile::live(&scene.data_dir()).is_none());
+    let again = scene.rig.run("postgres.stop", json!({"cluster": "db"})).await.expect("is stopped");
+    assert_eq!(again.outputs["stopped"], false);
+}
+
+#[tokio::test]
+async fn a_recovery_brings_the_server_into_service_with_its_own_configuration() {
+    let mut scene = Scene::set();
+    let target = scene.commit(2);
+    scene.commit(3);
+    scene.source.archive_wal();
+    // In a segment of its own, so that the log of the source goes on beyond the one in which it is left.
+    scene.commit(4);
+    scene.source.archive_wal();
+    scene.rig.mode = lifeboat_engine::model::outcome::Mode::Recovery;
+    scene.restore_base().await;
+    scene.recover(Some(target)).await.expect("recovers");
+    scene.source.stop("fast");
+    let done = scene.rig.run("postgres.promote", json!({"cluster": "db"})).await.expect("promotes");
+    assert_eq!((&done.outputs["isolated"], &done.outputs["archiving"]), (&json!(false), &json!("proven")));
+    // In the same archive.
+    let said = done.warnings.join(" ");
+    for word in ["base backup", "LB1833", "`timeline: 2`", "timelines [1]"] {
+        assert!(said.contains(word), "no {word:?} in {said}");
+    }
+    assert!(scene.segments().iter().any(|path| path.to_string_lossy().contains("/00000002")));
+    // The isolated server archived nothing, its history included; without that the timeline could not be followed.
+    let archive = scene.segments()[0].parent().expect("a directory").to_owned();
+    let history = fs::read_to_string(archive.join("00000002.history")).expect("is archived");
+    assert!(history.starts_with("1\t"), "{history}");
+    assert_eq!(Isolation::serving(&scene.data_dir()), None);
+    let beside = fs::read_dir(scene.source.place().path()).expect("the place").flatten();
+    let left: Vec<_> =
+        beside.filter(|entry| entry.file_name().to_string_lossy().contains("lifeboat")).collect();
+    assert!(left.is_empty(), "{left:?}");
+    let probe = scene.rig.probe("postgres.promote", json!({"cluster": "db"})).await.expect("answers");
+    assert!(matches!(probe, Probe::Done(_)));
+
+    scene.rig.run("postgres.stop", json!({"cluster": "db"})).await.expect("stops");
+    let started = scene.rig.run("postgres.start", json!({"cluster": "db"})).await.expect("starts");
+    assert_eq!(started.outputs["started"], true);
+    let again = scene.rig.run("postgres.start", json!({"cluster": "db"})).await.expect("runs");
+    assert_eq!((&again.outputs["started"], &again.outputs["pid"]), (&json!(false), &started.outputs["pid"]));
+}
+
+#[tokio::test]
+async fn only_a_server_that_this_run_recovered_is_promoted() {
+    let scene = Scene::set();
+    let rig = Rig::drill().resource("backups", scene.store.system()).resource("db", scene.source.system());
+    let error = rig.run("postgres.promote", json!({"cluster": "db"})).await.expect_err("a source");
+    assert_eq!(error.code, codes::LB1272);
+}
+
+#[tokio::test]
+async fn a_server_that_ended_before_its_promotion_comes_back_to_where_it_waited() {
+    let scene = Scene::set();
+    let target = scene.commit(2);
+    scene.commit(3);
+    scene.source.archive_wal();
+    scene.restore_base().await;
+    scene.recover(Some(target)).await.expect("recovers");
+    let server = PidFile::live(&scene.data_dir()).expect("runs").1;
+    // QUIT: without a checkpoint, as if the power had gone, but with all its children.
+    lifeboat_steps::process::identity::signal(&server, 3).expect("quit");
+    wait_until("the server is gone", || !server.is_alive());
+    // Beside the data directory, where the sync of its disk need not reach.
+    let isolation = Isolation::read(&scene.data_dir()).expect("it served");
+    fs::write(isolation.dir().join("postgresql.conf"), "fsync = off\n").expect("writes");
+    scene.rig.run("postgres.promote", json!({"cluster": "db"})).await.expect("promotes");
+    assert_eq!(
+        scene.sql("select string_agg(id::text, ',' order by id), current_setting('fsync') from ledger"),
+        "1,2|on"
+    );
+}
+
+#[tokio::test]
+async fn a_promotion_that_was_cut_off_is_finished() {
+    let scene = Scene::set();
+    let target = scene.commit(2);
+    scene.commit(3);
+    scene.source.archive_wal();
+    scene.restore_base().await;
+    scene.recover(Some(target)).await.expect("recovers");
+    for milliseconds in [5, 30, 120] {
+        // Dropped in the middle, as if the process were gone; the helper goes with it.
+        let cut = Duration::from_millis(milliseconds);
+        tokio::time::timeout(cut, scene.rig.run("postgres.promote", json!({"cluster": "db"}))).await.ok();
+    }
+    let done = scene.rig.run("postgres.promote", json!({"cluster": "db"})).await.expect("is finished");
+    assert_eq!(done.outputs["isolated"], true);
+    assert_eq!(scene.sql("select pg_is_in_recovery()"), "f");
+    assert_eq!(scene.sql("select string_agg(id::text, ',' order by id) from ledger"), "1,2");
+}
+
+/// As a kill of Lifeboat right after it asked for the promotion leaves it: the server asks a helper that is gone.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_server_that_ends_while_it_is_promoted_is_started_again() {
+    let scene = Scene::set();
+    let target = scene.commit(2);
+    scene.commit(3);
+    scene.source.archive_wal();
+    scene.restore_base().await;
+    scene.recover(Some(target)).await.expect("recovers");
+    let (_, server) = PidFile::live(&scene.data_dir()).expect("runs");
+    let replaying = startup_of(server.pid);
+    scene.sql("select pg_promote(false)");
+    // So that the postmaster does not notice the end of that process before somebody asks it for a connection.
+    signal(server.pid, Signal::STOP);
+    signal(replaying, Signal::USR2);
+    wait_until("nobody serves the WAL", || is_over(replaying));
+    let promotion = scene.rig.run("postgres.promote", json!({"cluster": "db"}));
+    let isolation = Isolation::serving(&scene.data_dir()).expect("it serves");
+    let go_on = async {
+        while sockets_in(&isolation.dir()) < 2 {
+            tokio::time::sleep(Duration::from_millis(5)).await;
+        }
+        signal(server.pid, Signal::CONT);
+    };
+    let (done, ()) = tokio::join!(promotion, go_on);
+    assert_eq!(done.expect("promotes").outputs["isolated"], true);
+    assert_ne!(PidFile::live(&scene.data_dir()).expect("runs").1, server, "another one");
+    assert_eq!(scene.sql("select pg_is_in_recovery()"), "f");
+    assert_eq!(scene.sql("select string_agg(id::text, ',' order by id) from ledger"), "1,2");
+}
+
+fn signal(pid: u32, signal: Signal) {
+    rustix::process::kill_process(Pid::from_raw(pid.cast_signed()).expect("a process"), signal)
+        .expect("takes the signal");
+}
+
+fn stat(pid: u32) -> Option<String> {
+    let stat = fs::read_to_string(format!("/proc/{pid}/stat")).ok()?;
+    Some(stat.rsplit_once(") ")?.1.to_owned())
+}
+
+/// Finds the process of a server that replays.
+fn startup_of(postmaster: u32) -> u32 {
+    let processes = fs::read_dir("/proc").expect("/proc").flatten();
+    let mut pids = processes.filter_map(|process| process.file_name().to_str()?.parse::<u32>().ok());
+    let replays = |pid: &u32| {
+        let line = fs::read_to_string(format!("/proc/{pid}/cmdline")).unwrap_or_default();
+        let parent = stat(*pid).and_then(|stat| stat.split(' ').nth(1)?.parse::<u32>().ok());
+        parent == Some(postmaster) && line.contains("startup")
+    };
+    pids.find(replays).expect("a startup process")
+}
+
+/// Says whether a process has ended, noticed or not.
+fn is_over(pid: u32) -> bool {
+    stat(pid).is_none_or(|stat| stat.starts_with('Z'))
+}
+
+/// Counts the listening socket and the connections to it, taken or not.
+fn sockets_in(dir: &std::path::Path) -> usize {
+    let sockets = fs::read_to_string("/proc/net/unix").expect("a list of sockets");
+    sockets.lines().filter(|line| line.contains(&*dir.to_string_lossy())).count()
+}
