@@ -4,9 +4,9 @@
 
 use std::os::unix::process::ExitStatusExt;
 use std::path::Path;
-use std::process::Command;
+use std::process::{Command, Stdio};
 use std::sync::Mutex;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use rustix::process::{Signal, getpid, kill_process};
 use serde_json::{Value, json};
@@ -74,24 +74,10 @@ pub async fn victim() {
 /// Runs a step of the rig in a process that dies at a moment, and takes over what its journal holds then. `test` is the
 /// whole name of the test that calls this, which must begin with [`victim`].
 pub fn at(rig: &Rig, test: &str, (kind, with): (&str, &Value), moment: u64) -> Fate {
-    let file = rig.dir().join("left.json");
-    let mut left = rig.left();
-    let more = json!({ "dir": rig.dir(), "kind": kind, "with": with });
-    left.as_object_mut().expect("a map").extend(more.as_object().expect("a map").clone());
-    std::fs::write(&file, left.to_string()).expect("written");
-    let output = Command::new(std::env::current_exe().expect("this program"))
-        .args(["--exact", test, "--nocapture"])
-        .env(LEFT, &file)
-        .env(MOMENT, moment.to_string())
-        .output()
-        .expect("starts");
+    let output = another(rig, test, (kind, with), moment).output().expect("starts");
     let said =
         String::from_utf8_lossy(&output.stdout).into_owned() + &String::from_utf8_lossy(&output.stderr);
-    // What resume does first.
-    let ended = lifeboat_engine::runs::end_survivors(&rig.children_lock(), Duration::from_secs(1));
-    ended.expect("survivors are ended");
-    let left = std::fs::read(&file).expect("what was left");
-    rig.take_over(&serde_json::from_slice(&left).expect("JSON"));
+    take_over(rig);
     match (output.status.signal(), output.status.code()) {
         (Some(9), _) => Fate::Killed,
         (None, Some(0)) => {
@@ -100,4 +86,48 @@ pub fn at(rig: &Rig, test: &str, (kind, with): (&str, &Value), moment: u64) -> F
         }
         _ => panic!("{kind} at moment {moment}: {}\n{said}", output.status),
     }
+}
+
+/// Runs a step of the rig in a process that is killed when something has come about, and takes over what its journal holds
+/// then.
+pub fn when(rig: &Rig, test: &str, (kind, with): (&str, &Value), has_come: impl Fn() -> bool) {
+    let mut child = another(rig, test, (kind, with), u64::MAX)
+        .stdout(Stdio::null())
+        .stderr(Stdio::null())
+        .spawn()
+        .expect("starts");
+    let deadline = Instant::now() + Duration::from_secs(120);
+    while !has_come() {
+        let ended = child.try_wait().expect("a child of ours");
+        if ended.is_some() || Instant::now() > deadline {
+            child.kill().ok();
+            panic!("{kind} was to be killed, and {ended:?} came first");
+        }
+        std::thread::sleep(Duration::from_millis(10));
+    }
+    child.kill().expect("a child of ours");
+    child.wait().expect("a child of ours");
+    take_over(rig);
+}
+
+const FILE: &str = "left.json";
+
+/// Describes the process that runs a step of the rig.
+fn another(rig: &Rig, test: &str, (kind, with): (&str, &Value), moment: u64) -> Command {
+    let file = rig.dir().join(FILE);
+    let mut left = rig.left();
+    let more = json!({ "dir": rig.dir(), "kind": kind, "with": with });
+    left.as_object_mut().expect("a map").extend(more.as_object().expect("a map").clone());
+    std::fs::write(&file, left.to_string()).expect("written");
+    let mut command = Command::new(std::env::current_exe().expect("this program"));
+    command.args(["--exact", test, "--nocapture"]).env(LEFT, &file).env(MOMENT, moment.to_string());
+    command
+}
+
+fn take_over(rig: &Rig) {
+    // What resume does first.
+    let ended = lifeboat_engine::runs::end_survivors(&rig.children_lock(), Duration::from_secs(1));
+    ended.expect("survivors are ended");
+    let left = std::fs::read(rig.dir().join(FILE)).expect("what was left");
+    rig.take_over(&serde_json::from_slice(&left).expect("JSON"));
 }
