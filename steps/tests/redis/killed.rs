@@ -82,7 +82,8 @@ async fn a_flush_that_is_killed_at_any_moment_empties_what_was_copied_and_counts
         world.empty_the_first();
         world.fill();
         let fate = killed::at(&world.rig, name, ("redis.flush", &with), moment);
-        let counted = world.rig.reported().recorded["redis_flush"].contains_key("counted");
+        let counted =
+            world.rig.reported().recorded.get("redis_flush").is_some_and(|of| of.contains_key("counted"));
         let expected = if fate == Fate::Finished { (0, 0) } else { (4, 1) };
         assert_eq!(world.keys(), expected, "after moment {moment}");
         if counted {
