@@ -35,6 +35,7 @@ mod remove;
 mod s3;
 pub(crate) mod sums;
 mod transfer;
+mod uncached;
 pub(crate) mod uploads;
 #[cfg(feature = "s3")]
 pub(crate) mod versions;
