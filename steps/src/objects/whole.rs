@@ -37,7 +37,7 @@ pub(super) struct Whole {
 enum Beside {
     Sha256(String),
     Md5(Md5, String),
-    Crc(Running, Crc),
+    Crc(Box<Running>, Crc),
     Nothing,
 }
 
@@ -65,7 +65,7 @@ impl Whole {
         let beside = match known {
             Known::Sha256(known) => Beside::Sha256(known),
             Known::Md5(known) => Beside::Md5(Md5::new(), known),
-            Known::Crc(known) => Beside::Crc(Running::new(known.algorithm), known),
+            Known::Crc(known) => Beside::Crc(Box::new(Running::new(known.algorithm)), known),
             Known::Nothing => Beside::Nothing,
         };
         Self { sha256: Some(sha256), beside }
