@@ -125,4 +125,19 @@ mod tests {
         assert!(all > 460_000_000_000, "{all}");
         assert_eq!((part_size(0), part_size(999), part_size(1000)), (PART, PART, 2 * PART));
     }
+
+    /// `LIFEBOAT_TEST_LONG=1 cargo test --release -p lifeboat-steps --lib both_readings -- --nocapture` shows what the checksums
+    /// of the two readings of 1 GiB cost.
+    #[test]
+    fn both_readings_have_the_same_checksums() {
+        let parts = if std::env::var_os("LIFEBOAT_TEST_LONG").is_some() { 128 } else { 2 };
+        let part = vec![7; PART];
+        let content = part.repeat(parts);
+        let begun = std::time::Instant::now();
+        let sums = sums(&content);
+        let (first, begun) = (begun.elapsed(), std::time::Instant::now());
+        let second: Vec<_> = content.chunks(PART).map(of_part).collect();
+        eprintln!("{parts} parts of {PART} bytes: first reading {first:?}, second {:?}", begun.elapsed());
+        assert_eq!(sums.parts, second);
+    }
 }
