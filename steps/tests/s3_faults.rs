@@ -64,6 +64,8 @@ impl Way {
         let number = |head: &String| Some(head.split_once("partNumber=")?.1.split('&').next()?.to_owned());
         let mut parts: Vec<_> = heads[since..].iter().filter_map(number).collect();
         parts.sort();
+        // A busy server may be asked twice.
+        parts.dedup();
         parts
     }
 
