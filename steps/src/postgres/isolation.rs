@@ -82,6 +82,9 @@ pub struct Isolation {
     pub target: RecoveryTarget,
     /// `current` for that of the backup, or a number.
     pub timeline: String,
+    /// The end of the last record that was replayed, once it is proven that the server waits where it should.
+    #[serde(default)]
+    pub waits_at: Option<Lsn>,
 }
 
 /// Returns the directory for an isolated server on a data directory.

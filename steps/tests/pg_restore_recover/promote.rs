@@ -1,7 +1,8 @@
 //! `postgres.promote` of a server that was recovered, that has ended since, and that ends meanwhile.
 
-use crate::support::postgres::wait_until;
+use crate::support::postgres::{succeed, wait_until};
 use crate::support::rig::Rig;
+use lifeboat_engine::model::outcome::FailureKind;
 use lifeboat_engine::step::Probe;
 use lifeboat_steps::postgres::codes;
 use lifeboat_steps::postgres::isolation::Isolation;
@@ -194,4 +195,48 @@ fn is_over(pid: u32) -> bool {
 fn sockets_in(dir: &std::path::Path) -> usize {
     let sockets = fs::read_to_string("/proc/net/unix").expect("a list of sockets");
     sockets.lines().filter(|line| line.contains(&*dir.to_string_lossy())).count()
+}
+
+/// As after a kill that took away what tells the server to recover: it replays all that lies in its directory.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_server_that_went_beyond_its_target_is_never_taken_for_restored() {
+    let scene = Scene::set();
+    let target = scene.commit(2);
+    scene.commit(3);
+    scene.source.archive_wal();
+    scene.restore_base().await;
+    scene.recover(Some(target)).await.expect("recovers");
+    let (data_dir, isolation) = (scene.data_dir(), Isolation::serving(&scene.data_dir()).expect("it serves"));
+    let (_, server) = PidFile::live(&data_dir).expect("runs");
+    lifeboat_steps::process::identity::signal(&server, 3).expect("quit");
+    wait_until("the server is gone", || !server.is_alive());
+    fs::remove_file(data_dir.join("recovery.signal")).expect("removes");
+    let mut by_hand = scene.source.place().command("pg_ctl");
+    let settings = format!(
+        "-k {} -p {} -c listen_addresses= -c archive_mode=off -c hba_file={}/pg_hba.conf -c ident_file={}/pg_ident.conf",
+        isolation.dir().display(),
+        scene.target.port,
+        isolation.dir().display(),
+        isolation.dir().display(),
+    );
+    by_hand.arg("-D").arg(&data_dir).arg("-l").arg(data_dir.with_file_name("by-hand.log"));
+    succeed(by_hand.args(["-w", "-t", "60", "start", "-o"]).arg(settings));
+    assert_eq!(
+        scene.sql("select string_agg(id::text, ',' order by id) from ledger"),
+        "1,2,3",
+        "it has too much"
+    );
+
+    // While it runs, and when it is started again.
+    for kind in ["postgres.promote", "postgres.promote", "postgres.start"] {
+        let error =
+            scene.rig.run(kind, json!({"cluster": "db"})).await.expect_err("is not what was asked for");
+        assert_eq!((error.code, error.kind), (codes::LB1271, FailureKind::Permanent), "{kind}: {error}");
+        assert!(error.message.contains("after the target"), "{kind}: {error}");
+        assert!(
+            error.help.as_deref().is_some_and(|help| help.contains("do not use it")),
+            "{kind}: {error:?}"
+        );
+        assert!(PidFile::live(&data_dir).is_none(), "{kind}: it was stopped");
+    }
 }

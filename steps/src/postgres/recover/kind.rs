@@ -240,6 +240,7 @@ async fn finish(
     let mut checks = proof::checks(&source.wal, &paused, &replay);
     checks.push(durable::check(source, &paused).await?);
     let checks = proof::verdict(checks)?;
+    Isolation { waits_at: replay.lsn, ..paused.isolation.clone() }.save(source.owner.as_ref())?;
     let login = Login::isolated(ctx, source.postgres, &paused.isolation)?;
     admit_roles(&paused, source).await?;
     let found = point::find(ctx, source, &login, &replay).await?;
