@@ -9,6 +9,7 @@ use super::super::connect::{Client, PATIENT, text};
 use super::capture::{Operation, Row};
 use super::kind::refused;
 use super::tables::{Cells, Watched};
+use crate::change::Made;
 
 const MAKE: [&str; 3] = [
     "create database if not exists lifeboat character set utf8mb4 collate utf8mb4_bin \
@@ -21,14 +22,6 @@ const MAKE: [&str; 3] = [
      primary key (`key`, seq), foreign key (`key`) references lifeboat.changes (`key`)) \
      engine = InnoDB, character set utf8mb4, collate utf8mb4_bin",
 ];
-
-/// A change that was made.
-#[derive(Clone, Debug)]
-pub(super) struct Made {
-    pub(super) by: String,
-    pub(super) result: Value,
-    pub(super) undone: bool,
-}
 
 /// Returns the change of a key, `None` if none was made.
 pub(super) async fn find(client: &mut Client, key: &str) -> Result<Option<Made>, StepError> {
@@ -110,7 +103,7 @@ pub(super) async fn rows(client: &mut Client, key: &str, tables: &[Watched]) -> 
     };
     let all: Option<Vec<Row>> = kept.iter().map(one).collect();
     all.ok_or_else(|| {
-        super::kind::kept("a table has other columns now, or is no longer named under `tables`")
+        super::kind::FAMILY.kept("a table has other columns now, or is no longer named under `tables`")
     })
 }
 

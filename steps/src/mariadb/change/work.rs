@@ -1,34 +1,37 @@
 //! One attempt at a change, or at taking it back.
 
-use std::io::Write;
-use std::os::unix::fs::OpenOptionsExt;
 use std::time::Duration;
 
 use lifeboat_engine::model::event::Done;
 use lifeboat_engine::model::evidence::Check;
 use lifeboat_engine::step::{StepContext, StepError};
 use mysql_async::Params as Values;
+use serde::Deserialize;
 use serde_json::{Value, json};
 
-use super::super::connect::{Client, PATIENT, QUICK, number};
+use super::super::connect::{Client, Login, PATIENT, QUICK, number};
 use super::super::{codes, rows as read};
 use super::capture::{self, Pair, Row};
-use super::kind::{Params, kept, refused, uncertain};
+use super::kind::{FAMILY, refused, uncertain};
 use super::reverse::{self, Stopped};
 use super::tables::{self, Watched};
 use super::{ledger, reach};
-use crate::sql::{MOST_ROWS, done};
-
-/// How many rows of a difference are outputs; all are in the record.
-const SHOWN: usize = 100;
-/// More rows than this belong into no change that a person approves.
-const MOST: u64 = 100_000;
+use crate::change::{Difference, Params};
+use crate::sql::MOST_ROWS;
 
 const SESSION: &str = "set session transaction isolation level repeatable read";
+
+/// What only this kind is given.
+#[derive(Deserialize)]
+struct Own {
+    server: String,
+    max_table_rows: u64,
+}
 
 pub(super) struct Work<'a> {
     ctx: &'a StepContext,
     pub(super) params: Params,
+    max_table_rows: u64,
     /// Makes the change.
     client: Client,
     /// Sees the tables as they were before.
@@ -38,37 +41,25 @@ pub(super) struct Work<'a> {
 
 impl<'a> Work<'a> {
     pub(super) async fn new(ctx: &'a StepContext) -> Result<Self, StepError> {
-        let params: Params = ctx.params()?;
-        let login = params.login(ctx)?;
+        let (params, own): (Params, Own) = (ctx.params()?, ctx.params()?);
+        let login = Login::of(ctx, &own.server)?;
+        let login =
+            if params.database.is_some() { login.database(params.database.as_deref()) } else { login };
         let key = params.idempotency_key.clone().unwrap_or_else(|| ctx.info.idempotency_key());
         let (client, before) = (login.connect().await?, login.connect().await?);
-        Ok(Self { ctx, params, client, before, key })
+        Ok(Self { ctx, params, max_table_rows: own.max_table_rows, client, before, key })
     }
 
     /// Returns what the change of this key has led to, if it was made.
     pub(super) async fn made_before(&mut self) -> Result<Option<Done>, StepError> {
-        let Some(made) = ledger::find(&mut self.before, &self.key).await? else { return Ok(None) };
-        if made.undone {
-            return Err(StepError::permanent(
-                codes::LB2066,
-                format!("the change `{}` was made by {} and taken back", self.key, made.by),
-            )
-            .help("to make it again, give it another `idempotency_key`"));
-        }
-        let mut done: Done = serde_json::from_value(made.result).map_err(|error| {
-            let message = format!("the record of the change `{}` cannot be read", self.key);
-            StepError::permanent(codes::LB2066, message).caused_by(&error)
-        })?;
-        if made.by != self.ctx.info.idempotency_key() {
-            done.warnings.push(format!("the change `{}` was made before, by {}", self.key, made.by));
-        }
-        Ok(Some(done))
+        let made = ledger::find(&mut self.before, &self.key).await?;
+        made.map(|made| FAMILY.made_before(self.ctx, &self.key, made)).transpose()
     }
 
     /// Says whether this run has made the change, and nobody has taken it back.
     pub(super) async fn is_ours(&mut self) -> Result<bool, StepError> {
         let made = ledger::find(&mut self.before, &self.key).await?;
-        Ok(made.is_some_and(|made| !made.undone && made.by == self.ctx.info.idempotency_key()))
+        Ok(made.is_some_and(|made| made.is_ours(self.ctx)))
     }
 
     /// Takes back what has failed. A connection that is lost takes its transaction with it.
@@ -130,7 +121,7 @@ impl<'a> Work<'a> {
     }
 
     async fn refuse_large(&mut self, table: &Watched) -> Result<(), StepError> {
-        let most = self.params.max_table_rows;
+        let most = self.max_table_rows;
         // One more than allowed is enough to know.
         let sql = format!(
             "select count(*) from (select 1 from {} limit {}) q",
@@ -167,19 +158,11 @@ impl<'a> Work<'a> {
         self.client.exec(sql.trim().trim_end_matches(';'), values, limit).await.map_err(refused)
     }
 
-    fn most(&self) -> u64 {
-        self.params.max_rows.min(MOST)
-    }
-
     async fn difference(&mut self, tables: &[Watched]) -> Result<Vec<Row>, StepError> {
-        let most = self.most();
+        let most = usize::try_from(self.params.most()).unwrap_or(usize::MAX);
         let mut pair = Pair { now: &mut self.client, before: &mut self.before };
-        let rows = pair.difference(tables, usize::try_from(most).unwrap_or(usize::MAX)).await?;
-        let limit = if self.params.max_rows > MOST { "the most that a change may" } else { "`max_rows`" };
-        rows.ok_or_else(|| {
-            StepError::permanent(codes::LB2060, format!("more than {most} rows would be changed ({limit})"))
-                .help("nothing was changed; look at them with `dry_run: true` and a higher `max_rows`")
-        })
+        let rows = pair.difference(tables, most).await?;
+        rows.ok_or_else(|| FAMILY.too_many(&self.params))
     }
 
     async fn refuse_strays(&mut self, rows: usize, tables: &[Watched]) -> Result<(), StepError> {
@@ -220,18 +203,7 @@ impl<'a> Work<'a> {
 
     async fn invariants(&mut self, before: &[Vec<Value>]) -> Result<Vec<Check>, StepError> {
         let after = self.invariant_rows().await?;
-        let all = self.params.invariants.iter().zip(before).zip(after);
-        let checks: Vec<Check> =
-            all.flat_map(|((invariant, before), after)| invariant.judge(before, after)).collect();
-        let failed: Vec<_> =
-            checks.iter().filter(|check| !check.passed).map(|check| check.name.clone()).collect();
-        if failed.is_empty() {
-            return Ok(checks);
-        }
-        let message = format!("what must hold afterwards would not: {}", failed.join("; "));
-        Err(StepError::permanent(codes::LB2062, message)
-            .help("nothing was changed; the report shows what was found")
-            .checks(checks))
+        FAMILY.held(&self.params, before, after)
     }
 
     async fn finish(
@@ -240,19 +212,13 @@ impl<'a> Work<'a> {
         tables: &[Watched],
         checks: Vec<Check>,
     ) -> Result<Done, StepError> {
-        let digest = capture::digest(rows, tables, &self.params.ignore);
-        if let Some(approved) = self.params.approved.as_ref().filter(|approved| **approved != digest) {
-            let message =
-                format!("the difference is not the one that was approved ({approved}), but {digest}");
-            return Err(StepError::permanent(codes::LB2063, message)
-                .help("nothing was changed; the data has changed since the dry run: look again, and name columns that differ each time in `ignore`"));
-        }
-        let shown: Vec<_> = rows.iter().take(SHOWN).map(|row| row.shown(tables)).collect();
-        let mut result = done(json!({
-            "rows": rows.len(), "tables": capture::summary(rows, tables), "difference": shown, "digest": digest,
-            "applied": !self.params.dry_run, "reverse": "",
-        }));
-        result.checks = checks;
+        let difference = Difference {
+            rows: rows.len(),
+            tables: capture::summary(rows, tables),
+            digest: capture::digest(rows, tables, &self.params.ignore),
+            shown: rows.iter().map(|row| row.shown(tables)),
+        };
+        let mut result = FAMILY.results(&self.params, difference, checks)?;
         let way_back = self.try_way_back(rows, tables).await?;
         if let Err(why) = &way_back {
             result.warnings.push(format!("the change cannot be taken back by a script: {why}"));
@@ -262,7 +228,8 @@ impl<'a> Work<'a> {
             return Ok(result);
         }
         if let Ok(statements) = way_back {
-            result.outputs.insert("reverse".into(), json!(self.write_reverse(&statements)?));
+            let script = reverse::script(&self.key, &statements);
+            result.outputs.insert("reverse".into(), json!(FAMILY.write_reverse(self.ctx, &script)?));
         }
         ledger::make(&mut self.before).await?;
         let by = self.ctx.info.idempotency_key();
@@ -304,23 +271,6 @@ impl<'a> Work<'a> {
         Ok(result)
     }
 
-    /// The script exists before the change does.
-    fn write_reverse(&self, statements: &[String]) -> Result<String, StepError> {
-        let path = self.ctx.info.work_dir.path()?.join("reverse.sql");
-        let open =
-            || std::fs::OpenOptions::new().write(true).create(true).truncate(true).mode(0o600).open(&path);
-        let written = open().and_then(|mut file| {
-            file.write_all(reverse::script(&self.key, statements).as_bytes())?;
-            file.sync_all()
-        });
-        written.map_err(|error| {
-            StepError::transient(codes::LB2067, format!("{} cannot be written", path.display()))
-                .help("nothing was changed; make room in the state directory")
-                .caused_by(&error)
-        })?;
-        Ok(path.display().to_string())
-    }
-
     pub(super) async fn undo(&mut self) -> Result<Done, StepError> {
         let tables = self.lock().await?;
         if !self.is_ours().await? {
@@ -330,12 +280,12 @@ impl<'a> Work<'a> {
         let rows = ledger::rows(&mut self.before, &self.key, &tables).await?;
         let statements = reverse::statements(&rows, &tables);
         reverse::run(&mut self.client, statements).await.map_err(|stopped| match stopped {
-            Stopped::Changed(why) => kept(&why),
+            Stopped::Changed(why) => FAMILY.kept(&why),
             Stopped::Failed(error) => refused(error),
         })?;
         // Deleting a row that the change has inserted must not take rows of others with it.
         if reach::rows_modified(&mut self.client).await? != rows.len() as u64 {
-            return Err(kept("other rows would change with these, by a trigger or a cascade"));
+            return Err(FAMILY.kept("other rows would change with these, by a trigger or a cascade"));
         }
         ledger::mark_undone(&mut self.client, &self.key).await?;
         self.client.run("commit", PATIENT).await.map_err(uncertain)?;
