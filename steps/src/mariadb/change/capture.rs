@@ -58,12 +58,14 @@ pub(super) struct Pair<'a> {
 
 impl Pair<'_> {
     /// Returns what differs, or `None` if that is more than `most` rows. At most [`CHUNK`] and `most` keys are in memory.
+    /// `report` is told how many rows were compared.
     pub(super) async fn difference(
         &mut self,
         tables: &[Watched],
         most: usize,
+        report: impl Fn(u64),
     ) -> Result<Option<Vec<Row>>, StepError> {
-        let mut all = Vec::new();
+        let (mut all, mut compared) = (Vec::new(), 0);
         for (index, table) in tables.iter().enumerate() {
             let mut from = None;
             loop {
@@ -71,11 +73,13 @@ impl Pair<'_> {
                 let to = if was.len() == CHUNK { was.last().map(|(key, _)| key.clone()) } else { None };
                 let limit = CHUNK + most + 1;
                 let is = prints(self.now, table, (from.as_ref(), to.as_ref()), limit).await?;
+                compared += was.len() as u64;
                 let found = compare(was, is);
                 if all.len() + found.len() > most {
                     return Ok(None);
                 }
                 all.extend(self.fetch(index, table, &found).await?);
+                report(compared);
                 match to {
                     Some(last) => from = Some(last),
                     None => break,

@@ -53,9 +53,15 @@ step fails, and nothing is changed, if a table that is not named is changed, als
 more than `max_rows` rows change; or if one of `invariants` does not hold afterwards. A condition of an invariant knows `rows`, \
 `row_count`, and `before`, the rows of the same query before the change.
 
-That nothing else is changed is known from InnoDB's own count of what the transaction has changed (the account needs \
-`process`): it must be that of the rows that differ, so that each row may be changed once only. Tables of other engines take \
-nothing back and are refused, also where a trigger, a function or a view leads to them.
+That nothing else is changed is known from InnoDB's own count of what the transaction has changed, which must be the number of \
+rows that differ. To see that count the account needs the right `PROCESS`, which is one on the whole server: \
+`grant process on *.* to app@localhost`. Without it the step fails, says so, and changes nothing.
+
+The count is of changes, not of rows: a row that two statements change, or one and its trigger, counts twice and differs once, and \
+the step fails, because a change of something else would look the same. Change each row by one statement: `set a = 1, b = 2` \
+instead of two updates; insert a row as it is meant to be. A row that is changed and changed back differs nowhere, and fails \
+as well; an update that writes what is there counts nothing. Tables of other engines take nothing back and are refused, also where \
+a trigger, a function or a view leads to them.
 
 `dry_run: true` takes all of it back and returns the difference and its `digest`. Given as `approved` to a second step with \
 the same statements, that one changes exactly this or fails:

@@ -55,12 +55,17 @@ pub(super) async fn make(client: &mut Client) -> Result<(), StepError> {
     Ok(())
 }
 
-/// Keeps a change, in its own transaction. Fails, so that it is tried again, if the key has been used meanwhile.
+/// So many rows are written between two reports.
+const REPORTED: u64 = 500;
+
+/// Keeps a change, in its own transaction. Fails, so that it is tried again, if the key has been used meanwhile. `report` is told
+/// how many rows were written.
 pub(super) async fn keep(
     client: &mut Client,
     (key, by): (&str, &str),
     result: &Value,
     (rows, tables): (&[Row], &[Watched]),
+    report: impl Fn(u64),
 ) -> Result<(), StepError> {
     let sql = "insert into lifeboat.changes (`key`, made_by, at, result) values (?, ?, utc_timestamp(6), ?)";
     client.exec(sql, (key, by, result.to_string()), PATIENT).await.map_err(|error| match error.number() {
@@ -74,6 +79,9 @@ pub(super) async fn keep(
     let sql = "insert into lifeboat.changed_rows (`key`, seq, relation, operation, `before`, `after`) \
                values (?, ?, ?, ?, ?, ?)";
     for (seq, row) in (0_u64..).zip(rows) {
+        if seq % REPORTED == 0 {
+            report(seq);
+        }
         let table = &tables[row.table];
         let text = |cells: &Option<Cells>| match cells {
             None => Cell::NULL,

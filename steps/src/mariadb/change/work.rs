@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use lifeboat_engine::model::event::Done;
-use lifeboat_engine::model::evidence::Check;
+use lifeboat_engine::model::evidence::{Check, Progress, Unit};
 use lifeboat_engine::step::{StepContext, StepError};
 use mysql_async::Params as Values;
 use serde::Deserialize;
@@ -37,6 +37,8 @@ pub(super) struct Work<'a> {
     /// Sees the tables as they were before.
     before: Client,
     key: String,
+    /// How many rows the tables had when they were locked.
+    locked: u64,
 }
 
 impl<'a> Work<'a> {
@@ -47,7 +49,7 @@ impl<'a> Work<'a> {
             if params.database.is_some() { login.database(params.database.as_deref()) } else { login };
         let key = params.idempotency_key.clone().unwrap_or_else(|| ctx.info.idempotency_key());
         let (client, before) = (login.connect().await?, login.connect().await?);
-        Ok(Self { ctx, params, max_table_rows: own.max_table_rows, client, before, key })
+        Ok(Self { ctx, params, max_table_rows: own.max_table_rows, client, before, key, locked: 0 })
     }
 
     /// Returns what the change of this key has led to, if it was made.
@@ -83,7 +85,9 @@ impl<'a> Work<'a> {
         }
         self.snapshot().await?;
         let before = self.invariant_rows().await?;
-        for index in 0..self.params.statements.len() {
+        let count = self.params.statements.len();
+        for index in 0..count {
+            report(self.ctx, "running statements", index, count);
             let statement = self.params.statements[index].clone();
             self.execute(&statement.sql, &statement.params).await?;
         }
@@ -105,15 +109,18 @@ impl<'a> Work<'a> {
             self.client.run(sql, QUICK).await.map_err(refused)?;
         }
         let mut all: Vec<Watched> = Vec::new();
-        for name in self.params.tables.clone() {
-            let table = tables::find(&mut self.before, &name).await?;
+        let names = self.params.tables.clone();
+        for (index, name) in names.iter().enumerate() {
+            report(self.ctx, "locking tables", index, names.len());
+            let table = tables::find(&mut self.before, name).await?;
             self.refuse_large(&table).await?;
             let sql = format!("select count(*) from {} force index (primary) for update", table.sql());
             let limit = self.limit();
-            self.client.rows(&sql, limit).await.map_err(refused)?;
+            let counted = self.client.rows(&sql, limit).await.map_err(refused)?;
             // Nobody can alter it any more.
-            let table = tables::find(&mut self.before, &name).await?;
+            let table = tables::find(&mut self.before, name).await?;
             if !all.contains(&table) {
+                self.locked += counted.first().map_or(0, |row| number(row, 0));
                 all.push(table);
             }
         }
@@ -161,7 +168,8 @@ impl<'a> Work<'a> {
     async fn difference(&mut self, tables: &[Watched]) -> Result<Vec<Row>, StepError> {
         let most = usize::try_from(self.params.most()).unwrap_or(usize::MAX);
         let mut pair = Pair { now: &mut self.client, before: &mut self.before };
-        let rows = pair.difference(tables, most).await?;
+        let compared = |rows| report_rows(self.ctx, "comparing rows", rows, self.locked);
+        let rows = pair.difference(tables, most, compared).await?;
         rows.ok_or_else(|| FAMILY.too_many(&self.params))
     }
 
@@ -234,7 +242,9 @@ impl<'a> Work<'a> {
         ledger::make(&mut self.before).await?;
         let by = self.ctx.info.idempotency_key();
         let kept = serde_json::to_value(&result).expect("results are JSON");
-        ledger::keep(&mut self.client, (&self.key, &by), &kept, (rows, tables)).await?;
+        let written = |done| report_rows(self.ctx, "writing down what was changed", done, rows.len() as u64);
+        ledger::keep(&mut self.client, (&self.key, &by), &kept, (rows, tables), written).await?;
+        report(self.ctx, "committing", rows.len(), rows.len());
         self.client.run("commit", PATIENT).await.map_err(uncertain)?;
         Ok(result)
     }
@@ -247,7 +257,8 @@ impl<'a> Work<'a> {
     ) -> Result<Result<Vec<String>, String>, StepError> {
         self.client.run("savepoint lifeboat", QUICK).await.map_err(refused)?;
         let modified = reach::rows_modified(&mut self.client).await?;
-        let ran = match reverse::run(&mut self.client, reverse::statements(rows, tables)).await {
+        let back = |done| report_rows(self.ctx, "trying the way back", done, rows.len() as u64);
+        let ran = match reverse::run(&mut self.client, reverse::statements(rows, tables), back).await {
             Ok(ran) => ran,
             Err(Stopped::Changed(why)) => return self.back_to_savepoint(Err(why)).await,
             Err(Stopped::Failed(error)) if error.number().is_none_or(|code| code == 1205 || code == 1213) => {
@@ -257,7 +268,8 @@ impl<'a> Work<'a> {
         };
         let more = reach::rows_modified(&mut self.client).await?.saturating_sub(modified);
         let mut pair = Pair { now: &mut self.client, before: &mut self.before };
-        let left = pair.difference(tables, rows.len()).await?;
+        let compared = |rows| report_rows(self.ctx, "comparing rows with before", rows, self.locked);
+        let left = pair.difference(tables, rows.len(), compared).await?;
         let result = match left {
             _ if more != rows.len() as u64 => Err("triggers or cascades would change more".to_owned()),
             Some(left) if left.is_empty() => Ok(ran),
@@ -279,7 +291,8 @@ impl<'a> Work<'a> {
         }
         let rows = ledger::rows(&mut self.before, &self.key, &tables).await?;
         let statements = reverse::statements(&rows, &tables);
-        reverse::run(&mut self.client, statements).await.map_err(|stopped| match stopped {
+        let back = |done| report_rows(self.ctx, "taking rows back", done, rows.len() as u64);
+        reverse::run(&mut self.client, statements, back).await.map_err(|stopped| match stopped {
             Stopped::Changed(why) => FAMILY.kept(&why),
             Stopped::Failed(error) => refused(error),
         })?;
@@ -293,4 +306,12 @@ impl<'a> Work<'a> {
         done.facts.insert("rows as before again".into(), rows.len().to_string());
         Ok(done)
     }
+}
+
+fn report(ctx: &StepContext, note: &str, done: usize, total: usize) {
+    report_rows(ctx, note, done as u64, total as u64);
+}
+
+fn report_rows(ctx: &StepContext, note: &str, done: u64, total: u64) {
+    ctx.progress(Progress { done, total: Some(total), unit: Unit::Items, note: note.to_owned() });
 }
