@@ -113,6 +113,7 @@ async fn a_full_disk_stops_a_dump_shipping_and_a_replay_and_a_retry_with_room_su
     let with = json!({ "server": "db", "store": "full", "users": false });
     let error = world.rig.run("mariadb.dump", with.clone()).await.expect_err("there is no room");
     assert_eq!((error.code.id, error.kind), ("LB1111", FailureKind::Transient), "{error}");
+    assert!(error.message.contains(small.to_str().unwrap()), "{error}");
     let ship = json!({ "server": "db", "store": "full" });
     let error = world.rig.run("mariadb.ship_binlogs", ship).await.expect_err("there is no room");
     assert_eq!(error.kind, FailureKind::Transient, "{error}");
@@ -120,6 +121,7 @@ async fn a_full_disk_stops_a_dump_shipping_and_a_replay_and_a_retry_with_room_su
     let mut replay = json!({ "server": "target", "store": "backups", "dir": small });
     let error = world.rig.run("mariadb.replay_binlog", replay.clone()).await.expect_err("there is no room");
     assert_eq!((error.code.id, error.kind), ("LB2041", FailureKind::Transient), "{error}");
+    assert!(error.message.contains(small.to_str().unwrap()), "{error}");
     assert_eq!(world.rows(), "NULL", "nothing was replayed");
 
     drop(mounted);

@@ -173,7 +173,8 @@ async fn half_a_statement_is_never_run_when_the_reader_of_the_log_is_killed() {
     assert_eq!(world.target.sql(columns), "n,at");
     world.rig.set_resource("target", world.target.resource());
     let done = world.replay("replay", json!({})).await.unwrap();
-    assert_eq!((&done.outputs["planned"], &done.outputs["applied"]), (&json!(3), &json!(2)));
+    // How far the first attempt has come before the reader was missed, nobody knows.
+    assert_eq!(done.outputs["planned"], json!(3));
     assert_eq!(world.target.sql(columns), "n,at,a,b");
     assert_eq!(world.target.sql("select group_concat(ifnull(b, '-') order by n) from shop.t"), "-,7");
 }

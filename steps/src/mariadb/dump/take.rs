@@ -318,7 +318,8 @@ fn pack(from: impl Read, path: &Path, meter: &Meter) -> Result<(ObjectEntry, Sca
     encoder.include_checksum(true).map_err(|error| unwritable(&error))?;
     let mut from = HashingReader::new(from);
     let mut scan = Scan::new(encoder);
-    copy(&mut from, &mut scan, meter)?;
+    copy(&mut from, &mut scan, meter)
+        .map_err(|error| StepError { message: format!("{}: {}", path.display(), error.message), ..error })?;
     let (encoder, scanned) = scan.finish();
     let file = encoder.finish().map_err(|error| unwritable(&error))?;
     let (raw, packed) = (from.finish().1, file.finish().1);
