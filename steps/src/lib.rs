@@ -5,6 +5,7 @@
 //! [`observe`], which looks with those of all others. Nothing here knows the command line.
 
 mod backup;
+mod change;
 pub mod control;
 pub mod files;
 pub mod git;

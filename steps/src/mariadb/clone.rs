@@ -204,7 +204,10 @@ impl<'a> Work<'a> {
     /// Removes what an attempt left that was cut off.
     async fn clear(&self) -> Result<(), StepError> {
         const ENDS_WITHIN: Duration = Duration::from_secs(60);
-        if let Some(leftover) = instance::live(&self.data_dir) {
+        // One that was started a moment ago does not work in its data directory yet.
+        for leftover in
+            [instance::started_before(self.ctx)?, instance::live(&self.data_dir)].into_iter().flatten()
+        {
             instance::stop(&leftover, ENDS_WITHIN).await?;
         }
         let dir = self.data_dir.clone();

@@ -31,6 +31,10 @@ lifeboat_engine::define_codes! {
     LB2052 "target outside of the binary log";
     LB2053 "replay of the binary log stopped";
     LB2054 "replay did not apply what was planned";
+    LB2055 "the MariaDB server went away";
+    LB2056 "server may have lost what was replayed";
+    LB2057 "session of an earlier attempt still runs";
+    LB2058 "binary log is encrypted";
     LB2060 "change of more rows than allowed";
     LB2061 "change reaches what it does not name";
     LB2062 "invariant would not hold";

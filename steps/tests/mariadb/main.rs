@@ -3,6 +3,9 @@
 mod binlog;
 mod change;
 mod dump;
+mod faults;
+mod gone;
+mod killed;
 mod servers;
 #[path = "../support/mod.rs"]
 pub mod support;

@@ -7,6 +7,7 @@ pub mod bucket;
 pub mod faulty_disk;
 pub mod flaky;
 pub mod journey;
+pub mod keeper;
 pub mod killed;
 pub mod mariadb;
 pub mod moto;

@@ -21,6 +21,7 @@ use secrecy::SecretString;
 use serde_json::{Map, Value};
 use tokio_util::sync::CancellationToken;
 
+use super::keeper;
 use super::killed::Reaper;
 
 /// What steps reported, in order.
@@ -151,6 +152,7 @@ impl Rig {
     /// Makes a drill without resources.
     pub fn drill() -> Self {
         let own = tempfile::Builder::new().prefix("lb-rig-").tempdir().expect("a temporary directory");
+        keeper::watch(own.path());
         let mut rig = Self::bare();
         rig.dir = own.path().to_owned();
         rig.own = Some(own);

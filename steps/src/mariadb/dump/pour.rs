@@ -81,11 +81,11 @@ pub(super) async fn pour(
 
 /// The client ends at the first statement that the server refuses, and says which.
 fn stopped(output: &Output) -> StepError {
-    let mut error = StepError::permanent(
-        codes::LB2032,
-        format!("the restore stopped at an error: {}", tools::said(output)),
-    )
-    .help(
+    let message = format!("the restore stopped at an error: {}", tools::said(output));
+    if tools::lost_server(output) {
+        return tools::server_ended(message, "it drops what was restored until then, and begins anew");
+    }
+    let mut error = StepError::permanent(codes::LB2032, message).help(
         "what was restored until then is dropped by the next attempt and by undo; mend the cause and retry",
     );
     error.causes = tools::shown(output);
