@@ -31,9 +31,14 @@ impl<'a> Libpq<'a> {
     }
 
     /// Begins a command that logs in to a database.
-    pub(super) fn command(&self, tools: &Tools, program: &str, database: &str) -> Result<Command, StepError> {
+    pub(super) async fn command(
+        &self,
+        tools: &Tools,
+        program: &str,
+        database: &str,
+    ) -> Result<Command, StepError> {
         let command = self.bare(tools, program).args(["--no-password", "-d", &self.conninfo(database)]);
-        self.login.passfile(command)
+        self.login.credentials(command).await
     }
 
     /// Begins a command of the same user that logs in nowhere.

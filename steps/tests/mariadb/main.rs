@@ -6,3 +6,4 @@ mod dump;
 mod servers;
 #[path = "../support/mod.rs"]
 pub mod support;
+mod tls;

@@ -42,7 +42,8 @@ impl Apply<'_> {
         }
         let files = self.plan.pieces[first.piece..].iter().map(|piece| &piece.path);
         let log = log.arg("--").args(files).stdout_to(File::from(OwnedFd::from(writing)));
-        let client = tools::client(self.mariadb, "mariadb", self.login)?
+        let client = tools::client(self.mariadb, "mariadb", self.login)
+            .await?
             .args(["--binary-mode", "--batch", "--max-allowed-packet=1G"])
             .stdin_from(File::from(OwnedFd::from(reading)));
         let both = async { tokio::join!(client.run(self.ctx), log.run(self.ctx)) };

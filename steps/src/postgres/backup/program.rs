@@ -82,7 +82,7 @@ impl Program<'_> {
             .args(["-d", &self.conninfo()])
             .env("LC_ALL", "C")
             .os_user(user.as_ref().map(|user| user.name.as_str()));
-        let command = self.login.passfile(command)?;
+        let command = self.login.credentials(command).await?;
         let output = watched(ctx, &incoming, command.run(ctx)).await?;
         if output.exit_code != 0 {
             return Err(refused(&output.stderr.last_lines(8), output.exit_code, self.login));
