@@ -329,7 +329,9 @@ async fn kinds_that_talk_to_a_server_work_over_tls_and_its_programs_check_the_sa
     rig.run("postgres.restore_dump", into).await.expect("restores");
     assert_eq!(server.cluster.sql_in("again", "select count(*) from goods"), "100");
     rig.run("postgres.verify", with(json!({ "databases": ["shop"] }))).await.expect("verifies");
-    rig.run("postgres.base_backup", with(json!({ "store": "backups" }))).await.expect("backs up");
+    rig.run("postgres.base_backup", with(json!({ "store": "backups", "archiving": "optional" })))
+        .await
+        .expect("backs up");
 
     let told = std::fs::read_to_string(&told).expect("programs ran");
     let expected = format!(

@@ -140,7 +140,10 @@ impl Login {
     pub(super) async fn connect(&self) -> Result<Client, DbError> {
         let opened = timeout(CONNECT_LIMIT, self.open());
         tokio::select! {
-            opened = opened => opened.unwrap_or_else(|_| Err(DbError::timed_out("the login", CONNECT_LIMIT))),
+            opened = opened => opened.unwrap_or_else(|_| {
+                let what = format!("the login to MariaDB at {}", self.endpoint);
+                Err(DbError::timed_out(&what, CONNECT_LIMIT))
+            }),
             () = self.cancel.cancelled() => Err(DbError::Cancelled),
         }
     }

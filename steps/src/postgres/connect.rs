@@ -125,7 +125,10 @@ impl Login {
     pub async fn connect(&self) -> Result<Client, PgError> {
         let opened = timeout(CONNECT_LIMIT, self.open());
         tokio::select! {
-            opened = opened => opened.unwrap_or_else(|_| Err(PgError::timed_out("the login", CONNECT_LIMIT))),
+            opened = opened => opened.unwrap_or_else(|_| {
+                let what = format!("the login to Postgres at {}", self.endpoint);
+                Err(PgError::timed_out(&what, CONNECT_LIMIT))
+            }),
             () = self.cancel.cancelled() => Err(PgError::Cancelled),
         }
     }

@@ -70,14 +70,7 @@ impl<'a> Libpq<'a> {
 /// Finds programs for a server: of its own major version, or else newer ones, which speak to older servers.
 pub(super) async fn tools_for(postgres: &Postgres, major: u32) -> Result<Tools, StepError> {
     let postgres = postgres.clone();
-    blocking(move || match Tools::find_major(&postgres, major) {
-        Ok(tools) => Ok(tools),
-        Err(error) => match Tools::find(&postgres) {
-            Ok(newest) if newest.version.major > major => Ok(newest),
-            _ => Err(error),
-        },
-    })
-    .await
+    blocking(move || Tools::find_clients(&postgres, major)).await
 }
 
 /// Reports how much of a file or directory has been written while a program writes it.

@@ -71,7 +71,7 @@ impl Program<'_> {
         let user = self.user();
         let incoming = make_incoming(partial.path(), user.as_ref())?;
         let (postgres, major) = (self.postgres.clone(), self.major);
-        let tools = blocking(move || Tools::find_major(&postgres, major)).await?;
+        let tools = blocking(move || Tools::find_clients_major(&postgres, major)).await?;
         let command = Command::new(tools.program("pg_basebackup"))
             .args(["-F", "tar", "-X", "stream", "--manifest-checksums=SHA256", "--no-password", "--no-sync"])
             .args(["-c", if self.checkpoint == Checkpoint::Fast { "fast" } else { "spread" }])
