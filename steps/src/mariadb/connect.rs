@@ -197,16 +197,18 @@ impl Login {
 
     fn login_error(&self, error: &Error, tls: Option<&Tls>) -> DbError {
         let at = self.endpoint.to_string();
+        let mut lacking = "";
         if let Endpoint::Tcp { host, port } = &self.endpoint {
             let peer = Peer { server: "MariaDB", host: host.clone(), port: *port };
             if let Some(problem) = protection::problem(error, &peer, tls) {
                 return DbError::Tls(problem);
             }
+            lacking = protection::lacking(tls);
         }
         match DbError::from_driver(error) {
             // 1044, 1045, 1698: not this account, not from here, not with this password.
             DbError::Server { code: 1044 | 1045 | 1698 | 1251, message, .. } => {
-                DbError::LoginRefused { user: self.user.clone(), at, why: message }
+                DbError::LoginRefused { user: self.user.clone(), at, why: format!("{message}{lacking}") }
             }
             DbError::Lost(why) => DbError::Unreachable { endpoint: at, why },
             other => other,
@@ -419,8 +421,7 @@ impl DbError {
                 codes::LB2001,
                 false,
                 Some(
-                    "check `user` and `password` of the resource, and that the account may log in from here; one with \
-                     `REQUIRE SSL` or `X509` wants `tls`, with a client certificate",
+                    "check `user` and `password` of the resource, and that the account may log in from here",
                 ),
             ),
             Self::Tls(error) => (error.code(), false, Some(error.help())),

@@ -191,9 +191,13 @@ pub(super) fn cannot_reach(ctx: &StepContext, name: &str, error: OpenError) -> S
     failure.caused_by(&error)
 }
 
-/// A server that wants TLS hangs up without a word.
+/// A server that wants TLS hangs up without a word, and one that has none may wait for the end of a line.
 fn tls_hint(url: &str) -> &'static str {
-    if url.starts_with("redis://") { "; a port at which the server speaks TLS wants `rediss://`" } else { "" }
+    match url.split_once("://") {
+        Some(("redis", _)) => "; a port at which the server speaks TLS wants `rediss://`",
+        Some(("rediss", _)) => "; the server must speak TLS at that port (`tls-port`)",
+        _ => "",
+    }
 }
 
 fn refused(name: &str, words: &[&str], error: &RedisError) -> StepError {

@@ -45,17 +45,23 @@ pub(super) fn other_name(error: &Error) -> Option<String> {
 
 /// Returns what was wrong with TLS if that is why there is no connection.
 pub(super) fn problem(error: &Error, peer: &Peer, tls: Option<&Tls>) -> Option<TlsError> {
-    /// "Connections using insecure transport are prohibited"
-    const DEMANDED: u16 = 3159;
     match (error, tls) {
-        (Error::Server(server), None) if server.code == DEMANDED => {
-            Some(TlsError::demanded(peer, &server.message))
-        }
         (Error::Driver(mysql_async::DriverError::NoClientSslFlagFromServer), _) => {
             Some(TlsError::no_tls(peer))
         }
         (Error::Io(IoError::Io(_) | IoError::Tls(_)), Some(tls)) => TlsError::of(error, peer, tls),
         _ => None,
+    }
+}
+
+/// Returns what a refused login may have lacked: the server does not say.
+pub(super) fn lacking(tls: Option<&Tls>) -> &'static str {
+    match tls {
+        None => "; the connection had no TLS, which the server may demand (`tls` of the resource)",
+        Some(tls) if tls.cert_file.is_none() => {
+            "; no client certificate was shown, which the account may demand (`cert_file`, `key_file`)"
+        }
+        Some(_) => "",
     }
 }
 
@@ -74,4 +80,33 @@ pub(super) fn option_lines(tls: Option<&Tls>) -> Result<Vec<String>, TlsError> {
         lines.extend(file.iter().map(|file| path(key, file)));
     }
     Ok(lines)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn programs_are_told_to_check_the_same() {
+        let tls = Tls {
+            ca_file: Some("/etc/ca.pem".into()),
+            cert_file: Some("/etc/my cert.pem".into()),
+            key_file: Some("/etc/key.pem".into()),
+            ..Tls::default()
+        };
+        let mut lines = vec![
+            "ssl=1",
+            "ssl-verify-server-cert=1",
+            "ssl-ca=\"/etc/ca.pem\"",
+            "ssl-cert=\"/etc/my cert.pem\"",
+            "ssl-key=\"/etc/key.pem\"",
+        ];
+        assert_eq!(option_lines(Some(&tls)).unwrap(), lines);
+        lines[1] = "ssl-verify-server-cert=0";
+        let authority = Tls { mode: TlsMode::VerifyCa, ..tls };
+        assert_eq!(option_lines(Some(&authority)).unwrap(), lines);
+        let any = Tls { mode: TlsMode::Require, ..Tls::default() };
+        assert_eq!(option_lines(Some(&any)).unwrap(), ["ssl=1", "ssl-verify-server-cert=0"]);
+        assert_eq!(option_lines(None).unwrap(), ["skip-ssl"]);
+    }
 }
