@@ -147,6 +147,23 @@ async fn certificates_are_checked_as_far_as_the_mode_says() {
         let unknown = server.refused("localhost", json!({ "mode": mode, "ca_file": stranger })).await;
         assert_tells(&unknown, "LB1902", &["localhost", "stranger.pem"]);
     }
+    // As MariaDB's programs are used for `verify-ca`: they look at no name, and at the authority all the same.
+    let own = |ca: &Path| {
+        let ca = format!("--ssl-ca={}", ca.display());
+        let port = format!("--port={}", server.port);
+        let words = [
+            "--no-defaults",
+            "--protocol=tcp",
+            "--host=127.0.0.1",
+            "--user=ann",
+            "--ssl=1",
+            "--ssl-verify-server-cert=0",
+        ];
+        let mut client = std::process::Command::new("mariadb");
+        client.args(words).args([&ca, &port]).args(["-e", "select 1"]).env("MYSQL_PWD", PASSWORD);
+        client.output().expect("mariadb starts").status.success()
+    };
+    assert_eq!((own(&server.files.path().join("ca.pem")), own(&stranger)), (true, false));
     assert_tells(&server.refused("localhost", json!({})).await, "LB1902", &["localhost"]);
     assert_tells(
         &server.refused("localhost", json!({ "ca_file": "/nowhere/ca.pem" })).await,
