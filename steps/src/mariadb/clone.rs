@@ -169,6 +169,7 @@ impl<'a> Work<'a> {
             database: None,
             os_user: Some(params.os_user.clone()),
             password: None,
+            tls: None,
             service: None,
             heartbeat: params.heartbeat.clone(),
         };

@@ -3,7 +3,6 @@
 lifeboat_engine::define_codes! {
     LB2000 "cannot connect to MariaDB";
     LB2001 "MariaDB refused the login";
-    LB2002 "remote MariaDB without TLS";
     LB2003 "MariaDB took too long";
     LB2004 "MariaDB reported an error";
     LB2005 "MariaDB programs not found";

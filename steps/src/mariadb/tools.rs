@@ -46,9 +46,9 @@ fn places(mariadb: &Mariadb) -> Vec<PathBuf> {
 
 /// Begins a command of one of MariaDB's client programs that logs in. No option file of the machine is read, the
 /// password is on no disk and in no argument.
-pub(super) fn client(mariadb: &Mariadb, name: &str, login: &Login) -> Result<Command, StepError> {
+pub(super) async fn client(mariadb: &Mariadb, name: &str, login: &Login) -> Result<Command, StepError> {
     let command = Command::new(program(mariadb, name)?);
-    let command = command.secret_option("--defaults-file=", &login.option_file())?;
+    let command = command.secret_option("--defaults-file=", &login.option_file().await?)?;
     // Times that a program is given or prints are in the zone of its process.
     Ok(command.env("TZ", "UTC").env("LC_ALL", "C").dir("/"))
 }

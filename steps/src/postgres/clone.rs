@@ -215,6 +215,7 @@ impl<'a> Work<'a> {
             database: params.database.clone(),
             os_user: Some(params.os_user.clone()),
             password: None,
+            tls: None,
             service: None,
             heartbeat: params.heartbeat.clone(),
         };

@@ -9,3 +9,4 @@ mod killed;
 mod servers;
 #[path = "../support/mod.rs"]
 pub mod support;
+mod tls;

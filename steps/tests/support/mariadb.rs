@@ -22,7 +22,7 @@ pub struct Mariadb {
 }
 
 /// Returns the number and group of the system user that runs servers if the tests are root's.
-fn mysql_user() -> Option<(u32, u32)> {
+pub fn mysql_user() -> Option<(u32, u32)> {
     if !rustix::process::geteuid().is_root() {
         return None;
     }

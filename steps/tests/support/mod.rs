@@ -4,6 +4,7 @@
 pub mod archive;
 pub mod backup;
 pub mod bucket;
+pub mod certs;
 pub mod faulty_disk;
 pub mod flaky;
 pub mod journey;

@@ -47,7 +47,8 @@ impl Apply<'_> {
         let last_word = File::from(OwnedFd::from(writing.try_clone().map_err(|error| no_pipe(&error))?));
         drop(reading);
         let log = self.reader(skip)?.stdout_to(File::from(OwnedFd::from(writing)));
-        let client = tools::client(self.mariadb, "mariadb", self.login)?
+        let client = tools::client(self.mariadb, "mariadb", self.login)
+            .await?
             .args(["--binary-mode", "--batch", "--max-allowed-packet=1G"])
             .arg(format!("--init-command=do get_lock('{}', 0)", again::LOCK))
             .stdin_from(endless)

@@ -227,7 +227,7 @@ impl Work<'_> {
         let path = self.home.path.join(&file.name);
         // A half of an earlier attempt.
         std::fs::remove_file(&path).ok();
-        tools::client(self.mariadb, "mariadb-binlog", &self.login)?
+        tools::client(self.mariadb, "mariadb-binlog", &self.login).await?
             .args(["--read-from-remote-server", "--raw"])
             .arg(format!("--result-file={}/", self.home.path.display()))
             .arg("--")

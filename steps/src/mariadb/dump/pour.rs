@@ -67,7 +67,8 @@ pub(super) async fn pour(
     let meter = Meter::bytes(target.ctx, Some(entry.size), "restoring");
     let (store, key) = (store.clone(), marker.key(object)?);
     let fed = blocking(move || feed(&store, (&key, &entry.sha256), (writing, &adapt), &meter));
-    let command = tools::client(target.mariadb, "mariadb", &target.login.database(None))?
+    let command = tools::client(target.mariadb, "mariadb", &target.login.database(None))
+        .await?
         .args(["--binary-mode", "--batch", "--max-allowed-packet=1G", "--default-character-set=utf8mb4"])
         .arg("--init-command=set session sql_log_bin=0")
         .stdin_from(File::from(OwnedFd::from(reading)));

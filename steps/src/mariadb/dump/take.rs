@@ -235,8 +235,8 @@ async fn now(client: &mut Client) -> Result<Timestamp, StepError> {
 }
 
 impl Work<'_> {
-    fn command(&self) -> Result<Command, StepError> {
-        let command = tools::client(self.mariadb, "mariadb-dump", &self.login)?;
+    async fn command(&self) -> Result<Command, StepError> {
+        let command = tools::client(self.mariadb, "mariadb-dump", &self.login).await?;
         Ok(command.args(["--default-character-set=utf8mb4"]))
     }
 
@@ -247,7 +247,7 @@ impl Work<'_> {
         databases: &[String],
         dir: &Path,
     ) -> Result<(ObjectEntry, Scanned, u64), StepError> {
-        let mut command = self.command()?.args([
+        let mut command = self.command().await?.args([
             "--single-transaction",
             "--quick",
             "--routines",
@@ -265,7 +265,7 @@ impl Work<'_> {
     }
 
     async fn users(&self, dir: &Path) -> Result<ObjectEntry, StepError> {
-        let command = self.command()?.args(["--system=users", "--insert-ignore"]);
+        let command = self.command().await?.args(["--system=users", "--insert-ignore"]);
         let (object, scanned, _) = self.stream(command, &dir.join(USERS), "dumping accounts").await?;
         match scanned.complete {
             true => Ok(object),

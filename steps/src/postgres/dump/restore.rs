@@ -406,7 +406,8 @@ impl Work<'_> {
         (chosen, staged): (&Chosen, &Staged),
     ) -> Result<(), StepError> {
         let mut command = libpq
-            .command(tools, "pg_restore", into)?
+            .command(tools, "pg_restore", into)
+            .await?
             .args(arguments(&self.params))
             .env("PGOPTIONS", "-c maintenance_work_mem=256MB -c statement_timeout=0 -c lock_timeout=0")
             .arg(&staged.path);
