@@ -67,8 +67,8 @@ pub(in super::super) async fn record_moves(
     client: &Client,
     (cluster, moves): (&str, &Moves),
 ) -> Result<(), StepError> {
-    let names: Vec<_> = moves.0.iter().map(|one| format!("`{}` as `{}`", one.from, one.to)).collect();
-    let what = format!("database {} on {}", names.join(", "), in_words(cluster));
+    let names: Vec<_> = moves.0.iter().map(|one| format!("`{}` to `{}`", one.from, one.to)).collect();
+    let what = format!("renaming of the database {} on {}", names.join(" and of "), in_words(cluster));
     let handle = Handle::Renamed { system: system(client).await?, moves: moves.clone() };
     record(ctx, (moved_id(ctx), what), (cluster, handle)).await
 }
@@ -168,7 +168,8 @@ impl Handle {
 
 fn back_in_place(moves: &[Move]) -> String {
     let names: Vec<_> = moves.iter().map(|one| format!("`{}`", one.from)).collect();
-    format!("{} back in place", names.join(", "))
+    let have = if names.len() == 1 { "has its name" } else { "have their names" };
+    format!("{} {have} again", names.join(" and "))
 }
 
 fn stays(why: String) -> StepError {
