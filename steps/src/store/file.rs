@@ -11,6 +11,7 @@ use rustix::fs::{AtFlags, FlockOperation, OFlags};
 use super::backend::{Put, taken};
 use super::key::{Key, TEMPORARY};
 use super::named::{Existing, Facts, Pin};
+use super::uncached::{LARGE, Uncached};
 use super::{beneath, failure};
 
 /// An object open for reading, from its beginning.
@@ -18,12 +19,14 @@ use super::{beneath, failure};
 pub(super) struct FileReader {
     file: File,
     size: u64,
+    /// Takes the place of the file when a large one is read.
+    uncached: Option<Uncached>,
 }
 
 impl FileReader {
     pub(super) fn new(file: File) -> io::Result<Self> {
         let size = file.metadata()?.len();
-        Ok(Self { file, size })
+        Ok(Self { file, size, uncached: None })
     }
 
     /// Returns the size in bytes when it was opened.
@@ -48,13 +51,21 @@ impl FileReader {
 
     /// Goes on from a position.
     pub(super) fn seek_to(&mut self, from: u64) -> io::Result<()> {
+        self.uncached = None;
         self.file.seek(io::SeekFrom::Start(from)).map(drop)
     }
 }
 
 impl Read for FileReader {
     fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
-        self.file.read(buffer)
+        if self.size < LARGE {
+            return self.file.read(buffer);
+        }
+        if self.uncached.is_none() {
+            let at = self.file.stream_position()?;
+            self.uncached = Some(Uncached::new(self.file.try_clone()?, at));
+        }
+        self.uncached.as_mut().map_or(Ok(0), |uncached| uncached.read(buffer))
     }
 }
 

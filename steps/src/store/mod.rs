@@ -33,6 +33,7 @@ mod remove;
 #[cfg(feature = "s3")]
 mod s3;
 mod transfer;
+mod uncached;
 #[cfg(feature = "s3")]
 pub(crate) mod versions;
 
