@@ -98,5 +98,6 @@ lifeboat_engine::define_codes! {
     LB1850 "inventory of a backup cannot be used";
     LB1851 "files of a server cannot be verified";
     LB1852 "backup is of another cluster";
+    LB1853 "databases of a drill stay";
     LB1880 "WAL segment damaged within the log";
 }

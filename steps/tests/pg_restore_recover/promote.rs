@@ -44,6 +44,59 @@ async fn a_promoted_drill_server_is_writable_and_stays_isolated() {
     assert_eq!(again.outputs["stopped"], false);
 }
 
+/// Nothing of what a source was set to may start, stop, delay or tell anybody anything: `ALTER SYSTEM` wins over
+/// `postgresql.conf`, and is restored with the data.
+#[tokio::test]
+async fn settings_that_were_restored_with_the_data_do_nothing() {
+    let scene = Scene::set();
+    scene.source.sql("checkpoint");
+    let target = scene.commit(2);
+    scene.commit(3);
+    scene.source.archive_wal();
+    scene.restore_base().await;
+    let traces = scene.rig.dir().join("traces");
+    fs::create_dir(&traces).expect("makes");
+    fs::set_permissions(&traces, std::os::unix::fs::PermissionsExt::from_mode(0o777)).expect("opens");
+    let touch = |name: &str| format!("touch {}", traces.join(name).display());
+    let hostile = [
+        ("archive_command", touch("archived")),
+        ("archive_cleanup_command", touch("cleaned")),
+        ("recovery_end_command", touch("ended")),
+        ("restore_command", "false".to_owned()),
+        ("recovery_target_xid", "3".to_owned()),
+        ("recovery_min_apply_delay", "1h".to_owned()),
+        ("primary_conninfo", "host=127.0.0.1 port=1".to_owned()),
+        ("primary_slot_name", "replica".to_owned()),
+        ("synchronous_standby_names", "replica".to_owned()),
+        ("shared_preload_libraries", "not_installed".to_owned()),
+        ("session_preload_libraries", "not_installed".to_owned()),
+        ("max_logical_replication_workers", "4".to_owned()),
+        ("listen_addresses", "*".to_owned()),
+        ("logging_collector", "on".to_owned()),
+        ("log_destination", "csvlog".to_owned()),
+        ("huge_pages", "on".to_owned()),
+        ("ssl", "on".to_owned()),
+    ];
+    let lines: String = hostile.iter().map(|(name, value)| format!("{name} = '{value}'\n")).collect();
+    let auto = scene.data_dir().join("postgresql.auto.conf");
+    let text = fs::read_to_string(&auto).expect("it was restored") + &lines;
+    fs::write(&auto, &text).expect("writes");
+
+    scene.recover(Some(target)).await.expect("recovers to its own target, at once");
+    scene.sql("checkpoint");
+    let done = scene.rig.run("postgres.promote", json!({"cluster": "db"})).await.expect("promotes");
+    assert_eq!((&done.outputs["isolated"], &done.outputs["archiving"]), (&json!(true), &json!("off")));
+    scene.sql("set statement_timeout = '60s'; insert into ledger values (50, 'nobody has to confirm it')");
+    scene.sql("select pg_switch_wal()");
+    for (name, value) in hostile.iter().filter(|(name, _)| !name.starts_with("restore_")) {
+        assert_ne!(&scene.sql(&format!("show {name}")), value, "{name}");
+    }
+    let left: Vec<_> =
+        fs::read_dir(&traces).expect("reads").flatten().map(|entry| entry.file_name()).collect();
+    assert!(left.is_empty(), "commands of the source were run: {left:?}");
+    assert_eq!(fs::read_to_string(&auto).expect("reads"), text, "and the restored file is as it was");
+}
+
 #[tokio::test]
 async fn a_recovery_brings_the_server_into_service_with_its_own_configuration() {
     let mut scene = Scene::set();
