@@ -12,6 +12,7 @@ use lifeboat_engine::secret::SecretRef;
 use lifeboat_engine::step::StepError;
 use serde_json::{Value, json};
 use support::bucket::{Bucket, Versions, endpoint, noise};
+use support::killed;
 use support::proxy::{Fault, Proxy};
 use support::rig::Rig;
 
@@ -39,6 +40,32 @@ impl Way {
     async fn get(&self, step: &str, key: &str) -> Result<Done, StepError> {
         let with = json!({ "store": "bucket", "key": key, "to": self.target(), "existing": "replace" });
         self.rig.run_as(step, "store.get", with).await
+    }
+
+    /// Sends a file in a process that is killed when all its parts but one have arrived.
+    fn killed_while_part_is_missing(
+        &self,
+        test: &str,
+        (kind, with): (&str, &Value),
+        missing: usize,
+        all: usize,
+    ) {
+        self.proxy.on(&format!("partNumber={missing}&"), Fault::Silence);
+        let notes = self.rig.dir().join("steps").join(kind.replace('.', "_")).join("uploads.jsonl");
+        let noted = || std::fs::read_to_string(&notes).unwrap_or_default().matches("\"sent\"").count();
+        let before = noted();
+        let fate = killed::when(&self.rig, test, (kind, with), || noted() == before + all - 1);
+        assert_eq!(fate, killed::Fate::Killed);
+        self.proxy.heal();
+    }
+
+    /// Which parts were sent since so many requests, sorted.
+    fn parts_sent(&self, since: usize) -> Vec<String> {
+        let heads = self.proxy.seen();
+        let number = |head: &String| Some(head.split_once("partNumber=")?.1.split('&').next()?.to_owned());
+        let mut parts: Vec<_> = heads[since..].iter().filter_map(number).collect();
+        parts.sort();
+        parts
     }
 
     fn with_range(&self, text: &str) -> usize {
@@ -195,4 +222,127 @@ async fn a_large_file_is_sent_through_resets_and_is_whole() {
     assert_eq!(way.rig.run_as("other", "store.put", with).await.unwrap_err().code.id, "LB1113");
     assert_eq!(way.bucket.keys(), ["up/large"]);
     assert_eq!(way.bucket.unfinished_uploads(), 0);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn an_upload_that_was_killed_goes_on_with_the_parts_that_are_missing() {
+    killed::victim().await;
+    let way = Way::make();
+    let file = way.rig.dir().join("file");
+    let mut content = noise((41 << 20) + 3);
+    let with = json!({ "file": file, "store": "bucket", "key": "large", "existing": "replace" });
+    let name = "an_upload_that_was_killed_goes_on_with_the_parts_that_are_missing";
+
+    std::fs::write(&file, &content).unwrap();
+    way.killed_while_part_is_missing(name, ("store.put", &with), 4, 6);
+    assert_eq!((way.bucket.keys().len(), way.bucket.unfinished_uploads()), (0, 1));
+    let before = way.proxy.seen().len();
+    let done = way.rig.run("store.put", with.clone()).await.unwrap();
+    assert!(way.bucket.get("up/large").unwrap() == content);
+    assert_eq!(way.parts_sent(before), ["4"]);
+    assert_eq!(way.bucket.unfinished_uploads(), 0);
+    assert!(done.facts.contains_key("sent by an earlier attempt"), "{:?}", done.facts);
+
+    // What was sent of another content is thrown away, and not mixed with it.
+    content[3] ^= 1;
+    std::fs::write(&file, &content).unwrap();
+    way.killed_while_part_is_missing(name, ("store.put", &with), 5, 6);
+    content[40 << 20] ^= 1;
+    std::fs::write(&file, &content).unwrap();
+    let before = way.proxy.seen().len();
+    let done = way.rig.run("store.put", with.clone()).await.unwrap();
+    assert!(way.bucket.get("up/large").unwrap() == content);
+    assert_eq!(way.parts_sent(before), ["1", "2", "3", "4", "5", "6"]);
+    assert_eq!(way.bucket.unfinished_uploads(), 0);
+    assert!(done.facts.is_empty(), "{:?}", done.facts);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn an_upload_is_not_gone_on_with_when_the_server_has_lost_it() {
+    killed::victim().await;
+    let way = Way::make();
+    let file = way.rig.dir().join("file");
+    let content = noise((17 << 20) + 3);
+    std::fs::write(&file, &content).unwrap();
+    let with = json!({ "file": file, "store": "bucket", "key": "large" });
+    let name = "an_upload_is_not_gone_on_with_when_the_server_has_lost_it";
+    way.killed_while_part_is_missing(name, ("store.put", &with), 2, 3);
+    way.bucket.abort_uploads();
+    let before = way.proxy.seen().len();
+    way.rig.run("store.put", with).await.unwrap();
+    assert!(way.bucket.get("up/large").unwrap() == content);
+    assert_eq!(way.parts_sent(before), ["1", "2", "3"]);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_failure_that_may_pass_keeps_what_was_sent() {
+    let way = Way::make();
+    let file = way.rig.dir().join("file");
+    let content = noise((33 << 20) + 3);
+    std::fs::write(&file, &content).unwrap();
+    let with = json!({ "file": file, "store": "bucket", "key": "large" });
+    way.proxy.on("partNumber=3&", Fault::Status(503, "SlowDown"));
+    let error = way.rig.run("store.put", with.clone()).await.unwrap_err();
+    assert_eq!((error.code.id, error.kind), ("LB1111", FailureKind::Transient), "{error:?}");
+    assert_eq!(way.bucket.unfinished_uploads(), 1);
+    way.proxy.heal();
+    let before = way.proxy.seen().len();
+    way.rig.run("store.put", with).await.unwrap();
+    assert!(way.bucket.get("up/large").unwrap() == content);
+    assert_eq!(way.parts_sent(before), ["3"]);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_sync_goes_on_with_its_uploads_and_throws_away_those_of_files_that_are_gone() {
+    killed::victim().await;
+    let way = Way::make();
+    let source = way.rig.dir().join("source");
+    std::fs::create_dir(&source).unwrap();
+    let content = noise((17 << 20) + 3);
+    std::fs::write(source.join("one"), &content).unwrap();
+    let with = json!({ "from_dir": source, "to": "bucket" });
+    let name = "a_sync_goes_on_with_its_uploads_and_throws_away_those_of_files_that_are_gone";
+    way.killed_while_part_is_missing(name, ("store.sync", &with), 2, 3);
+    let before = way.proxy.seen().len();
+    way.rig.run("store.sync", with.clone()).await.unwrap();
+    assert!(way.bucket.get("up/one").unwrap() == content);
+    assert_eq!((way.parts_sent(before), way.bucket.unfinished_uploads()), (vec!["2".to_owned()], 0));
+
+    std::fs::write(source.join("two"), &content).unwrap();
+    way.killed_while_part_is_missing(name, ("store.sync", &with), 2, 3);
+    assert_eq!(way.bucket.unfinished_uploads(), 1);
+    std::fs::remove_file(source.join("two")).unwrap();
+    way.rig.run("store.sync", with).await.unwrap();
+    assert_eq!((way.bucket.keys(), way.bucket.unfinished_uploads()), (vec!["up/one".to_owned()], 0));
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_backup_that_was_killed_while_it_was_sent_leaves_nothing_of_that_attempt() {
+    killed::victim().await;
+    let mut way = Way::make();
+    let (source, scratch) = (way.rig.dir().join("source"), way.rig.dir().join("scratch"));
+    std::fs::create_dir(&source).unwrap();
+    std::fs::create_dir(&scratch).unwrap();
+    std::fs::write(source.join("noise"), noise(18 << 20)).unwrap();
+    way.rig.set_resource("files", json!({ "kind": "files", "path": source }));
+    way.rig.set_resource(
+        "bucket",
+        json!({
+            "kind": "store", "url": format!("s3://{}/up", way.bucket.name), "endpoint": way.proxy.endpoint,
+            "access_key": { "env": "S3_ID" }, "secret_key": { "env": "S3_SECRET" }, "scratch": scratch,
+        }),
+    );
+    let with = json!({ "files": "files", "store": "bucket" });
+    let name = "a_backup_that_was_killed_while_it_was_sent_leaves_nothing_of_that_attempt";
+    way.proxy.on("partNumber=2&", Fault::Silence);
+    let fate = killed::when(&way.rig, name, ("files.backup", &with), || !way.proxy.hit().is_empty());
+    assert_eq!(fate, killed::Fate::Killed);
+    way.proxy.heal();
+    assert_eq!(way.bucket.unfinished_uploads(), 1);
+    let done = way.rig.run("files.backup", with).await.unwrap();
+    assert_eq!(way.bucket.unfinished_uploads(), 0);
+    let label = done.outputs["backup"].as_str().unwrap();
+    let verify = json!({ "store": "bucket", "prefix": format!("files/{label}"), "unproven": "refuse" });
+    way.rig.run("store.verify", verify).await.unwrap();
+    assert_eq!(std::fs::read_dir(&scratch).unwrap().count(), 0, "what was put together there is gone");
 }

@@ -389,7 +389,63 @@ async fn a_store_must_promise_what_is_required() {
     let error = rig_none.run("store.check_policy", json!({ "store": "bucket" })).await.unwrap_err();
     assert_eq!(error.code.id, "LB1158");
     assert_eq!(error.causes[0], "versioning: never, and must be enabled");
+    let any = json!({ "store": "bucket", "versioning": "any" });
+    let done = rig_none.run("store.check_policy", any.clone()).await.unwrap();
+    assert_eq!((&done.outputs["unfinished_uploads"], done.warnings.len()), (&json!("0"), 0), "{done:?}");
+    none.begin_upload("up/left");
+    none.begin_upload("elsewhere");
+    let done = rig_none.run("store.check_policy", any).await.unwrap();
+    assert_eq!(done.outputs["unfinished_uploads"], json!("1"));
+    assert!(done.warnings[0].contains("AbortIncompleteMultipartUpload"), "{:?}", done.warnings);
     let any = json!({ "store": "bucket", "versioning": "any", "private": "required" });
     assert_eq!(code(rig_none.run("store.check_policy", any).await), "LB1158");
     assert_eq!(code(rig_none.run("store.check_policy", json!({ "store": "dir" })).await), "LB1158");
+}
+
+/// An object of another tool: in parts, or encrypted with a key of its own, so that its tag says nothing of its content, and with
+/// the checksum that S3 gives to every object.
+#[tokio::test]
+async fn the_checksum_that_the_server_keeps_is_compared() {
+    use aws_sdk_s3::primitives::ByteStream;
+    use aws_sdk_s3::types::{ChecksumAlgorithm, ServerSideEncryption};
+    let bucket = Bucket::make(Versions::None);
+    let rig = rig(&bucket);
+    let content = noise((9 << 20) + 5);
+    for (algorithm, key) in [
+        (ChecksumAlgorithm::Crc64Nvme, "crc64"),
+        (ChecksumAlgorithm::Crc32C, "crc32c"),
+        (ChecksumAlgorithm::Crc32, "crc32"),
+        (ChecksumAlgorithm::Sha256, "sha256"),
+    ] {
+        let request = bucket.client().put_object().bucket(&bucket.name).key(format!("up/{key}"));
+        let request =
+            request.checksum_algorithm(algorithm).server_side_encryption(ServerSideEncryption::AwsKms);
+        let request = request.body(ByteStream::from(content.clone())).send();
+        support::bucket::wait(async move { request.await.map(drop).expect("takes the object") });
+        let target = rig.dir().join(key);
+        let get = json!({ "store": "bucket", "key": key, "to": target });
+        let done = rig.run_as(key, "store.get", get).await.unwrap();
+        assert_eq!(done.outputs["proven"], json!(if key == "sha256" { key } else { "crc" }), "{key}");
+        assert!(std::fs::read(&target).unwrap() == content);
+    }
+    let verify = json!({ "store": "bucket", "unproven": "refuse" });
+    let done = rig.run("store.verify", verify.clone()).await.unwrap();
+    assert_eq!(done.outputs["proven"], json!(4));
+
+    // The same name and size with another content, and the checksum of before.
+    let mut other = content;
+    other[4 << 20] ^= 1;
+    let request = bucket.client().put_object().bucket(&bucket.name).key("up/crc64");
+    let request = request
+        .checksum_algorithm(ChecksumAlgorithm::Crc64Nvme)
+        .checksum_crc64_nvme("AAAAAAAAAAA=")
+        .server_side_encryption(ServerSideEncryption::AwsKms);
+    let request = request.body(ByteStream::from(other)).send();
+    support::bucket::wait(async move { request.await.map(drop).expect("a server that does not compare") });
+    let get = json!({ "store": "bucket", "key": "crc64", "to": rig.dir().join("other") });
+    let error = rig.run_as("other", "store.get", get).await.unwrap_err();
+    assert!(error.code.id == "LB1122" && error.message.contains("CRC64NVME"), "{error:?}");
+    assert!(!rig.dir().join("other").exists());
+    let error = rig.run("store.verify", verify).await.unwrap_err();
+    assert!(error.causes.len() == 1 && error.causes[0].contains("CRC64NVME"), "{error:?}");
 }

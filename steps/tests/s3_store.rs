@@ -208,3 +208,36 @@ fn objects_are_encrypted_as_the_environment_says() {
         assert!(head.ssekms_key_id().is_some_and(|id| id.contains("alias/backups")), "{key}");
     }
 }
+
+#[test]
+fn the_log_is_encrypted_as_its_configuration_says() {
+    use lifeboat_steps::postgres::wal::put_main;
+    let bucket = Bucket::make(Versions::None);
+    let dir = tempfile::tempdir().expect("a directory");
+    let path = |name: &str| dir.path().join(name);
+    std::fs::write(path("key"), "testing\n").expect("writes");
+    let (name, mut segment) = ("000000010000000000000003", noise(1 << 20));
+    segment[..16].copy_from_slice(&[0x10, 0xD1, 2, 0, 1, 0, 0, 0, 0, 0, 0x30, 0, 0, 0, 0, 0]);
+    segment[24..32].copy_from_slice(&7_300_000_000_000_000_001_u64.to_ne_bytes());
+    segment[32..36].copy_from_slice(&(1_u32 << 20).to_ne_bytes());
+    std::fs::write(path(name), segment).expect("writes");
+    for (number, (encryption, key)) in
+        [("aws:kms", Some("alias/backups")), ("AES256", None)].into_iter().enumerate()
+    {
+        let mut config = json!({
+            "store": format!("s3://{}/{number}", bucket.name), "endpoint": endpoint(),
+            "access_key": { "file": "key" }, "secret_key": { "file": "key" }, "encryption": encryption,
+        });
+        if let Some(key) = key {
+            config["kms_key"] = json!(key);
+        }
+        std::fs::write(path("wal.json"), config.to_string()).expect("writes");
+        let exit = put_main(&path("wal.json"), &path(name), name);
+        assert_eq!((exit.code, exit.message.as_str()), (0, ""));
+        let object = format!("{number}/wal/7300000000000000001/{name}.zst");
+        let request = bucket.client().head_object().bucket(&bucket.name).key(object).send();
+        let head = support::bucket::wait(async move { request.await.expect("is there") });
+        assert_eq!(head.server_side_encryption().map(AsRef::as_ref), Some(encryption));
+        assert_eq!(head.ssekms_key_id().is_some_and(|id| id.contains("alias/backups")), key.is_some());
+    }
+}

@@ -116,6 +116,29 @@ fn a_run_that_nobody_could_approve_is_refused_before_it_begins() {
 }
 
 #[test]
+fn an_approval_that_may_come_is_looked_at_before_the_run_as_one_that_comes() {
+    let project = two_of_three();
+    project.write("lifeboat.yaml", "project: test\npeople: { ada: , sam: }\nroles: { lead: [ada, sam] }\n");
+    let under = |condition: &str| {
+        let steps = format!(
+            "- {{ id: look, effect: read, run: 'echo many' }}
+- group: careful
+  if: \"{condition}\"
+  steps:
+    - {{ id: ask, uses: approval, with: {{ role: lead, message: 'Promote?', minimum: 2 }} }}"
+        );
+        let head = "roles: { lead: Decides }\ninputs: { careful: { type: boolean, default: false } }\n";
+        project.runbook("job", head, &steps);
+        project.run(&["run", "job", "--as", "ada"])
+    };
+    let found_out = under("steps.look.stdout == 'many'");
+    refused(&found_out, &["LB0371", "`ask` where it comes to it (`if: steps.look.stdout == 'many'`)"]);
+    refused(&under("not inputs.careful"), &["LB0371", "`ask` takes the approval of 2 people"]);
+    // What is known not to come does not stand in the way.
+    under("inputs.careful").expect(0);
+}
+
+#[test]
 fn a_decision_about_an_unknown_step_names_the_one_that_was_meant() {
     let project = Project::with_steps(APPROVAL);
     waiting(&project, &["run", "job", "--no-wait"]);

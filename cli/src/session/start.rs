@@ -37,7 +37,7 @@ pub(crate) struct Declaration {
 /// Locks and secrets come first: if one is refused, no run exists and nothing has happened.
 pub(crate) fn start(site: &Site, declaration: Declaration, manner: &Manner) -> Outcome {
     let Declaration { plan, incident_at, targets, sources } = declaration;
-    refuse_unapprovable(site, &plan)?;
+    refuse_unapprovable(site, &plan, incident_at)?;
     warn_of_work_tree(site.state.path(), plan.protected);
     let clock: Arc<dyn Clock> = Arc::new(RunClock::begin(Arc::new(ThisMachine)));
     let secrets = resolve_secrets(&plan)?;
@@ -98,13 +98,17 @@ fn make(
 }
 
 /// Refuses a run that would come to an approval which nobody may give: its plan cannot be changed then.
-fn refuse_unapprovable(site: &Site, plan: &Plan) -> Result<(), Failure> {
+fn refuse_unapprovable(site: &Site, plan: &Plan, incident_at: Timestamp) -> Result<(), Failure> {
     let starter = &site.by.name;
-    let found = unapprovable(plan, &site.registry, starter);
+    let found = unapprovable(plan, &site.registry, (starter, incident_at));
     let Some(first) = found.first() else { return Ok(()) };
     let people = if first.minimum == 1 { "somebody".to_owned() } else { format!("{} people", first.minimum) };
+    let when = match first.conditions.as_slice() {
+        [] => String::new(),
+        conditions => format!(" where it comes to it (`if: {}`)", conditions.join(" and ")),
+    };
     let message = format!(
-        "`{}` takes the approval of {people} of `{}` who did not start the run, and {starter} starts it; the role has: {}",
+        "`{}`{when} takes the approval of {people} of `{}` who did not start the run, and {starter} starts it; the role has: {}",
         first.step,
         first.role,
         first.holders.join(", ")

@@ -3,6 +3,7 @@
 //! It follows from the plan and the state alone, so that a word typed in the run's terminal, a command of another
 //! process and one that is given while no process drives the run are judged alike. What was recorded first counts.
 
+use jiff::Timestamp;
 use serde_json::Value;
 
 use crate::diagnostic::nearest_help;
@@ -15,6 +16,7 @@ use crate::report::typed;
 use crate::step::Registry;
 
 use super::answer::check_answer;
+use super::preview::{Fate, Looker};
 use super::state::{Phase, RunState, StepPhase};
 use super::unit::Unit;
 
@@ -319,14 +321,27 @@ pub struct Unapprovable {
     pub role: String,
     pub holders: Vec<String>,
     pub minimum: u64,
+    /// The conditions of which nobody knows before the run whether they hold.
+    pub conditions: Vec<String>,
 }
 
-/// Finds the approvals of a plan that nobody could give, or not enough people. Those that may be skipped are left out.
-pub fn unapprovable(plan: &Plan, registry: &Registry, starter: &str) -> Vec<Unapprovable> {
+/// Finds the approvals of a plan that nobody could give, or not enough people. Those that are known to be skipped are left
+/// out; those that may come are not.
+pub fn unapprovable(
+    plan: &Plan,
+    registry: &Registry,
+    (starter, incident_at): (&str, Timestamp),
+) -> Vec<Unapprovable> {
     let answers_itself = plan.mode == Mode::Drill && plan.auto_approvals && !plan.protected;
     let Some(approvers) = plan.approvers.as_ref().filter(|_| !answers_itself) else { return Vec::new() };
+    let looker = Looker::new(plan, registry, incident_at);
     let mut found = Vec::new();
-    for step in plan.steps.iter().filter(|step| step.conditions.is_empty()) {
+    for step in &plan.steps {
+        let conditions = match looker.fate(step) {
+            Fate::Skipped { .. } => continue,
+            Fate::Depends { conditions } => conditions,
+            Fate::Runs | Fate::AfterFailure { .. } => Vec::new(),
+        };
         let Some(spec) = registry.spec(&step.uses).filter(|spec| spec.waits_for_people) else { continue };
         let with = |key: &str| step.with.get(key);
         let Some(role) = with("role").and_then(|role| role.as_str()) else { continue };
@@ -339,7 +354,7 @@ pub fn unapprovable(plan: &Plan, registry: &Registry, starter: &str) -> Vec<Unap
         let others = holders.iter().filter(|holder| starter_counts || *holder != starter).count();
         if (others as u64) < minimum {
             let (role, holders) = (role.to_owned(), holders.clone());
-            found.push(Unapprovable { step: step.id.clone(), role, holders, minimum });
+            found.push(Unapprovable { step: step.id.clone(), role, holders, minimum, conditions });
         }
     }
     found

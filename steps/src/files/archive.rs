@@ -35,6 +35,8 @@ struct Walk<'a, W: Write> {
     vanished: u64,
     special: Vec<String>,
     outside: Vec<String>,
+    /// What has access lists, or attributes that are not kept.
+    marked: Vec<String>,
 }
 
 /// Archives everything below `root` into `target`.
@@ -50,6 +52,7 @@ pub(super) fn archive(root: &Path, target: &Path, meter: &Meter) -> Result<Archi
         vanished: 0,
         special: Vec::new(),
         outside: Vec::new(),
+        marked: Vec::new(),
     };
     let found = fs::metadata(root).map_err(|error| failed("read", root, &error))?;
     walk.push(Path::new("."), &found, Content::Dir);
@@ -215,8 +218,14 @@ impl<W: Write> Walk<'_, W> {
     }
 
     fn push(&mut self, below: &Path, found: &Metadata, content: Content) {
+        // What cannot be asked for is not kept either way.
+        let beyond = super::attributes::read(&self.root.join(below)).unwrap_or_default();
+        let path = RawPath(below.to_owned());
+        if beyond.has_others {
+            self.marked.push(path.to_string());
+        }
         self.entries.push(Entry {
-            path: RawPath(below.to_owned()),
+            path,
             content,
             mode: found.mode() & 0o7777,
             uid: found.uid(),
@@ -224,8 +233,8 @@ impl<W: Write> Walk<'_, W> {
             user: self.owners.user(found.uid()),
             group: self.owners.group(found.gid()),
             mtime: (found.mtime(), u32::try_from(found.mtime_nsec()).unwrap_or(0)),
-            // What cannot be asked for is not kept either way.
-            attributes: super::attributes::digest(&self.root.join(below)).ok().flatten(),
+            attributes: beyond.digest,
+            user_attributes: beyond.of_programs,
         });
     }
 
@@ -237,11 +246,12 @@ impl<W: Write> Walk<'_, W> {
         };
         let vanished = (self.vanished > 0)
             .then(|| format!("{} files were removed by another program while the backup ran", self.vanished));
-        let marked = self.entries.iter().filter(|entry| entry.attributes.is_some());
-        let marked: Vec<String> = marked.map(|entry| entry.path.to_string()).collect();
         vanished
             .into_iter()
-            .chain(list("entries have extended attributes or access lists, which are not kept", &marked))
+            .chain(list(
+                "entries have access lists or attributes of the system, which are not kept",
+                &self.marked,
+            ))
             .chain(list("special files are not in the backup", &self.special))
             .chain(list(
                 "links lead out of the directory; what they lead to is not in the backup",

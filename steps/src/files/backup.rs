@@ -44,7 +44,7 @@ const DOC: &str = "\
 Walks the directory and writes a manifest (path, type, size, mode, owner, time, link target and SHA-256 of everything)
 and a compressed archive that `tar --zstd -xf` can unpack by hand. A file that changes while it is read is read again;
 one that keeps changing fails the step. Sockets and devices are left out with a warning; hard links become files of
-their own; extended attributes and access lists are not kept, which a warning says where there are some. An empty directory is an error unless `allow_empty`.
+their own; attributes that programs give to files (`user.*`) are kept, access lists and attributes of the system are not, which a warning says where there are some. An empty directory is an error unless `allow_empty`.
 
 Every change made before the step began is in the backup; one made meanwhile may be.";
 

@@ -56,6 +56,7 @@ mod tests {
             group: None,
             mtime: (0, 0),
             attributes: None,
+            user_attributes: std::collections::BTreeMap::new(),
         };
         Manifest::new(paths.iter().map(entry).collect())
     }

@@ -183,6 +183,8 @@ fn look(entry: &Entry, path: &Path, ownership: &Ownership, owners: &Owners) -> i
     if let Content::Symlink { .. } = entry.content {
         return set_time(path, entry.mtime, AtFlags::SYMLINK_NOFOLLOW);
     }
+    // Before the mode, which may forbid it.
+    super::attributes::give(path, &entry.user_attributes);
     fs::set_permissions(path, Permissions::from_mode(entry.mode))?;
     set_time(path, entry.mtime, AtFlags::empty())
 }

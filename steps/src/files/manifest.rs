@@ -8,6 +8,7 @@ use std::path::{Component, Path, PathBuf};
 use lifeboat_engine::step::StepError;
 use serde::{Deserialize, Deserializer, Serialize, Serializer};
 
+use super::attributes::Attributes;
 use super::codes;
 
 /// The name of the manifest and of the archive within a backup.
@@ -43,9 +44,12 @@ pub(super) struct Entry {
     pub(super) group: Option<String>,
     /// Seconds and nanoseconds since 1970 UTC.
     pub(super) mtime: (i64, u32),
-    /// SHA-256 of extended attributes and access lists, which are not kept.
+    /// SHA-256 of extended attributes and access lists.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub(super) attributes: Option<String>,
+    /// Those attributes of them that programs give to files.
+    #[serde(default, skip_serializing_if = "Attributes::is_empty")]
+    pub(super) user_attributes: Attributes,
 }
 
 /// What an entry is.
@@ -133,12 +137,6 @@ impl Manifest {
                 Content::Dir | Content::Symlink { .. } => None,
             })
             .collect()
-    }
-
-    /// Returns what had extended attributes or access lists.
-    pub(super) fn with_attributes(&self) -> Vec<String> {
-        let entries = self.entries.iter().filter(|entry| entry.attributes.is_some());
-        entries.map(|entry| entry.path.to_string()).collect()
     }
 
     /// Returns the sum of the sizes of all files.
@@ -235,8 +233,9 @@ mod tests {
 
     fn entry(path: &str, content: Content) -> Entry {
         let path = RawPath(path.into());
-        let (user, group, attributes) = (None, None, None);
-        Entry { path, content, mode: 0o644, uid: 0, gid: 0, user, group, mtime: (0, 0), attributes }
+        let (user, group, attributes, user_attributes) = (None, None, None, Attributes::new());
+        let (mode, uid, gid, mtime) = (0o644, 0, 0, (0, 0));
+        Entry { path, content, mode, uid, gid, user, group, mtime, attributes, user_attributes }
     }
 
     fn file() -> Content {

@@ -2,7 +2,7 @@
 //!
 //! A backup is a manifest of a directory tree and a compressed archive that `tar` can unpack by hand. A restore is
 //! unpacked beside its target, read back, and exchanged with it in one rename. Hard links become files of their own;
-//! extended attributes and access lists are counted and not kept.
+//! attributes that programs give to files are kept, access lists are counted and told.
 
 mod archive;
 mod attributes;

@@ -37,7 +37,12 @@ impl Place {
             Ok(found) if !found.is_dir() => return Err(refused(&target, "is no directory")),
             Ok(found) if found.dev() != of_parent.dev() => {
                 return Err(refused(&target, "is a mount point, which cannot be renamed")
-                    .help("restore into a directory inside of it"));
+                    .help(format!(
+                        "nothing was touched; restore into a directory inside of it and let the service use that one: `path: \
+                         {target}/current` of the resource, with the room for both on that file system; or unmount it (`umount \
+                         {target}`), restore, and mount it elsewhere",
+                        target = target.display()
+                    )));
             }
             _ => {}
         }

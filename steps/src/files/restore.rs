@@ -1,5 +1,5 @@
 use std::io::Read;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 use async_trait::async_trait;
 use jiff::Timestamp;
@@ -134,7 +134,7 @@ impl StepKind for Restore {
                 place.publish(ctx, &params.files).await?
             }
         };
-        done(&params, &marker, &manifest, previous)
+        done(&params, &marker, (&manifest, &place.target), previous)
     }
 
     async fn undo(&self, ctx: &StepContext) -> Result<Done, StepError> {
@@ -252,7 +252,7 @@ pub(super) fn describe(differences: &Differences) -> Vec<String> {
 fn done(
     params: &Params,
     marker: &Marker,
-    manifest: &Manifest,
+    (manifest, root): (&Manifest, &Path),
     previous: Option<PathBuf>,
 ) -> Result<Done, StepError> {
     let details: Details = marker.details()?;
@@ -275,11 +275,12 @@ fn done(
         method: "beginning of the backup".into(),
         confidence: Confidence::Stated,
     };
-    let marked = manifest.with_attributes();
-    let warnings = marked.first().map(|first| {
+    let unlike = super::attributes::unlike(manifest, root);
+    let warnings = unlike.first().map(|first| {
         format!(
-            "{} entries had extended attributes or access lists, which were not restored, the first of them `{first}`",
-            marked.len()
+            "{} entries do not have the extended attributes and access lists that they had, the first of them `{first}`: \
+             attributes of programs (`user.*`) are restored where the file system takes them, access lists are not",
+            unlike.len()
         )
     });
     let warnings = warnings.into_iter().collect();

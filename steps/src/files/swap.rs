@@ -38,7 +38,7 @@ Exchanges the directory or file of the resource with `previous`, which stands be
 three renames, and the name is absent between two of them.
 
 Refused before anything is touched: something absent, a symbolic link, a directory against a file, another parent directory, \
-a mount point (it cannot be renamed: exchange a directory inside of it), and, in a drill, what the same run has moved aside, which \
+a mount point (it cannot be renamed: unmount it and mount the other, or exchange a directory inside of it), and, in a drill, what the same run has moved aside, which \
 the end of the drill puts back by itself.
 
 Which is which is known by their numbers in the file system, recorded before the exchange: an attempt that follows a lost \
@@ -187,7 +187,12 @@ impl Pair {
         if let Some((mount, _)) =
             [(&path, &at), (&other, &beside)].into_iter().find(|(_, it)| it.dev() != device)
         {
-            return refuse(format!("{} is a mount point, which cannot be renamed", mount.display()));
+            let error = refuse(format!("{} is a mount point, which cannot be renamed", mount.display()));
+            return error.map_err(|error| error.help(format!(
+                "nothing was touched; unmount it (`umount {mount}`) and mount the other file system there, or keep the files in a \
+                 directory inside of it and name that one: `path: {mount}/current`",
+                mount = mount.display()
+            )));
         }
         let third = path.with_file_name(format!(
             ".{}.swap-{run}",

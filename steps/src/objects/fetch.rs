@@ -10,12 +10,12 @@ use std::time::SystemTime;
 use jiff::Timestamp;
 use lifeboat_engine::plan::hex;
 use lifeboat_engine::step::StepError;
-use md5::Md5;
 use rustix::fs::{Gid, Mode, OFlags, Uid};
-use sha2::{Digest as _, Sha256};
+use sha2::Digest as _;
 
 use super::notes::{Intact, Note, Notes};
-use crate::store::named::{Facts, Pin};
+use super::whole::{Known, Proof, Whole};
+use crate::store::named::Pin;
 use crate::store::parallel::by_size;
 use crate::store::{Meter, ObjectReader, Store, beneath, codes};
 
@@ -40,13 +40,24 @@ pub(super) struct Wanted {
 pub(super) struct Proven {
     sha256: AtomicU64,
     md5: AtomicU64,
+    crc: AtomicU64,
     size: AtomicU64,
 }
 
 impl Proven {
-    /// Returns the numbers: by SHA-256, by MD5, and by nothing but the size.
-    pub(super) fn counts(&self) -> [u64; 3] {
-        [&self.sha256, &self.md5, &self.size].map(|count| count.load(Ordering::Relaxed))
+    /// Returns the numbers: by SHA-256, by MD5, by a cyclic checksum, and by nothing but the size.
+    pub(super) fn counts(&self) -> [u64; 4] {
+        [&self.sha256, &self.md5, &self.crc, &self.size].map(|count| count.load(Ordering::Relaxed))
+    }
+
+    fn count(&self, proof: Proof) {
+        let count = match proof {
+            Proof::Sha256 => &self.sha256,
+            Proof::Md5 => &self.md5,
+            Proof::Crc => &self.crc,
+            Proof::Nothing => &self.size,
+        };
+        count.fetch_add(1, Ordering::Relaxed);
     }
 }
 
@@ -113,10 +124,12 @@ impl Fetcher {
             ));
         }
         let at = begun.bytes;
-        let mut whole = Whole::of(&facts, begun);
-        whole.read_md5(file, at).map_err(|error| self.unwritten(&wanted.name, &error))?;
+        let known = Known::of(&self.store, &wanted.object, &facts)?;
+        let mut whole = Whole::with(known, begun.sha256);
+        take_in(&mut whole, file, at).map_err(|error| self.unwritten(&wanted.name, &error))?;
         self.copy(wanted, (at, &mut object), (file, &mut whole))?;
-        whole.compare(wanted, &self.proven)
+        self.proven.count(whole.compare().map_err(|why| unlike(wanted, &why))?);
+        Ok(whole.sha256())
     }
 
     /// Copies to the end and notes now and then how far it came.
@@ -141,7 +154,7 @@ impl Fetcher {
             }
             if at - noted >= NOTED || (count == 0 && at > noted) {
                 let note =
-                    Note { name: wanted.name.clone(), pin: wanted.pin.id(), to: at, sha256: whole.so_far() };
+                    Note { name: wanted.name.clone(), pin: wanted.pin.id(), to: at, sha256: whole.sha256() };
                 self.notes.add(&note).map_err(|error| failed("written", self.notes.path(), &error))?;
                 noted = at;
             }
@@ -168,70 +181,20 @@ impl Fetcher {
     }
 }
 
-/// The checksum of a whole object, and the one that the store knows of it.
-struct Whole {
-    sha256: Sha256,
-    known: Known,
-}
-
-enum Known {
-    Sha256(String),
-    Md5(Md5, String),
-    Size,
-}
-
-impl Whole {
-    fn of(facts: &Facts, begun: Intact) -> Self {
-        let known = match (&facts.sha256, &facts.md5) {
-            (Some(known), _) => Known::Sha256(known.clone()),
-            (None, Some(known)) => Known::Md5(Md5::new(), known.clone()),
-            (None, None) => Known::Size,
-        };
-        Self { sha256: begun.sha256, known }
+/// Takes in what an earlier attempt wrote, and leaves the file at its end.
+fn take_in(whole: &mut Whole, file: &mut File, begun: u64) -> io::Result<()> {
+    if begun == 0 || !whole.has_beside() {
+        return Ok(());
     }
-
-    fn update(&mut self, bytes: &[u8]) {
-        self.sha256.update(bytes);
-        if let Known::Md5(state, _) = &mut self.known {
-            state.update(bytes);
+    file.seek(SeekFrom::Start(0))?;
+    let mut buffer = vec![0; BUFFER];
+    loop {
+        match file.read(&mut buffer)? {
+            0 => break,
+            count => whole.update_beside(&buffer[..count]),
         }
     }
-
-    fn so_far(&self) -> String {
-        hex(&self.sha256.clone().finalize())
-    }
-
-    /// Takes in what an earlier attempt wrote, and leaves the file at its end.
-    fn read_md5(&mut self, file: &mut File, begun: u64) -> io::Result<()> {
-        let Known::Md5(state, _) = &mut self.known else { return Ok(()) };
-        file.seek(SeekFrom::Start(0))?;
-        let mut buffer = vec![0; BUFFER];
-        loop {
-            match file.read(&mut buffer)? {
-                0 => break,
-                count => state.update(&buffer[..count]),
-            }
-        }
-        file.seek(SeekFrom::Start(begun)).map(drop)
-    }
-
-    /// Returns the SHA-256 if the content is what the store says.
-    fn compare(self, wanted: &Wanted, proven: &Proven) -> Result<String, StepError> {
-        let sha256 = self.so_far();
-        let (what, found, known, count) = match self.known {
-            Known::Sha256(known) => ("SHA-256", sha256.clone(), known, &proven.sha256),
-            Known::Md5(state, known) => ("MD5", hex(&state.finalize()), known, &proven.md5),
-            Known::Size => {
-                proven.size.fetch_add(1, Ordering::Relaxed);
-                return Ok(sha256);
-            }
-        };
-        if found != known {
-            return Err(unlike(wanted, &format!("it has the {what} {found}, and the store says {known}")));
-        }
-        count.fetch_add(1, Ordering::Relaxed);
-        Ok(sha256)
-    }
+    file.seek(SeekFrom::Start(begun)).map(drop)
 }
 
 fn open(dir: &OwnedFd, name: &str) -> io::Result<File> {

@@ -49,9 +49,10 @@ into a file beside the target, compares it with what the store says of it, syncs
 never half a file. An attempt that follows an interrupted one goes on after the last part whose bytes and checksum are \
 there, if the object is still the same, and else begins anew.
 
-Compared with `sha256` if it is given, with the SHA-256 that objects written by Lifeboat carry, or with the MD5 that the tag \
-of an object is that was sent whole; `proven` says with which. Where the store knows none of them only the size is compared, \
-and a warning says so.
+Compared with `sha256` if it is given, with the SHA-256 that objects written by Lifeboat carry, with the MD5 that the tag \
+of an object is that was sent whole, or with the checksum of the whole that the server keeps (CRC64NVME, which S3 gives to what came \
+without one, CRC32C or CRC32); `proven` says with which. Where the store knows none of them only the size is compared, and a \
+warning says so.
 
 A file that is there is refused unless `existing` is `replace`; a symbolic link is never followed and never replaced. An object \
 in an archive is refused.";
@@ -81,7 +82,11 @@ impl StepKind for Get {
                 .output("path", Type::Path, "The file.")
                 .output("bytes", Type::Integer, "Its size.")
                 .output("sha256", Type::String, "Its checksum.")
-                .output("proven", Type::choice(&["sha256", "md5", "size"]), "What it was compared with.")
+                .output(
+                    "proven",
+                    Type::choice(&["sha256", "md5", "crc", "size"]),
+                    "What it was compared with.",
+                )
                 .writes_path("to")
                 .destroys("with `existing: replace`, the file that is there");
         spec.outputs.push(Field::optional("version", Type::String, "Which version was read."));
@@ -139,7 +144,8 @@ impl StepKind for Get {
         .await?;
         let proven = match (&params.sha256, proven) {
             (Some(_), _) | (None, [1, ..]) => "sha256",
-            (None, [_, 1, _]) => "md5",
+            (None, [_, 1, ..]) => "md5",
+            (None, [_, _, 1, _]) => "crc",
             // An attempt that had only the end left to do compared nothing but the parts that it had noted.
             (None, _) => "size",
         };

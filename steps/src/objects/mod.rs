@@ -20,6 +20,7 @@ mod send;
 mod sync;
 mod tree;
 mod verify;
+mod whole;
 
 use std::path::{Path, PathBuf};
 

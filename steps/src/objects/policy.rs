@@ -9,7 +9,7 @@ use serde_json::json;
 
 use super::outputs;
 use super::restore::listed;
-use crate::store::policy::{Policy, Told, Versioning};
+use crate::store::policy::{Policy, Told, Unfinished, Versioning};
 use crate::store::{Store, blocking, codes};
 
 /// Compares what a store promises with what is required.
@@ -48,6 +48,10 @@ unknown where it is not.
 
 A bucket whose versions can be restored needs `versioning: enabled`; `versions_kept_days` says for how long old versions must \
 stay, which a lifecycle rule may cut short. Replication and mirrors carry deletions and damage along and are no substitute. \
+Uploads in parts that were begun and never completed are seen in no listing and are paid for. They are counted (below the prefix of \
+the store, up to 1000), and where no rule removes them (`AbortIncompleteMultipartUpload`) a warning says so; `clears_uploads: required` \
+makes the missing rule an error.
+
 A `dir://` store keeps no versions; `private` there means that others can neither read nor write its directory.";
 
 #[async_trait]
@@ -84,6 +88,11 @@ impl StepKind for CheckPolicy {
         .output("private", Type::String, "`yes`, `no` or `unknown`.")
         .output("object_lock", Type::String, "`yes`, `no` or `unknown`.")
         .output("clears_uploads", Type::String, "`yes`, `no` or `unknown`.")
+        .output(
+            "unfinished_uploads",
+            Type::String,
+            "How many there are now, `1000 or more`, or `unknown`.",
+        )
     }
 
     async fn run(&self, ctx: &StepContext) -> Result<Done, StepError> {
@@ -108,8 +117,10 @@ impl StepKind for CheckPolicy {
             "versioning": versioning(&policy), "versions_kept_days": kept(&policy),
             "encryption": encryption(&policy), "private": yes(&policy.is_private),
             "object_lock": yes(&policy.object_lock), "clears_uploads": yes(&policy.clears_uploads),
+            "unfinished_uploads": unfinished(&policy),
         }));
-        let warnings = unknown.into_iter().map(|what| format!("not known: {what}")).collect();
+        let unknown = unknown.into_iter().map(|what| format!("not known: {what}"));
+        let warnings = unknown.chain(orphaned(&policy)).collect();
         Ok(Done { outputs, checks, warnings, ..Done::default() })
     }
 }
@@ -145,6 +156,28 @@ fn yes(told: &Told<bool>) -> &'static str {
         Told::Yes(false) => "no",
         Told::Unknown(_) => "unknown",
     }
+}
+
+fn unfinished(policy: &Policy) -> String {
+    match policy.unfinished {
+        Told::Yes(Unfinished { count, is_all: true, .. }) => count.to_string(),
+        Told::Yes(Unfinished { count, .. }) => format!("{count} or more"),
+        Told::Unknown(_) => "unknown".to_owned(),
+    }
+}
+
+/// Tells of uploads that nobody goes on with and nothing removes.
+fn orphaned(policy: &Policy) -> Option<String> {
+    let Told::Yes(Unfinished { count, oldest, .. }) = policy.unfinished else { return None };
+    if count == 0 || policy.clears_uploads == Told::Yes(true) {
+        return None;
+    }
+    let oldest = oldest.map_or(String::new(), |at| format!(", the oldest of {at}"));
+    Some(format!(
+        "{} uploads were begun and not completed{oldest}: what was sent is kept and paid for, and no rule removes it; give the \
+         bucket a lifecycle rule with `AbortIncompleteMultipartUpload`",
+        unfinished(policy)
+    ))
 }
 
 /// Returns a check for everything that is required, and what the store does not tell.
@@ -201,6 +234,7 @@ fn unknown(policy: &Policy) -> Vec<String> {
         ("public access", why(&policy.is_private)),
         ("locks", why(&policy.object_lock)),
         ("uploads that came to nothing", why(&policy.clears_uploads)),
+        ("uploads that are there", why(&policy.unfinished)),
     ];
     told.into_iter().filter_map(|(what, why)| Some(format!("{what}: {}", why?))).collect()
 }
@@ -225,6 +259,7 @@ mod tests {
             versioning: Told::Yes(Versioning::Enabled),
             forgets_after_days: Told::Yes(Some(30)),
             clears_uploads: Told::Yes(true),
+            unfinished: Told::Yes(Unfinished { count: 2, is_all: true, oldest: None }),
             encryption: Told::Yes(Some("AES256".into())),
             is_private: Told::Yes(true),
             object_lock: Told::Yes(false),
@@ -252,6 +287,11 @@ mod tests {
         };
         assert_eq!(failed(json!({ "encryption": "required" }), &silent), ["versioning", "encryption"]);
         assert_eq!(judge(&params(json!({})), &silent).1, ["encryption: no right"]);
+        assert_eq!(orphaned(&policy()), None, "a rule removes them");
+        let kept = Policy { clears_uploads: Told::Yes(false), ..policy() };
+        assert!(orphaned(&kept).is_some_and(|told| told.starts_with("2 uploads")));
+        let none = Policy { unfinished: Told::Yes(Unfinished::default()), ..kept };
+        assert_eq!(orphaned(&none), None);
         let forever = Policy { forgets_after_days: Told::Yes(None), ..policy() };
         assert!(failed(json!({ "versions_kept_days": 3650 }), &forever).is_empty());
     }

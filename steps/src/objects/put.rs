@@ -1,4 +1,5 @@
 use std::path::PathBuf;
+use std::sync::Arc;
 
 use async_trait::async_trait;
 use lifeboat_engine::model::event::Done;
@@ -9,11 +10,12 @@ use lifeboat_engine::value::{Field, Type};
 use serde::Deserialize;
 use serde_json::json;
 
-use super::send::{Sender, unread};
+use super::send::{Sender, unread, uploads_of};
 use super::{outputs, tree};
 use crate::probe::bytes;
 use crate::store::named::{Existing, Pin};
-use crate::store::{Digest, Key, Meter, Put as Written, Store, blocking, codes, digest_of};
+use crate::store::sums::sums_of;
+use crate::store::{Digest, Key, Meter, Put as Written, Store, blocking, codes};
 
 /// Writes one file into a store.
 #[derive(Debug)]
@@ -38,7 +40,8 @@ enum Choice {
 const DOC: &str = "\
 Sends the file in one request up to 16 MiB and in parts above, and the object appears under its name whole or not at \
 all. In a bucket it carries the SHA-256 of its content, with which `store.get`, `store.sync` and `store.verify` compare \
-what comes back. A file that changes while it is read is not sent.
+what comes back. A file that changes while it is read is not sent. An attempt that follows an interrupted one sends only the parts \
+that the server has not acknowledged, if the file is still the same.
 
 An object of that name with the same content is success. With other content it is refused, unless `existing` is \
 `replace`: then a bucket with versions keeps the old one, and any other store loses it. Whether the name is free is \
@@ -92,14 +95,21 @@ impl StepKind for Put {
         let reading = Meter::bytes(ctx, Some(size), "reading, for its checksum");
         let meter = Meter::bytes(ctx, Some(size), "sending");
         let (wanted, existing) = (params.clone(), params.existing);
+        let uploads = uploads_of(ctx)?;
         blocking(move || {
-            let (file, _) = tree::open(&root, &name).map_err(|error| unread(&wanted.file, &error))?;
-            let digest = digest_of(file, &reading)?;
+            let (mut file, _) = tree::open(&root, &name).map_err(|error| unread(&wanted.file, &error))?;
+            let sums = sums_of(&mut file, &reading, |error| unread(&wanted.file, error))?;
+            let digest = sums.digest.clone();
             let mut warnings = Vec::new();
             let same = has(&store, &key, &digest)?;
+            let send = |existing| {
+                let (store, sums, uploads) = (store.clone(), Some(Arc::new(sums)), Arc::clone(&uploads));
+                let sender = Sender { store, root, existing, sums, uploads, meter };
+                sender.one(&name, &key).map(|(put, _)| put)
+            };
             let put = match (same, existing) {
                 (true, _) => Written::Identical,
-                (false, Choice::Replace) => send(&store, (root, &name), (&key, &digest), Existing::Replace, meter)?,
+                (false, Choice::Replace) => send(Existing::Replace)?,
                 (false, Choice::Refuse) => {
                     if !store.decides_names()? {
                         warnings.push(format!(
@@ -107,9 +117,10 @@ impl StepKind for Put {
                              would not have been noticed"
                         ));
                     }
-                    send(&store, (root, &name), (&key, &digest), Existing::Keep, meter)?
+                    send(Existing::Keep)?
                 }
             };
+            store.clear(&uploads);
             let found = store.facts(key.as_str(), &Pin::default())?;
             let check = Check {
                 name: format!("bytes of `{key}` in the store"),
@@ -129,21 +140,14 @@ impl StepKind for Put {
                 "key": key.as_str(), "bytes": digest.size, "sha256": digest.sha256,
                 "written": put == Written::Written,
             }));
-            Ok(Done { outputs, warnings, checks: vec![check], ..Done::default() })
+            let mut done = Done { outputs, warnings, checks: vec![check], ..Done::default() };
+            if uploads.kept() > 0 {
+                done.facts.insert("sent by an earlier attempt".into(), bytes(uploads.kept()));
+            }
+            Ok(done)
         })
         .await
     }
-}
-
-fn send(
-    store: &Store,
-    (root, name): (PathBuf, &str),
-    (key, digest): (&Key, &Digest),
-    existing: Existing,
-    meter: Meter,
-) -> Result<Written, StepError> {
-    let sender = Sender { store: store.clone(), root, existing, sha256: Some(digest.sha256.clone()), meter };
-    sender.one(name, key).map(|(put, _)| put)
 }
 
 /// Says whether the store has this content under the name, as far as it can tell without reading.

@@ -1,16 +1,18 @@
 //! Sends files into a store, each whole or not at all.
 
-use std::collections::HashMap;
 use std::fs::File;
-use std::io::{self, Read, Seek, SeekFrom};
+use std::io::{self, Seek, SeekFrom};
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 
-use lifeboat_engine::plan::hex;
-use lifeboat_engine::step::StepError;
-use sha2::{Digest as _, Sha256};
+use lifeboat_engine::model::outcome::FailureKind;
+use lifeboat_engine::step::{StepContext, StepError};
 
+use super::fetch::failed;
 use super::tree;
-use crate::store::named::{Existing, SHA256};
+use crate::store::named::{Announced, Existing, Intent};
+use crate::store::sums::{Sums, sums_of};
+use crate::store::uploads::Uploads;
 use crate::store::{Key, Meter, Put, Store, codes, copy};
 
 /// Below this an object is sent in one request, which says by itself what it holds.
@@ -22,26 +24,40 @@ pub(super) struct Sender {
     pub(super) store: Store,
     pub(super) root: PathBuf,
     pub(super) existing: Existing,
-    /// The checksum of the file, where it is known.
-    pub(super) sha256: Option<String>,
+    /// The checksums of the file, where they are known.
+    pub(super) sums: Option<Arc<Sums>>,
+    pub(super) uploads: Arc<Uploads>,
     pub(super) meter: Meter,
 }
 
+/// Opens the notes of a step on uploads in parts.
+pub(super) fn uploads_of(ctx: &StepContext) -> Result<Arc<Uploads>, StepError> {
+    let path = ctx.work_dir()?.join("uploads.jsonl");
+    Uploads::open(&path).map(Arc::new).map_err(|error| failed("opened", &path, &error))
+}
+
 impl Sender {
-    /// Sends one file. A large one is read twice: what an object carries is said before its content.
+    /// Sends one file. A large one is read twice for a bucket: what an object carries is said before its content.
     pub(super) fn one(&self, name: &str, key: &Key) -> Result<(Put, u64), StepError> {
         let unread = |error: io::Error| unread(&self.root.join(name), &error);
         let (mut file, before) = tree::open(&self.root, name).map_err(unread)?;
-        let mut metadata = HashMap::new();
-        if before.len() >= ONE_REQUEST {
-            let sha256 = match &self.sha256 {
-                Some(known) => known.clone(),
-                None => self.read(&mut file).map_err(unread)??,
-            };
-            metadata.insert(SHA256.to_owned(), sha256);
-        }
-        let mut object = self.store.write_object(key, self.existing, metadata)?;
-        let sent = copy(&mut file, &mut object, &self.meter)?;
+        let announced = match before.len() >= ONE_REQUEST && self.store.carries_checksums() {
+            true => Announced::Sums(self.sums(name, &mut file)?),
+            false => Announced::Nothing,
+        };
+        let uploads = Some(Arc::clone(&self.uploads));
+        let intent = Intent { existing: self.existing, announced, uploads };
+        let mut object = self.store.write_object(key, intent)?;
+        let sent = match copy(&mut file, &mut object, &self.meter) {
+            Ok(sent) => sent,
+            Err(error) => {
+                // A later attempt goes on from there, unless it would fail the same way.
+                if error.kind != FailureKind::Permanent {
+                    object.leave();
+                }
+                return Err(error);
+            }
+        };
         let after = file.metadata().map_err(unread)?;
         if sent != before.len() || !tree::is_unchanged(&before, &after) {
             return Err(changed(&self.root.join(name)));
@@ -49,19 +65,14 @@ impl Sender {
         Ok((object.commit()?, sent))
     }
 
-    fn read(&self, file: &mut File) -> io::Result<Result<String, StepError>> {
-        let (mut state, mut buffer) = (Sha256::new(), vec![0; 256 * 1024]);
-        loop {
-            match file.read(&mut buffer)? {
-                0 => break,
-                count => state.update(&buffer[..count]),
-            }
-            if let Err(interrupted) = self.meter.advance(0) {
-                return Ok(Err(interrupted));
-            }
+    fn sums(&self, name: &str, file: &mut File) -> Result<Arc<Sums>, StepError> {
+        if let Some(known) = &self.sums {
+            return Ok(Arc::clone(known));
         }
-        file.seek(SeekFrom::Start(0))?;
-        Ok(Ok(hex(&state.finalize())))
+        let path = self.root.join(name);
+        let sums = sums_of(file, &self.meter.uncounted(), |error| unread(&path, error))?;
+        file.seek(SeekFrom::Start(0)).map_err(|error| unread(&path, &error))?;
+        Ok(Arc::new(sums))
     }
 }
 

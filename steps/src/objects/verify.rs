@@ -6,16 +6,14 @@ use std::sync::{Mutex, PoisonError};
 use async_trait::async_trait;
 use lifeboat_engine::model::event::Done;
 use lifeboat_engine::model::evidence::Check;
-use lifeboat_engine::plan::hex;
 use lifeboat_engine::resource::ResourceKind;
 use lifeboat_engine::step::{Effect, KindSpec, StepContext, StepError, StepKind};
 use lifeboat_engine::value::{Field, Type};
-use md5::Md5;
 use serde::Deserialize;
 use serde_json::json;
-use sha2::{Digest as _, Sha256};
 
 use super::restore::listed;
+use super::whole::{Known, Proof, Whole};
 use super::{outputs, prefix, tree};
 use crate::store::named::{Current, Pin};
 use crate::store::parallel::each;
@@ -47,7 +45,8 @@ const AT_ONCE: usize = 4;
 
 const DOC: &str = "\
 Reads every object to its end and compares it with the first of these that there is: the marker of the backup that it \
-belongs to, the SHA-256 that objects written by Lifeboat carry, the MD5 in the tag of an object that was sent whole. With \
+belongs to, the SHA-256 that objects written by Lifeboat carry, the MD5 in the tag of an object that was sent whole, the checksum of \
+the whole that the server keeps (CRC64NVME, CRC32C, CRC32, SHA-256), which S3 does by itself of objects sent in parts. With \
 `against`, with the file of the same name in a directory instead, and files that the store lacks are missing objects. An object \
 that a marker names and that is not there is missing, too.
 
@@ -103,12 +102,6 @@ struct Job {
     store: Store,
     params: Params,
     meter: Meter,
-}
-
-/// What is known of an object from elsewhere.
-enum Known {
-    Sha256(String),
-    Nothing,
 }
 
 #[derive(Default)]
@@ -195,19 +188,19 @@ impl Job {
                 let Ok((file, _)) = tree::open(dir, below) else {
                     return Ok(Err(format!("{} has no such file", dir.display())));
                 };
-                Known::Sha256(digest_of(file, &self.meter.uncounted())?.sha256)
+                Some(digest_of(file, &self.meter.uncounted())?.sha256)
             }
-            None => {
-                known.get(&object.name).map_or(Known::Nothing, |(_, sha256)| Known::Sha256(sha256.clone()))
-            }
+            None => known.get(&object.name).map(|(_, sha256)| sha256.clone()),
         };
         let pin = Pin { version: None, etag: object.etag.clone() };
         let Some((facts, mut content)) = self.store.open_at(&object.name, 0, &pin)? else {
             return Ok(Err("it went while it was verified".to_owned()));
         };
-        let (mut sha256, mut md5, mut buffer) = (Sha256::new(), Md5::new(), vec![0; 256 * 1024]);
-        let wants_md5 = matches!(expected, Known::Nothing) && facts.sha256.is_none() && facts.md5.is_some();
-        let mut size = 0;
+        let expected = match expected {
+            Some(sha256) => Known::Sha256(sha256),
+            None => Known::of(&self.store, &object.name, &facts)?,
+        };
+        let (mut whole, mut buffer, mut size) = (Whole::only(expected), vec![0; 256 * 1024], 0);
         loop {
             let count = match content.read(&mut buffer) {
                 Ok(count) => count,
@@ -218,24 +211,14 @@ impl Job {
             if count == 0 {
                 break;
             }
-            match wants_md5 {
-                true => md5.update(&buffer[..count]),
-                false => sha256.update(&buffer[..count]),
-            }
+            whole.update(&buffer[..count]);
             size += count as u64;
             self.meter.advance(count as u64)?;
         }
         if size != object.size {
             return Ok(Err(format!("it has {size} bytes, and the list says {}", object.size)));
         }
-        let (what, found, wanted) = match (expected, facts.sha256, facts.md5) {
-            (Known::Sha256(wanted), ..) | (Known::Nothing, Some(wanted), _) => {
-                ("SHA-256", hex(&sha256.finalize()), wanted)
-            }
-            (Known::Nothing, None, Some(wanted)) => ("MD5", hex(&md5.finalize()), wanted),
-            (Known::Nothing, None, None) => return Ok(Ok(false)),
-        };
-        Ok(if found == wanted { Ok(true) } else { Err(format!("its {what} is {found}, not {wanted}")) })
+        Ok(whole.compare().map(|proof| proof != Proof::Nothing))
     }
 
     /// Returns the name below the prefix that was asked for.

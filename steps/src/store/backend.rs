@@ -1,4 +1,3 @@
-use std::collections::HashMap;
 use std::io::{self, Read};
 use std::path::Path;
 
@@ -10,7 +9,7 @@ use super::address::{Address, Place};
 use super::dir::Dir;
 use super::file::{FileReader, NewFile};
 use super::key::Key;
-use super::named::Existing;
+use super::named::Intent;
 #[cfg(feature = "s3")]
 use super::s3::{Bucket, ObjectStream, Upload};
 use super::transfer::blocking;
@@ -234,7 +233,7 @@ impl Store {
 
     /// Begins a new object. Nothing is visible under its name until it is committed.
     pub fn create(&self, key: &Key) -> Result<NewObject, StepError> {
-        self.write_object(key, Existing::Keep, HashMap::new())
+        self.write_object(key, Intent::default())
     }
 
     /// Writes an object durably. Identical content that is there already is success; other content an error.
@@ -333,6 +332,15 @@ impl NewObject {
             Writing::File(file) => file.commit(),
             #[cfg(feature = "s3")]
             Writing::Upload(upload) => upload.commit(),
+        }
+    }
+
+    /// Gives up for now: what a later attempt can go on with stays, everything else is thrown away.
+    pub(crate) fn leave(self) {
+        match self.0 {
+            Writing::File(file) => drop(file),
+            #[cfg(feature = "s3")]
+            Writing::Upload(upload) => upload.leave(),
         }
     }
 }

@@ -11,7 +11,7 @@ use super::failure;
 use super::file::{FileReader, NewFile};
 use super::key::{Key, TEMPORARY};
 use super::named::{Current, Existing, Facts, Pin};
-use super::policy::{Policy, Told, Versioning};
+use super::policy::{Policy, Told, Unfinished, Versioning};
 
 /// A store in a directory.
 ///
@@ -232,6 +232,7 @@ impl Dir {
             versioning: Told::Yes(Versioning::Never),
             forgets_after_days: Told::Yes(None),
             clears_uploads: Told::Yes(true),
+            unfinished: Told::Yes(Unfinished { is_all: true, ..Unfinished::default() }),
             encryption: Told::Unknown(unknown()),
             is_private: Told::Yes(mode & 0o006 == 0),
             object_lock: Told::Yes(false),

@@ -20,6 +20,7 @@ mod backend;
 pub(crate) mod beneath;
 mod catalogue;
 pub mod codes;
+pub(crate) mod crc;
 mod dir;
 mod failure;
 mod file;
@@ -32,8 +33,10 @@ pub(crate) mod policy;
 mod remove;
 #[cfg(feature = "s3")]
 mod s3;
+pub(crate) mod sums;
 mod transfer;
 mod uncached;
+pub(crate) mod uploads;
 #[cfg(feature = "s3")]
 pub(crate) mod versions;
 

@@ -1,12 +1,15 @@
 //! Objects by the names that a store gives them, and what it says of their content.
 
-use std::collections::HashMap;
+use std::sync::Arc;
 
 use jiff::Timestamp;
 use lifeboat_engine::step::StepError;
 
 use super::backend::{Backend, NewObject, ObjectReader, Store};
+use super::crc::Crc;
 use super::key::Key;
+use super::sums::Sums;
+use super::uploads::Uploads;
 
 /// Where an object that Lifeboat has written in a bucket carries the SHA-256 of its content.
 pub(crate) const SHA256: &str = "lifeboat-sha256";
@@ -50,13 +53,50 @@ pub(crate) struct Facts {
     pub(crate) md5: Option<String>,
 }
 
+/// A checksum of the whole content that a server keeps.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) enum Kept {
+    Sha256(String),
+    Crc(Crc),
+}
+
 /// What is done where something has the name.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub(crate) enum Existing {
     /// It stays; the same content is success.
+    #[default]
     Keep,
     /// It is replaced.
     Replace,
+}
+
+/// What is said of a content before it is sent. It is held against it.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub(crate) enum Announced {
+    #[default]
+    Nothing,
+    Sha256(String),
+    /// It was read before for all of these.
+    Sums(Arc<Sums>),
+}
+
+impl Announced {
+    pub(crate) fn sha256(&self) -> Option<&str> {
+        match self {
+            Self::Nothing => None,
+            Self::Sha256(known) => Some(known),
+            Self::Sums(sums) => Some(&sums.digest.sha256),
+        }
+    }
+}
+
+/// How an object is written.
+#[derive(Clone, Debug, Default)]
+pub(crate) struct Intent {
+    pub(crate) existing: Existing,
+    pub(crate) announced: Announced,
+    /// Where it is noted how far an upload came, for a later attempt.
+    pub(crate) uploads: Option<Arc<Uploads>>,
 }
 
 impl Store {
@@ -101,21 +141,40 @@ impl Store {
         }
     }
 
-    /// Begins an object with metadata, which a directory has no place for.
-    pub(crate) fn write_object(
-        &self,
-        key: &Key,
-        existing: Existing,
-        metadata: HashMap<String, String>,
-    ) -> Result<NewObject, StepError> {
+    /// Returns the checksum that the server keeps of an object's whole content, where it says so.
+    pub(crate) fn kept(&self, name: &str, pin: &Pin) -> Result<Option<Kept>, StepError> {
+        match &self.backend {
+            #[cfg(feature = "s3")]
+            Backend::S3(bucket) => bucket.kept(name, pin),
+            Backend::Dir(_) => Ok(None),
+        }
+    }
+
+    /// Says whether an object carries what is announced of it: a directory has no place for that.
+    pub(crate) fn carries_checksums(&self) -> bool {
+        match &self.backend {
+            #[cfg(feature = "s3")]
+            Backend::S3(_) => true,
+            Backend::Dir(_) => false,
+        }
+    }
+
+    /// Begins an object.
+    pub(crate) fn write_object(&self, key: &Key, intent: Intent) -> Result<NewObject, StepError> {
         Ok(match &self.backend {
             #[cfg(feature = "s3")]
-            Backend::S3(bucket) => bucket.upload_with(key, existing, metadata).into(),
-            Backend::Dir(dir) => {
-                drop(metadata);
-                dir.create(key, existing)?.into()
-            }
+            Backend::S3(bucket) => bucket.upload(key, intent).into(),
+            Backend::Dir(dir) => dir.create(key, intent.existing)?.into(),
         })
+    }
+
+    /// Throws away what earlier attempts have sent and nobody will go on with. What cannot be removed now stays noted.
+    pub(crate) fn clear(&self, uploads: &Uploads) {
+        match &self.backend {
+            #[cfg(feature = "s3")]
+            Backend::S3(bucket) => bucket.clear(uploads),
+            Backend::Dir(_) => drop(uploads.left()),
+        }
     }
 
     /// Says where an object is, for people.

@@ -108,7 +108,9 @@ fn claim(dir: &Dir, kind: BackupKind, (label, owner): (&str, &Owner)) -> Result<
 #[cfg(feature = "s3")]
 fn scratch(parent: &Path, label: &str) -> Result<tempfile::TempDir, StepError> {
     use std::os::unix::fs::PermissionsExt;
-    let made = tempfile::Builder::new().prefix(&format!("lifeboat-{label}-")).tempdir_in(parent);
+    let prefix = format!("lifeboat-{label}-");
+    remove_scratch(parent, &prefix);
+    let made = tempfile::Builder::new().prefix(&prefix).rand_bytes(RANDOM).tempdir_in(parent);
     made.and_then(|dir| {
         fs::set_permissions(dir.path(), fs::Permissions::from_mode(0o751))?;
         Ok(dir)
@@ -117,6 +119,25 @@ fn scratch(parent: &Path, label: &str) -> Result<tempfile::TempDir, StepError> {
         failure::write(format_args!("the scratch directory {}", parent.display()), &error)
             .help("a backup is put together there before it is sent; give the store `scratch: /a/directory/with/room`")
     })
+}
+
+/// How many random characters the name of a scratch directory ends with.
+#[cfg(feature = "s3")]
+const RANDOM: usize = 6;
+
+/// Removes what an earlier attempt has left that was killed. The label is ours, so nobody else works there.
+#[cfg(feature = "s3")]
+fn remove_scratch(parent: &Path, prefix: &str) {
+    use std::os::unix::fs::MetadataExt;
+    let ours = rustix::process::geteuid().as_raw();
+    for entry in fs::read_dir(parent).into_iter().flatten().flatten() {
+        let name = entry.file_name();
+        let rest = name.to_str().and_then(|name| name.strip_prefix(prefix));
+        let is_dir = entry.metadata().is_ok_and(|found| found.is_dir() && found.uid() == ours);
+        if is_dir && rest.is_some_and(|rest| rest.len() == RANDOM && !rest.contains('-')) {
+            fs::remove_dir_all(entry.path()).ok();
+        }
+    }
 }
 
 impl Partial {

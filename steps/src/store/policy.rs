@@ -1,5 +1,6 @@
 //! What a store promises of its objects.
 
+use jiff::Timestamp;
 use lifeboat_engine::step::StepError;
 
 use super::backend::{Backend, Store};
@@ -19,6 +20,16 @@ pub(crate) enum Told<T> {
     Unknown(String),
 }
 
+/// Uploads in parts that nobody has completed: seen in no listing of objects, and paid for.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub(crate) struct Unfinished {
+    pub(crate) count: usize,
+    /// False if there are more.
+    pub(crate) is_all: bool,
+    /// When the first of them was begun.
+    pub(crate) oldest: Option<Timestamp>,
+}
+
 /// What a store promises of its objects.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) struct Policy {
@@ -27,6 +38,8 @@ pub(crate) struct Policy {
     pub(crate) forgets_after_days: Told<Option<u32>>,
     /// Uploads that came to nothing go by themselves.
     pub(crate) clears_uploads: Told<bool>,
+    /// Those that are there now, below the prefix of the store.
+    pub(crate) unfinished: Told<Unfinished>,
     /// How objects are encrypted whose writer says nothing.
     pub(crate) encryption: Told<Option<String>>,
     /// Nobody is let in without credentials.

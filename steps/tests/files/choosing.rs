@@ -139,5 +139,11 @@ async fn a_mount_point_is_explained_and_not_renamed() {
     drop(std::process::Command::new("umount").arg("-l").arg(target(&rig)).output());
     for error in [restored.unwrap_err(), swapped.unwrap_err()] {
         assert!(error.message.contains("mount point"), "{error:?}");
+        let help = error.help.unwrap();
+        let place = target(&rig).canonicalize().unwrap().display().to_string();
+        assert!(
+            help.contains(&format!("umount {place}")) && help.contains(&format!("{place}/current")),
+            "{help}"
+        );
     }
 }

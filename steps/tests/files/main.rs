@@ -2,6 +2,7 @@
 
 mod choosing;
 mod hostile;
+mod killed;
 mod restore;
 #[path = "../support/mod.rs"]
 pub mod support;

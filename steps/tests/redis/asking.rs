@@ -11,16 +11,26 @@ use crate::support::redis::Redis;
 use crate::support::rig::Rig;
 
 /// A server with two databases, and a store.
-struct World {
-    rig: Rig,
+pub(super) struct World {
+    pub(super) rig: Rig,
     server: Redis,
 }
 
 impl World {
-    fn new(settings: &[&str]) -> Self {
+    pub(super) fn new(settings: &[&str]) -> Self {
         let mut rig = Rig::drill();
         let server = Redis::start(&rig.dir().join("server"), settings);
-        let mut connection = server.connect();
+        let store = format!("dir://{}", rig.dir().join("store").display());
+        rig.set_resource("backups", json!({ "kind": "store", "url": store }));
+        rig.set_resource("cache", json!({ "kind": "redis", "url": server.url() }));
+        let world = Self { rig, server };
+        world.fill();
+        world
+    }
+
+    /// Four keys in database 0, and one in database 3.
+    pub(super) fn fill(&self) {
+        let mut connection = self.server.connect();
         for number in 0..1200 {
             let _: () = connection.rpush("list", number).unwrap();
         }
@@ -29,10 +39,11 @@ impl World {
         let _: () = connection.zadd("scores", "Ann", 1.5).unwrap();
         let _: () = redis::cmd("SELECT").arg(3).query(&mut connection).unwrap();
         let _: () = connection.hset("settings", "site", "members").unwrap();
-        let store = format!("dir://{}", rig.dir().join("store").display());
-        rig.set_resource("backups", json!({ "kind": "store", "url": store }));
-        rig.set_resource("cache", json!({ "kind": "redis", "url": server.url() }));
-        Self { rig, server }
+    }
+
+    /// What an attempt does that is killed between two databases.
+    pub(super) fn empty_the_first(&self) {
+        let _: () = redis::cmd("FLUSHDB").query(&mut self.server.connect()).unwrap();
     }
 
     async fn ask(&self, command: &[&str], more: Value) -> Result<Done, StepError> {
@@ -47,7 +58,7 @@ impl World {
         self.rig.run("redis.flush", with).await
     }
 
-    fn keys(&self) -> (u64, u64) {
+    pub(super) fn keys(&self) -> (u64, u64) {
         let mut connection = self.server.connect();
         (size(&mut connection, 0), size(&mut connection, 3))
     }

@@ -2,6 +2,7 @@
 
 use serde_json::json;
 
+use super::asking;
 use super::restore::{World, names, size};
 use crate::support::killed::{self, Fate};
 
@@ -58,6 +59,47 @@ async fn a_snapshot_that_is_killed_at_any_moment_is_made_once() {
         assert_eq!(done.outputs["keys"], json!(502), "{moment}");
         assert_eq!(names(&store.join("redis")).len(), 1, "{moment}: {:?}", names(&store.join("redis")));
         if fate == Fate::Finished {
+            return;
+        }
+    }
+    panic!("it is always killed");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_flush_that_is_killed_at_any_moment_empties_what_was_copied_and_counts_it_once() {
+    killed::victim().await;
+    let mut world = asking::World::new(&[]);
+    let with = json!({
+        "server": "cache", "databases": [0, 3], "expect": ["keys == 5"], "snapshot_to": "backups",
+    });
+    let name = "killed::a_flush_that_is_killed_at_any_moment_empties_what_was_copied_and_counts_it_once";
+    for moment in 0..MOST {
+        world.rig.begin_run();
+        let store = world.rig.dir().join("store");
+        if store.exists() {
+            std::fs::remove_dir_all(&store).unwrap();
+        }
+        world.empty_the_first();
+        world.fill();
+        let fate = killed::at(&world.rig, name, ("redis.flush", &with), moment);
+        let counted =
+            world.rig.reported().recorded.get("redis_flush").is_some_and(|of| of.contains_key("counted"));
+        let expected = if fate == Fate::Finished { (0, 0) } else { (4, 1) };
+        assert_eq!(world.keys(), expected, "after moment {moment}");
+        if counted {
+            world.empty_the_first();
+        }
+        let done = world.rig.run("redis.flush", with.clone()).await;
+        let done = done.unwrap_or_else(|error| panic!("after moment {moment}: {error:?}"));
+        assert_eq!(world.keys(), (0, 0), "{moment}");
+        assert_eq!(done.outputs["databases"], json!({ "db0": 4, "db3": 1 }), "{moment}");
+        let taken = names(&store.join("redis"));
+        assert_eq!(taken, [done.outputs["backup"].as_str().unwrap()], "{moment}");
+        let marker = std::fs::read(store.join("redis").join(&taken[0]).join("lifeboat.json")).unwrap();
+        let marker: serde_json::Value = serde_json::from_slice(&marker).unwrap();
+        assert_eq!(marker["details"]["databases"]["0"]["keys"], json!(4), "{moment}: {marker}");
+        if fate == Fate::Finished {
+            assert!(moment > 6, "only {moment} moments");
             return;
         }
     }

@@ -135,6 +135,25 @@ impl Bucket {
         answer.contents().iter().filter_map(|object| object.key().map(ToOwned::to_owned)).collect()
     }
 
+    /// Begins an upload in parts that nobody goes on with.
+    pub fn begin_upload(&self, key: &str) {
+        let request = self.client().create_multipart_upload().bucket(&self.name).key(key).send();
+        wait(async move { request.await.map(drop).expect("begins") });
+    }
+
+    /// Throws away all uploads in parts, as a lifecycle rule does.
+    pub fn abort_uploads(&self) {
+        let list = self.client().list_multipart_uploads().bucket(&self.name).send();
+        let (client, bucket) = (self.client(), self.name.clone());
+        wait(async move {
+            for upload in list.await.expect("lists").uploads() {
+                let abort = client.abort_multipart_upload().bucket(&bucket);
+                let abort = abort.set_key(upload.key.clone()).set_upload_id(upload.upload_id.clone());
+                abort.send().await.expect("throws it away");
+            }
+        });
+    }
+
     /// Counts uploads in parts that were begun and neither completed nor thrown away.
     pub fn unfinished_uploads(&self) -> usize {
         let request = self.client().list_multipart_uploads().bucket(&self.name).send();

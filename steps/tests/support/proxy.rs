@@ -108,6 +108,7 @@ impl Proxy {
         // Each connection is for one request, so that each request is seen.
         let head = head.replacen("\r\n", "\r\nConnection: close\r\n", 1);
         match self.fault_for(&head) {
+            None if has(&head, "x-id=ListParts") => drop(pass(client, server, (&head, Answer::Renamed))),
             None => drop(pass(client, server, (&head, Answer::Whole))),
             Some(Fault::Status(status, code)) => refuse(client, &head, (status, code)),
             Some(Fault::Silence) => self.wait_for_heal(),
@@ -159,6 +160,8 @@ enum Answer {
     Drip(usize, Duration),
     Cut(u64),
     Longer,
+    /// Parts are listed under the name that S3 gives to the list, by which the client knows it; moto has one of its own.
+    Renamed,
 }
 
 fn read_head(from: &mut TcpStream) -> Option<String> {
@@ -207,11 +210,22 @@ fn answer_through(upstream: &mut TcpStream, client: &mut TcpStream, answer: Answ
     if matches!(answer, Answer::Longer) {
         head = with_longer_length(&head);
     }
+    if matches!(answer, Answer::Renamed) {
+        let mut body = String::new();
+        upstream.read_to_string(&mut body)?;
+        let body = body.replace("ListPartsResponse", "ListPartsResult");
+        let kept =
+            head.split_inclusive("\r\n").filter(|line| !line.to_lowercase().starts_with("content-length:"));
+        let head: String = kept.collect();
+        let length = format!("\r\nContent-Length: {}\r\n", body.len());
+        client.write_all(head.replacen("\r\n", &length, 1).as_bytes())?;
+        return client.write_all(body.as_bytes());
+    }
     client.write_all(head.as_bytes())?;
     match answer {
         Answer::Cut(bytes) => std::io::copy(&mut upstream.take(bytes), client).map(drop),
         Answer::Longer => std::io::copy(upstream, client).map(drop),
-        Answer::Whole => std::io::copy(upstream, client).map(drop),
+        Answer::Whole | Answer::Renamed => std::io::copy(upstream, client).map(drop),
         Answer::HeadOnly => {
             // Closed with data unread and no patience, the kernel sends a reset.
             rustix::net::sockopt::set_socket_linger(&*client, Some(Duration::ZERO))?;

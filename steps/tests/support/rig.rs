@@ -182,6 +182,7 @@ impl Rig {
         rig.dir = dir.to_owned();
         rig.reaper = Some(Arc::new(reaper));
         rig.resources = serde_json::from_value(left["resources"].clone()).expect("resources");
+        rig.secrets = serde_json::from_value(left["secrets"].clone()).expect("secrets of the test");
         rig.run_id = serde_json::from_value(left["run"].clone()).expect("a run");
         rig.take_over(left);
         rig
@@ -191,6 +192,7 @@ impl Rig {
     pub fn left(&self) -> Value {
         let mut left = self.reported().left(self.run_id);
         left["resources"] = serde_json::to_value(&self.resources).expect("resources are plain data");
+        left["secrets"] = serde_json::to_value(&self.secrets).expect("references and texts");
         left
     }
 

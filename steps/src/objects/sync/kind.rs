@@ -1,4 +1,5 @@
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 
 use async_trait::async_trait;
 use lifeboat_engine::model::event::Done;
@@ -14,14 +15,15 @@ use super::super::fetch::{Fetcher, Proven, Wanted, failed};
 use super::super::names::Case;
 use super::super::notes::Notes;
 use super::super::restore::listed;
-use super::super::send::Sender;
+use super::super::send::{Sender, uploads_of};
 use super::super::{outputs, prefix, url};
 use super::plan::{Plan, plan};
 use super::side::{Part, Side};
 use super::staging::{Staging, remove};
 use crate::process::OsUser;
-use crate::store::named::{Existing, Pin};
+use crate::store::named::{Announced, Existing, Intent, Pin};
 use crate::store::parallel::{by_size, each};
+use crate::store::uploads::Uploads;
 use crate::store::{Meter, Store, blocking, codes, copy};
 
 /// Removals at once: each waits for the server far longer than it works.
@@ -79,7 +81,7 @@ is as it was. No symbolic link is followed. An attempt that follows an interrupt
 bytes and checksum are there.
 
 **Into a store** each object appears whole or not at all. A file that changes while it is read is not sent. An attempt that follows \
-an interrupted one sends what is missing.
+an interrupted one sends what is missing, of a large file the parts that the server has not acknowledged.
 
 Nothing is removed unless `extra` is `remove`, and then at most `max_removed` objects, or none at all: a mirror carries \
 damage and deletions along. This is no backup; a bucket with versions (`store.check_policy`) or `files.backup` is. \
@@ -295,6 +297,7 @@ async fn up(
     plan: &Plan,
 ) -> Result<(), StepError> {
     let meter = Meter::bytes(ctx, Some(plan.bytes_to_copy()), "sending objects");
+    let uploads = uploads_of(ctx)?;
     let (from, to, work) = (from.clone(), to.clone(), plan.copy.clone());
     let removed: Vec<_> = match params.extra {
         Extra::Keep => Vec::new(),
@@ -305,15 +308,16 @@ async fn up(
             let key = to.key(name)?;
             match &from {
                 Side::Dir(dir) => {
-                    let (store, meter) = (to.store.clone(), meter.clone());
-                    let sender =
-                        Sender { store, root: dir.clone(), existing: Existing::Replace, sha256: None, meter };
+                    let (store, meter, uploads) = (to.store.clone(), meter.clone(), Arc::clone(&uploads));
+                    let (root, existing) = (dir.clone(), Existing::Replace);
+                    let sender = Sender { store, root, existing, sums: None, uploads, meter };
                     sender.one(name, &key).map(drop)
                 }
-                Side::Store(part) => across(part, &to, (object, &key), &meter),
+                Side::Store(part) => across(part, (&to, &uploads), (object, &key), &meter),
             }
         };
         by_size(&work, |(_, object)| object.size, one)?;
+        to.store.clear(&uploads);
         each(&removed, REMOVED_AT_ONCE, |name| to.store.remove(&crate::store::Key::new(name)?))
     })
     .await
@@ -321,7 +325,7 @@ async fn up(
 
 fn across(
     from: &Part,
-    to: &Part,
+    (to, uploads): (&Part, &Arc<Uploads>),
     (object, key): (&crate::store::named::Current, &crate::store::Key),
     meter: &Meter,
 ) -> Result<(), StepError> {
@@ -330,8 +334,10 @@ fn across(
         let message = format!("{} is no longer there", from.store.address_of(&object.name));
         StepError::transient(codes::LB1104, message).help("run the step again: it lists the source anew")
     })?;
-    let known = facts.sha256.map(|sha256| (crate::store::named::SHA256.to_owned(), sha256));
-    let mut target = to.store.write_object(key, Existing::Replace, known.into_iter().collect())?;
+    let announced = facts.sha256.map_or(Announced::Nothing, Announced::Sha256);
+    let uploads = Some(Arc::clone(uploads));
+    let mut target =
+        to.store.write_object(key, Intent { existing: Existing::Replace, announced, uploads })?;
     copy(&mut content, &mut target, meter)?;
     target.commit().map(drop)
 }

@@ -27,7 +27,7 @@ pub use header::{LongHeader, SystemId};
 pub use history::{History, Switch};
 pub use names::{InvalidLsn, Lsn, Segment, SegmentSize, WalName};
 pub(super) use prefetch::{MOST_AHEAD, READ_AHEAD};
-pub use put::{Compression, PutConfig, put_main};
+pub use put::{Compression, Encryption, PutConfig, put_main};
 pub use server::{Answered, Origin, Request, Served, WalServer, WalSource};
 
 /// How a command that Postgres started must end.

@@ -23,8 +23,8 @@ use crate::store::{self, Address, Key, Store};
 /// { "store": "dir:///var/backups/lifeboat", "compression": "zstd" }
 /// ```
 ///
-/// For a bucket, `region`, `endpoint` and the credentials are given as in an environment; files are relative to this
-/// one, and readable by the server's user.
+/// For a bucket, `region`, `endpoint`, the credentials, `encryption` and `kms_key` are given as in an environment; files
+/// are relative to this one, and readable by the server's user.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct PutConfig {
@@ -42,6 +42,33 @@ pub struct PutConfig {
     pub secret_key: Option<SecretRef>,
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub session_token: Option<SecretRef>,
+    /// How the server of the bucket encrypts what is written; absent means as the bucket does.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub encryption: Option<Encryption>,
+    /// The key of the key store for `aws:kms`; absent means the account's own.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub kms_key: Option<String>,
+}
+
+/// How the server of a bucket encrypts, in its own words, which are those of an environment.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub enum Encryption {
+    #[serde(rename = "AES256")]
+    Aes256,
+    #[serde(rename = "aws:kms")]
+    Kms,
+    #[serde(rename = "aws:kms:dsse")]
+    KmsTwice,
+}
+
+impl Encryption {
+    fn as_str(self) -> &'static str {
+        match self {
+            Self::Aes256 => "AES256",
+            Self::Kms => "aws:kms",
+            Self::KmsTwice => "aws:kms:dsse",
+        }
+    }
 }
 
 /// How segments are stored.
@@ -212,10 +239,13 @@ impl PutConfig {
 
     /// Returns where the store is, with its credentials read from where they are kept.
     fn address(&self, path: &Path) -> Result<Address, StepError> {
+        self.check_encryption().map_err(|problem| Self::invalid(path, &problem))?;
         let address = Address::new(resource::Store {
             url: self.store.clone(),
             region: self.region.clone(),
             endpoint: self.endpoint.clone(),
+            encryption: self.encryption.map(|encryption| encryption.as_str().to_owned()),
+            kms_key: self.kms_key.clone(),
             ..resource::Store::default()
         });
         let references = [&self.access_key, &self.secret_key, &self.session_token].into_iter().flatten();
@@ -229,6 +259,20 @@ impl PutConfig {
             (Some(id), Some(secret)) => Ok(address.with_keys(id, secret, value(&self.session_token))),
             (None, None) => Ok(address),
             _ => Err(Self::invalid(path, &"`access_key` and `secret_key` come together")),
+        }
+    }
+
+    /// What is not going to be encrypted must not look as if it were.
+    fn check_encryption(&self) -> Result<(), &'static str> {
+        match (self.encryption, &self.kms_key) {
+            (Some(_), _) if self.store.starts_with("dir:") => {
+                Err("`encryption` belongs to a store at `s3://`; a directory is not encrypted by it")
+            }
+            (None, Some(_)) => Err("`kms_key` is of no use without `encryption`"),
+            (Some(Encryption::Aes256), Some(_)) => {
+                Err("`AES256` takes no `kms_key`; `\"encryption\": \"aws:kms\"` does")
+            }
+            _ => Ok(()),
         }
     }
 

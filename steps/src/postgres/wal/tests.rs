@@ -297,9 +297,16 @@ fn put_says_what_is_wrong_with_its_configuration() {
     let bench = Bench::new();
     let path = bench.path("data/pg_wal").join(NAMES[0]);
     std::fs::write(&path, segment(NAMES[0], 7)).expect("writes");
-    for bad in
-        ["", "{}", r#"{"store": "dir:///x", "other": 1}"#, r#"{"store": "dir:///x", "compression": "x"}"#]
-    {
+    for bad in [
+        "",
+        "{}",
+        r#"{"store": "dir:///x", "other": 1}"#,
+        r#"{"store": "dir:///x", "compression": "x"}"#,
+        r#"{"store": "dir:///x", "encryption": "AES256"}"#,
+        r#"{"store": "s3://x", "encryption": "yes"}"#,
+        r#"{"store": "s3://x", "kms_key": "alias/x"}"#,
+        r#"{"store": "s3://x", "encryption": "AES256", "kms_key": "alias/x"}"#,
+    ] {
         std::fs::write(bench.path("wal.json"), bad).expect("writes");
         let exit = put_main(&bench.path("wal.json"), &path, NAMES[0]);
         assert!(exit.code == 1 && exit.message.contains("LB1205"), "{}", exit.message);

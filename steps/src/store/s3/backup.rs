@@ -8,14 +8,13 @@ use aws_sdk_s3::types::{Delete, ObjectIdentifier};
 use lifeboat_engine::step::StepError;
 
 use super::bucket::Bucket;
-use super::copy::Attributes;
 use super::fault::Fault;
 use super::runtime::wait;
 use crate::store::backend::Put;
 use crate::store::failure;
 use crate::store::key::Key;
 use crate::store::marker::{BackupKind, MARKER, Marker};
-use crate::store::named::Existing;
+use crate::store::named::{Announced, Existing, Intent};
 use crate::store::partial::{OWNER_FILE, Owner, label_taken, not_ours};
 use crate::store::transfer::{Meter, copy};
 
@@ -44,6 +43,7 @@ impl Bucket {
             // An earlier attempt of this step.
             Ok(Put::Identical) => {
                 self.remove_left(&key);
+                self.clear_below(&key);
                 Ok(())
             }
             Err(error) if error.code == crate::store::codes::LB1105 => {
@@ -80,7 +80,12 @@ impl Bucket {
             let (key, path) = (marker.key(&object.name)?, dir.join(&object.name));
             let mut file = File::open(&path).map_err(|error| failure::read(path.display(), &error))?;
             // The label is ours: what an earlier attempt sent may be replaced.
-            let mut upload = self.upload(&key, Existing::Replace, Attributes::default());
+            let intent = Intent {
+                existing: Existing::Replace,
+                announced: Announced::Sha256(object.sha256.clone()),
+                uploads: None,
+            };
+            let mut upload = self.upload(&key, intent);
             copy(&mut file, &mut upload, meter)?;
             upload.commit()?;
         }

@@ -82,6 +82,11 @@ impl Fault {
         self.status == Some(412) || self.code == "PreconditionFailed"
     }
 
+    /// The server no longer has an upload, or not the parts that it is said to have.
+    pub(super) fn is_of_parts(&self) -> bool {
+        matches!(self.code.as_str(), "NoSuchUpload" | "InvalidPart" | "InvalidPartOrder")
+    }
+
     /// The server knows no conditions on writing.
     pub(super) fn is_unknown(&self) -> bool {
         self.status == Some(501) || self.code == "NotImplemented"

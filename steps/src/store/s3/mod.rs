@@ -10,9 +10,11 @@ mod bucket;
 mod copy;
 mod fault;
 mod listing;
+mod parts;
 mod policy;
 mod read;
 mod runtime;
+mod uploads;
 mod versions;
 mod write;
 

@@ -18,6 +18,7 @@ impl Bucket {
             versioning: self.versioning().map_or_else(|error| Told::Unknown(error.message), Told::Yes),
             forgets_after_days,
             clears_uploads: self.clears_uploads()?,
+            unfinished: self.unfinished()?,
             encryption: self.encryption()?,
             is_private: self.is_private()?,
             object_lock: self.object_lock()?,

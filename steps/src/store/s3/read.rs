@@ -5,6 +5,10 @@ use std::time::Duration;
 use aws_sdk_s3::operation::get_object::GetObjectOutput;
 use aws_sdk_s3::operation::head_object::HeadObjectOutput;
 use aws_sdk_s3::primitives::ByteStream;
+use aws_sdk_s3::types::{ChecksumMode, ChecksumType};
+use base64::Engine as _;
+use base64::engine::general_purpose::STANDARD;
+use lifeboat_engine::plan::hex;
 use lifeboat_engine::step::StepError;
 
 use super::bucket::{Bucket, reading};
@@ -12,9 +16,10 @@ use super::fault::{Doing, Fault};
 use super::listing::moment;
 use super::runtime::{Pending, pause, start, wait};
 use crate::store::backend::Metadata;
+use crate::store::crc::{Algorithm, Crc};
 use crate::store::failure;
 use crate::store::key::Key;
-use crate::store::named::{Facts, Pin, SHA256};
+use crate::store::named::{Facts, Kept, Pin, SHA256};
 
 /// What one request fetches.
 const PART: u64 = 8 << 20;
@@ -105,6 +110,22 @@ impl Bucket {
         }
     }
 
+    /// Returns the checksum that the server keeps of an object. Not part of [`Bucket::facts`]: of an object that is
+    /// encrypted with a key it takes the right to decrypt, which who only writes need not have.
+    pub(in crate::store) fn kept(&self, name: &str, pin: &Pin) -> Result<Option<Kept>, StepError> {
+        let request = self.client().head_object().bucket(self.name()).key(format!("{}{name}", self.prefix()));
+        let request = request.set_version_id(pin.version.clone()).set_if_match(pin.etag.clone());
+        let request = request.checksum_mode(ChecksumMode::Enabled).customize().config_override(reading());
+        match wait(async move { request.send().await.map_err(|error| Fault::of(&error)) })? {
+            Ok(head) => Ok(kept_of_head(&head)),
+            Err(fault) if fault.passes() => {
+                Err(self.explain(Doing::Reading, format_args!("`{}`", name.escape_debug()), &fault))
+            }
+            // Who reads the object finds out what is wrong with it.
+            Err(_) => Ok(None),
+        }
+    }
+
     /// Returns what the server says of an object without its content.
     pub(in crate::store) fn facts(&self, name: &str, pin: &Pin) -> Result<Option<Facts>, StepError> {
         let request = self.client().head_object().bucket(self.name()).key(format!("{}{name}", self.prefix()));
@@ -118,6 +139,29 @@ impl Bucket {
             }
         }
     }
+}
+
+/// Returns the strongest checksum of the whole object; one that is composed of those of its parts says nothing of that.
+fn kept_of_head(head: &HeadObjectOutput) -> Option<Kept> {
+    // Of an object that was sent in parts most are composed: those end with `-` and a number, which is no base64, and a
+    // server that forgets the number does not say of the type that it is of the whole.
+    let is_whole = match head.checksum_type() {
+        Some(told) => *told == ChecksumType::FullObject,
+        None => head.e_tag().is_some_and(|tag| !tag.contains('-')),
+    };
+    let bytes =
+        |text: Option<&str>, length: usize| STANDARD.decode(text?).ok().filter(|bytes| bytes.len() == length);
+    let crc = |algorithm: Algorithm, text: Option<&str>| {
+        let bytes = bytes(text, algorithm.bytes())?;
+        let value = bytes.iter().fold(0, |value, byte| value << 8 | u64::from(*byte));
+        Some(Kept::Crc(Crc { algorithm, value }))
+    };
+    bytes(head.checksum_sha256().filter(|_| is_whole), 32)
+        .map(|bytes| Kept::Sha256(hex(&bytes)))
+        // This one is always of the whole.
+        .or_else(|| crc(Algorithm::Crc64Nvme, head.checksum_crc64_nvme()))
+        .or_else(|| crc(Algorithm::Crc32c, head.checksum_crc32_c().filter(|_| is_whole)))
+        .or_else(|| crc(Algorithm::Crc32, head.checksum_crc32().filter(|_| is_whole)))
 }
 
 /// An object that answered, and what came with the answer.
