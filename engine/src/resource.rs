@@ -1,5 +1,7 @@
 //! The systems that an environment names.
 
+mod tls;
+
 use std::collections::BTreeMap;
 use std::fmt;
 use std::path::PathBuf;
@@ -8,6 +10,8 @@ use serde::{Deserialize, Serialize};
 
 use crate::secret::SecretRef;
 use crate::value::Span;
+
+pub use tls::{Tls, TlsMode};
 
 /// What sort of system a resource is.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize)]
@@ -116,6 +120,9 @@ pub struct Postgres {
     pub os_user: Option<String>,
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub password: Option<SecretRef>,
+    /// How connections to `host` are protected.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub tls: Option<Tls>,
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub service: Option<Manager>,
     /// A table that the running system writes the time to (`table`, `column`), for measured recovery points.
@@ -169,6 +176,9 @@ pub struct Mariadb {
     pub os_user: Option<String>,
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub password: Option<SecretRef>,
+    /// How connections to `host` are protected.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub tls: Option<Tls>,
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub service: Option<Manager>,
     /// A table that the running system writes the time to (`table`, `column`), for measured recovery points.
@@ -187,10 +197,13 @@ fn default_mariadb_user() -> String {
 /// A Redis server.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct Redis {
-    /// `redis://host:port[/db]`, without credentials.
+    /// `redis://host:port[/db]`, or `rediss://…` for TLS; without credentials.
     pub url: String,
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub password: Option<SecretRef>,
+    /// How the connection is protected.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub tls: Option<Tls>,
     /// Where its files are, for steps that place a snapshot.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub data_dir: Option<PathBuf>,

@@ -99,6 +99,14 @@ impl Home {
         ctx.removed(&id, &format!("`{}` does not exist", self.path.display())).await
     }
 
+    /// Removes the directory if an earlier attempt has made it.
+    pub(crate) async fn remove_leftover(&self, ctx: &StepContext) -> Result<(), StepError> {
+        match ctx.recorded(MADE) {
+            Some(_) => self.remove(ctx).await,
+            None => Ok(()),
+        }
+    }
+
     /// Returns a path for a socket: in the directory, or where that is too long, in one below the temporary directory.
     pub(crate) fn socket(&self, name: &str) -> PathBuf {
         let socket = self.path.join(name);

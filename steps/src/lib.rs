@@ -1,10 +1,11 @@
 //! The built-in step kinds of Lifeboat.
 //!
 //! Each family has a folder with its kinds, its error codes and a `register` function. Families may use
-//! [`process`], [`store`] and [`service::Unit`]; they never use each other's kinds, but for
+//! [`process`], [`store`], [`tls`] and [`service::Unit`]; they never use each other's kinds, but for
 //! [`observe`], which looks with those of all others. Nothing here knows the command line.
 
 mod backup;
+mod change;
 pub mod control;
 pub mod files;
 pub mod git;
@@ -24,6 +25,7 @@ pub mod redis;
 pub mod service;
 mod sql;
 pub mod store;
+pub mod tls;
 
 use lifeboat_engine::code::Code;
 use lifeboat_engine::step::Registry;
@@ -64,6 +66,7 @@ pub fn codes() -> impl Iterator<Item = &'static Code> {
         redis::codes::ALL,
         service::codes::ALL,
         store::codes::ALL,
+        tls::codes::ALL,
     ]
     .into_iter()
     .flatten()

@@ -132,6 +132,8 @@ async fn the_newest_that_was_finished_before_the_target_is_taken() {
     assert_eq!(done.outputs["end_segment"], "000000010000000000000014");
     assert_eq!((&done.outputs["wal_segments"], &done.outputs["timeline"]), (&json!(7), &json!(1)));
     assert_eq!(done.outputs["restore_bytes"], json!(1000 + 7 * MIB));
+    assert_eq!(done.outputs["estimated_seconds"], json!(1), "7 MiB of log at 25 MB/s");
+    assert!(done.outputs["estimated_by"].as_str().unwrap().contains("25.0 MB/s (assumed"), "{done:?}");
     assert!(done.checks.iter().all(|check| check.passed) && done.warnings.is_empty(), "{done:?}");
 }
 

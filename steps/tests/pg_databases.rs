@@ -17,7 +17,9 @@ use support::rig::Rig;
 
 fn members(cluster: &Cluster) {
     cluster.sql("create role app login");
-    cluster.sql("create database members");
+    // What others have put there must not get into restored databases.
+    cluster.sql_in("template1", "create schema app; create table app.people (stray int)");
+    cluster.sql("create database members template template0");
     cluster.sql_in(
         "members",
         "create schema app authorization app; set role app; \

@@ -54,7 +54,8 @@ impl Way {
         let notes = self.rig.dir().join("steps").join(kind.replace('.', "_")).join("uploads.jsonl");
         let noted = || std::fs::read_to_string(&notes).unwrap_or_default().matches("\"sent\"").count();
         let before = noted();
-        killed::when(&self.rig, test, (kind, with), || noted() == before + all - 1);
+        let fate = killed::when(&self.rig, test, (kind, with), || noted() == before + all - 1);
+        assert_eq!(fate, killed::Fate::Killed);
         self.proxy.heal();
     }
 
@@ -336,7 +337,8 @@ async fn a_backup_that_was_killed_while_it_was_sent_leaves_nothing_of_that_attem
     let with = json!({ "files": "files", "store": "bucket" });
     let name = "a_backup_that_was_killed_while_it_was_sent_leaves_nothing_of_that_attempt";
     way.proxy.on("partNumber=2&", Fault::Silence);
-    killed::when(&way.rig, name, ("files.backup", &with), || !way.proxy.hit().is_empty());
+    let fate = killed::when(&way.rig, name, ("files.backup", &with), || !way.proxy.hit().is_empty());
+    assert_eq!(fate, killed::Fate::Killed);
     way.proxy.heal();
     assert_eq!(way.bucket.unfinished_uploads(), 1);
     let done = way.rig.run("files.backup", with).await.unwrap();

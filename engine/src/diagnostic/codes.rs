@@ -73,5 +73,6 @@ crate::define_codes! {
     LB0208 "secret in a file";
     LB0209 "remote host";
     LB0210 "resource that cannot be what it says";
+    LB0211 "connection to another machine in the clear";
     LB0370 "more approvals than people";
 }

@@ -12,7 +12,7 @@ use crate::model::RunId;
 use crate::plan::Plan;
 
 /// The version of the form that this program writes, kept in `user_version`.
-pub const FORMAT: u32 = 2;
+pub const FORMAT: u32 = 3;
 
 /// `LBJN`: tells a journal from any other SQLite file.
 const APPLICATION_ID: i32 = 0x4C42_4A4E;
@@ -50,7 +50,9 @@ CREATE TABLE requests (
 /// Statements that lead from version n to n + 1, the first from version 1.
 ///
 /// 2: the chain begins with the format that the run was declared in, which a migration must not change.
-const MIGRATIONS: &[&str] = &["ALTER TABLE meta ADD COLUMN format INTEGER NOT NULL DEFAULT 1"];
+///
+/// 3: the tables stay; created things may be `within` a system, which an older program would take for damage.
+const MIGRATIONS: &[&str] = &["ALTER TABLE meta ADD COLUMN format INTEGER NOT NULL DEFAULT 1", ""];
 
 /// What is stored once, when a run is declared.
 #[derive(Clone, Debug, PartialEq)]

@@ -185,6 +185,7 @@ fn created() -> impl Strategy<Value = Created> {
         path().prop_map(|path| CreatedKind::Directory { path }),
         (path(), path()).prop_map(|(from, to)| CreatedKind::MovedAside { from, to }),
         path().prop_map(|path| CreatedKind::File { path }),
+        ("[a-z]{1,8}", value()).prop_map(|(resource, handle)| CreatedKind::Within { resource, handle }),
     ];
     (any::<String>(), any::<String>(), kind).prop_map(|(id, what, kind)| Created { id, what, kind })
 }

@@ -340,11 +340,11 @@ async fn newer_foreign_empty_missing_and_second_journals_are_told_apart() {
 
     let dir = TempDir::new().unwrap();
     with_events(dir.path(), 1).await;
-    tamper(dir.path(), "PRAGMA user_version = 3; UPDATE meta SET engine = '9.1.0'");
+    tamper(dir.path(), "PRAGMA user_version = 4; UPDATE meta SET engine = '9.1.0'");
     let error = open(dir.path()).unwrap_err();
-    assert!(matches!(&error, Error::Newer { found, known: 2, .. } if found == "3"), "{error}");
+    assert!(matches!(&error, Error::Newer { found, known: 3, .. } if found == "4"), "{error}");
     assert!(error.help().contains("lifeboat 9.1.0"), "{}", error.help());
-    tamper(dir.path(), "PRAGMA user_version = 2; PRAGMA application_id = 7");
+    tamper(dir.path(), "PRAGMA user_version = 3; PRAGMA application_id = 7");
     assert!(matches!(open(dir.path()).unwrap_err(), Error::Damaged { .. }));
 }
 

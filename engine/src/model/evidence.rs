@@ -3,6 +3,7 @@
 use std::path::PathBuf;
 
 use serde::{Deserialize, Serialize};
+use serde_json::Value;
 
 /// Counts the work of one attempt.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
@@ -104,6 +105,9 @@ pub enum CreatedKind {
     MovedAside { from: PathBuf, to: PathBuf },
     /// A file that did not exist before.
     File { path: PathBuf },
+    /// Part of a system that the run did not make, such as a database on a server: only the kind of the step that made it
+    /// knows how to remove it. `handle` is that kind's own, tells the thing from every other, and holds no secret.
+    Within { resource: String, handle: Value },
 }
 
 impl CreatedKind {
@@ -114,6 +118,7 @@ impl CreatedKind {
             Self::Directory { path } | Self::File { path } | Self::MovedAside { to: path, .. } => {
                 format!("`{}`", path.display())
             }
+            Self::Within { resource, .. } => format!("on `{resource}`"),
         }
     }
 }

@@ -18,7 +18,13 @@ pub struct Removal {
     pub proof: String,
 }
 
-/// Removes one thing. Blocks. Removing what is gone already is a success.
+/// Removes one thing without holding up whoever waits, like [`remove`].
+pub(super) async fn remove_aside(thing: Created) -> Removal {
+    let removed = tokio::task::spawn_blocking(move || remove(&thing)).await;
+    removed.unwrap_or_else(|_| Removal { removed: false, proof: "its removal ended through a defect".into() })
+}
+
+/// Removes one thing that stands by itself. Blocks. Removing what is gone already is a success.
 pub fn remove(thing: &Created) -> Removal {
     let outcome = match &thing.kind {
         CreatedKind::Process { pid, start_ticks, boot_id, stop_signal } => {
@@ -28,6 +34,9 @@ pub fn remove(thing: &Created) -> Removal {
         CreatedKind::Directory { path } => delete(path, |path| fs::remove_dir_all(path)),
         CreatedKind::File { path } => delete(path, |path| fs::remove_file(path)),
         CreatedKind::MovedAside { from, to } => move_back(from, to),
+        CreatedKind::Within { resource, .. } => {
+            Err(format!("it is part of `{resource}`, whose kind removes it"))
+        }
     };
     match outcome {
         Ok(proof) => Removal { removed: true, proof },

@@ -12,26 +12,28 @@ use tokio::task::JoinSet;
 use uuid::Uuid;
 
 use crate::clock::{Clock, NOTABLE_MS, Reading};
+use crate::code;
 use crate::crash::{self, Point};
 use crate::journal::{self, Journal};
 use crate::model::event::{Answer, Event, EventClass, EventKind};
-use crate::model::evidence::Created;
+use crate::model::evidence::{Created, CreatedKind};
 use crate::model::ids::{Attempt, RunId, StepId};
 use crate::model::request::Request;
 use crate::plan::Plan;
 use crate::process::boot_id;
 use crate::redact::Redactor;
 use crate::secret::Secrets;
-use crate::step::Registry;
+use crate::step::{Registry, StepError};
 
 use super::away::{self, Away};
-use super::cleanup;
+use super::cleanup::Removal;
 use super::dispatcher::{Action, Dispatcher, Input, Situation};
 use super::executor::{Executor, ExecutorParts, GRACE, Launch};
 use super::herald::{Herald, Watch};
 use super::link::Message;
 use super::state::{IllegalEvent, RunState, StepPhase};
 use super::unit::Unit;
+use super::within::{Maker, Removing};
 
 pub use super::link::OutputSink;
 
@@ -485,17 +487,37 @@ impl Driver {
         recorded
     }
 
-    fn clean_up(&self, things: Vec<Created>) {
+    fn clean_up(&self, things: Vec<(StepId, Created)>) {
         let sender = self.sender.clone();
-        tokio::task::spawn_blocking(move || {
-            for thing in things {
-                let cleanup::Removal { removed, proof } = cleanup::remove(&thing);
+        let things: Vec<_> = things.into_iter().map(|(step, thing)| self.removing(&step, thing)).collect();
+        tokio::spawn(async move {
+            for (id, removing) in things {
+                let Removal { removed, proof } = removing.carry_out().await;
                 crash::point(Point::ThingRemoved);
                 // Without a listener the engine is ending; resume tries again.
-                let _ = sender.blocking_send(Message::Removed { id: thing.id, proof, removed });
+                let _ = sender.send(Message::Removed { id, proof, removed }).await;
             }
-            let _ = sender.blocking_send(Message::CleanedUp);
+            let _ = sender.send(Message::CleanedUp).await;
         });
+    }
+
+    /// Returns the id of a thing and how it is removed.
+    fn removing(&self, step: &StepId, thing: Created) -> (String, Removing) {
+        let CreatedKind::Within { resource, handle } = thing.kind else {
+            return (thing.id.clone(), Removing::Aside(thing));
+        };
+        let state = self.dispatcher.state();
+        let cleaner = match state.position(&step.whole()) {
+            Some(position) => {
+                self.executor.cleaner(Maker { step: step.clone(), position, made: state.made.clone() })
+            }
+            None => Err(StepError::permanent(code::LB0309, format!("the plan has no step `{step}`"))),
+        };
+        let removing = match cleaner {
+            Ok(cleaner) => Removing::Within { cleaner, resource, handle },
+            Err(error) => Removing::Impossible(error),
+        };
+        (thing.id, removing)
     }
 
     /// Waits for the last notices, and takes down what became of them.

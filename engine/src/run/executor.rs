@@ -19,12 +19,14 @@ use crate::model::ids::{Attempt, RunId, StepId};
 use crate::model::outcome::{Failure, FailureKind, Mode};
 use crate::plan::{Plan, PlannedStep};
 use crate::resource::{Resource, maker};
+use crate::runs::Past;
 use crate::secret::{SecretRef, Secrets};
 use crate::step::{Probe, Registry, StepContext, StepError, StepInfo, StepKind, StepParts, WorkDir};
 
 use super::link::{AttemptLink, Message, OutputSink};
 use super::poll::{Poll, PollLink, Seen};
 use super::unit::Unit;
+use super::within::{Cleaner, Maker, Quiet};
 
 /// How long an attempt has to end itself once it is told to; its children get less, so that it can report on them.
 pub(super) const GRACE: Duration = Duration::from_secs(30);
@@ -167,10 +169,7 @@ impl Executor {
         launch: Launch,
         cancel: &CancellationToken,
     ) -> Result<Work, StepError> {
-        let kind = self
-            .registry
-            .kind(&step.uses)
-            .ok_or_else(|| StepError::permanent(code::LB0309, format!("no step kind `{}`", step.uses)))?;
+        let kind = self.kind(step)?;
         let id = launch.unit.id(&self.plan);
         // A kind undoes its own work under the name of the step that did it.
         let undo = self.plan.undo_at(launch.unit.position).filter(|undo| undo.built_in.is_some());
@@ -190,15 +189,11 @@ impl Executor {
             link: Arc::clone(&link),
             seen: Arc::new(Mutex::new(Seen::default())),
         });
-        let mut resources = Arc::clone(&self.resources);
-        if !launch.made.is_empty() {
-            Arc::make_mut(&mut resources).extend(launch.made);
-        }
         let context = StepContext::new(StepParts {
             info,
             cancel: cancel.clone(),
             with: launch.with,
-            resources,
+            resources: self.resources_and(launch.made),
             named_secrets: Arc::clone(&self.named_secrets),
             secrets: Arc::clone(&self.secrets),
             recorded: launch.recorded,
@@ -209,13 +204,45 @@ impl Executor {
             (false, true) => Task::ProbeAndRun,
             (false, false) => Task::Run,
         };
-        let context = Arc::new(context.fenced(Arc::clone(&self.fence)));
+        let context = context.fenced(Arc::clone(&self.fence)).after(Past::beside(&self.dir));
+        let context = Arc::new(context);
         let (mut writes, mut paths) = (Vec::new(), Vec::new());
         if !self.fence.is_open() {
             writes = written(step, &self.registry);
             paths = written_paths(step, &self.registry, context.with());
         }
         Ok(Work { kind, context, task, poll, writes, paths, link })
+    }
+
+    /// Prepares the removal of what a step has made within a system.
+    pub(super) fn cleaner(&self, maker: Maker) -> Result<Cleaner, StepError> {
+        let step = self.plan.at(maker.position);
+        let context = StepContext::new(StepParts {
+            info: self.info(step, &maker.step, 1),
+            cancel: CancellationToken::new(),
+            with: Value::Object(Map::new()),
+            resources: self.resources_and(maker.made),
+            named_secrets: Arc::clone(&self.named_secrets),
+            secrets: Arc::clone(&self.secrets),
+            recorded: Map::new(),
+            link: Arc::new(Quiet),
+        });
+        Ok(Cleaner { kind: self.kind(step)?, context: Arc::new(context.fenced(Arc::clone(&self.fence))) })
+    }
+
+    fn kind(&self, step: &PlannedStep) -> Result<Arc<dyn StepKind>, StepError> {
+        self.registry
+            .kind(&step.uses)
+            .ok_or_else(|| StepError::permanent(code::LB0309, format!("no step kind `{}`", step.uses)))
+    }
+
+    /// Returns the systems of the environment, and those that steps have made.
+    fn resources_and(&self, made: BTreeMap<String, Resource>) -> Arc<BTreeMap<String, Resource>> {
+        let mut resources = Arc::clone(&self.resources);
+        if !made.is_empty() {
+            Arc::make_mut(&mut resources).extend(made);
+        }
+        resources
     }
 
     fn info(&self, step: &PlannedStep, id: &StepId, attempt: Attempt) -> StepInfo {
@@ -293,7 +320,7 @@ impl Work {
     }
 
     async fn perform(self) -> Result<Done, StepError> {
-        self.keep_away().await?;
+        keep_away(Arc::clone(&self.context), self.writes.clone(), self.paths.clone()).await?;
         if self.task == Task::Undo {
             return self.kind.undo(&self.context).await;
         }
@@ -307,23 +334,26 @@ impl Work {
             None => self.kind.run(&self.context).await,
         }
     }
+}
 
-    /// Compares everything that is written with what protected environments name, as it is found at this moment.
-    async fn keep_away(&self) -> Result<(), StepError> {
-        if self.writes.is_empty() && self.paths.is_empty() {
-            return Ok(());
-        }
-        let (context, writes, paths) = (Arc::clone(&self.context), self.writes.clone(), self.paths.clone());
-        let compared = tokio::task::spawn_blocking(move || {
-            let dirs = paths.iter().map(|path| context.info.project_dir.join(path));
-            dirs.into_iter().try_for_each(|dir| context.keep_away_from(&dir))?;
-            writes.iter().try_for_each(|name| {
-                let origin = if maker(name).is_some() { Origin::Run } else { Origin::Environment };
-                context.keep_away(name, context.resource(name)?, origin)
-            })
-        });
-        compared.await.map_err(|error| panicked(&error))?
+/// Compares everything that is written with what protected environments name, as it is found at this moment.
+pub(super) async fn keep_away(
+    context: Arc<StepContext>,
+    writes: Vec<String>,
+    paths: Vec<PathBuf>,
+) -> Result<(), StepError> {
+    if writes.is_empty() && paths.is_empty() {
+        return Ok(());
     }
+    let compared = tokio::task::spawn_blocking(move || {
+        let dirs = paths.iter().map(|path| context.info.project_dir.join(path));
+        dirs.into_iter().try_for_each(|dir| context.keep_away_from(&dir))?;
+        writes.iter().try_for_each(|name| {
+            let origin = if maker(name).is_some() { Origin::Run } else { Origin::Environment };
+            context.keep_away(name, context.resource(name)?, origin)
+        })
+    });
+    compared.await.map_err(|error| panicked(&error))?
 }
 
 async fn expiry(limit: Option<Duration>) {

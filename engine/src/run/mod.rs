@@ -22,6 +22,7 @@ mod settle;
 mod state;
 mod unit;
 mod verdict;
+mod within;
 
 pub use answer::{check_answer, wanted};
 pub use away::Away;

@@ -11,6 +11,7 @@ use super::project::read_drill;
 use super::reader::{Reader, Site, SiteKind, normal};
 use super::resources::{RESOURCE_KINDS, resource_fields};
 use super::runbook::read_name;
+use super::tls::check_tls;
 use crate::diagnostic::{Diagnostic, Diagnostics, Source, codes};
 use crate::model::ids::is_plain_id;
 use crate::resource::{Resource, System};
@@ -269,7 +270,7 @@ fn check_addresses(reader: &mut Reader<'_>, kind: &str, node: &Node, map: &mut M
 fn example_address(kind: &str, key: &str) -> &'static str {
     match (kind, key) {
         ("store", "url") => "dir:///srv/backups` or `s3://bucket/prefix",
-        ("redis", _) => "redis://10.0.0.5:6379",
+        ("redis", _) => "rediss://cache.example.org:6379",
         ("service", _) => "http://127.0.0.1:8080/health",
         _ => "https://shop.example.org",
     }
@@ -317,6 +318,7 @@ fn check_shape(reader: &mut Reader<'_>, kind: &str, node: &Node) {
                 check_manager(reader, service, false);
             }
             check_port(reader, node);
+            check_tls(reader, kind, node);
         }
         "store" => check_store(reader, node),
         _ => {}
@@ -425,6 +427,6 @@ fn check_port(reader: &mut Reader<'_>, node: &Node) {
     }
 }
 
-fn is_this_machine(host: &str) -> bool {
+pub(super) fn is_this_machine(host: &str) -> bool {
     host == "localhost" || host == "::1" || host.starts_with("127.") || host.starts_with('/')
 }

@@ -16,6 +16,7 @@ mod retry;
 mod runbook;
 pub mod schema;
 mod step;
+mod tls;
 
 pub use calendar::{DrillSpec, NoticeSpec, ScheduleSpec, When};
 pub use environment::{EnvironmentSpec, ResourceSpec};

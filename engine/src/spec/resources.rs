@@ -1,6 +1,7 @@
 //! The keys of every kind of resource: one table for the reader, the schema and the reference.
 
 use super::manager::manager_fields;
+use crate::resource::TlsMode;
 use crate::value::{Field, Type};
 
 /// The words that `kind:` takes.
@@ -57,6 +58,7 @@ fn postgres() -> Vec<Field> {
         Field::optional("database", Type::String, "the database of connections that name none"),
         Field::optional("os_user", Type::String, "the system user that owns the server"),
         Field::optional("password", Type::Secret, "the role's password"),
+        tls(),
         Field::optional("service", Type::Object(manager_fields()), "who starts it for use"),
         heartbeat(),
     ]
@@ -71,6 +73,28 @@ fn heartbeat() -> Field {
     Field::optional("heartbeat", Type::Object(place), "a table that the running system writes the time to")
 }
 
+fn tls() -> Field {
+    let keys = vec![
+        Field::optional(
+            "mode",
+            Type::choice(&TlsMode::WORDS),
+            "what is proven of the server; `verify-full` if absent, `disable` for no TLS",
+        ),
+        Field::optional(
+            "ca_file",
+            Type::Path,
+            "the certificates of the authorities that are trusted (PEM); those of the system if absent",
+        ),
+        Field::optional("cert_file", Type::Path, "the client's own certificate (PEM)"),
+        Field::optional("key_file", Type::Path, "the private key of `cert_file` (PEM, not encrypted)"),
+    ];
+    Field::optional(
+        "tls",
+        Type::Object(keys),
+        "how connections are protected; if absent, `verify-full` to another machine and nothing on this one",
+    )
+}
+
 fn mariadb() -> Vec<Field> {
     vec![
         Field::optional("bin_dir", Type::Path, "where `mariadb` and its programs are; found if absent"),
@@ -83,6 +107,7 @@ fn mariadb() -> Vec<Field> {
         Field::optional("database", Type::String, "the database of connections that name none"),
         Field::optional("os_user", Type::String, "the system user that owns the server"),
         Field::optional("password", Type::Secret, "the account's password"),
+        tls(),
         Field::optional("service", Type::Object(manager_fields()), "who starts it for use"),
         heartbeat(),
     ]
@@ -90,8 +115,13 @@ fn mariadb() -> Vec<Field> {
 
 fn redis() -> Vec<Field> {
     vec![
-        Field::required("url", Type::String, "`redis://host:port`, without credentials"),
+        Field::required(
+            "url",
+            Type::String,
+            "`redis://host:port`, or `rediss://host:port` for TLS, without credentials",
+        ),
         Field::optional("password", Type::Secret, "the server's password"),
+        tls(),
         Field::optional("data_dir", Type::Path, "where its files are, on this machine"),
         Field::optional("bin_dir", Type::Path, "where `redis-server` is; found if absent"),
         Field::optional("config_file", Type::Path, "its configuration file"),

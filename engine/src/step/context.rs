@@ -18,6 +18,7 @@ use crate::model::ids::{Attempt, RunId, StepId};
 use crate::model::outcome::Mode;
 use crate::redact::Redactor;
 use crate::resource::{Resource, System, maker};
+use crate::runs::Past;
 use crate::secret::{SecretRef, Secrets};
 
 /// Facts about the run and the attempt that a step may use.
@@ -76,6 +77,7 @@ pub struct StepContext {
     recorded: Map<String, Value>,
     link: Arc<dyn StepLink>,
     fence: Option<Arc<Fence>>,
+    past: Past,
 }
 
 /// The parts of a [`StepContext`].
@@ -96,13 +98,35 @@ impl StepContext {
     /// Puts a context together.
     pub fn new(parts: StepParts) -> Self {
         let StepParts { info, cancel, with, resources, named_secrets, secrets, recorded, link } = parts;
-        Self { info, cancel, with, resources, named_secrets, secrets, recorded, link, fence: None }
+        Self {
+            info,
+            cancel,
+            with,
+            resources,
+            named_secrets,
+            secrets,
+            recorded,
+            link,
+            fence: None,
+            past: Past::UNKNOWN,
+        }
     }
 
     /// Adds what the run must keep away from.
     #[must_use]
     pub fn fenced(self, fence: Arc<Fence>) -> Self {
         Self { fence: Some(fence), ..self }
+    }
+
+    /// Adds what earlier runs have measured.
+    #[must_use]
+    pub fn after(self, past: Past) -> Self {
+        Self { past, ..self }
+    }
+
+    /// Returns what earlier runs have measured.
+    pub fn past(&self) -> &Past {
+        &self.past
     }
 
     /// Refuses a system that a step is about to make or write where a protected environment has one.
@@ -157,6 +181,7 @@ impl StepContext {
             recorded: self.recorded.clone(),
             link: Arc::clone(&self.link),
             fence: self.fence.clone(),
+            past: self.past.clone(),
         }
     }
 
@@ -174,6 +199,7 @@ impl StepContext {
             recorded: Map::new(),
             link,
             fence: self.fence.clone(),
+            past: self.past.clone(),
         }
     }
 

@@ -227,6 +227,19 @@ pub trait StepKind: Send + Sync + 'static {
         .help("resume with the version of Lifeboat that began the run"))
     }
 
+    /// Removes what a step of this kind has made within a system that the run did not make, recorded as
+    /// [`CreatedKind::Within`](crate::model::evidence::CreatedKind::Within), and says how that is known.
+    ///
+    /// Called when a drill ends, newest first, with no parameters and a journal that takes nothing: all that it needs is in
+    /// `handle`. Must be safe to repeat, and what is gone already is a success. What is not surely the thing that was recorded
+    /// stays as it is, and is an error that says why. Tried again for a while after a transient error.
+    async fn clean_up(&self, ctx: &StepContext, resource: &str, handle: &Value) -> Result<String, StepError> {
+        let _ = handle;
+        let message = format!("the kind of `{}` cleans nothing up on `{resource}` itself", ctx.info.step);
+        Err(StepError::permanent(code::LB0336, message)
+            .help("resume with the version of Lifeboat that began the run"))
+    }
+
     /// Finds out whether an attempt whose end is not known has done its work. Only called for [`Effect::Guarded`].
     async fn probe(&self, ctx: &StepContext) -> Result<Probe, StepError> {
         let _ = ctx;

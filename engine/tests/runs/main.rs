@@ -13,4 +13,5 @@ mod plans;
 mod prefixes;
 mod process;
 mod undo;
+mod within;
 mod world;

@@ -252,7 +252,7 @@ impl Stage {
                 self.follows.push_back(Input::AttemptEnded { step, attempt, result });
             }
             Action::CleanUp(things) => {
-                for Created { id, .. } in things {
+                for (_, Created { id, .. }) in things {
                     let proof = "gone".to_owned();
                     self.follows.push_back(Input::ThingRemoved { id, proof, removed: true });
                 }
@@ -269,8 +269,11 @@ impl Stage {
             self.follows.push_back(Input::Asked { step: step.clone(), question });
         }
         if step.as_str() == "make" {
-            for name in ["one", "two"] {
-                let kind = CreatedKind::Directory { path: format!("/nowhere/{name}").into() };
+            for name in ["one", "two", "three"] {
+                let kind = match name {
+                    "three" => CreatedKind::Within { resource: "db".into(), handle: json!({ "oid": 3 }) },
+                    _ => CreatedKind::Directory { path: format!("/nowhere/{name}").into() },
+                };
                 let thing = Created { id: name.into(), what: "a directory".into(), kind };
                 self.follows.push_back(Input::ThingCreated { step: step.clone(), thing });
             }

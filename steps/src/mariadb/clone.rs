@@ -169,6 +169,7 @@ impl<'a> Work<'a> {
             database: None,
             os_user: Some(params.os_user.clone()),
             password: None,
+            tls: None,
             service: None,
             heartbeat: params.heartbeat.clone(),
         };
@@ -204,7 +205,10 @@ impl<'a> Work<'a> {
     /// Removes what an attempt left that was cut off.
     async fn clear(&self) -> Result<(), StepError> {
         const ENDS_WITHIN: Duration = Duration::from_secs(60);
-        if let Some(leftover) = instance::live(&self.data_dir) {
+        // One that was started a moment ago does not work in its data directory yet.
+        for leftover in
+            [instance::started_before(self.ctx)?, instance::live(&self.data_dir)].into_iter().flatten()
+        {
             instance::stop(&leftover, ENDS_WITHIN).await?;
         }
         let dir = self.data_dir.clone();

@@ -3,7 +3,6 @@
 lifeboat_engine::define_codes! {
     LB2000 "cannot connect to MariaDB";
     LB2001 "MariaDB refused the login";
-    LB2002 "remote MariaDB without TLS";
     LB2003 "MariaDB took too long";
     LB2004 "MariaDB reported an error";
     LB2005 "MariaDB programs not found";
@@ -31,6 +30,10 @@ lifeboat_engine::define_codes! {
     LB2052 "target outside of the binary log";
     LB2053 "replay of the binary log stopped";
     LB2054 "replay did not apply what was planned";
+    LB2055 "the MariaDB server went away";
+    LB2056 "server may have lost what was replayed";
+    LB2057 "session of an earlier attempt still runs";
+    LB2058 "binary log is encrypted";
     LB2060 "change of more rows than allowed";
     LB2061 "change reaches what it does not name";
     LB2062 "invariant would not hold";

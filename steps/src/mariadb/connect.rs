@@ -1,14 +1,16 @@
 //! Connections to MariaDB with time limits, and errors that say what happened.
 //!
 //! Every statement has a limit. When it passes, the server is asked to end the statement and the connection is not used
-//! again. Connections stay on this machine: a Unix socket or the loopback.
+//! again. A connection to another machine goes over TLS.
+
+mod protection;
 
 use std::fmt;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use lifeboat_engine::code::Code;
-use lifeboat_engine::resource::{Mariadb, System};
+use lifeboat_engine::resource::{Mariadb, System, Tls, TlsMode};
 use lifeboat_engine::step::{StepContext, StepError};
 use mysql_async::prelude::Queryable;
 use mysql_async::{Conn, DriverError, Error, IoError, Opts, OptsBuilder, Params, Row};
@@ -17,6 +19,7 @@ use tokio::time::timeout;
 use tokio_util::sync::CancellationToken;
 
 use super::codes;
+use crate::tls::{Peer, TlsError, needed};
 
 /// How long a login may take.
 const CONNECT_LIMIT: Duration = Duration::from_secs(10);
@@ -78,6 +81,10 @@ pub(super) struct Login {
     pub(super) user: String,
     pub(super) database: Option<String>,
     password: Option<SecretString>,
+    /// How connections are to be protected, as the resource says it.
+    tls: Option<Tls>,
+    /// The name to look for in the server's certificate, if not that of the host.
+    name: Option<String>,
     /// Ends statements early; the step's own token.
     cancel: CancellationToken,
 }
@@ -92,6 +99,8 @@ impl Login {
             user: mariadb.user.clone(),
             database: mariadb.database.clone(),
             password: password.cloned(),
+            tls: mariadb.tls.clone(),
+            name: None,
             cancel: ctx.cancel.clone(),
         })
     }
@@ -108,7 +117,7 @@ impl Login {
     }
 
     /// Returns the lines of an option file with which MariaDB's own programs log in.
-    pub(super) fn option_file(&self) -> String {
+    pub(super) async fn option_file(&self) -> Result<String, StepError> {
         let mut lines = vec!["[client]".to_owned(), format!("user={}", quoted_option(&self.user))];
         match &self.endpoint {
             Endpoint::Socket(path) => {
@@ -119,70 +128,91 @@ impl Login {
                 lines.push("protocol=tcp".to_owned());
                 lines.push(format!("host={}", quoted_option(host)));
                 lines.push(format!("port={port}"));
+                lines.extend(protection::option_lines(self.protection().await?.as_ref())?);
             }
         }
         let password = self.password.as_ref().map_or("", |password| password.expose_secret());
         lines.push(format!("password={}\n", quoted_option(password)));
-        lines.join("\n")
+        Ok(lines.join("\n"))
     }
 
     /// Connects and logs in.
     pub(super) async fn connect(&self) -> Result<Client, DbError> {
         let opened = timeout(CONNECT_LIMIT, self.open());
         tokio::select! {
-            opened = opened => opened.unwrap_or_else(|_| Err(DbError::timed_out("the login", CONNECT_LIMIT))),
+            opened = opened => opened.unwrap_or_else(|_| {
+                let what = format!("the login to MariaDB at {}", self.endpoint);
+                Err(DbError::timed_out(&what, CONNECT_LIMIT))
+            }),
             () = self.cancel.cancelled() => Err(DbError::Cancelled),
         }
     }
 
     async fn open(&self) -> Result<Client, DbError> {
-        let conn = Conn::new(self.opts().await?).await.map_err(|error| self.login_error(&error))?;
-        let mut client = Client { conn, login: self.clone(), usable: true };
+        let tls = self.protection().await?;
+        let mut login = self.clone();
+        let mut opened = Conn::new(login.opts(tls.as_ref())?).await;
+        if let (Some(TlsMode::VerifyCa), Err(error)) = (tls.as_ref().map(|tls| tls.mode), &opened)
+            && let Some(name) = protection::other_name(error)
+        {
+            login.name = Some(name);
+            opened = Conn::new(login.opts(tls.as_ref())?).await;
+        }
+        let conn = opened.map_err(|error| self.login_error(&error, tls.as_ref()))?;
+        let mut client = Client { conn, login, usable: true };
         // Times are shown in UTC, and what an account's or a server's settings do to statements is left out.
         client.run("set time_zone = '+00:00', sql_mode = 'STRICT_TRANS_TABLES'", QUICK).await?;
         Ok(client)
     }
 
-    async fn opts(&self) -> Result<Opts, DbError> {
+    fn opts(&self, tls: Option<&Tls>) -> Result<Opts, DbError> {
         let opts = OptsBuilder::default()
             .user(Some(self.user.clone()))
             .pass(self.password.as_ref().map(|password| password.expose_secret().to_owned()))
             .db_name(self.database.clone())
             .stmt_cache_size(0)
             .prefer_socket(false);
+        let settings = tls.map(|tls| protection::settings(tls, self.name.as_deref())).transpose()?;
         Ok(match &self.endpoint {
             Endpoint::Socket(path) => opts.socket(Some(path.display().to_string())),
             Endpoint::Tcp { host, port } => {
-                only_this_machine(host, *port).await?;
-                opts.ip_or_hostname(host.clone()).tcp_port(*port)
+                opts.ip_or_hostname(host.clone()).tcp_port(*port).ssl_opts(settings)
             }
         }
         .into())
     }
 
-    fn login_error(&self, error: &Error) -> DbError {
+    /// Returns how a connection must be protected; `None` for not at all.
+    async fn protection(&self) -> Result<Option<Tls>, DbError> {
+        let Endpoint::Tcp { host, port } = &self.endpoint else { return Ok(None) };
+        let found = tokio::net::lookup_host((host.as_str(), *port)).await;
+        let addresses: Vec<_> = found
+            .map_err(|error| DbError::Unreachable {
+                endpoint: self.endpoint.to_string(),
+                why: error.to_string(),
+            })?
+            .collect();
+        Ok(needed(self.tls.as_ref(), &addresses))
+    }
+
+    fn login_error(&self, error: &Error, tls: Option<&Tls>) -> DbError {
         let at = self.endpoint.to_string();
+        let mut lacking = "";
+        if let Endpoint::Tcp { host, port } = &self.endpoint {
+            let peer = Peer { server: "MariaDB", host: host.clone(), port: *port };
+            if let Some(problem) = protection::problem(error, &peer, tls) {
+                return DbError::Tls(problem);
+            }
+            lacking = protection::lacking(tls);
+        }
         match DbError::from_driver(error) {
             // 1044, 1045, 1698: not this account, not from here, not with this password.
             DbError::Server { code: 1044 | 1045 | 1698 | 1251, message, .. } => {
-                DbError::LoginRefused { user: self.user.clone(), at, why: message }
+                DbError::LoginRefused { user: self.user.clone(), at, why: format!("{message}{lacking}") }
             }
             DbError::Lost(why) => DbError::Unreachable { endpoint: at, why },
             other => other,
         }
-    }
-}
-
-/// Refuses another machine: without TLS the password and the data could be read on the way.
-async fn only_this_machine(host: &str, port: u16) -> Result<(), DbError> {
-    let found = tokio::net::lookup_host((host, port)).await.map_err(|error| DbError::Unreachable {
-        endpoint: format!("{host}:{port}"),
-        why: error.to_string(),
-    })?;
-    let mut addresses = found.into_iter();
-    match addresses.all(|address| address.ip().is_loopback()) {
-        true => Ok(()),
-        false => Err(DbError::Remote { host: host.to_owned() }),
     }
 }
 
@@ -287,7 +317,7 @@ async fn within<T>(
 /// Ends a statement whose result nobody waits for: with the connection alone it would go on.
 async fn kill(login: &Login, id: u32) {
     let ask = async {
-        let opts = login.opts().await?;
+        let opts = login.opts(login.protection().await?.as_ref())?;
         let mut conn = Conn::new(opts).await.map_err(|error| DbError::from_driver(&error))?;
         conn.query_drop(format!("kill {id}")).await.map_err(|error| DbError::from_driver(&error))
     };
@@ -330,8 +360,9 @@ pub(super) enum DbError {
     Unreachable { endpoint: String, why: String },
     #[error("MariaDB at {at} refused the login of `{user}`: {why}")]
     LoginRefused { user: String, at: String, why: String },
-    #[error("the MariaDB host `{host}` is another machine, and TLS is not supported yet")]
-    Remote { host: String },
+    /// Nothing was sent to the server but what TLS itself takes.
+    #[error(transparent)]
+    Tls(#[from] TlsError),
     #[error("{what} did not end within {limit}")]
     TimedOut { what: String, limit: String },
     #[error("interrupted")]
@@ -379,7 +410,7 @@ impl DbError {
         }
     }
 
-    fn verdict(&self) -> (Code, bool, Option<&'static str>) {
+    fn verdict(&self) -> (Code, bool, Option<&str>) {
         match self {
             Self::Unreachable { .. } => (
                 codes::LB2000,
@@ -393,11 +424,7 @@ impl DbError {
                     "check `user` and `password` of the resource, and that the account may log in from here",
                 ),
             ),
-            Self::Remote { .. } => (
-                codes::LB2002,
-                false,
-                Some("run Lifeboat on that machine, or forward the port: ssh -L 3307:localhost:3306 HOST"),
-            ),
+            Self::Tls(error) => (error.code(), false, Some(error.help())),
             Self::Parameters { .. } => (codes::LB2011, false, Some("give one value for each `?`")),
             Self::Lost(_) => (codes::LB2000, true, None),
             Self::TimedOut { .. } | Self::Cancelled => (codes::LB2003, true, None),
@@ -426,13 +453,6 @@ impl From<DbError> for StepError {
 #[cfg(test)]
 mod tests {
     use super::*;
-
-    #[tokio::test]
-    async fn only_this_machine_is_spoken_to_without_tls() {
-        assert!(only_this_machine("127.0.0.1", 3306).await.is_ok());
-        let error = only_this_machine("192.0.2.7", 3306).await.expect_err("another machine");
-        assert_eq!(StepError::from(error).code, codes::LB2002);
-    }
 
     #[test]
     fn what_option_files_and_statements_give_a_meaning_is_quoted() {

@@ -200,14 +200,97 @@ pub(super) async fn start(
         .args(args)
         .env("TZ", "UTC")
         .dir("/")
-        .os_user(user.as_ref().map(|user| user.name.as_str()));
+        .os_user(user.as_ref().map(|user| user.name.as_str()))
+        .pid_file(pid_file(ctx)?);
     let spec = ServerSpec {
         id: format!("server:{name}"),
         what: format!("MariaDB server of {}", lifeboat_engine::resource::shown(name)),
-        log_file: ctx.work_dir()?.join("mariadb.log"),
+        log_file: log_file(ctx)?,
         stop_signal: TERM,
     };
     let server = Server::start(command, spec, ctx).await?;
+    ready(ctx, (name, mariadb), Starting::ours(server), within).await
+}
+
+/// Where a step keeps which process it has started.
+fn pid_file(ctx: &StepContext) -> Result<PathBuf, StepError> {
+    Ok(ctx.work_dir()?.join("mariadb.pid"))
+}
+
+fn log_file(ctx: &StepContext) -> Result<PathBuf, StepError> {
+    Ok(ctx.work_dir()?.join("mariadb.log"))
+}
+
+/// Returns the process that an earlier attempt of this step has started, if it still runs. It may be about to become a server.
+pub(super) fn started_before(ctx: &StepContext) -> Result<Option<Identity>, StepError> {
+    Ok(identity::load(&pid_file(ctx)?).filter(Identity::is_alive))
+}
+
+/// Ends what [`started_before`] knows: the step has come to its end.
+pub(super) fn forget(ctx: &StepContext) -> Result<(), StepError> {
+    let path = pid_file(ctx)?;
+    match fs::remove_file(&path) {
+        Err(error) if error.kind() != std::io::ErrorKind::NotFound => {
+            Err(StepError::transient(codes::LB2008, format!("{} cannot be removed", path.display()))
+                .caused_by(&error))
+        }
+        _ => Ok(()),
+    }
+}
+
+/// Returns the server that runs on a data directory; one that an earlier attempt has just started is waited for.
+pub(super) async fn running(ctx: &StepContext, data_dir: &Path) -> Result<Option<Identity>, StepError> {
+    /// How long a process may take until it works in its data directory.
+    const APPEARS_WITHIN: Duration = Duration::from_secs(30);
+    let deadline = Instant::now() + APPEARS_WITHIN;
+    loop {
+        if let Some(server) = live(data_dir) {
+            return Ok(Some(server));
+        }
+        if started_before(ctx)?.is_none() || Instant::now() >= deadline {
+            return Ok(None);
+        }
+        tokio::time::sleep(POLL).await;
+    }
+}
+
+/// A server that is expected to take connections soon.
+pub(super) struct Starting {
+    identity: Identity,
+    /// The one that this attempt has started, whose log is known.
+    server: Option<Server>,
+}
+
+impl Starting {
+    fn ours(server: Server) -> Self {
+        Self { identity: server.identity.clone(), server: Some(server) }
+    }
+
+    pub(super) fn found(identity: Identity) -> Self {
+        Self { identity, server: None }
+    }
+
+    fn failed(&self, problem: &str) -> StepError {
+        let error = StepError::transient(codes::LB2008, format!("the MariaDB server {problem}"));
+        let Some(server) = &self.server else {
+            return error.help(format!(
+                "it is process {}: look at its log, and check `socket`, or `host` and `port`, of the resource",
+                self.identity.pid
+            ));
+        };
+        let mut error = error.help(format!("its whole log is {}", server.log_file().display()));
+        error.causes = server.log_tail(12);
+        error
+    }
+}
+
+/// Waits until a server takes connections, and makes sure that it is the one that was meant.
+pub(super) async fn ready(
+    ctx: &StepContext,
+    (name, mariadb): (&str, &Mariadb),
+    server: Starting,
+    within: Duration,
+) -> Result<(Client, Facts), StepError> {
     let login = Login::of(ctx, name)?;
     let (client, facts) = wait_ready(&login, &server, within).await?;
     facts::check_place(mariadb, &facts)?;
@@ -224,30 +307,33 @@ fn own_args(mariadb: &Mariadb, data_dir: &Path) -> Vec<String> {
     args
 }
 
-async fn wait_ready(login: &Login, server: &Server, within: Duration) -> Result<(Client, Facts), StepError> {
+async fn wait_ready(
+    login: &Login,
+    server: &Starting,
+    within: Duration,
+) -> Result<(Client, Facts), StepError> {
     let deadline = Instant::now() + within;
     loop {
-        match login.connect().await {
+        let refused = match login.connect().await {
             Ok(mut client) => {
                 let facts = facts::read(&mut client).await?;
                 return Ok((client, facts));
             }
             Err(error) if !error.may_pass() => return Err(error.into()),
-            Err(_) => {}
-        }
+            Err(error) => error,
+        };
         let problem = match () {
-            () if !server.identity.is_alive() => "ended while it was starting",
-            () if Instant::now() >= deadline => "takes no connections within the time given",
-            () if login.is_cancelled() => "was not waited for",
+            () if !server.identity.is_alive() => "ended while it was starting".to_owned(),
+            () if Instant::now() >= deadline => {
+                format!("takes no connections within the time given: {refused}")
+            }
+            () if login.is_cancelled() => "was not waited for".to_owned(),
             () => {
                 tokio::time::sleep(POLL).await;
                 continue;
             }
         };
-        let mut error = StepError::transient(codes::LB2008, format!("the MariaDB server {problem}"))
-            .help(format!("its whole log is {}", server.log_file().display()));
-        error.causes = server.log_tail(12);
-        return Err(error);
+        return Err(server.failed(&problem));
     }
 }
 

@@ -8,8 +8,7 @@ use lifeboat_engine::value::{Field, Span, Type};
 use serde::Deserialize;
 use serde_json::{Map, Value, json};
 
-use super::connect::{Login, server};
-use super::facts;
+use super::connect::server;
 use super::instance::{self, data_dir, refuse_managed};
 use crate::sql::done;
 
@@ -47,7 +46,8 @@ impl StepKind for Start {
             Effect::Idempotent,
         )
         .doc(
-            "Succeeds at once if a server runs on the data directory. The server is started in a session of its own and \
+            "Succeeds at once if a server runs on the data directory and takes connections; one that is still starting is waited \
+             for. The server is started in a session of its own and \
              outlives Lifeboat; without `config_file` it reads the configuration of the system. Ready means that it takes \
              connections and has its data in `data_dir`. What a `mariadb.clone` has made is started cut off as before. A \
              server that a service manager runs is refused: use `service.start`.",
@@ -73,18 +73,24 @@ impl StepKind for Start {
         let params: Params = ctx.params()?;
         let mariadb = server(ctx, &params.server)?;
         let dir = data_dir(&params.server, mariadb)?;
-        let runs = instance::live(dir).is_some();
-        let facts = if runs {
-            let mut client = Login::of(ctx, &params.server)?.connect().await?;
-            let facts = facts::read(&mut client).await?;
-            facts::check_place(mariadb, &facts)?;
-            facts
-        } else {
-            refuse_managed(&params.server, mariadb)?;
-            instance::start(ctx, &params.server, mariadb, params.within.0).await?.1
+        let earlier = instance::started_before(ctx)?;
+        let found = instance::running(ctx, dir).await?;
+        // An attempt that was cut off may have started it.
+        let started = found.is_none() || found == earlier;
+        let name = params.server.as_str();
+        let facts = match found {
+            Some(server) => {
+                let starting = instance::Starting::found(server);
+                instance::ready(ctx, (name, mariadb), starting, params.within.0).await?.1
+            }
+            None => {
+                refuse_managed(name, mariadb)?;
+                instance::start(ctx, name, mariadb, params.within.0).await?.1
+            }
         };
         let pid = instance::live(dir).map(|server| server.pid);
-        Ok(done(json!({"pid": pid, "started": !runs, "version": facts.version})))
+        instance::forget(ctx)?;
+        Ok(done(json!({"pid": pid, "started": started, "version": facts.version})))
     }
 }
 

@@ -27,11 +27,16 @@ pub(super) struct Read<'a> {
     pub(super) limit: Duration,
 }
 
-/// Says why a statement is not read; `None` if it may be.
-pub(super) fn refusal(sql: &str) -> Option<String> {
+/// Says whether a statement writes a file of the server.
+pub(super) fn writes_file(sql: &str) -> bool {
     let lower = sql.to_lowercase();
     let words: Vec<&str> = lower.split_whitespace().collect();
-    if words.windows(2).any(|pair| pair[0] == "into" && matches!(pair[1], "outfile" | "dumpfile")) {
+    words.windows(2).any(|pair| pair[0] == "into" && matches!(pair[1], "outfile" | "dumpfile"))
+}
+
+/// Says why a statement is not read; `None` if it may be.
+pub(super) fn refusal(sql: &str) -> Option<String> {
+    if writes_file(sql) {
         return Some("it writes a file".to_owned());
     }
     let word = first_word(sql);

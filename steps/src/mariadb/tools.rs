@@ -46,9 +46,9 @@ fn places(mariadb: &Mariadb) -> Vec<PathBuf> {
 
 /// Begins a command of one of MariaDB's client programs that logs in. No option file of the machine is read, the
 /// password is on no disk and in no argument.
-pub(super) fn client(mariadb: &Mariadb, name: &str, login: &Login) -> Result<Command, StepError> {
+pub(super) async fn client(mariadb: &Mariadb, name: &str, login: &Login) -> Result<Command, StepError> {
     let command = Command::new(program(mariadb, name)?);
-    let command = command.secret_option("--defaults-file=", &login.option_file())?;
+    let command = command.secret_option("--defaults-file=", &login.option_file().await?)?;
     // Times that a program is given or prints are in the zone of its process.
     Ok(command.env("TZ", "UTC").env("LC_ALL", "C").dir("/"))
 }
@@ -65,6 +65,26 @@ pub(super) fn said(output: &Output) -> String {
     let begin =
         lines.iter().rposition(|line| line.starts_with("ERROR")).unwrap_or(lines.len().saturating_sub(1));
     lines[begin..].iter().map(|line| line.trim()).collect::<Vec<_>>().join(" ")
+}
+
+/// Says whether a client program ended because the server did, or closed its connection.
+pub(super) fn lost_server(output: &Output) -> bool {
+    // Cannot connect, gone away, lost, lost at the beginning, killed, shutdown.
+    const LOST: [&str; 7] = ["2002", "2003", "2006", "2013", "2055", "1927", "1053"];
+    let text = output.stderr.last_lines(20).join("\n").to_lowercase();
+    let says = |number: &str| {
+        [format!("error {number}"), format!("error: {number}"), format!("({number})")]
+            .iter()
+            .any(|shape| text.contains(shape.as_str()))
+    };
+    LOST.iter().any(|number| says(number))
+}
+
+/// The failure of a step whose server went away under it; `then` is what a retry does.
+pub(super) fn server_ended(message: String, then: &str) -> StepError {
+    StepError::uncertain(codes::LB2055, message).help(format!(
+        "start the server again (`mariadb.start`, or its service), then `lifeboat retry`: {then}"
+    ))
 }
 
 /// Returns what a program showed beside that: the statement that was refused, without its frame.

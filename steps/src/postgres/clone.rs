@@ -102,7 +102,10 @@ impl StepKind for Clone {
             "The directory of its socket, for programs that take it as their host.",
         )
         .output("port", Type::Integer, "The number in the name of the socket; no port is open.")
-        .output("bytes", Type::Integer, "Size of the restored files in bytes.");
+        .output("bytes", Type::Integer, "Size of the restored files in bytes.")
+        .output("wal_bytes", Type::Integer, "How much of the log was replayed.")
+        .output("base_seconds", Type::Number, "How long the base backup took to be restored.")
+        .output("replay_seconds", Type::Number, "How long the log took to be replayed.");
         spec.params = params();
         spec
     }
@@ -215,6 +218,7 @@ impl<'a> Work<'a> {
             database: params.database.clone(),
             os_user: Some(params.os_user.clone()),
             password: None,
+            tls: None,
             service: None,
             heartbeat: params.heartbeat.clone(),
         };
@@ -307,6 +311,9 @@ impl<'a> Work<'a> {
             "end_of_wal": recovered.outputs["end_of_wal"], "timeline": promoted.outputs["timeline"],
             "system_id": base.outputs["system_id"], "bytes": base.outputs["bytes"],
             "data_dir": postgres.data_dir, "socket_dir": postgres.socket_dir, "port": postgres.port,
+            "base_seconds": base.outputs["seconds"], "replay_seconds": recovered.outputs["seconds"],
+            // Notes of an earlier version do not have it.
+            "wal_bytes": recovered.outputs.get("wal_bytes").and_then(Value::as_u64).unwrap_or(0),
         });
         let mut done = super::local::done(outputs);
         done.warnings.clone_from(&chosen.warnings);

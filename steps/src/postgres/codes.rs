@@ -25,7 +25,6 @@ lifeboat_engine::define_codes! {
     LB1227 "replayed data cannot be made durable";
     LB1240 "cannot connect to Postgres";
     LB1241 "Postgres refused the login";
-    LB1242 "remote Postgres without TLS";
     LB1243 "Postgres took too long";
     LB1244 "Postgres reported an error";
     LB1245 "Postgres programs not found";
@@ -99,5 +98,6 @@ lifeboat_engine::define_codes! {
     LB1850 "inventory of a backup cannot be used";
     LB1851 "files of a server cannot be verified";
     LB1852 "backup is of another cluster";
+    LB1853 "databases of a drill stay";
     LB1880 "WAL segment damaged within the log";
 }

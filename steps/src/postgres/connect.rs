@@ -4,59 +4,38 @@
 //! dropping a query's future alone would leave the statement running and the connection busy.
 
 mod copy;
+mod error;
+mod network;
 
 use std::fmt;
-use std::io;
-use std::net::SocketAddr;
-use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use futures_util::TryStreamExt;
-use lifeboat_engine::code::Code;
-use lifeboat_engine::resource::Postgres;
+use lifeboat_engine::resource::{Postgres, Tls, TlsMode};
 use lifeboat_engine::step::{StepContext, StepError};
 use secrecy::{ExposeSecret, SecretString};
-use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::time::timeout;
-use tokio_postgres::error::SqlState;
+use tokio_postgres::config::SslMode;
+use tokio_postgres::tls::{MakeTlsConnect, TlsConnect};
 use tokio_postgres::types::ToSql;
 use tokio_postgres::{Config, NoTls, Row};
+use tokio_postgres_rustls::MakeRustlsConnect;
 use tokio_util::sync::CancellationToken;
 
+pub use error::{DbMessage, PgError};
+use network::Way;
+pub use network::{Endpoint, endpoint, socket_path};
+
 use super::account;
-use super::codes;
 use super::isolation::Isolation;
-use super::pidfile::PidFile;
 use crate::process::Command;
+use crate::tls::{Connector, TlsError, roots_file};
 
 /// How long a login may take.
 const CONNECT_LIMIT: Duration = Duration::from_secs(10);
 /// How long asking the server to cancel a statement may take.
 const CANCEL_LIMIT: Duration = Duration::from_secs(3);
-
-/// Where a server listens.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub enum Endpoint {
-    /// The Unix socket of a port in a directory.
-    Socket { dir: PathBuf, port: u16 },
-    /// A host name or address of this machine.
-    Tcp { host: String, port: u16 },
-}
-
-impl fmt::Display for Endpoint {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        match self {
-            Self::Socket { dir, port } => write!(f, "{}", socket_path(dir, *port).display()),
-            Self::Tcp { host, port } => write!(f, "{host}:{port}"),
-        }
-    }
-}
-
-/// Returns the path of the Unix socket that a server of a port makes in a directory.
-pub fn socket_path(dir: &Path, port: u16) -> PathBuf {
-    dir.join(format!(".s.PGSQL.{port}"))
-}
 
 /// Everything that a connection needs.
 #[derive(Clone, Debug)]
@@ -65,6 +44,8 @@ pub struct Login {
     pub user: String,
     pub database: String,
     pub password: Option<SecretString>,
+    /// How connections are to be protected, as the resource says it.
+    pub tls: Option<Tls>,
     /// Over a Unix socket, the user id that the server sees, so that `peer` lines work when Lifeboat is root.
     pub as_uid: Option<u32>,
     /// Ends statements early; the step's own token.
@@ -80,8 +61,13 @@ impl Login {
         }
     }
 
-    /// Gives the password to one of Postgres's own programs, in a file that is on no disk.
-    pub(super) fn passfile(&self, command: Command) -> Result<Command, StepError> {
+    /// Lets one of Postgres's own programs log in: gives it the password, in a file that is on no disk, and the settings of
+    /// TLS, so that it checks what is checked here.
+    pub(super) async fn credentials(&self, command: Command) -> Result<Command, StepError> {
+        let command = match self.protection(&self.addresses().await?) {
+            None => command.env("PGSSLMODE", TlsMode::Disable.word()),
+            Some(tls) => with_tls(command, &tls)?,
+        };
         let Some(password) = &self.password else { return Ok(command) };
         let escaped = password.expose_secret().replace('\\', r"\\").replace(':', r"\:");
         command.secret_file("PGPASSFILE", &format!("*:*:*:*:{escaped}\n"))
@@ -106,6 +92,7 @@ impl Login {
             user: postgres.user.clone(),
             database: postgres.database.clone(),
             password: password.cloned(),
+            tls: postgres.tls.clone(),
             as_uid,
             cancel: ctx.cancel.clone(),
         })
@@ -122,6 +109,7 @@ impl Login {
             user: postgres.user.clone(),
             database: postgres.database.clone(),
             password: None,
+            tls: None,
             as_uid: account::owner(postgres)?.map(|user| user.uid),
             cancel: ctx.cancel.clone(),
         })
@@ -137,54 +125,49 @@ impl Login {
     pub async fn connect(&self) -> Result<Client, PgError> {
         let opened = timeout(CONNECT_LIMIT, self.open());
         tokio::select! {
-            opened = opened => opened.unwrap_or_else(|_| Err(PgError::timed_out("the login", CONNECT_LIMIT))),
+            opened = opened => opened.unwrap_or_else(|_| {
+                let what = format!("the login to Postgres at {}", self.endpoint);
+                Err(PgError::timed_out(&what, CONNECT_LIMIT))
+            }),
             () = self.cancel.cancelled() => Err(PgError::Cancelled),
         }
     }
 
     async fn open(&self) -> Result<Client, PgError> {
-        let stream = self.stream().await?;
+        let addresses = self.addresses().await?;
+        let tls = match self.protection(&addresses) {
+            Some(tls) => Some(Connector::load(tls, self.peer()).await.map_err(PgError::Tls)?),
+            None => None,
+        };
+        let config = self.config(if tls.is_some() { SslMode::Require } else { SslMode::Disable });
+        let stream = self.stream(&addresses).await?;
+        let started = match &tls {
+            None => start(&config, stream, NoTls).await,
+            Some(tls) => start(&config, stream, over(tls)?).await,
+        };
+        let inner = started.map_err(|error| self.login_error(&error, tls.as_ref()))?;
+        Ok(Client { inner, login: self.clone(), tls, usable: AtomicBool::new(true) })
+    }
+
+    fn config(&self, mode: SslMode) -> Config {
         let mut config = Config::new();
-        config.user(&self.user).dbname(&self.database).application_name("lifeboat");
-        config.ssl_mode(tokio_postgres::config::SslMode::Disable);
+        config.user(&self.user).dbname(&self.database).application_name("lifeboat").ssl_mode(mode);
         if let Some(password) = &self.password {
             config.password(password.expose_secret());
         }
-        let (inner, connection) =
-            config.connect_raw(stream, NoTls).await.map_err(|error| self.login_error(&error))?;
-        // Ends by itself when the client is dropped.
-        tokio::spawn(async move {
-            if let Err(error) = connection.await {
-                tracing::debug!("Postgres connection ended: {error}");
-            }
-        });
-        Ok(Client { inner, login: self.clone(), usable: AtomicBool::new(true) })
+        config
     }
 
-    async fn stream(&self) -> Result<Box<dyn Stream>, PgError> {
-        let unreachable = |error: io::Error| PgError::Unreachable {
-            endpoint: self.endpoint.to_string(),
-            why: error.to_string(),
-        };
-        match &self.endpoint {
-            Endpoint::Socket { dir, port } => {
-                let stream = connect_socket(socket_path(dir, *port), self.as_uid).await;
-                Ok(Box::new(stream.map_err(unreachable)?))
-            }
-            Endpoint::Tcp { host, port } => {
-                let addresses = loopback_addresses(host, *port).await?;
-                let stream = tokio::net::TcpStream::connect(&addresses[..]).await.map_err(unreachable)?;
-                stream.set_nodelay(true).map_err(unreachable)?;
-                Ok(Box::new(stream))
-            }
-        }
-    }
-
-    fn login_error(&self, error: &tokio_postgres::Error) -> PgError {
+    fn login_error(&self, error: &tokio_postgres::Error, tls: Option<&Connector>) -> PgError {
         let at = self.endpoint.to_string();
+        if let Some(problem) = tls.and_then(|tls| tls.explain(error)) {
+            return PgError::Tls(problem);
+        }
         match PgError::from_driver(error) {
-            PgError::Database(db) if db.is_login_failure() => {
-                PgError::LoginRefused { user: self.user.clone(), at, why: db.to_string() }
+            PgError::Database(db) if db.is_login_failure() => self.refused(&db, tls),
+            // The driver says so before anything else is sent.
+            PgError::Lost(why) if tls.is_some() && why.contains("server does not support TLS") => {
+                PgError::Tls(TlsError::no_tls(&self.peer()))
             }
             PgError::Lost(why) if why.contains("password") || why.contains("authentication") => {
                 PgError::LoginRefused { user: self.user.clone(), at, why }
@@ -193,74 +176,72 @@ impl Login {
             other => other,
         }
     }
-}
 
-/// Returns where a resource listens: `host`, or the Unix socket in `socket_dir`, or where the server on its data
-/// directory says, or the usual directory.
-pub fn endpoint(postgres: &Postgres) -> Endpoint {
-    let port = postgres.port;
-    match (&postgres.host, &postgres.socket_dir) {
-        (Some(host), _) if host.starts_with('/') => Endpoint::Socket { dir: host.into(), port },
-        (Some(host), _) => Endpoint::Tcp { host: host.clone(), port },
-        (None, Some(dir)) => Endpoint::Socket { dir: dir.clone(), port },
-        (None, None) => {
-            let server = postgres.data_dir.as_deref().and_then(PidFile::live);
-            let own =
-                server.filter(|(file, _)| file.port == Some(port)).and_then(|(file, _)| file.socket_dir);
-            Endpoint::Socket { dir: own.unwrap_or_else(|| usual_socket_dir(port)), port }
+    /// Tells a login that the server refused from one that it did not even look at.
+    fn refused(&self, db: &DbMessage, tls: Option<&Connector>) -> PgError {
+        let is_tcp = matches!(self.endpoint, Endpoint::Tcp { .. });
+        // From version 14 on, and before it.
+        let is_clear = ["no encryption", "SSL off"].iter().any(|words| db.message.ends_with(words));
+        match tls {
+            None if is_tcp && is_clear => PgError::Tls(TlsError::demanded(&self.peer(), &db.to_string())),
+            Some(tls) if db.message.contains("client certificate") => {
+                PgError::Tls(TlsError::client_certificate(tls.peer(), tls.tls(), &db.to_string()))
+            }
+            _ => {
+                let at = self.endpoint.to_string();
+                PgError::LoginRefused { user: self.user.clone(), at, why: db.to_string() }
+            }
         }
     }
 }
 
-fn usual_socket_dir(port: u16) -> PathBuf {
-    let usual = [Path::new("/var/run/postgresql"), Path::new("/tmp")];
-    let found = usual.into_iter().find(|dir| socket_path(dir, port).exists());
-    found.unwrap_or(usual[0]).to_path_buf()
-}
-
-async fn loopback_addresses(host: &str, port: u16) -> Result<Vec<SocketAddr>, PgError> {
-    let found = tokio::net::lookup_host((host, port)).await.map_err(|error| PgError::Unreachable {
-        endpoint: format!("{host}:{port}"),
-        why: error.to_string(),
-    })?;
-    let addresses: Vec<SocketAddr> = found.collect();
-    match addresses.iter().all(|address| address.ip().is_loopback()) {
-        true => Ok(addresses),
-        false => Err(PgError::Remote { host: host.to_owned() }),
+/// Gives settings of TLS to a program that uses libpq, in the words of its variables.
+fn with_tls(command: Command, tls: &Tls) -> Result<Command, StepError> {
+    // An encryption of another sort would take the place of TLS, and of its checks.
+    let mut command = command.env("PGSSLMODE", tls.mode.word()).env("PGGSSENCMODE", "disable");
+    if matches!(tls.mode, TlsMode::VerifyCa | TlsMode::VerifyFull) {
+        command = command.env("PGSSLROOTCERT", roots_file(tls)?);
     }
+    for (name, file) in [("PGSSLCERT", &tls.cert_file), ("PGSSLKEY", &tls.key_file)] {
+        if let Some(file) = file {
+            command = command.env(name, file);
+        }
+    }
+    Ok(command)
 }
 
-trait Stream: AsyncRead + AsyncWrite + Unpin + Send {}
-impl<T: AsyncRead + AsyncWrite + Unpin + Send> Stream for T {}
+/// Returns what does the handshake after the server has agreed to it.
+fn over(tls: &Connector) -> Result<impl TlsConnect<Way, Stream: Send, Future: Send> + use<>, PgError> {
+    let mut connect = MakeRustlsConnect::new(tls.config());
+    MakeTlsConnect::<Way>::make_tls_connect(&mut connect, tls.host())
+        .map_err(|_| PgError::Tls(TlsError::no_name(tls.peer())))
+}
 
-/// Connects to a Unix socket as another user where that is asked for.
-///
-/// The kernel notes the effective user of the thread that connects, so a thread of its own takes that user on; Linux
-/// keeps user ids per thread at this level, and the thread ends right after.
-async fn connect_socket(path: PathBuf, as_uid: Option<u32>) -> io::Result<tokio::net::UnixStream> {
-    let Some(uid) = as_uid.filter(|&uid| uid != rustix::process::geteuid().as_raw()) else {
-        return tokio::net::UnixStream::connect(path).await;
-    };
-    let (sender, receiver) = tokio::sync::oneshot::channel();
-    std::thread::Builder::new().name("postgres-peer".to_owned()).spawn(move || {
-        let connect = || {
-            let uid = rustix::process::Uid::from_raw(uid);
-            rustix::thread::set_thread_res_uid(None, Some(uid), None)?;
-            let stream = std::os::unix::net::UnixStream::connect(path)?;
-            stream.set_nonblocking(true)?;
-            Ok(stream)
-        };
-        // The receiver is gone only if the caller has stopped waiting.
-        drop(sender.send(connect()));
-    })?;
-    let connected: io::Result<_> = receiver.await.map_err(io::Error::other)?;
-    tokio::net::UnixStream::from_std(connected?)
+async fn start<T>(
+    config: &Config,
+    stream: Way,
+    tls: T,
+) -> Result<tokio_postgres::Client, tokio_postgres::Error>
+where
+    T: TlsConnect<Way>,
+    T::Stream: Send + 'static,
+{
+    let (client, connection) = config.connect_raw(stream, tls).await?;
+    // Ends by itself when the client is dropped.
+    tokio::spawn(async move {
+        if let Err(error) = connection.await {
+            tracing::debug!("Postgres connection ended: {error}");
+        }
+    });
+    Ok(client)
 }
 
 /// A connection that is logged in. Statements run one after the other.
 pub struct Client {
     inner: tokio_postgres::Client,
     login: Login,
+    /// What protects it; also for the request to cancel, which goes over a connection of its own.
+    tls: Option<Connector>,
     usable: AtomicBool,
 }
 
@@ -355,166 +336,15 @@ impl Client {
     async fn cancel_statement(&self) {
         let token = self.inner.cancel_token();
         let ask = async {
-            let stream = self.login.stream().await?;
-            token.cancel_query_raw(stream, NoTls).await.map_err(|error| PgError::from_driver(&error))
+            let stream = self.login.stream(&self.login.addresses().await?).await?;
+            let asked = match &self.tls {
+                None => token.cancel_query_raw(stream, NoTls).await,
+                Some(tls) => token.cancel_query_raw(stream, over(tls)?).await,
+            };
+            asked.map_err(|error| PgError::from_driver(&error))
         };
         if !matches!(timeout(CANCEL_LIMIT, ask).await, Ok(Ok(()))) {
             tracing::debug!("the server could not be asked to cancel a statement");
         }
-    }
-}
-
-/// What the server said was wrong.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct DbMessage {
-    pub severity: String,
-    pub message: String,
-    pub detail: Option<String>,
-    pub hint: Option<String>,
-    pub sqlstate: String,
-}
-
-impl DbMessage {
-    /// Class 28 is authorization; 3D000 names a database that is not there and is no matter of passwords.
-    fn is_login_failure(&self) -> bool {
-        self.sqlstate.starts_with("28")
-    }
-}
-
-impl fmt::Display for DbMessage {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "{}: {}", self.severity, self.message)?;
-        if let Some(detail) = &self.detail {
-            write!(f, " ({detail})")?;
-        }
-        write!(f, " [SQLSTATE {}]", self.sqlstate)
-    }
-}
-
-/// Why a connection or a statement failed.
-#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
-pub enum PgError {
-    #[error("no Postgres answers at {endpoint}: {why}")]
-    Unreachable { endpoint: String, why: String },
-    #[error("Postgres at {at} refused the login of `{user}`: {why}")]
-    LoginRefused { user: String, at: String, why: String },
-    #[error("the Postgres host `{host}` is another machine, and TLS is not supported yet")]
-    Remote { host: String },
-    /// The server starts, stops or recovers and takes no connections yet.
-    #[error("Postgres accepts no connections yet: {0}")]
-    NotReady(String),
-    #[error("{what} did not end within {limit}")]
-    TimedOut { what: String, limit: String },
-    #[error("interrupted")]
-    Cancelled,
-    #[error("{0}")]
-    Database(DbMessage),
-    /// The connection broke; a statement in flight may have taken effect.
-    #[error("the connection to Postgres was lost: {0}")]
-    Lost(String),
-}
-
-impl PgError {
-    fn timed_out(what: &str, limit: Duration) -> Self {
-        Self::TimedOut { what: what.to_owned(), limit: humantime::format_duration(limit).to_string() }
-    }
-
-    fn from_driver(error: &tokio_postgres::Error) -> Self {
-        let Some(db) = error.as_db_error() else {
-            return Self::Lost(chain(error));
-        };
-        if db.code() == &SqlState::CANNOT_CONNECT_NOW {
-            return Self::NotReady(db.message().to_owned());
-        }
-        Self::Database(DbMessage {
-            severity: db.severity().to_owned(),
-            message: db.message().to_owned(),
-            detail: db.detail().map(ToOwned::to_owned),
-            hint: db.hint().map(ToOwned::to_owned),
-            sqlstate: db.code().code().to_owned(),
-        })
-    }
-
-    /// Says whether a server that is starting may be the reason, so that waiting makes sense.
-    pub fn may_pass(&self) -> bool {
-        matches!(self, Self::Unreachable { .. } | Self::NotReady(_))
-    }
-
-    /// Returns the failure of a step whose statements only read or can be repeated.
-    pub fn into_step(self) -> StepError {
-        let (code, transient, help) = self.verdict();
-        let message = self.to_string();
-        let error =
-            if transient { StepError::transient(code, message) } else { StepError::permanent(code, message) };
-        match help {
-            Some(help) => error.help(help),
-            None => error,
-        }
-    }
-
-    fn verdict(&self) -> (Code, bool, Option<String>) {
-        match self {
-            Self::Unreachable { .. } => (
-                codes::LB1240,
-                true,
-                Some(
-                    "check that the server runs, and `host`, `port` or `socket_dir` of the resource"
-                        .to_owned(),
-                ),
-            ),
-            Self::LoginRefused { user, .. } => (
-                codes::LB1241,
-                false,
-                Some(format!(
-                    "check the resource's `password` and that pg_hba.conf lets `{user}` in, then try again"
-                )),
-            ),
-            Self::Remote { .. } => (
-                codes::LB1242,
-                false,
-                Some(
-                    "run Lifeboat on that machine, or forward the port: ssh -L 5433:localhost:5432 HOST"
-                        .to_owned(),
-                ),
-            ),
-            Self::NotReady(_) | Self::Lost(_) => (codes::LB1240, true, None),
-            Self::TimedOut { .. } | Self::Cancelled => (codes::LB1243, true, None),
-            // Taken back by the server: a conflict with others (class 40), or a session that it ended (57P0x).
-            Self::Database(db) => {
-                let passes = db.sqlstate.starts_with("40") || db.sqlstate.starts_with("57P0");
-                (codes::LB1244, passes, db.hint.clone())
-            }
-        }
-    }
-}
-
-impl From<PgError> for StepError {
-    fn from(error: PgError) -> Self {
-        error.into_step()
-    }
-}
-
-/// The driver's own text leaves out its causes.
-fn chain(error: &dyn std::error::Error) -> String {
-    let mut text = error.to_string();
-    let mut next = error.source();
-    while let Some(cause) = next {
-        text.push_str(": ");
-        text.push_str(&cause.to_string());
-        next = cause.source();
-    }
-    text
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[tokio::test]
-    async fn only_this_machine_is_spoken_to_without_tls() {
-        assert!(loopback_addresses("127.0.0.1", 5432).await.is_ok());
-        assert!(loopback_addresses("::1", 5432).await.is_ok());
-        let error = loopback_addresses("192.0.2.7", 5432).await.expect_err("another machine");
-        assert_eq!(error.into_step().code, codes::LB1242);
     }
 }

@@ -82,6 +82,9 @@ pub struct Isolation {
     pub target: RecoveryTarget,
     /// `current` for that of the backup, or a number.
     pub timeline: String,
+    /// The end of the last record that was replayed, once it is proven that the server waits where it should.
+    #[serde(default)]
+    pub waits_at: Option<Lsn>,
 }
 
 /// Returns the directory for an isolated server on a data directory.
@@ -251,12 +254,25 @@ impl Isolation {
             Goal::Through(lsn) => ("recovery_target_lsn", lsn.to_string(), Edge::Through),
             Goal::Farthest => farthest(),
         };
+        // What an earlier recovery left in the restored files would be a second target, which a server refuses. The empty ones
+        // come first: after another target even an empty one is a second.
+        let others = TARGETS.iter().filter(|other| **other != name);
+        settings.extend(others.map(|other| ((*other).to_owned(), String::new())));
         settings.push((name.to_owned(), value));
         let inclusive = if edge == Edge::Through { "on" } else { "off" };
         settings.push(("recovery_target_inclusive".to_owned(), inclusive.to_owned()));
         settings
     }
 }
+
+/// Every setting that is a target.
+const TARGETS: [&str; 5] = [
+    "recovery_target",
+    "recovery_target_lsn",
+    "recovery_target_name",
+    "recovery_target_time",
+    "recovery_target_xid",
+];
 
 /// Without any target the server would open for writing at the end, before anybody has looked at it.
 fn farthest() -> (&'static str, String, Edge) {
@@ -282,9 +298,13 @@ host all all 127.0.0.1/32 md5
 host all all ::1/128 md5
 ";
 
-const ISOLATED: [(&str, &str); 27] = [
+const ISOLATED: [(&str, &str); 30] = [
     ("archive_mode", "off"),
     ("archive_command", ""),
+    // Left by a time as a replica: the first deletes WAL of the source's archive.
+    ("archive_cleanup_command", ""),
+    ("recovery_end_command", ""),
+    ("recovery_min_apply_delay", "0"),
     ("primary_conninfo", ""),
     ("primary_slot_name", ""),
     ("synchronous_standby_names", ""),

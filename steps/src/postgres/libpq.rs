@@ -31,9 +31,14 @@ impl<'a> Libpq<'a> {
     }
 
     /// Begins a command that logs in to a database.
-    pub(super) fn command(&self, tools: &Tools, program: &str, database: &str) -> Result<Command, StepError> {
+    pub(super) async fn command(
+        &self,
+        tools: &Tools,
+        program: &str,
+        database: &str,
+    ) -> Result<Command, StepError> {
         let command = self.bare(tools, program).args(["--no-password", "-d", &self.conninfo(database)]);
-        self.login.passfile(command)
+        self.login.credentials(command).await
     }
 
     /// Begins a command of the same user that logs in nowhere.
@@ -65,14 +70,7 @@ impl<'a> Libpq<'a> {
 /// Finds programs for a server: of its own major version, or else newer ones, which speak to older servers.
 pub(super) async fn tools_for(postgres: &Postgres, major: u32) -> Result<Tools, StepError> {
     let postgres = postgres.clone();
-    blocking(move || match Tools::find_major(&postgres, major) {
-        Ok(tools) => Ok(tools),
-        Err(error) => match Tools::find(&postgres) {
-            Ok(newest) if newest.version.major > major => Ok(newest),
-            _ => Err(error),
-        },
-    })
-    .await
+    blocking(move || Tools::find_clients(&postgres, major)).await
 }
 
 /// Reports how much of a file or directory has been written while a program writes it.

@@ -98,6 +98,41 @@ pub(super) async fn stop(server: &Identity, patience: Duration) -> Result<Ended,
     .help(format!("look at it with `ps -o pid,stat,wchan,args -p {}`", server.pid)))
 }
 
+/// Waits until no process of an earlier server works in a data directory any more.
+///
+/// The children of a killed postmaster notice it a moment later. One that ends a recovery goes on with that meanwhile, and
+/// would take away what tells the next server to recover.
+pub(super) async fn alone(ctx: &StepContext, data_dir: &Path) -> Result<(), StepError> {
+    const PATIENCE: Duration = Duration::from_mins(1);
+    let (deadline, pace) = (Instant::now() + PATIENCE, Pace::start());
+    loop {
+        let Some(pid) = worker_in(data_dir) else { return Ok(()) };
+        if Instant::now() >= deadline {
+            let dir = data_dir.display();
+            let message = format!("process {pid} of an earlier Postgres server still works in {dir}");
+            return Err(StepError::transient(codes::LB1262, message).help(format!(
+                "look at it with `ps -o pid,stat,wchan,args -p {pid}`; `kill -QUIT {pid}` ends it; then try again"
+            )));
+        }
+        tokio::select! {
+            () = tokio::time::sleep(pace.pause()) => {}
+            () = ctx.cancelled() => return Err(PgError::Cancelled.into()),
+        }
+    }
+}
+
+/// Finds a process of Postgres whose working directory is the data directory.
+fn worker_in(data_dir: &Path) -> Option<u32> {
+    let data_dir = data_dir.canonicalize().ok()?;
+    let works = |pid: &u32| {
+        let process = PathBuf::from(format!("/proc/{pid}"));
+        std::fs::read_to_string(process.join("comm")).is_ok_and(|name| name.trim_end() == "postgres")
+            && std::fs::read_link(process.join("cwd")).is_ok_and(|cwd| cwd == data_dir)
+    };
+    let processes = std::fs::read_dir("/proc").ok()?.flatten();
+    processes.filter_map(|process| process.file_name().to_str()?.parse().ok()).find(works)
+}
+
 /// A server that was started, and what it must turn out to be.
 pub(super) struct Expected<'a> {
     pub(super) server: &'a Identity,

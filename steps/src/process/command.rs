@@ -160,6 +160,13 @@ impl Command {
         self
     }
 
+    /// Keeps standard error in [`Output`] but does not show its lines: for messages that only the step can judge.
+    #[must_use]
+    pub fn quiet_stderr(mut self) -> Self {
+        self.quiet = Some(Stream::Stderr);
+        self
+    }
+
     /// Calls a function with each line before it is passed on, from another thread; for progress.
     #[must_use]
     pub fn on_line(mut self, hook: impl Fn(Stream, &str) + Send + Sync + 'static) -> Self {

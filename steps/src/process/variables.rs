@@ -2,7 +2,7 @@
 
 use std::collections::BTreeMap;
 
-use lifeboat_engine::resource::{EnvValue, Mariadb, Postgres, Redis, System};
+use lifeboat_engine::resource::{EnvValue, Mariadb, Postgres, Redis, System, Tls};
 use lifeboat_engine::secret::SecretRef;
 use lifeboat_engine::step::{StepContext, StepError};
 use secrecy::{ExposeSecret, SecretString};
@@ -44,6 +44,7 @@ pub(crate) fn secret_value(
 /// `postgresql://user:password@host:port/database`, `mysql://user:password@host:port/database` and
 /// `redis://:password@host:port/number`; for a web service its URL, for files their path. A MariaDB that is reached by
 /// its socket is `mysql://user@localhost/database?unix_socket=PATH`. A Redis that a step has made is `unix://PATH?db=number`.
+/// What a Postgres resource says of TLS stands in its address as `sslmode`, `sslrootcert`, `sslcert` and `sslkey`.
 pub fn connection_url(
     ctx: &StepContext,
     resource: &str,
@@ -105,7 +106,10 @@ fn postgres_url(
     let database = encode(database.unwrap_or(&postgres.database));
     let port = postgres.port;
     Ok(match (&postgres.host, &postgres.socket_dir) {
-        (Some(host), _) => format!("postgresql://{credentials}@{}:{port}/{database}", bracketed(host)),
+        (Some(host), _) => {
+            let tls = postgres.tls.as_ref().map_or_else(String::new, tls_of_libpq);
+            format!("postgresql://{credentials}@{}:{port}/{database}{tls}", bracketed(host))
+        }
         (None, Some(dir)) => {
             let dir = encode(&dir.display().to_string());
             format!("postgresql://{credentials}@/{database}?host={dir}&port={port}")
@@ -113,6 +117,15 @@ fn postgres_url(
         (None, None) => format!("postgresql://{credentials}@/{database}?port={port}"),
     }
     .into())
+}
+
+/// Returns settings of TLS as libpq takes them in an address.
+fn tls_of_libpq(tls: &Tls) -> String {
+    let files = [("sslrootcert", &tls.ca_file), ("sslcert", &tls.cert_file), ("sslkey", &tls.key_file)];
+    files.iter().fold(format!("?sslmode={}", tls.mode), |all, (key, file)| match file {
+        Some(file) => format!("{all}&{key}={}", encode(&file.display().to_string())),
+        None => all,
+    })
 }
 
 fn mariadb_url(
@@ -181,6 +194,12 @@ mod tests {
         assert_eq!(encode("p@ss:/wörd?"), "p%40ss%3A%2Fw%C3%B6rd%3F");
         assert_eq!(bracketed("::1"), "[::1]");
         assert_eq!(bracketed("db.example.org"), "db.example.org");
+    }
+
+    #[test]
+    fn what_a_resource_says_of_tls_stands_in_the_address() {
+        let tls = Tls { ca_file: Some("/etc/my ca.pem".into()), ..Tls::default() };
+        assert_eq!(tls_of_libpq(&tls), "?sslmode=verify-full&sslrootcert=%2Fetc%2Fmy%20ca.pem");
     }
 
     #[test]

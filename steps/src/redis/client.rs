@@ -6,17 +6,16 @@ use lifeboat_engine::model::outcome::FailureKind;
 use lifeboat_engine::resource;
 use lifeboat_engine::step::{StepContext, StepError};
 use redis::aio::MultiplexedConnection;
-use redis::{
-    AsyncConnectionConfig, ConnectionAddr, FromRedisValue, ProtocolVersion, RedisConnectionInfo, RedisError,
-};
+use redis::{AsyncConnectionConfig, FromRedisValue, ProtocolVersion, RedisConnectionInfo, RedisError};
 use secrecy::ExposeSecret;
 use tokio::io::{AsyncRead, AsyncWrite};
-use tokio::net::{TcpStream, UnixStream};
 
 use super::bounded::{Bounded, TooLong};
 use super::codes;
 use super::info::Info;
+use super::link::{OpenError, Target};
 use crate::process::connection_url;
+use crate::tls::Connector;
 
 /// The crate's own limits are 1 s and 0.5 s, too short for a server that forks or loads.
 const CONNECT_LIMIT: Duration = Duration::from_secs(10);
@@ -42,18 +41,16 @@ pub(super) fn server<'a>(ctx: &'a StepContext, name: &str) -> Result<&'a resourc
 impl Client {
     /// Connects to a resource.
     pub(super) async fn connect(ctx: &StepContext, name: &str) -> Result<Self, StepError> {
-        let url = connection_url(ctx, name, None)?;
-        let shown = &server(ctx, name)?.url;
-        Self::open(url.expose_secret(), name).await.map_err(|error| cannot_reach(name, shown, &error))
+        let opened = Self::open(&target(ctx, (name, None))?, name).await;
+        opened.map_err(|error| cannot_reach(ctx, name, error))
     }
 
     /// Connects to a resource if something answers there.
     pub(super) async fn connect_if_up(ctx: &StepContext, name: &str) -> Result<Option<Self>, StepError> {
-        let url = connection_url(ctx, name, None)?;
-        match Self::open(url.expose_secret(), name).await {
+        match Self::open(&target(ctx, (name, None))?, name).await {
             Ok(client) => Ok(Some(client)),
-            Err(error) if is_down(&error) => Ok(None),
-            Err(error) => Err(cannot_reach(name, &server(ctx, name)?.url, &error)),
+            Err(error) if error.is_down() => Ok(None),
+            Err(error) => Err(cannot_reach(ctx, name, error)),
         }
     }
 
@@ -63,9 +60,8 @@ impl Client {
         name: &str,
         database: i64,
     ) -> Result<Self, StepError> {
-        let url = connection_url(ctx, name, Some(&database.to_string()))?;
-        let shown = &server(ctx, name)?.url;
-        Self::open(url.expose_secret(), name).await.map_err(|error| cannot_reach(name, shown, &error))
+        let opened = Self::open(&target(ctx, (name, Some(database)))?, name).await;
+        opened.map_err(|error| cannot_reach(ctx, name, error))
     }
 
     /// Connects for answers that keep their types and of which only so much is taken in.
@@ -74,44 +70,29 @@ impl Client {
         (name, database): (&str, Option<i64>),
         limit: Duration,
     ) -> Result<Self, StepError> {
-        let number = database.map(|number| number.to_string());
-        let url = connection_url(ctx, name, number.as_deref())?;
-        let shown = &server(ctx, name)?.url;
-        let opened =
-            tokio::time::timeout(CONNECT_LIMIT, Self::open_bounded(url.expose_secret(), name, limit)).await;
-        let opened = opened.unwrap_or_else(|elapsed| Err(std::io::Error::from(elapsed).into()));
-        opened.map_err(|error| cannot_reach(name, shown, &error))
-    }
-
-    async fn open_bounded(url: &str, name: &str, limit: Duration) -> Result<Self, RedisError> {
-        let client = redis::Client::open(url)?;
-        let info = client.get_connection_info();
-        let settings = info.redis_settings().clone().set_protocol(ProtocolVersion::RESP3);
-        let connection = match info.addr() {
-            ConnectionAddr::Tcp(host, port) => {
-                over(TcpStream::connect((host.as_str(), *port)).await?, &settings, limit).await?
-            }
-            ConnectionAddr::Unix(path) => over(UnixStream::connect(path).await?, &settings, limit).await?,
-            _ => {
-                let message = "this kind of address is not supported here";
-                return Err(std::io::Error::new(std::io::ErrorKind::Unsupported, message).into());
-            }
-        };
-        Ok(Self { name: name.to_owned(), connection })
+        let target = target(ctx, (name, database))?;
+        let settings = target.settings().clone().set_protocol(ProtocolVersion::RESP3);
+        let opened = within_limit(async {
+            let (stream, tls) = target.open().await?.into_parts();
+            talk(Bounded::new(stream, BYTES_LIMIT), (&settings, limit), tls.as_ref()).await
+        });
+        match opened.await {
+            Ok(connection) => Ok(Self { name: name.to_owned(), connection }),
+            Err(error) => Err(cannot_reach(ctx, name, error)),
+        }
     }
 
     /// Connects to a Unix socket.
-    pub(super) async fn connect_socket(path: &std::path::Path, name: &str) -> Result<Self, RedisError> {
-        Self::open(&format!("redis+unix://{}", path.display()), name).await
+    pub(super) async fn connect_socket(path: &std::path::Path, name: &str) -> Result<Self, OpenError> {
+        Self::open(&Target::new(&format!("redis+unix://{}", path.display()), None)?, name).await
     }
 
-    async fn open(url: &str, name: &str) -> Result<Self, RedisError> {
-        let config = AsyncConnectionConfig::new()
-            .set_connection_timeout(Some(CONNECT_LIMIT))
-            .set_response_timeout(Some(ANSWER_LIMIT));
-        let connection =
-            redis::Client::open(url)?.get_multiplexed_async_connection_with_config(&config).await?;
-        Ok(Self { name: name.to_owned(), connection })
+    async fn open(target: &Target, name: &str) -> Result<Self, OpenError> {
+        let opened = within_limit(async {
+            let (stream, tls) = target.open().await?.into_parts();
+            talk(stream, (target.settings(), ANSWER_LIMIT), tls.as_ref()).await
+        });
+        Ok(Self { name: name.to_owned(), connection: opened.await? })
     }
 
     /// Sends one command and returns whatever came.
@@ -160,28 +141,43 @@ impl Client {
     }
 }
 
-async fn over<S>(
+/// Returns where a resource is and how it is connected to.
+pub(super) fn target(ctx: &StepContext, (name, database): (&str, Option<i64>)) -> Result<Target, StepError> {
+    let number = database.map(|number| number.to_string());
+    let url = connection_url(ctx, name, number.as_deref())?;
+    let tls = server(ctx, name)?.tls.as_ref();
+    Target::new(url.expose_secret(), tls).map_err(|error| cannot_reach(ctx, name, error))
+}
+
+async fn within_limit<T>(work: impl Future<Output = Result<T, OpenError>>) -> Result<T, OpenError> {
+    let opened = tokio::time::timeout(CONNECT_LIMIT, work).await;
+    opened.unwrap_or_else(|elapsed| Err(std::io::Error::from(elapsed).into()))
+}
+
+/// Logs in over an open way.
+async fn talk<S>(
     stream: S,
-    settings: &RedisConnectionInfo,
-    limit: Duration,
-) -> Result<MultiplexedConnection, RedisError>
+    (settings, limit): (&RedisConnectionInfo, Duration),
+    tls: Option<&Connector>,
+) -> Result<MultiplexedConnection, OpenError>
 where
     S: AsyncRead + AsyncWrite + Unpin + Send + 'static,
 {
     let config = AsyncConnectionConfig::new().set_response_timeout(Some(limit));
-    let stream = Bounded::new(stream, BYTES_LIMIT);
-    let (connection, driver) = MultiplexedConnection::new_with_config(settings, stream, config).await?;
+    let made = MultiplexedConnection::new_with_config(settings, stream, config).await;
+    let (connection, driver) = made.map_err(|error| OpenError::of(error, tls))?;
     // Ends with the last handle of the connection.
     tokio::spawn(driver);
     Ok(connection)
 }
 
-/// Says whether nothing listens, so that the server is known to be down.
-pub(super) fn is_down(error: &RedisError) -> bool {
-    error.is_connection_refusal()
-}
-
-fn cannot_reach(name: &str, url: &str, error: &RedisError) -> StepError {
+/// Returns the failure of a step to connect.
+pub(super) fn cannot_reach(ctx: &StepContext, name: &str, error: OpenError) -> StepError {
+    let error = match error {
+        OpenError::Redis(error) => error,
+        OpenError::Tls(error) => return error.into(),
+    };
+    let url = server(ctx, name).map_or("", |redis| redis.url.as_str());
     let credentials = matches!(error.kind(), redis::ErrorKind::AuthenticationFailed)
         || matches!(error.code(), Some("NOAUTH" | "WRONGPASS" | "NOPERM"));
     let message = format!("the Redis server `{name}` at {url} cannot be used");
@@ -190,9 +186,18 @@ fn cannot_reach(name: &str, url: &str, error: &RedisError) -> StepError {
             .help("correct `password` of the resource in the environment's file")
     } else {
         StepError::transient(codes::LB1301, message)
-            .help(format!("check it with `redis-cli -u {url} ping` on this machine"))
+            .help(format!("check it with `redis-cli -u {url} ping` on this machine{}", tls_hint(url)))
     };
-    failure.caused_by(error)
+    failure.caused_by(&error)
+}
+
+/// A server that wants TLS hangs up without a word, and one that has none may wait for the end of a line.
+fn tls_hint(url: &str) -> &'static str {
+    match url.split_once("://") {
+        Some(("redis", _)) => "; a port at which the server speaks TLS wants `rediss://`",
+        Some(("rediss", _)) => "; the server must speak TLS at that port (`tls-port`)",
+        _ => "",
+    }
 }
 
 fn refused(name: &str, words: &[&str], error: &RedisError) -> StepError {

@@ -163,6 +163,7 @@ impl<'a> Work<'a> {
         let redis = resource::Redis {
             url: format!("unix://{}", socket.display()),
             password: None,
+            tls: None,
             data_dir: Some(home.path.clone()),
             bin_dir: params.bin_dir.clone(),
             config_file: None,

@@ -15,9 +15,10 @@ use serde::{Deserialize, Serialize};
 use serde_json::{Value, json};
 
 use super::check::{self, Checked};
-use super::client::{Client, server};
+use super::client::{self, Client, server};
 use super::codes;
 use super::info::{Info, KeyCount};
+use super::relay::Relay;
 use crate::backup::{self, Begun};
 use crate::process::Command;
 use crate::store::{BackupKind, HashingWriter, Marker, Meter, ObjectEntry, Partial, Store, blocking, copy};
@@ -299,11 +300,19 @@ async fn fetch(
     target: &Path,
 ) -> Result<Timestamp, StepError> {
     let asked_at = Timestamp::now();
-    let mut tool = Command::new(check::program(redis, "redis-cli")).args(["-u", redis.url.as_str()]);
+    let mut tool = Command::new(check::program(redis, "redis-cli"));
     if let Some(password) = &redis.password {
         tool = tool.secret_env("REDISCLI_AUTH", ctx.secret(password)?.expose_secret().into());
     }
-    let output = tool.arg("--rdb").arg(target).run_checked(ctx).await?;
+    let sought = client::target(ctx, (&params.server, None))?;
+    let output = if sought.is_protected() {
+        let relay = Relay::new(sought)?;
+        let tool = tool.arg("-s").arg(relay.socket()).arg("--rdb").arg(target);
+        let run = relay.during(tool.run_checked(ctx)).await;
+        run.map_err(|error| client::cannot_reach(ctx, &params.server, error))??
+    } else {
+        tool.args(["-u", redis.url.as_str(), "--rdb"]).arg(target).run_checked(ctx).await?
+    };
     if output.stdout.total() + output.stderr.total() == 0 || !target.is_file() {
         let message = format!("`{}` sent no snapshot", params.server);
         return Err(StepError::transient(codes::LB1303, message));

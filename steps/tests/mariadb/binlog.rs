@@ -5,6 +5,7 @@ use std::path::PathBuf;
 use jiff::Timestamp;
 use lifeboat_engine::model::event::Done;
 use lifeboat_engine::model::evidence::Confidence;
+use lifeboat_engine::model::outcome::FailureKind;
 use lifeboat_engine::step::StepError;
 use serde_json::{Value, json};
 
@@ -13,16 +14,16 @@ use crate::support::proxy::eventually;
 use crate::support::rig::Rig;
 
 /// A source of which a dump is in the store, and a target into which it was restored.
-struct World {
-    rig: Rig,
-    source: Mariadb,
-    target: Mariadb,
+pub(super) struct World {
+    pub(super) rig: Rig,
+    pub(super) source: Mariadb,
+    pub(super) target: Mariadb,
     /// The moment of transactions, in seconds; each has one of its own.
     now: i64,
 }
 
 impl World {
-    async fn new() -> Self {
+    pub(super) async fn new() -> Self {
         let mut rig = Rig::drill();
         open_to_server(rig.dir());
         let source = Mariadb::start(&rig.dir().join("source"), 11);
@@ -38,18 +39,18 @@ impl World {
         world
     }
 
-    async fn dump(&self, step: &str) {
+    pub(super) async fn dump(&self, step: &str) {
         let with = json!({ "server": "db", "store": "backups", "users": false });
         self.rig.run_as(step, "mariadb.dump", with).await.unwrap();
     }
 
-    async fn restore(&self, step: &str) {
+    pub(super) async fn restore(&self, step: &str) {
         let with = json!({ "server": "target", "store": "backups", "users": "skip" });
         self.rig.run_as(step, "mariadb.restore_dump", with).await.unwrap();
     }
 
     /// Commits one transaction at a second of its own; returns that second.
-    fn commit(&mut self, n: u32) -> i64 {
+    pub(super) fn commit(&mut self, n: u32) -> i64 {
         self.now += 10;
         self.commit_at(self.now, n)
     }
@@ -61,21 +62,21 @@ impl World {
         second
     }
 
-    async fn ship(&self, step: &str) -> Result<Done, StepError> {
+    pub(super) async fn ship(&self, step: &str) -> Result<Done, StepError> {
         self.rig.run_as(step, "mariadb.ship_binlogs", json!({ "server": "db", "store": "backups" })).await
     }
 
-    async fn replay(&self, step: &str, until: Value) -> Result<Done, StepError> {
+    pub(super) async fn replay(&self, step: &str, until: Value) -> Result<Done, StepError> {
         let mut with = json!({ "server": "target", "store": "backups" });
         with.as_object_mut().unwrap().extend(until.as_object().unwrap().clone());
         self.rig.run_as(step, "mariadb.replay_binlog", with).await
     }
 
-    fn rows(&self) -> String {
+    pub(super) fn rows(&self) -> String {
         self.target.sql("select group_concat(n order by n) from shop.t")
     }
 
-    fn shipped(&self, server: u32) -> PathBuf {
+    pub(super) fn shipped(&self, server: u32) -> PathBuf {
         self.rig.dir().join("store/binlog/db").join(server.to_string())
     }
 }
@@ -93,10 +94,12 @@ async fn exactly_the_transactions_before_the_target_are_there() {
     let mut world = World::new().await;
     let first = world.commit(1);
     world.source.sql(
-        "create temporary table shop.tmp (n int); insert into shop.tmp values (2); insert into shop.t select n, now() from shop.tmp",
+        "create temporary table shop.tmp (n int); insert into shop.tmp values (2); flush binary logs; \
+         insert into shop.t select n, now() from shop.tmp",
     );
     world.source.sql("set binlog_format = 'ROW'; insert into shop.t values (3, null); update shop.t set n = n + 100 where n = 3");
-    assert_eq!(files(&world.ship("ship1").await.unwrap()), 1);
+    // The temporary table is made in one file and read in the next.
+    assert_eq!(files(&world.ship("ship1").await.unwrap()), 2);
     // The log is spread over several files, and transactions follow each other by seconds.
     let middle = world.commit(4);
     world.source.sql("flush binary logs; alter table shop.t add note varchar(9)");
@@ -138,6 +141,13 @@ async fn exactly_the_transactions_before_the_target_are_there() {
     );
     let done = world.replay("end", json!({})).await.unwrap();
     assert_eq!((world.rows().as_str(), &done.outputs["end_of_log"]), ("1,2,4,5,6,7,103", &json!(true)));
+    // A target that nothing which was shipped reaches.
+    let done = world.replay("beyond", at(after + 5000)).await.unwrap();
+    assert!(
+        done.warnings.iter().any(|it| it.contains("replayed to its end before the target")),
+        "{:?}",
+        done.warnings
+    );
     let note = world.target.sql(
         "select count(*) from information_schema.columns where table_name = 't' and column_name = 'note'",
     );
@@ -325,4 +335,75 @@ async fn the_log_of_a_replica_is_replayed_whole() {
     let done = world.replay("replay", json!({})).await.unwrap();
     assert_eq!((world.rows().as_str(), &done.outputs["planned"]), ("1,2,3,4", &json!(4)));
     assert!(done.outputs["gtid"].as_str().unwrap().contains("3-99-1"), "{}", done.outputs["gtid"]);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn an_encrypted_log_is_refused_and_what_follows_a_new_dump_is_not() {
+    let mut world = World::new().await;
+    let keys = world.rig.dir().join("keys");
+    std::fs::write(&keys, format!("1;{}\n", "a7".repeat(32))).unwrap();
+    world.commit(1);
+    let filename = format!("--file-key-management-filename={}", keys.display());
+    let plugin = ["--plugin-load-add=file_key_management", filename.as_str()];
+    world.source.down();
+    world.source.up(&[plugin[0], plugin[1], "--encrypt-binlog=1"]);
+    world.commit(2);
+    let error = world.ship("ship").await.unwrap_err();
+    assert_eq!((error.code.id, error.kind), ("LB2058", FailureKind::Permanent), "{error}");
+    assert!(!world.shipped(11).exists());
+    // Encrypted files of before are found when they are read.
+    world.source.down();
+    world.source.up(&plugin);
+    world.commit(3);
+    let error = world.ship("ship").await.unwrap_err();
+    assert!(error.code.id == "LB2058" && error.message.contains("binlog.00000"), "{error}");
+    purge_all_but_two(&world.source);
+    let stream = json!({ "server": "db", "store": "backups", "stream": "anew" });
+    world.rig.run_as("anew", "mariadb.ship_binlogs", stream).await.unwrap();
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_real_replica_can_be_the_source() {
+    use crate::support::postgres::free_port;
+    let mut world = World::new().await;
+    // What is dumped and shipped is not the server that the application writes to, but one that follows it.
+    let port = free_port();
+    let mut primary = Mariadb::start(&world.rig.dir().join("primary"), 7);
+    primary.down();
+    primary.up(&["--skip-networking=0", "--bind-address=127.0.0.1", &format!("--port={port}")]);
+    primary.sql("create user follower@'127.0.0.1' identified by 'pw'; grant replication slave on *.* to follower@'127.0.0.1'");
+    world.source.sql("set sql_log_bin = 0; drop database shop; set sql_log_bin = 1; reset master");
+    world.source.down();
+    world.source.up(&["--log-slave-updates=1"]);
+    world.source.sql(&format!(
+        "change master to master_host = '127.0.0.1', master_port = {port}, master_user = 'follower', master_password = 'pw', \
+         master_use_gtid = slave_pos; start slave"
+    ));
+    primary.sql("create database shop; create table shop.t (n int primary key, at datetime)");
+    let follows = |world: &World| {
+        let wanted = primary.sql("select @@gtid_binlog_pos");
+        eventually("the replica has followed", || world.source.sql("select @@gtid_slave_pos") == wanted);
+    };
+    follows(&world);
+    world.target.sql("set sql_log_bin = 0; drop database shop; drop database lifeboat_restored");
+    world.rig.begin_run();
+    world.dump("dump").await;
+    world.restore("restore").await;
+    let now = Timestamp::now().as_second() + 1000;
+    for n in 1..=5 {
+        let second = now + i64::from(n) * 10;
+        primary.sql(&format!("set timestamp = {second}; insert into shop.t values ({n}, null)"));
+    }
+    follows(&world);
+    let shipped = world.ship("ship").await.unwrap();
+    assert_eq!(shipped.outputs["gtid"], json!(primary.sql("select @@gtid_binlog_pos")));
+    let done = world.replay("replay", at(now + 35)).await.unwrap();
+    assert_eq!((world.rows().as_str(), &done.outputs["planned"]), ("1,2,3", &json!(3)));
+    assert!(done.checks.iter().all(|check| check.passed), "{:?}", done.checks);
+    assert_eq!(done.outputs["stopped_before"], json!(format!("0-7-{}", last_sequence(&done) + 1)));
+}
+
+/// The number of the last transaction in the data.
+fn last_sequence(done: &Done) -> u64 {
+    done.outputs["gtid"].as_str().unwrap().rsplit('-').next().unwrap().parse().unwrap()
 }

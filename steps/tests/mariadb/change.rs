@@ -24,12 +24,12 @@ const DATA: &str = "
     insert into kinds (a, b, j) values ('B', 'b', '[]'), ('C', 'c', null);
 ";
 
-const PAYMENTS: &str = "select md5(group_concat(concat_ws('|', id, member, amount, ifnull(note, '~')) order by id)) from shop.payments";
+pub(super) const PAYMENTS: &str = "select md5(group_concat(concat_ws('|', id, member, amount, ifnull(note, '~')) order by id)) from shop.payments";
 const MEMBERS: &str = "select md5(group_concat(concat_ws('|', id, name) order by id)) from shop.members";
 const KINDS: &str = "select hex(a), hex(b), n, f + 0e0, d, j, z, day, t, e, s + 0, u, hex(blobs), hex(txt), hex(g), bits + 0, id, ip, y, total \
     from shop.kinds order by a";
 
-fn setting() -> (Rig, Mariadb) {
+pub(super) fn setting() -> (Rig, Mariadb) {
     let mut rig = Rig::drill();
     open_to_server(rig.dir());
     let db = Mariadb::start(&rig.dir().join("db"), 7);
@@ -38,13 +38,13 @@ fn setting() -> (Rig, Mariadb) {
     (rig, db)
 }
 
-fn change(more: Value) -> Value {
+pub(super) fn change(more: Value) -> Value {
     let mut with = json!({ "server": "db", "database": "shop", "tables": ["payments"], "max_rows": 10 });
     with.as_object_mut().unwrap().extend(more.as_object().unwrap().clone());
     with
 }
 
-fn correction() -> Value {
+pub(super) fn correction() -> Value {
     json!({ "statements": [
         { "sql": "update payments set amount = ? where id in (3, 4)", "params": ["2.50000000000000000001"] },
         { "sql": "delete from payments where id = 5" },
@@ -205,8 +205,73 @@ async fn a_change_that_reaches_too_far_changes_nothing() {
     assert!(done.warnings[0].contains("cannot be taken back by a script"), "{:?}", done.warnings);
 }
 
+#[tokio::test(flavor = "multi_thread")]
+async fn a_row_that_is_changed_twice_is_refused_and_one_statement_for_both_is_not() {
+    let (rig, db) = setting();
+    let before = db.sql(PAYMENTS);
+    let statements = |sqls: &[&str]| {
+        let all: Vec<Value> = sqls.iter().map(|sql| json!({ "sql": sql })).collect();
+        change(json!({ "statements": all }))
+    };
+    for twice in [
+        ["update payments set amount = 0 where id = 1", "update payments set note = 'x' where id = 1"],
+        ["insert into payments (id, member) values (99, 1)", "update payments set note = 'x' where id = 99"],
+        ["update payments set note = 'x' where id = 1", "update payments set note = null where id = 1"],
+    ] {
+        let error = rig.run("mariadb.change", statements(&twice)).await.expect_err("it counts twice");
+        assert_eq!(error.code.id, "LB2061", "{error}");
+        assert!(error.help.as_deref().unwrap_or_default().contains("change each row once only"), "{error:?}");
+        assert_eq!(db.sql(PAYMENTS), before);
+    }
+    let once = statements(&["update payments set amount = 0, note = 'x' where id = 1"]);
+    assert_eq!(rig.run("mariadb.change", once).await.expect("changes").outputs["rows"], json!(1));
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn an_account_without_the_right_to_see_the_count_is_told_which_one_it_needs() {
+    let (mut rig, db) = setting();
+    let before = db.sql(PAYMENTS);
+    db.sql("create user clerk@localhost; grant all on shop.* to clerk@localhost; grant all on lifeboat.* to clerk@localhost");
+    let mut resource = db.resource();
+    resource["user"] = json!("clerk");
+    rig.set_resource("db", resource);
+    let error = rig.run("mariadb.change", change(correction())).await.expect_err("it may not see the count");
+    assert_eq!((error.code.id, error.kind), ("LB2061", FailureKind::Permanent), "{error}");
+    assert!(error.help.as_deref().unwrap_or_default().contains("grant process on *.*"), "{error:?}");
+    assert_eq!(db.sql(PAYMENTS), before);
+    db.sql("grant process on *.* to clerk@localhost");
+    assert_eq!(
+        rig.run("mariadb.change", change(correction())).await.expect("changes").outputs["rows"],
+        json!(4)
+    );
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn long_work_says_how_far_it_is() {
+    let (rig, db) = setting();
+    db.sql("use shop; create table many (id int primary key, n int) engine=InnoDB; insert into many select seq, 0 from seq_1_to_12000");
+    let with = change(json!({
+        "tables": ["many"], "max_rows": 1200, "statements": [{ "sql": "update many set n = 1 where id > 10800" }],
+    }));
+    rig.run("mariadb.change", with).await.expect("changes");
+    let reported = rig.reported();
+    let of = |note: &str| -> Vec<(u64, Option<u64>)> {
+        let all = reported.progress.iter().filter(|one| one.note == note);
+        all.map(|one| (one.done, one.total)).collect()
+    };
+    assert_eq!(of("locking tables"), [(0, Some(1))]);
+    assert_eq!(of("running statements"), [(0, Some(1))]);
+    let all = Some(12_000);
+    assert_eq!(of("comparing rows"), [(5000, all), (10_000, all), (12_000, all)]);
+    let rows = Some(1200);
+    assert_eq!(of("trying the way back"), [(0, rows), (500, rows), (1000, rows)]);
+    assert_eq!(of("comparing rows with before"), [(5000, all), (10_000, all), (12_000, all)]);
+    assert_eq!(of("writing down what was changed"), [(0, rows), (500, rows), (1000, rows)]);
+    assert_eq!(of("committing"), [(1200, rows)]);
+}
+
 /// Waits until a query that counts or looks for something finds it.
-async fn poll(db: &Mariadb, sql: &str) -> String {
+pub(super) async fn poll(db: &Mariadb, sql: &str) -> String {
     let deadline = std::time::Instant::now() + std::time::Duration::from_secs(120);
     loop {
         let found = db.sql(sql);
@@ -220,7 +285,7 @@ async fn poll(db: &Mariadb, sql: &str) -> String {
 }
 
 /// Who sleeps in a session of [`Mariadb::session`].
-const SLEEPING: &str = "select ifnull(max(id), 0) from information_schema.processlist \
+pub(super) const SLEEPING: &str = "select ifnull(max(id), 0) from information_schema.processlist \
     where info = 'select sleep(300)' and command = 'Query'";
 
 /// Runs a change whose rows somebody else has changed and not yet committed, and then ends its session, or the other's wait.

@@ -10,10 +10,10 @@ use lifeboat_engine::step::{Probe, StepError};
 use serde_json::{Value, json};
 
 /// A source with data of every sort, an empty target, and a store.
-struct World {
-    rig: Rig,
-    source: Mariadb,
-    target: Mariadb,
+pub(super) struct World {
+    pub(super) rig: Rig,
+    pub(super) source: Mariadb,
+    pub(super) target: Mariadb,
 }
 
 const DATA: &str = "
@@ -33,7 +33,7 @@ const DATA: &str = "
 ";
 
 impl World {
-    fn new() -> Self {
+    pub(super) fn new() -> Self {
         let mut rig = Rig::drill();
         open_to_server(rig.dir());
         let source = Mariadb::start(&rig.dir().join("source"), 11);
@@ -46,11 +46,11 @@ impl World {
         Self { rig, source, target }
     }
 
-    async fn dump(&self, step: &str, more: Value) -> Result<Done, StepError> {
+    pub(super) async fn dump(&self, step: &str, more: Value) -> Result<Done, StepError> {
         self.rig.run_as(step, "mariadb.dump", with(json!({ "server": "db", "store": "backups" }), more)).await
     }
 
-    async fn restore(&self, step: &str, more: Value) -> Result<Done, StepError> {
+    pub(super) async fn restore(&self, step: &str, more: Value) -> Result<Done, StepError> {
         let base = json!({ "server": "target", "store": "backups" });
         self.rig.run_as(step, "mariadb.restore_dump", with(base, more)).await
     }
@@ -67,14 +67,17 @@ fn with(mut base: Value, more: Value) -> Value {
 
 /// Replaces the SQL of a dump, with a marker that fits, so that only the content is another one.
 fn tamper(backup: &Path, change: impl FnOnce(String) -> String) {
+    tamper_with(backup, "databases.sql.zst", change);
+}
+
+fn tamper_with(backup: &Path, name: &str, change: impl FnOnce(String) -> String) {
     use sha2::{Digest, Sha256};
-    let file = backup.join("databases.sql.zst");
+    let file = backup.join(name);
     let sql = zstd::decode_all(std::fs::File::open(&file).unwrap()).unwrap();
     let packed = zstd::encode_all(change(String::from_utf8(sql).unwrap()).as_bytes(), 3).unwrap();
     let marker = backup.join("lifeboat.json");
     let mut text: Value = serde_json::from_slice(&std::fs::read(&marker).unwrap()).unwrap();
-    let object =
-        text["objects"].as_array_mut().unwrap().iter_mut().find(|it| it["name"] == "databases.sql.zst");
+    let object = text["objects"].as_array_mut().unwrap().iter_mut().find(|it| it["name"] == name);
     let object = object.unwrap();
     object["size"] = json!(packed.len());
     object["sha256"] = json!(lifeboat_engine::plan::hex(&Sha256::digest(&packed)));
@@ -225,4 +228,26 @@ async fn a_target_that_does_not_fit_is_refused_before_the_first_write() {
     assert!(error.code.id == "LB2034" && error.message.contains("lower_case_table_names"), "{error}");
     let none = world.restore("none", json!({ "backup": "20200101T000000Z-none" })).await.unwrap_err();
     assert_eq!(none.code.id, "LB1104");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn accounts_of_an_attempt_that_was_cut_off_get_their_rights() {
+    let world = World::new();
+    let done = world.dump("dump", json!({})).await.unwrap();
+    let backup = world.backup(&done);
+    let (file, marker) = (backup.join("users.sql.zst"), backup.join("lifeboat.json"));
+    let whole = (std::fs::read(&file).unwrap(), std::fs::read(&marker).unwrap());
+    // Cut off between an account and its rights.
+    tamper_with(&backup, "users.sql.zst", |sql| {
+        assert!(sql.contains("GRANT SELECT, INSERT"), "{sql}");
+        sql.replace("GRANT SELECT, INSERT", "GRANT NONSENSE")
+    });
+    let cut = world.restore("restore", json!({})).await.unwrap_err();
+    assert_eq!(cut.code.id, "LB2032", "{cut}");
+    let grants = "show grants for app@localhost";
+    assert_ne!(world.target.sql(grants), world.source.sql(grants), "the account is there without them");
+    std::fs::write(&file, &whole.0).unwrap();
+    std::fs::write(&marker, &whole.1).unwrap();
+    world.restore("restore", json!({})).await.unwrap();
+    assert_eq!(world.target.sql(grants), world.source.sql(grants));
 }

@@ -3,6 +3,10 @@
 mod binlog;
 mod change;
 mod dump;
+mod faults;
+mod gone;
+mod killed;
 mod servers;
 #[path = "../support/mod.rs"]
 pub mod support;
+mod tls;

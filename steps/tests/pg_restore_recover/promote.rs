@@ -1,7 +1,8 @@
 //! `postgres.promote` of a server that was recovered, that has ended since, and that ends meanwhile.
 
-use crate::support::postgres::wait_until;
+use crate::support::postgres::{succeed, wait_until};
 use crate::support::rig::Rig;
+use lifeboat_engine::model::outcome::FailureKind;
 use lifeboat_engine::step::Probe;
 use lifeboat_steps::postgres::codes;
 use lifeboat_steps::postgres::isolation::Isolation;
@@ -41,6 +42,59 @@ async fn a_promoted_drill_server_is_writable_and_stays_isolated() {
     assert!(!PathBuf::from(format!("/proc/{pid}")).exists() || PidFile::live(&scene.data_dir()).is_none());
     let again = scene.rig.run("postgres.stop", json!({"cluster": "db"})).await.expect("is stopped");
     assert_eq!(again.outputs["stopped"], false);
+}
+
+/// Nothing of what a source was set to may start, stop, delay or tell anybody anything: `ALTER SYSTEM` wins over
+/// `postgresql.conf`, and is restored with the data.
+#[tokio::test]
+async fn settings_that_were_restored_with_the_data_do_nothing() {
+    let scene = Scene::set();
+    scene.source.sql("checkpoint");
+    let target = scene.commit(2);
+    scene.commit(3);
+    scene.source.archive_wal();
+    scene.restore_base().await;
+    let traces = scene.rig.dir().join("traces");
+    fs::create_dir(&traces).expect("makes");
+    fs::set_permissions(&traces, std::os::unix::fs::PermissionsExt::from_mode(0o777)).expect("opens");
+    let touch = |name: &str| format!("touch {}", traces.join(name).display());
+    let hostile = [
+        ("archive_command", touch("archived")),
+        ("archive_cleanup_command", touch("cleaned")),
+        ("recovery_end_command", touch("ended")),
+        ("restore_command", "false".to_owned()),
+        ("recovery_target_xid", "3".to_owned()),
+        ("recovery_min_apply_delay", "1h".to_owned()),
+        ("primary_conninfo", "host=127.0.0.1 port=1".to_owned()),
+        ("primary_slot_name", "replica".to_owned()),
+        ("synchronous_standby_names", "replica".to_owned()),
+        ("shared_preload_libraries", "not_installed".to_owned()),
+        ("session_preload_libraries", "not_installed".to_owned()),
+        ("max_logical_replication_workers", "4".to_owned()),
+        ("listen_addresses", "*".to_owned()),
+        ("logging_collector", "on".to_owned()),
+        ("log_destination", "csvlog".to_owned()),
+        ("huge_pages", "on".to_owned()),
+        ("ssl", "on".to_owned()),
+    ];
+    let lines: String = hostile.iter().map(|(name, value)| format!("{name} = '{value}'\n")).collect();
+    let auto = scene.data_dir().join("postgresql.auto.conf");
+    let text = fs::read_to_string(&auto).expect("it was restored") + &lines;
+    fs::write(&auto, &text).expect("writes");
+
+    scene.recover(Some(target)).await.expect("recovers to its own target, at once");
+    scene.sql("checkpoint");
+    let done = scene.rig.run("postgres.promote", json!({"cluster": "db"})).await.expect("promotes");
+    assert_eq!((&done.outputs["isolated"], &done.outputs["archiving"]), (&json!(true), &json!("off")));
+    scene.sql("set statement_timeout = '60s'; insert into ledger values (50, 'nobody has to confirm it')");
+    scene.sql("select pg_switch_wal()");
+    for (name, value) in hostile.iter().filter(|(name, _)| !name.starts_with("restore_")) {
+        assert_ne!(&scene.sql(&format!("show {name}")), value, "{name}");
+    }
+    let left: Vec<_> =
+        fs::read_dir(&traces).expect("reads").flatten().map(|entry| entry.file_name()).collect();
+    assert!(left.is_empty(), "commands of the source were run: {left:?}");
+    assert_eq!(fs::read_to_string(&auto).expect("reads"), text, "and the restored file is as it was");
 }
 
 #[tokio::test]
@@ -194,4 +248,48 @@ fn is_over(pid: u32) -> bool {
 fn sockets_in(dir: &std::path::Path) -> usize {
     let sockets = fs::read_to_string("/proc/net/unix").expect("a list of sockets");
     sockets.lines().filter(|line| line.contains(&*dir.to_string_lossy())).count()
+}
+
+/// As after a kill that took away what tells the server to recover: it replays all that lies in its directory.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_server_that_went_beyond_its_target_is_never_taken_for_restored() {
+    let scene = Scene::set();
+    let target = scene.commit(2);
+    scene.commit(3);
+    scene.source.archive_wal();
+    scene.restore_base().await;
+    scene.recover(Some(target)).await.expect("recovers");
+    let (data_dir, isolation) = (scene.data_dir(), Isolation::serving(&scene.data_dir()).expect("it serves"));
+    let (_, server) = PidFile::live(&data_dir).expect("runs");
+    lifeboat_steps::process::identity::signal(&server, 3).expect("quit");
+    wait_until("the server is gone", || !server.is_alive());
+    fs::remove_file(data_dir.join("recovery.signal")).expect("removes");
+    let mut by_hand = scene.source.place().command("pg_ctl");
+    let settings = format!(
+        "-k {} -p {} -c listen_addresses= -c archive_mode=off -c hba_file={}/pg_hba.conf -c ident_file={}/pg_ident.conf",
+        isolation.dir().display(),
+        scene.target.port,
+        isolation.dir().display(),
+        isolation.dir().display(),
+    );
+    by_hand.arg("-D").arg(&data_dir).arg("-l").arg(data_dir.with_file_name("by-hand.log"));
+    succeed(by_hand.args(["-w", "-t", "60", "start", "-o"]).arg(settings));
+    assert_eq!(
+        scene.sql("select string_agg(id::text, ',' order by id) from ledger"),
+        "1,2,3",
+        "it has too much"
+    );
+
+    // While it runs, and when it is started again.
+    for kind in ["postgres.promote", "postgres.promote", "postgres.start"] {
+        let error =
+            scene.rig.run(kind, json!({"cluster": "db"})).await.expect_err("is not what was asked for");
+        assert_eq!((error.code, error.kind), (codes::LB1271, FailureKind::Permanent), "{kind}: {error}");
+        assert!(error.message.contains("after the target"), "{kind}: {error}");
+        assert!(
+            error.help.as_deref().is_some_and(|help| help.contains("do not use it")),
+            "{kind}: {error:?}"
+        );
+        assert!(PidFile::live(&data_dir).is_none(), "{kind}: it was stopped");
+    }
 }

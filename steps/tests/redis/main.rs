@@ -6,3 +6,4 @@ mod killed;
 mod restore;
 #[path = "../support/mod.rs"]
 pub mod support;
+mod tls;

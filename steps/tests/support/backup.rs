@@ -23,6 +23,7 @@ impl TestStore {
     pub fn make() -> Self {
         use std::os::unix::fs::PermissionsExt;
         let dir = tempfile::Builder::new().prefix("lb-store-").tempdir().expect("a temporary directory");
+        super::keeper::watch(dir.path());
         // The archive command runs as the server's user.
         fs::set_permissions(dir.path(), fs::Permissions::from_mode(0o777)).expect("own directory");
         Self { dir }

@@ -3,8 +3,8 @@
 //! A test that does so runs itself again as another process, in which [`victim`] runs the step until it dies.
 
 use std::os::unix::process::ExitStatusExt;
-use std::path::Path;
-use std::process::{Command, Stdio};
+use std::path::{Path, PathBuf};
+use std::process::{Child, Command, Output, Stdio};
 use std::sync::Mutex;
 use std::time::{Duration, Instant};
 
@@ -73,61 +73,64 @@ pub async fn victim() {
 
 /// Runs a step of the rig in a process that dies at a moment, and takes over what its journal holds then. `test` is the
 /// whole name of the test that calls this, which must begin with [`victim`].
-pub fn at(rig: &Rig, test: &str, (kind, with): (&str, &Value), moment: u64) -> Fate {
-    let output = another(rig, test, (kind, with), moment).output().expect("starts");
-    let said =
-        String::from_utf8_lossy(&output.stdout).into_owned() + &String::from_utf8_lossy(&output.stderr);
-    take_over(rig);
-    match (output.status.signal(), output.status.code()) {
-        (Some(9), _) => Fate::Killed,
-        (None, Some(0)) => {
-            assert!(said.contains("running 1 test"), "no test is named {test}: {said}");
-            Fate::Finished
-        }
-        _ => panic!("{kind} at moment {moment}: {}\n{said}", output.status),
-    }
+pub fn at(rig: &Rig, test: &str, step: (&str, &Value), moment: u64) -> Fate {
+    let output = begin(rig, test, step, moment).wait_with_output().expect("our own child");
+    settle(rig, &output, &format!("{test}: {} at moment {moment}", step.0))
 }
 
-/// Runs a step of the rig in a process that is killed when something has come about, and takes over what its journal holds
-/// then.
-pub fn when(rig: &Rig, test: &str, (kind, with): (&str, &Value), has_come: impl Fn() -> bool) {
-    let mut child = another(rig, test, (kind, with), u64::MAX)
-        .stdout(Stdio::null())
-        .stderr(Stdio::null())
-        .spawn()
-        .expect("starts");
+/// The same, in a process that is killed as soon as a condition holds, wherever the step is then.
+pub fn when(rig: &Rig, test: &str, step: (&str, &Value), mut condition: impl FnMut() -> bool) -> Fate {
+    let mut child = begin(rig, test, step, u64::MAX);
     let deadline = Instant::now() + Duration::from_secs(120);
-    while !has_come() {
-        let ended = child.try_wait().expect("a child of ours");
-        if ended.is_some() || Instant::now() > deadline {
-            child.kill().ok();
-            panic!("{kind} was to be killed, and {ended:?} came first");
+    while child.try_wait().expect("our own child").is_none() {
+        if condition() || Instant::now() > deadline {
+            child.kill().expect("our own child");
+            break;
         }
-        std::thread::sleep(Duration::from_millis(10));
+        std::thread::sleep(Duration::from_millis(2));
     }
-    child.kill().expect("a child of ours");
-    child.wait().expect("a child of ours");
-    take_over(rig);
+    let output = child.wait_with_output().expect("our own child");
+    assert!(Instant::now() < deadline, "the condition never held: {}", said(&output));
+    settle(rig, &output, &format!("{test}: {}", step.0))
 }
 
-const FILE: &str = "left.json";
-
-/// Describes the process that runs a step of the rig.
-fn another(rig: &Rig, test: &str, (kind, with): (&str, &Value), moment: u64) -> Command {
-    let file = rig.dir().join(FILE);
+fn begin(rig: &Rig, test: &str, (kind, with): (&str, &Value), moment: u64) -> Child {
     let mut left = rig.left();
     let more = json!({ "dir": rig.dir(), "kind": kind, "with": with });
     left.as_object_mut().expect("a map").extend(more.as_object().expect("a map").clone());
-    std::fs::write(&file, left.to_string()).expect("written");
-    let mut command = Command::new(std::env::current_exe().expect("this program"));
-    command.args(["--exact", test, "--nocapture"]).env(LEFT, &file).env(MOMENT, moment.to_string());
-    command
+    std::fs::write(file(rig), left.to_string()).expect("written");
+    Command::new(std::env::current_exe().expect("this program"))
+        .args(["--exact", test, "--nocapture"])
+        .env(LEFT, file(rig))
+        .env(MOMENT, moment.to_string())
+        .stdin(Stdio::null())
+        .stdout(Stdio::piped())
+        .stderr(Stdio::piped())
+        .spawn()
+        .expect("starts")
 }
 
-fn take_over(rig: &Rig) {
+fn file(rig: &Rig) -> PathBuf {
+    rig.dir().join("left.json")
+}
+
+fn said(output: &Output) -> String {
+    String::from_utf8_lossy(&output.stdout).into_owned() + &String::from_utf8_lossy(&output.stderr)
+}
+
+fn settle(rig: &Rig, output: &Output, what: &str) -> Fate {
     // What resume does first.
     let ended = lifeboat_engine::runs::end_survivors(&rig.children_lock(), Duration::from_secs(1));
     ended.expect("survivors are ended");
-    let left = std::fs::read(rig.dir().join(FILE)).expect("what was left");
+    let left = std::fs::read(file(rig)).expect("what was left");
     rig.take_over(&serde_json::from_slice(&left).expect("JSON"));
+    let said = said(output);
+    match (output.status.signal(), output.status.code()) {
+        (Some(9), _) => Fate::Killed,
+        (None, Some(0)) => {
+            assert!(said.contains("running 1 test"), "no test is named so: {what}: {said}");
+            Fate::Finished
+        }
+        _ => panic!("{what}: {}\n{said}", output.status),
+    }
 }

@@ -22,7 +22,7 @@ pub struct Mariadb {
 }
 
 /// Returns the number and group of the system user that runs servers if the tests are root's.
-fn mysql_user() -> Option<(u32, u32)> {
+pub fn mysql_user() -> Option<(u32, u32)> {
     if !rustix::process::geteuid().is_root() {
         return None;
     }
@@ -53,6 +53,7 @@ fn template() -> Arc<tempfile::TempDir> {
     let mut template = TEMPLATE.lock().unwrap_or_else(PoisonError::into_inner);
     template.upgrade().unwrap_or_else(|| {
         let dir = tempfile::Builder::new().prefix("lb-mariadb-").tempdir().expect("a temporary directory");
+        super::keeper::watch(dir.path());
         open_to_server(dir.path());
         let mut install = program("mariadb-install-db");
         install.arg("--no-defaults").arg(format!("--datadir={}", dir.path().join("data").display()));
@@ -146,6 +147,11 @@ impl Mariadb {
 
     pub fn socket(&self) -> PathBuf {
         self.dir.join("s.sock")
+    }
+
+    /// The number of its process, while it runs.
+    pub fn pid(&self) -> Option<u32> {
+        self.child.as_ref().map(Child::id)
     }
 
     /// The resource that describes it.

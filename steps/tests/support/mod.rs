@@ -4,9 +4,11 @@
 pub mod archive;
 pub mod backup;
 pub mod bucket;
+pub mod certs;
 pub mod faulty_disk;
 pub mod flaky;
 pub mod journey;
+pub mod keeper;
 pub mod killed;
 pub mod mariadb;
 pub mod moto;

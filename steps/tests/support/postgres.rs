@@ -49,6 +49,7 @@ impl Place {
     /// Its path is short, because a socket's path may have 107 bytes.
     pub fn make() -> Self {
         let dir = tempfile::Builder::new().prefix("lbpg").tempdir_in("/tmp").expect("a temporary directory");
+        super::keeper::watch(dir.path());
         let account = rustix::process::geteuid()
             .is_root()
             .then(|| OsUser::lookup("postgres").expect("as root, tests need a user `postgres`"));

@@ -21,6 +21,7 @@ use secrecy::SecretString;
 use serde_json::{Map, Value};
 use tokio_util::sync::CancellationToken;
 
+use super::keeper;
 use super::killed::Reaper;
 
 /// What steps reported, in order.
@@ -151,6 +152,7 @@ impl Rig {
     /// Makes a drill without resources.
     pub fn drill() -> Self {
         let own = tempfile::Builder::new().prefix("lb-rig-").tempdir().expect("a temporary directory");
+        keeper::watch(own.path());
         let mut rig = Self::bare();
         rig.dir = own.path().to_owned();
         rig.own = Some(own);
@@ -286,6 +288,28 @@ impl Rig {
         self.registry.kind(kind).expect("a registered kind").undo(&ctx).await
     }
 
+    /// Removes what a step of a kind has made, newest first, as the end of a drill does; returns how that went within systems.
+    pub async fn clean_up(&self, kind: &str) -> Vec<Result<String, StepError>> {
+        use lifeboat_engine::model::evidence::CreatedKind;
+        let created = self.reported().created.clone();
+        let kind = self.registry.kind(kind).expect("a registered kind");
+        let mut ends = Vec::new();
+        for thing in created.iter().rev() {
+            let CreatedKind::Within { resource, handle } = &thing.kind else {
+                let removal = lifeboat_engine::run::cleanup::remove(thing);
+                assert!(removal.removed, "{}", removal.proof);
+                continue;
+            };
+            let ctx = self.context_with("clean_up", Value::Null);
+            let end = kind.clean_up(&ctx, resource, handle).await;
+            // Killed before the journal said so, it is done again.
+            let again = kind.clean_up(&ctx, resource, handle).await;
+            assert_eq!(again.is_ok(), end.is_ok(), "{end:?}, and then {again:?}");
+            ends.push(end);
+        }
+        ends
+    }
+
     /// The places of all that was made and is not known to be gone, where a place is a path.
     pub fn made_at(&self) -> Vec<PathBuf> {
         use lifeboat_engine::model::evidence::CreatedKind;
@@ -293,7 +317,7 @@ impl Rig {
         let path = |kind: &CreatedKind| match kind {
             CreatedKind::Directory { path } | CreatedKind::File { path } => Some(path.clone()),
             CreatedKind::MovedAside { to, .. } => Some(to.clone()),
-            CreatedKind::Process { .. } => None,
+            CreatedKind::Process { .. } | CreatedKind::Within { .. } => None,
         };
         created.iter().filter_map(|thing| path(&thing.kind)).collect()
     }

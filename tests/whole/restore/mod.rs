@@ -9,6 +9,7 @@ mod clones;
 mod cluster;
 mod disk;
 mod faults;
+mod foreign;
 mod in_place;
 mod kill;
 mod machine;

@@ -89,11 +89,11 @@ impl Dispatcher {
     }
 
     /// Returns what was made, newest first, unless this process has tried to remove it already.
-    fn untried_things(&self) -> Vec<Created> {
+    fn untried_things(&self) -> Vec<(StepId, Created)> {
         if self.cleaned {
             return Vec::new();
         }
-        self.state.things.iter().rev().map(|(_, thing)| thing.clone()).collect()
+        self.state.things.iter().rev().cloned().collect()
     }
 }
 

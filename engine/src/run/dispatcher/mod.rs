@@ -106,7 +106,8 @@ pub enum Action {
         question: String,
         answer: Answer,
     },
-    CleanUp(Vec<Created>),
+    /// Removes what steps have made, in this order.
+    CleanUp(Vec<(StepId, Created)>),
     /// Tells whoever asked that a request could not be granted.
     Refuse {
         by: Person,

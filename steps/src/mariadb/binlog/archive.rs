@@ -179,7 +179,11 @@ impl Archive {
         let mut file = HashingWriter::new(File::create(to).map_err(|error| failed(&error))?);
         let mut from =
             zstd::stream::read::Decoder::new(self.store.read(&key)?).map_err(|error| failed(&error))?;
-        copy(&mut from, &mut file, meter)?;
+        copy(&mut from, &mut file, meter).map_err(|error| match error.code == store::codes::LB1111 {
+            // It is this machine's disk, not the store.
+            true => StepError { kind: error.kind, ..failed(&io::Error::other(error.message)) },
+            false => error,
+        })?;
         file.flush().map_err(|error| failed(&error))?;
         let (_, digest) = file.finish();
         match digest.sha256 == shipped.sha256 {

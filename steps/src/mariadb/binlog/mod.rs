@@ -1,5 +1,6 @@
 //! The binary log: shipped file by file, and replayed to a moment.
 
+mod again;
 mod apply;
 mod archive;
 mod events;

@@ -18,6 +18,7 @@ use super::super::codes;
 use super::super::connect::{Client, Login, QUICK, quoted, server, text};
 use super::super::dump::{Restored, restored_state};
 use super::super::facts::{self, Facts};
+use super::again;
 use super::apply::{self, Apply};
 use super::archive::Archive;
 use super::fetch;
@@ -53,11 +54,13 @@ although one after it may carry an earlier time: it was committed later.
 Before anything is written: every file is there and goes on where the one before it ends, in number and in transactions, its \
 checksums are right, all are of the server that the dump is of, the first one held at the dump's position what is in the \
 dump, and the target has no transaction that is not in the plan. All files go through one `mariadb-binlog` and one \
-connection, as temporary tables need it, with the time zone UTC.
+connection, as temporary tables need it, with the time zone UTC. If `mariadb-binlog` is cut off, half a statement is never run.
 
 Afterwards the target's own binary log must hold exactly the planned transactions, by their ids: so the target must keep \
-one (`mariadb.clone` does). An attempt that was cut off goes on behind the last transaction that is there; if temporary \
-tables or tables without transactions make that impossible, it says so.";
+one (`mariadb.clone` does). An attempt that was cut off goes on behind the last transaction that is there, after the session \
+of the one before has ended. It refuses to where that would be wrong: after temporary tables, with tables without \
+transactions, and when the server was killed whose settings let it lose what it had committed (with \
+`innodb_flush_log_at_trx_commit` 0; after a crash of the machine with anything but 1 for it and `sync_binlog`).";
 
 #[async_trait]
 impl StepKind for ReplayBinlog {
@@ -182,10 +185,12 @@ impl<'a> Work<'a> {
     }
 
     async fn run(&self, client: &mut Client) -> Result<Done, StepError> {
+        again::end_session(self.ctx, client).await?;
         let plan = self.plan().await?;
         let before = self.there(client, &plan).await?;
-        self.check_resume(&plan, before)?;
+        again::check(self.ctx, client, &self.restored, (&plan, before)).await?;
         if before < plan.steps.len() {
+            again::begin(self.ctx, client).await?;
             let apply = Apply { ctx: self.ctx, mariadb: self.mariadb, login: &self.login, plan: &plan };
             apply.run(before).await?;
         }
@@ -232,32 +237,6 @@ impl<'a> Work<'a> {
             count = count.max(at.ok_or_else(|| collision(last))? + 1);
         }
         Ok(count)
-    }
-
-    /// Going on in the middle is only right if all that came before is in tables that are still there.
-    fn check_resume(&self, plan: &Plan, before: usize) -> Result<(), StepError> {
-        if before == 0 || before == plan.steps.len() {
-            return Ok(());
-        }
-        let anew = "restore the dump again, and replay into that";
-        if plan.steps[..before].iter().map(|step| step.transaction.temporary).sum::<i64>() > 0 {
-            return Err(StepError::permanent(
-                codes::LB2053,
-                "an earlier attempt was cut off, and what it had in temporary tables is gone",
-            )
-            .help(anew));
-        }
-        if !self.restored.not_transactional.is_empty() {
-            return Err(StepError::permanent(
-                codes::LB2053,
-                format!(
-                    "an earlier attempt was cut off, and half a statement may be in tables without transactions: {}",
-                    self.restored.not_transactional.join(", ")
-                ),
-            )
-            .help(anew));
-        }
-        Ok(())
     }
 
     async fn prove(&self, client: &mut Client, plan: &Plan, there: usize) -> Result<Vec<Check>, StepError> {

@@ -18,7 +18,7 @@ use super::super::connect::{Client, Login, PATIENT, QUICK, literal, number as nu
 use super::super::facts::{self, Facts};
 use super::super::{codes, tools};
 use super::archive::{Archive, Shipped, number};
-use super::events::{self, End};
+use super::events::{self, BadLog, End};
 use super::gtid::State;
 use crate::home::Home;
 use crate::sql::done;
@@ -46,7 +46,7 @@ LOGS`, if anything was written since), so that everything committed before the s
 Each file must go on where the one before it ends, in number and in transactions, and the file after it must begin where it \
 ends. If a file is missing, because the server has purged it before it was shipped, the others are shipped and the step \
 fails: no replay can pass the gap, and only a new dump closes it. A file in the store is never replaced: another one of the \
-same name is an error.
+same name is an error. Encrypted files (`encrypt_binlog`) are of use to the server that wrote them alone, and are refused.
 
 What is lost in the worst case is what is committed between two of these steps, the time one takes, and one that fails.";
 
@@ -104,6 +104,10 @@ impl StepKind for ShipBinlogs {
         let facts = facts::read(&mut client).await?;
         facts::check_place(mariadb, &facts)?;
         check_logs(&facts)?;
+        let [encrypts] = client.one("select @@encrypt_binlog").await?;
+        if encrypts == "1" {
+            return Err(encrypted("the server encrypts its binary log (`encrypt_binlog`)".to_owned()));
+        }
         let stream = params.stream.clone().unwrap_or_else(|| params.server.clone());
         let archive = Archive::new(&store, &stream, facts.server_id)?;
         let home = Home::choose(ctx, params.dir.as_deref(), None, codes::LB2040)?;
@@ -117,6 +121,12 @@ fn check_logs(facts: &Facts) -> Result<(), StepError> {
     }
     Err(StepError::permanent(codes::LB2040, "the server keeps no binary log")
         .help("set `log_bin` in its configuration and restart it; until then only dumps bring anything back"))
+}
+
+/// Events of an encrypted file can be read with the keys of that server only; even a copy through the server cannot.
+fn encrypted(message: String) -> StepError {
+    StepError::permanent(codes::LB2058, message)
+        .help("nothing was shipped: set `encrypt_binlog = OFF`, restart the server and take a new dump; until then only dumps bring anything back")
 }
 
 /// A file as the server lists it.
@@ -151,7 +161,10 @@ impl Work<'_> {
             .collect();
         let next = begins_after(client, &active.name).await?;
         let shipped = match missing.is_empty() {
-            true => Vec::new(),
+            true => {
+                self.home.remove_leftover(self.ctx).await?;
+                Vec::new()
+            }
             false => self.ship(&missing, finished.last().zip(covered_until)).await?,
         };
         let all: Vec<&Shipped> = known.iter().chain(&shipped).collect();
@@ -214,7 +227,7 @@ impl Work<'_> {
         let path = self.home.path.join(&file.name);
         // A half of an earlier attempt.
         std::fs::remove_file(&path).ok();
-        tools::client(self.mariadb, "mariadb-binlog", &self.login)?
+        tools::client(self.mariadb, "mariadb-binlog", &self.login).await?
             .args(["--read-from-remote-server", "--raw"])
             .arg(format!("--result-file={}/", self.home.path.display()))
             .arg("--")
@@ -343,8 +356,10 @@ fn describe(path: &Path, (name, size): (&str, u64), meter: &Meter) -> Result<Shi
             .help("nothing of it is in the store; the next attempt reads it again")
     };
     let open = || File::open(path).map_err(|error| bad(format!("it cannot be read: {error}")));
-    let log = events::read(BufReader::with_capacity(256 * 1024, open()?))
-        .map_err(|error| bad(error.to_string()))?;
+    let log = events::read(BufReader::with_capacity(256 * 1024, open()?)).map_err(|error| match error {
+        BadLog::Encrypted => encrypted(format!("{name} is encrypted")),
+        other => bad(other.to_string()),
+    })?;
     if log.before.is_none() {
         return Err(bad("it does not say which transactions are before it".to_owned()));
     }

@@ -1,14 +1,13 @@
 //! What a transaction has done to tables: its rows compared with those of a snapshot from before, by primary key.
 
-use std::collections::{BTreeMap, HashMap};
+use std::collections::HashMap;
 
-use lifeboat_engine::plan::hex;
 use lifeboat_engine::step::StepError;
 use serde_json::{Map, Value, json};
-use sha2::{Digest, Sha256};
 
 use super::super::connect::{Client, PATIENT, quoted, text};
 use super::tables::{self, Cells, Class, Column, Watched};
+use crate::change;
 
 /// So many rows of a table are in memory at a time, by their keys.
 const CHUNK: usize = 5_000;
@@ -59,12 +58,14 @@ pub(super) struct Pair<'a> {
 
 impl Pair<'_> {
     /// Returns what differs, or `None` if that is more than `most` rows. At most [`CHUNK`] and `most` keys are in memory.
+    /// `report` is told how many rows were compared.
     pub(super) async fn difference(
         &mut self,
         tables: &[Watched],
         most: usize,
+        report: impl Fn(u64),
     ) -> Result<Option<Vec<Row>>, StepError> {
-        let mut all = Vec::new();
+        let (mut all, mut compared) = (Vec::new(), 0);
         for (index, table) in tables.iter().enumerate() {
             let mut from = None;
             loop {
@@ -72,11 +73,13 @@ impl Pair<'_> {
                 let to = if was.len() == CHUNK { was.last().map(|(key, _)| key.clone()) } else { None };
                 let limit = CHUNK + most + 1;
                 let is = prints(self.now, table, (from.as_ref(), to.as_ref()), limit).await?;
+                compared += was.len() as u64;
                 let found = compare(was, is);
                 if all.len() + found.len() > most {
                     return Ok(None);
                 }
                 all.extend(self.fetch(index, table, &found).await?);
+                report(compared);
                 match to {
                     Some(last) => from = Some(last),
                     None => break,
@@ -240,22 +243,14 @@ impl Row {
     }
 }
 
-/// Returns a digest of a difference, by which it is recognised after it was approved.
+/// Returns a digest of a difference; see [`change::digest`].
 pub(super) fn digest(rows: &[Row], tables: &[Watched], ignore: &[String]) -> String {
-    let mut lines: Vec<String> = rows.iter().map(|row| row.lasting(tables, ignore)).collect();
-    // The order of the keys is not the same where these are given out anew.
-    lines.sort();
-    hex(&Sha256::digest(lines.join("\n").as_bytes()))
+    change::digest(rows.iter().map(|row| row.lasting(tables, ignore)).collect())
 }
 
 /// Counts what happened by table.
 pub(super) fn summary(rows: &[Row], tables: &[Watched]) -> Value {
-    let mut counts = BTreeMap::<String, [u64; 3]>::new();
-    for row in rows {
-        counts.entry(tables[row.table].shown()).or_default()[row.operation as usize] += 1;
-    }
-    let one = |(table, [inserted, updated, deleted]): (String, [u64; 3])| json!({ "table": table, "inserted": inserted, "updated": updated, "deleted": deleted });
-    counts.into_iter().map(one).collect()
+    change::summary(rows.iter().map(|row| (tables[row.table].shown(), row.operation.name())))
 }
 
 #[cfg(test)]

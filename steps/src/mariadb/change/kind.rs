@@ -1,62 +1,51 @@
 //! `mariadb.change`
 
 use async_trait::async_trait;
-use lifeboat_engine::expr;
 use lifeboat_engine::model::event::Done;
-use lifeboat_engine::model::evidence::Check;
 use lifeboat_engine::model::outcome::FailureKind;
 use lifeboat_engine::resource::ResourceKind;
-use lifeboat_engine::step::{
-    Effect, KindSpec, ParamProblem, Preview, Probe, StepContext, StepError, StepKind,
-};
-use lifeboat_engine::value::{Field, Span, Type};
-use serde::Deserialize;
-use serde_json::{Map, Value, json};
+use lifeboat_engine::step::{KindSpec, ParamProblem, Preview, Probe, StepContext, StepError, StepKind};
+use lifeboat_engine::value::{Field, Type};
+use serde_json::{Map, Value};
 
-use super::super::codes;
-use super::super::connect::{DbError, Login};
+use super::super::connect::DbError;
+use super::super::{codes, rows};
 use super::work::Work;
-use crate::sql::first_word;
+use crate::change::{Codes, Family, Params};
 
 /// Changes data.
 #[derive(Clone, Copy, Debug)]
 pub(in super::super) struct Change;
 
-#[derive(Clone, Deserialize)]
-pub(super) struct Params {
-    server: String,
-    database: Option<String>,
-    pub(super) tables: Vec<String>,
-    pub(super) statements: Vec<Statement>,
-    pub(super) max_rows: u64,
-    pub(super) invariants: Vec<Invariant>,
-    pub(super) dry_run: bool,
-    pub(super) approved: Option<String>,
-    pub(super) ignore: Vec<String>,
-    pub(super) idempotency_key: Option<String>,
-    pub(super) max_table_rows: u64,
-    pub(super) lock_timeout: Span,
-    pub(super) statement_timeout: Span,
-}
+pub(super) static FAMILY: Family = Family {
+    kind: "mariadb.change",
+    summary: "Changes rows in one transaction, compared row by row, with a way back.",
+    doc: DOC,
+    server: ("server", ResourceKind::Mariadb),
+    values: "Values for `?`, in order.",
+    tables: "The tables that may be changed, as `table` or `database.table`; each of InnoDB with a primary key.",
+    more,
+    allowed: ["insert", "update", "delete", "replace", "with", "select"],
+    lasting: |sql| rows::writes_file(sql).then_some("write a file"),
+    codes: Codes {
+        statement: codes::LB2068,
+        too_many: codes::LB2060,
+        invariant: codes::LB2062,
+        not_approved: codes::LB2063,
+        no_way_back: codes::LB2064,
+        taken_back: codes::LB2066,
+        unwritten: codes::LB2067,
+    },
+};
 
-#[derive(Clone, Deserialize)]
-pub(super) struct Statement {
-    pub(super) sql: String,
-    #[serde(default)]
-    pub(super) params: Vec<Value>,
+fn more() -> Vec<Field> {
+    vec![Field::defaulted(
+        "max_table_rows",
+        Type::Integer,
+        2_000_000,
+        "A table with more rows than this is refused: it is locked and read as a whole.",
+    )]
 }
-
-#[derive(Clone, Deserialize)]
-pub(super) struct Invariant {
-    pub(super) name: String,
-    pub(super) sql: String,
-    #[serde(default)]
-    pub(super) params: Vec<Value>,
-    pub(super) expect: Vec<String>,
-}
-
-/// With these a statement changes rows and cannot end the transaction.
-const ALLOWED: [&str; 6] = ["insert", "update", "delete", "replace", "with", "select"];
 
 const DOC: &str = "\
 Runs statements that change rows, all in one transaction, and compares `tables` row by row with a snapshot from before. The \
@@ -64,9 +53,15 @@ step fails, and nothing is changed, if a table that is not named is changed, als
 more than `max_rows` rows change; or if one of `invariants` does not hold afterwards. A condition of an invariant knows `rows`, \
 `row_count`, and `before`, the rows of the same query before the change.
 
-That nothing else is changed is known from InnoDB's own count of what the transaction has changed (the account needs \
-`process`): it must be that of the rows that differ, so that each row may be changed once only. Tables of other engines take \
-nothing back and are refused, also where a trigger, a function or a view leads to them.
+That nothing else is changed is known from InnoDB's own count of what the transaction has changed, which must be the number of \
+rows that differ. To see that count the account needs the right `PROCESS`, which is one on the whole server: \
+`grant process on *.* to app@localhost`. Without it the step fails, says so, and changes nothing.
+
+The count is of changes, not of rows: a row that two statements change, or one and its trigger, counts twice and differs once, and \
+the step fails, because a change of something else would look the same. Change each row by one statement: `set a = 1, b = 2` \
+instead of two updates; insert a row as it is meant to be. A row that is changed and changed back differs nowhere, and fails \
+as well; an update that writes what is there counts nothing. Tables of other engines take nothing back and are refused, also where \
+a trigger, a function or a view leads to them.
 
 `dry_run: true` takes all of it back and returns the difference and its `digest`. Given as `approved` to a second step with \
 the same statements, that one changes exactly this or fails:
@@ -97,58 +92,21 @@ All rows of `tables` are locked against writes of others meanwhile, and read twi
 #[async_trait]
 impl StepKind for Change {
     fn spec(&self) -> KindSpec {
-        let mut spec = KindSpec::new(
-            "mariadb.change",
-            "Changes rows in one transaction, compared row by row, with a way back.",
-            Effect::Guarded,
-        )
-        .doc(DOC)
-        .output("rows", Type::Integer, "How many rows were changed, or would be.")
-        .output(
-            "tables",
-            Type::list(Type::Any),
-            "`table`, `inserted`, `updated` and `deleted` for each table.",
-        )
-        .output(
-            "difference",
-            Type::list(Type::Any),
-            "The first 100 rows: `table`, `operation`, `key`, and what changed, `before` and `after`.",
-        )
-        .output("digest", Type::String, "Recognises the difference.")
-        .output("applied", Type::Boolean, "False for a dry run.")
-        .output("reverse", Type::String, "The script that takes it back; empty for a dry run.")
-        .undoes("takes the change back, unless its rows have been changed since");
-        spec.params = params();
-        spec
+        FAMILY.spec()
     }
 
     fn check(&self, with: &Map<String, Value>) -> Vec<ParamProblem> {
-        let statements = with.get("statements").and_then(Value::as_array);
-        let sqls = statements.into_iter().flatten().filter_map(|one| one.get("sql")?.as_str());
-        let refused = |message: String| ParamProblem {
-            param: "statements".into(),
-            message,
-            help: Some(format!("a statement begins with one of: {}", ALLOWED.join(", "))),
-        };
-        sqls.filter_map(problem).map(refused).collect()
+        FAMILY.check(with)
     }
 
     async fn preview(&self, ctx: &StepContext) -> Result<Preview, StepError> {
         let params: Params = ctx.params()?;
-        let mut actions: Vec<_> = params.statements.iter().map(|one| one.sql.trim().to_owned()).collect();
-        let dry = if params.dry_run { ", taken back (dry run)" } else { "" };
-        actions.push(format!("at most {} rows of {}{dry}", params.max_rows, params.tables.join(", ")));
-        Ok(Preview { actions, destroys: Vec::new() })
+        Ok(FAMILY.preview(&params))
     }
 
     async fn run(&self, ctx: &StepContext) -> Result<Done, StepError> {
         let mut work = Work::new(ctx).await?;
-        if let Some(message) = work.params.statements.iter().find_map(|one| problem(&one.sql)) {
-            return Err(StepError::permanent(codes::LB2068, message).help(format!(
-                "a statement begins with one of: {}; nothing was changed",
-                ALLOWED.join(", ")
-            )));
-        }
+        FAMILY.refuse(&work.params.statements)?;
         if !work.params.dry_run
             && let Some(done) = work.made_before().await?
         {
@@ -175,105 +133,6 @@ impl StepKind for Change {
         let result = work.undo().await;
         work.taken_back(result).await
     }
-}
-
-fn params() -> Vec<Field> {
-    let values = || Field::optional("params", Type::list(Type::Any), "Values for `?`, in order.");
-    let statement = vec![Field::required("sql", Type::Sql, "One statement."), values()];
-    let invariant = vec![
-        Field::required("name", Type::String, "Names it in the report."),
-        Field::required("sql", Type::Sql, "One reading statement."),
-        values(),
-        Field::required(
-            "expect",
-            Type::conditions(&["rows", "row_count", "before"]),
-            "What must hold afterwards.",
-        ),
-    ];
-    vec![
-        Field::required("server", Type::writes(ResourceKind::Mariadb), "The server."),
-        Field::optional("database", Type::String, "The database; that of the resource if not given."),
-        Field::required(
-            "tables",
-            Type::list(Type::String),
-            "The tables that may be changed, as `table` or `database.table`; each of InnoDB with a primary key.",
-        ),
-        Field::required("statements", Type::list(Type::Object(statement)), "What to run, in order."),
-        Field::required("max_rows", Type::Integer, "More changed rows than this fail the step."),
-        Field::defaulted(
-            "invariants",
-            Type::list(Type::Object(invariant)),
-            json!([]),
-            "What must hold afterwards.",
-        ),
-        Field::defaulted(
-            "dry_run",
-            Type::Boolean,
-            false,
-            "Whether to take it back and only show the difference.",
-        ),
-        Field::optional(
-            "approved",
-            Type::String,
-            "The `digest` of a dry run: another difference fails the step.",
-        ),
-        Field::defaulted(
-            "ignore",
-            Type::list(Type::String),
-            json!([]),
-            "Columns that are no part of the digest.",
-        ),
-        Field::optional(
-            "idempotency_key",
-            Type::String,
-            "The change is made once for it; run and step if absent.",
-        ),
-        Field::defaulted(
-            "max_table_rows",
-            Type::Integer,
-            2_000_000,
-            "A table with more rows than this is refused: it is locked and read as a whole.",
-        ),
-        Field::defaulted("lock_timeout", Type::Duration, "10s", "How long to wait for locks."),
-        Field::defaulted("statement_timeout", Type::Duration, "5m", "How long each statement may take."),
-    ]
-}
-
-/// Says why a statement is refused before it runs.
-fn problem(sql: &str) -> Option<String> {
-    if !ALLOWED.contains(&first_word(sql).as_str()) {
-        return Some(format!("a change cannot begin with `{}`", first_word(sql)));
-    }
-    let lower = sql.to_lowercase();
-    let words: Vec<&str> = lower.split_whitespace().collect();
-    if words.windows(2).any(|pair| pair[0] == "into" && matches!(pair[1], "outfile" | "dumpfile")) {
-        return Some("a change cannot write a file, which no rollback takes back".to_owned());
-    }
-    lower.contains("setval").then(|| "a change cannot call `setval`, which no rollback takes back".to_owned())
-}
-
-impl Params {
-    /// Returns how to log in.
-    pub(super) fn login(&self, ctx: &StepContext) -> Result<Login, StepError> {
-        let login = Login::of(ctx, &self.server)?;
-        Ok(if self.database.is_some() { login.database(self.database.as_deref()) } else { login })
-    }
-}
-
-impl Invariant {
-    /// Judges what the query of an invariant has returned.
-    pub(super) fn judge(&self, before: &[Value], after: Vec<Value>) -> Vec<Check> {
-        let mut names = Map::new();
-        names.insert("row_count".into(), after.len().into());
-        names.insert("rows".into(), after.into());
-        names.insert("before".into(), before.to_vec().into());
-        expr::check_all(&self.name, &self.expect, &names)
-    }
-}
-
-pub(super) fn kept(why: &str) -> StepError {
-    StepError::permanent(codes::LB2064, format!("the change cannot be taken back: {why}"))
-        .help("its rows before and after stand in lifeboat.changed_rows; decide by hand")
 }
 
 /// What the server refuses within the transaction changes nothing.
@@ -304,7 +163,7 @@ mod tests {
             "-- why\n/* and */ with a as (select 1) select 1",
             "replace into x values (1)",
         ] {
-            assert_eq!(problem(sql), None, "{sql}");
+            assert_eq!(FAMILY.problem(sql), None, "{sql}");
         }
         for sql in [
             "commit",
@@ -318,7 +177,7 @@ mod tests {
             "select SetVal(s, 1)",
             "select 1 INTO OUTFILE '/tmp/x'",
         ] {
-            assert!(problem(sql).is_some(), "{sql}");
+            assert!(FAMILY.problem(sql).is_some(), "{sql}");
         }
     }
 }

@@ -9,6 +9,7 @@ use super::super::connect::{Client, PATIENT, text};
 use super::capture::{Operation, Row};
 use super::kind::refused;
 use super::tables::{Cells, Watched};
+use crate::change::Made;
 
 const MAKE: [&str; 3] = [
     "create database if not exists lifeboat character set utf8mb4 collate utf8mb4_bin \
@@ -21,14 +22,6 @@ const MAKE: [&str; 3] = [
      primary key (`key`, seq), foreign key (`key`) references lifeboat.changes (`key`)) \
      engine = InnoDB, character set utf8mb4, collate utf8mb4_bin",
 ];
-
-/// A change that was made.
-#[derive(Clone, Debug)]
-pub(super) struct Made {
-    pub(super) by: String,
-    pub(super) result: Value,
-    pub(super) undone: bool,
-}
 
 /// Returns the change of a key, `None` if none was made.
 pub(super) async fn find(client: &mut Client, key: &str) -> Result<Option<Made>, StepError> {
@@ -62,12 +55,17 @@ pub(super) async fn make(client: &mut Client) -> Result<(), StepError> {
     Ok(())
 }
 
-/// Keeps a change, in its own transaction. Fails, so that it is tried again, if the key has been used meanwhile.
+/// So many rows are written between two reports.
+const REPORTED: u64 = 500;
+
+/// Keeps a change, in its own transaction. Fails, so that it is tried again, if the key has been used meanwhile. `report` is told
+/// how many rows were written.
 pub(super) async fn keep(
     client: &mut Client,
     (key, by): (&str, &str),
     result: &Value,
     (rows, tables): (&[Row], &[Watched]),
+    report: impl Fn(u64),
 ) -> Result<(), StepError> {
     let sql = "insert into lifeboat.changes (`key`, made_by, at, result) values (?, ?, utc_timestamp(6), ?)";
     client.exec(sql, (key, by, result.to_string()), PATIENT).await.map_err(|error| match error.number() {
@@ -81,6 +79,9 @@ pub(super) async fn keep(
     let sql = "insert into lifeboat.changed_rows (`key`, seq, relation, operation, `before`, `after`) \
                values (?, ?, ?, ?, ?, ?)";
     for (seq, row) in (0_u64..).zip(rows) {
+        if seq % REPORTED == 0 {
+            report(seq);
+        }
         let table = &tables[row.table];
         let text = |cells: &Option<Cells>| match cells {
             None => Cell::NULL,
@@ -110,7 +111,7 @@ pub(super) async fn rows(client: &mut Client, key: &str, tables: &[Watched]) -> 
     };
     let all: Option<Vec<Row>> = kept.iter().map(one).collect();
     all.ok_or_else(|| {
-        super::kind::kept("a table has other columns now, or is no longer named under `tables`")
+        super::kind::FAMILY.kept("a table has other columns now, or is no longer named under `tables`")
     })
 }
 

@@ -49,12 +49,22 @@ fn ours(table: &Watched, cells: &Cells) -> String {
 
 /// Runs statements, each of which must concern exactly one row, and returns them in the order that worked.
 ///
-/// What a foreign key or a unique key refuses is tried again after the others, as long as that gets any further.
-pub(super) async fn run(client: &mut Client, statements: Vec<String>) -> Result<Vec<String>, Stopped> {
+/// What a foreign key or a unique key refuses is tried again after the others, as long as that gets any further. `report` is told
+/// how many have worked.
+pub(super) async fn run(
+    client: &mut Client,
+    statements: Vec<String>,
+    report: impl Fn(u64),
+) -> Result<Vec<String>, Stopped> {
+    /// So many statements are run between two reports.
+    const REPORTED: usize = 500;
     let (mut todo, mut ran) = (statements, Vec::new());
     while !todo.is_empty() {
         let (count, mut rest, mut why) = (todo.len(), Vec::new(), String::new());
         for statement in todo {
+            if ran.len().is_multiple_of(REPORTED) {
+                report(ran.len() as u64);
+            }
             match client.run(&statement, PATIENT).await {
                 Ok(1) => ran.push(statement),
                 Ok(_) => return Err(Stopped::Changed(CHANGED.to_owned())),

@@ -1,74 +1,67 @@
 //! One attempt at a change, or at taking it back.
 
-use std::io::Write;
-use std::os::unix::fs::OpenOptionsExt;
 use std::time::Duration;
 
 use lifeboat_engine::model::event::Done;
-use lifeboat_engine::model::evidence::Check;
+use lifeboat_engine::model::evidence::{Check, Progress, Unit};
 use lifeboat_engine::step::{StepContext, StepError};
 use mysql_async::Params as Values;
+use serde::Deserialize;
 use serde_json::{Value, json};
 
-use super::super::connect::{Client, PATIENT, QUICK, number};
+use super::super::connect::{Client, Login, PATIENT, QUICK, number};
 use super::super::{codes, rows as read};
 use super::capture::{self, Pair, Row};
-use super::kind::{Params, kept, refused, uncertain};
+use super::kind::{FAMILY, refused, uncertain};
 use super::reverse::{self, Stopped};
 use super::tables::{self, Watched};
 use super::{ledger, reach};
-use crate::sql::{MOST_ROWS, done};
-
-/// How many rows of a difference are outputs; all are in the record.
-const SHOWN: usize = 100;
-/// More rows than this belong into no change that a person approves.
-const MOST: u64 = 100_000;
+use crate::change::{Difference, Params};
+use crate::sql::MOST_ROWS;
 
 const SESSION: &str = "set session transaction isolation level repeatable read";
+
+/// What only this kind is given.
+#[derive(Deserialize)]
+struct Own {
+    server: String,
+    max_table_rows: u64,
+}
 
 pub(super) struct Work<'a> {
     ctx: &'a StepContext,
     pub(super) params: Params,
+    max_table_rows: u64,
     /// Makes the change.
     client: Client,
     /// Sees the tables as they were before.
     before: Client,
     key: String,
+    /// How many rows the tables had when they were locked.
+    locked: u64,
 }
 
 impl<'a> Work<'a> {
     pub(super) async fn new(ctx: &'a StepContext) -> Result<Self, StepError> {
-        let params: Params = ctx.params()?;
-        let login = params.login(ctx)?;
+        let (params, own): (Params, Own) = (ctx.params()?, ctx.params()?);
+        let login = Login::of(ctx, &own.server)?;
+        let login =
+            if params.database.is_some() { login.database(params.database.as_deref()) } else { login };
         let key = params.idempotency_key.clone().unwrap_or_else(|| ctx.info.idempotency_key());
         let (client, before) = (login.connect().await?, login.connect().await?);
-        Ok(Self { ctx, params, client, before, key })
+        Ok(Self { ctx, params, max_table_rows: own.max_table_rows, client, before, key, locked: 0 })
     }
 
     /// Returns what the change of this key has led to, if it was made.
     pub(super) async fn made_before(&mut self) -> Result<Option<Done>, StepError> {
-        let Some(made) = ledger::find(&mut self.before, &self.key).await? else { return Ok(None) };
-        if made.undone {
-            return Err(StepError::permanent(
-                codes::LB2066,
-                format!("the change `{}` was made by {} and taken back", self.key, made.by),
-            )
-            .help("to make it again, give it another `idempotency_key`"));
-        }
-        let mut done: Done = serde_json::from_value(made.result).map_err(|error| {
-            let message = format!("the record of the change `{}` cannot be read", self.key);
-            StepError::permanent(codes::LB2066, message).caused_by(&error)
-        })?;
-        if made.by != self.ctx.info.idempotency_key() {
-            done.warnings.push(format!("the change `{}` was made before, by {}", self.key, made.by));
-        }
-        Ok(Some(done))
+        let made = ledger::find(&mut self.before, &self.key).await?;
+        made.map(|made| FAMILY.made_before(self.ctx, &self.key, made)).transpose()
     }
 
     /// Says whether this run has made the change, and nobody has taken it back.
     pub(super) async fn is_ours(&mut self) -> Result<bool, StepError> {
         let made = ledger::find(&mut self.before, &self.key).await?;
-        Ok(made.is_some_and(|made| !made.undone && made.by == self.ctx.info.idempotency_key()))
+        Ok(made.is_some_and(|made| made.is_ours(self.ctx)))
     }
 
     /// Takes back what has failed. A connection that is lost takes its transaction with it.
@@ -92,7 +85,9 @@ impl<'a> Work<'a> {
         }
         self.snapshot().await?;
         let before = self.invariant_rows().await?;
-        for index in 0..self.params.statements.len() {
+        let count = self.params.statements.len();
+        for index in 0..count {
+            report(self.ctx, "running statements", index, count);
             let statement = self.params.statements[index].clone();
             self.execute(&statement.sql, &statement.params).await?;
         }
@@ -114,15 +109,18 @@ impl<'a> Work<'a> {
             self.client.run(sql, QUICK).await.map_err(refused)?;
         }
         let mut all: Vec<Watched> = Vec::new();
-        for name in self.params.tables.clone() {
-            let table = tables::find(&mut self.before, &name).await?;
+        let names = self.params.tables.clone();
+        for (index, name) in names.iter().enumerate() {
+            report(self.ctx, "locking tables", index, names.len());
+            let table = tables::find(&mut self.before, name).await?;
             self.refuse_large(&table).await?;
             let sql = format!("select count(*) from {} force index (primary) for update", table.sql());
             let limit = self.limit();
-            self.client.rows(&sql, limit).await.map_err(refused)?;
+            let counted = self.client.rows(&sql, limit).await.map_err(refused)?;
             // Nobody can alter it any more.
-            let table = tables::find(&mut self.before, &name).await?;
+            let table = tables::find(&mut self.before, name).await?;
             if !all.contains(&table) {
+                self.locked += counted.first().map_or(0, |row| number(row, 0));
                 all.push(table);
             }
         }
@@ -130,7 +128,7 @@ impl<'a> Work<'a> {
     }
 
     async fn refuse_large(&mut self, table: &Watched) -> Result<(), StepError> {
-        let most = self.params.max_table_rows;
+        let most = self.max_table_rows;
         // One more than allowed is enough to know.
         let sql = format!(
             "select count(*) from (select 1 from {} limit {}) q",
@@ -167,19 +165,12 @@ impl<'a> Work<'a> {
         self.client.exec(sql.trim().trim_end_matches(';'), values, limit).await.map_err(refused)
     }
 
-    fn most(&self) -> u64 {
-        self.params.max_rows.min(MOST)
-    }
-
     async fn difference(&mut self, tables: &[Watched]) -> Result<Vec<Row>, StepError> {
-        let most = self.most();
+        let most = usize::try_from(self.params.most()).unwrap_or(usize::MAX);
         let mut pair = Pair { now: &mut self.client, before: &mut self.before };
-        let rows = pair.difference(tables, usize::try_from(most).unwrap_or(usize::MAX)).await?;
-        let limit = if self.params.max_rows > MOST { "the most that a change may" } else { "`max_rows`" };
-        rows.ok_or_else(|| {
-            StepError::permanent(codes::LB2060, format!("more than {most} rows would be changed ({limit})"))
-                .help("nothing was changed; look at them with `dry_run: true` and a higher `max_rows`")
-        })
+        let compared = |rows| report_rows(self.ctx, "comparing rows", rows, self.locked);
+        let rows = pair.difference(tables, most, compared).await?;
+        rows.ok_or_else(|| FAMILY.too_many(&self.params))
     }
 
     async fn refuse_strays(&mut self, rows: usize, tables: &[Watched]) -> Result<(), StepError> {
@@ -220,18 +211,7 @@ impl<'a> Work<'a> {
 
     async fn invariants(&mut self, before: &[Vec<Value>]) -> Result<Vec<Check>, StepError> {
         let after = self.invariant_rows().await?;
-        let all = self.params.invariants.iter().zip(before).zip(after);
-        let checks: Vec<Check> =
-            all.flat_map(|((invariant, before), after)| invariant.judge(before, after)).collect();
-        let failed: Vec<_> =
-            checks.iter().filter(|check| !check.passed).map(|check| check.name.clone()).collect();
-        if failed.is_empty() {
-            return Ok(checks);
-        }
-        let message = format!("what must hold afterwards would not: {}", failed.join("; "));
-        Err(StepError::permanent(codes::LB2062, message)
-            .help("nothing was changed; the report shows what was found")
-            .checks(checks))
+        FAMILY.held(&self.params, before, after)
     }
 
     async fn finish(
@@ -240,19 +220,13 @@ impl<'a> Work<'a> {
         tables: &[Watched],
         checks: Vec<Check>,
     ) -> Result<Done, StepError> {
-        let digest = capture::digest(rows, tables, &self.params.ignore);
-        if let Some(approved) = self.params.approved.as_ref().filter(|approved| **approved != digest) {
-            let message =
-                format!("the difference is not the one that was approved ({approved}), but {digest}");
-            return Err(StepError::permanent(codes::LB2063, message)
-                .help("nothing was changed; the data has changed since the dry run: look again, and name columns that differ each time in `ignore`"));
-        }
-        let shown: Vec<_> = rows.iter().take(SHOWN).map(|row| row.shown(tables)).collect();
-        let mut result = done(json!({
-            "rows": rows.len(), "tables": capture::summary(rows, tables), "difference": shown, "digest": digest,
-            "applied": !self.params.dry_run, "reverse": "",
-        }));
-        result.checks = checks;
+        let difference = Difference {
+            rows: rows.len(),
+            tables: capture::summary(rows, tables),
+            digest: capture::digest(rows, tables, &self.params.ignore),
+            shown: rows.iter().map(|row| row.shown(tables)),
+        };
+        let mut result = FAMILY.results(&self.params, difference, checks)?;
         let way_back = self.try_way_back(rows, tables).await?;
         if let Err(why) = &way_back {
             result.warnings.push(format!("the change cannot be taken back by a script: {why}"));
@@ -262,12 +236,15 @@ impl<'a> Work<'a> {
             return Ok(result);
         }
         if let Ok(statements) = way_back {
-            result.outputs.insert("reverse".into(), json!(self.write_reverse(&statements)?));
+            let script = reverse::script(&self.key, &statements);
+            result.outputs.insert("reverse".into(), json!(FAMILY.write_reverse(self.ctx, &script)?));
         }
         ledger::make(&mut self.before).await?;
         let by = self.ctx.info.idempotency_key();
         let kept = serde_json::to_value(&result).expect("results are JSON");
-        ledger::keep(&mut self.client, (&self.key, &by), &kept, (rows, tables)).await?;
+        let written = |done| report_rows(self.ctx, "writing down what was changed", done, rows.len() as u64);
+        ledger::keep(&mut self.client, (&self.key, &by), &kept, (rows, tables), written).await?;
+        report(self.ctx, "committing", rows.len(), rows.len());
         self.client.run("commit", PATIENT).await.map_err(uncertain)?;
         Ok(result)
     }
@@ -280,7 +257,8 @@ impl<'a> Work<'a> {
     ) -> Result<Result<Vec<String>, String>, StepError> {
         self.client.run("savepoint lifeboat", QUICK).await.map_err(refused)?;
         let modified = reach::rows_modified(&mut self.client).await?;
-        let ran = match reverse::run(&mut self.client, reverse::statements(rows, tables)).await {
+        let back = |done| report_rows(self.ctx, "trying the way back", done, rows.len() as u64);
+        let ran = match reverse::run(&mut self.client, reverse::statements(rows, tables), back).await {
             Ok(ran) => ran,
             Err(Stopped::Changed(why)) => return self.back_to_savepoint(Err(why)).await,
             Err(Stopped::Failed(error)) if error.number().is_none_or(|code| code == 1205 || code == 1213) => {
@@ -290,7 +268,8 @@ impl<'a> Work<'a> {
         };
         let more = reach::rows_modified(&mut self.client).await?.saturating_sub(modified);
         let mut pair = Pair { now: &mut self.client, before: &mut self.before };
-        let left = pair.difference(tables, rows.len()).await?;
+        let compared = |rows| report_rows(self.ctx, "comparing rows with before", rows, self.locked);
+        let left = pair.difference(tables, rows.len(), compared).await?;
         let result = match left {
             _ if more != rows.len() as u64 => Err("triggers or cascades would change more".to_owned()),
             Some(left) if left.is_empty() => Ok(ran),
@@ -304,23 +283,6 @@ impl<'a> Work<'a> {
         Ok(result)
     }
 
-    /// The script exists before the change does.
-    fn write_reverse(&self, statements: &[String]) -> Result<String, StepError> {
-        let path = self.ctx.info.work_dir.path()?.join("reverse.sql");
-        let open =
-            || std::fs::OpenOptions::new().write(true).create(true).truncate(true).mode(0o600).open(&path);
-        let written = open().and_then(|mut file| {
-            file.write_all(reverse::script(&self.key, statements).as_bytes())?;
-            file.sync_all()
-        });
-        written.map_err(|error| {
-            StepError::transient(codes::LB2067, format!("{} cannot be written", path.display()))
-                .help("nothing was changed; make room in the state directory")
-                .caused_by(&error)
-        })?;
-        Ok(path.display().to_string())
-    }
-
     pub(super) async fn undo(&mut self) -> Result<Done, StepError> {
         let tables = self.lock().await?;
         if !self.is_ours().await? {
@@ -329,13 +291,14 @@ impl<'a> Work<'a> {
         }
         let rows = ledger::rows(&mut self.before, &self.key, &tables).await?;
         let statements = reverse::statements(&rows, &tables);
-        reverse::run(&mut self.client, statements).await.map_err(|stopped| match stopped {
-            Stopped::Changed(why) => kept(&why),
+        let back = |done| report_rows(self.ctx, "taking rows back", done, rows.len() as u64);
+        reverse::run(&mut self.client, statements, back).await.map_err(|stopped| match stopped {
+            Stopped::Changed(why) => FAMILY.kept(&why),
             Stopped::Failed(error) => refused(error),
         })?;
         // Deleting a row that the change has inserted must not take rows of others with it.
         if reach::rows_modified(&mut self.client).await? != rows.len() as u64 {
-            return Err(kept("other rows would change with these, by a trigger or a cascade"));
+            return Err(FAMILY.kept("other rows would change with these, by a trigger or a cascade"));
         }
         ledger::mark_undone(&mut self.client, &self.key).await?;
         self.client.run("commit", PATIENT).await.map_err(uncertain)?;
@@ -343,4 +306,12 @@ impl<'a> Work<'a> {
         done.facts.insert("rows as before again".into(), rows.len().to_string());
         Ok(done)
     }
+}
+
+fn report(ctx: &StepContext, note: &str, done: usize, total: usize) {
+    report_rows(ctx, note, done as u64, total as u64);
+}
+
+fn report_rows(ctx: &StepContext, note: &str, done: u64, total: u64) {
+    ctx.progress(Progress { done, total: Some(total), unit: Unit::Items, note: note.to_owned() });
 }

@@ -67,7 +67,8 @@ pub(super) async fn pour(
     let meter = Meter::bytes(target.ctx, Some(entry.size), "restoring");
     let (store, key) = (store.clone(), marker.key(object)?);
     let fed = blocking(move || feed(&store, (&key, &entry.sha256), (writing, &adapt), &meter));
-    let command = tools::client(target.mariadb, "mariadb", &target.login.database(None))?
+    let command = tools::client(target.mariadb, "mariadb", &target.login.database(None))
+        .await?
         .args(["--binary-mode", "--batch", "--max-allowed-packet=1G", "--default-character-set=utf8mb4"])
         .arg("--init-command=set session sql_log_bin=0")
         .stdin_from(File::from(OwnedFd::from(reading)));
@@ -81,11 +82,11 @@ pub(super) async fn pour(
 
 /// The client ends at the first statement that the server refuses, and says which.
 fn stopped(output: &Output) -> StepError {
-    let mut error = StepError::permanent(
-        codes::LB2032,
-        format!("the restore stopped at an error: {}", tools::said(output)),
-    )
-    .help(
+    let message = format!("the restore stopped at an error: {}", tools::said(output));
+    if tools::lost_server(output) {
+        return tools::server_ended(message, "it drops what was restored until then, and begins anew");
+    }
+    let mut error = StepError::permanent(codes::LB2032, message).help(
         "what was restored until then is dropped by the next attempt and by undo; mend the cause and retry",
     );
     error.causes = tools::shown(output);

@@ -48,6 +48,8 @@ enum Users {
 const CHOSEN: &str = "chosen";
 /// The databases in the making, recorded before one of them is made. They were not there then.
 const INTO: &str = "into";
+/// The accounts that were there before the first of them was made.
+const ACCOUNTS: &str = "accounts";
 /// The results.
 const RESULT: &str = "result";
 
@@ -280,13 +282,25 @@ impl<'a> Work<'a> {
         let target = Target { ctx: self.ctx, mariadb: self.mariadb, login: &self.login };
         let without_sandbox = !fit::knows_sandbox(self.ctx, self.mariadb).await?;
         if details.users && self.params.users == Users::Restore {
-            let without_accounts = fit::accounts(client).await?;
+            let without_accounts = self.accounts_before(client).await?;
             let adapt = Adapt { without_sandbox, without_accounts, rename: None };
             pour::pour(&target, store, (marker, USERS), adapt).await?;
         }
         let rename = self.params.database.clone().map(|name| (details.databases[0].clone(), name));
         let adapt = Adapt { without_sandbox, rename, without_accounts: Vec::new() };
         pour::pour(&target, store, (marker, DATA), adapt).await
+    }
+
+    /// Returns the accounts that were there before the first attempt. What a later one finds may be half of what one that was
+    /// cut off has made: an account without its rights.
+    async fn accounts_before(&self, client: &mut Client) -> Result<Vec<String>, StepError> {
+        let known = self.ctx.recorded(ACCOUNTS).and_then(|known| serde_json::from_value(known.clone()).ok());
+        if let Some(known) = known {
+            return Ok(known);
+        }
+        let found = fit::accounts(client).await?;
+        self.ctx.record(ACCOUNTS, json!(found)).await?;
+        Ok(found)
     }
 
     async fn prove(

@@ -11,6 +11,7 @@ use async_trait::async_trait;
 use jiff::Timestamp;
 use lifeboat_engine::model::event::Done;
 use lifeboat_engine::model::evidence::Check;
+use lifeboat_engine::model::outcome::FailureKind;
 use lifeboat_engine::resource::{Mariadb, ResourceKind};
 use lifeboat_engine::step::{
     Effect, Finding, KindSpec, PreflightFacts, Preview, StepContext, StepError, StepKind,
@@ -234,8 +235,8 @@ async fn now(client: &mut Client) -> Result<Timestamp, StepError> {
 }
 
 impl Work<'_> {
-    fn command(&self) -> Result<Command, StepError> {
-        let command = tools::client(self.mariadb, "mariadb-dump", &self.login)?;
+    async fn command(&self) -> Result<Command, StepError> {
+        let command = tools::client(self.mariadb, "mariadb-dump", &self.login).await?;
         Ok(command.args(["--default-character-set=utf8mb4"]))
     }
 
@@ -246,7 +247,7 @@ impl Work<'_> {
         databases: &[String],
         dir: &Path,
     ) -> Result<(ObjectEntry, Scanned, u64), StepError> {
-        let mut command = self.command()?.args([
+        let mut command = self.command().await?.args([
             "--single-transaction",
             "--quick",
             "--routines",
@@ -264,7 +265,7 @@ impl Work<'_> {
     }
 
     async fn users(&self, dir: &Path) -> Result<ObjectEntry, StepError> {
-        let command = self.command()?.args(["--system=users", "--insert-ignore"]);
+        let command = self.command().await?.args(["--system=users", "--insert-ignore"]);
         let (object, scanned, _) = self.stream(command, &dir.join(USERS), "dumping accounts").await?;
         match scanned.complete {
             true => Ok(object),
@@ -291,6 +292,13 @@ impl Work<'_> {
         let packed = packed?;
         match output.exit_code {
             0 => Ok(packed),
+            _ if tools::lost_server(&output) => {
+                let error = tools::server_ended(
+                    format!("the dump stopped: {}", tools::said(&output)),
+                    "nothing was published, and it dumps again",
+                );
+                Err(StepError { kind: FailureKind::Transient, ..error })
+            }
             code => Err(refused(code, &output.stderr.last_lines(8))),
         }
     }
@@ -310,7 +318,8 @@ fn pack(from: impl Read, path: &Path, meter: &Meter) -> Result<(ObjectEntry, Sca
     encoder.include_checksum(true).map_err(|error| unwritable(&error))?;
     let mut from = HashingReader::new(from);
     let mut scan = Scan::new(encoder);
-    copy(&mut from, &mut scan, meter)?;
+    copy(&mut from, &mut scan, meter)
+        .map_err(|error| StepError { message: format!("{}: {}", path.display(), error.message), ..error })?;
     let (encoder, scanned) = scan.finish();
     let file = encoder.finish().map_err(|error| unwritable(&error))?;
     let (raw, packed) = (from.finish().1, file.finish().1);
@@ -385,6 +394,9 @@ fn refused(exit_code: i32, lines: &[String]) -> StepError {
     if rights.iter().any(|number| text.contains(number)) {
         return StepError::permanent(codes::LB2020, message)
             .help("the account needs SELECT, SHOW VIEW, TRIGGER, EVENT, LOCK TABLES, PROCESS, RELOAD and BINLOG MONITOR, and SELECT on mysql.* for `users`");
+    }
+    if text.contains("1412") {
+        return changed("the definition of a table");
     }
     if text.contains("1356") || text.contains("1146") {
         return StepError::permanent(codes::LB2020, message)

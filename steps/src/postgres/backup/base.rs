@@ -167,11 +167,12 @@ impl StepKind for BaseBackup {
         let source = match checks::inspect(&login).await {
             Ok(source) => source,
             Err(error) if error.code == codes::LB1240 || error.code == codes::LB1241 => return Ok(Vec::new()),
+            Err(error) if crate::tls::codes::ALL.contains(&error.code) => return Ok(Vec::new()),
             Err(error) => return Ok(vec![Finding::failed(&params.cluster, WHAT, &error)]),
         };
         let archiving = if source.archiving { "it archives its log" } else { "it does not archive its log" };
         let detail = format!("can be taken of {}, {archiving}", bytes(source.bytes));
-        let program = match Tools::find_major(postgres, source.major) {
+        let program = match Tools::find_clients_major(postgres, source.major) {
             Ok(tools) => program_found(&params.cluster, &tools.program("pg_basebackup").to_string_lossy()),
             Err(error) => Finding::failed(&params.cluster, "programs", &error),
         };
@@ -247,7 +248,7 @@ impl Run<'_> {
         let login = Login::of(self.ctx, self.cluster)?;
         let source = checks::inspect(&login).await?;
         let (postgres, major) = (self.cluster.clone(), source.major);
-        blocking(move || Tools::find_major(&postgres, major)).await?;
+        blocking(move || Tools::find_clients_major(&postgres, major)).await?;
         let mut warnings = self.warnings(&source)?;
         let compression = self.params.compression.for_major(source.major);
         warnings.extend(checks::space(&self.store, source.bytes, compression != Compression::None)?);

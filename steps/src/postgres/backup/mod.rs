@@ -4,6 +4,7 @@ mod base;
 mod checks;
 mod choice;
 mod described;
+mod estimate;
 mod program;
 mod proof;
 mod select;

@@ -71,7 +71,7 @@ impl Program<'_> {
         let user = self.user();
         let incoming = make_incoming(partial.path(), user.as_ref())?;
         let (postgres, major) = (self.postgres.clone(), self.major);
-        let tools = blocking(move || Tools::find_major(&postgres, major)).await?;
+        let tools = blocking(move || Tools::find_clients_major(&postgres, major)).await?;
         let command = Command::new(tools.program("pg_basebackup"))
             .args(["-F", "tar", "-X", "stream", "--manifest-checksums=SHA256", "--no-password", "--no-sync"])
             .args(["-c", if self.checkpoint == Checkpoint::Fast { "fast" } else { "spread" }])
@@ -82,7 +82,7 @@ impl Program<'_> {
             .args(["-d", &self.conninfo()])
             .env("LC_ALL", "C")
             .os_user(user.as_ref().map(|user| user.name.as_str()));
-        let command = self.login.passfile(command)?;
+        let command = self.login.credentials(command).await?;
         let output = watched(ctx, &incoming, command.run(ctx)).await?;
         if output.exit_code != 0 {
             return Err(refused(&output.stderr.last_lines(8), output.exit_code, self.login));

@@ -1,19 +1,13 @@
 //! `postgres.change`
 
-use std::io::Write;
-use std::os::unix::fs::OpenOptionsExt;
 use std::time::Duration;
 
 use async_trait::async_trait;
-use lifeboat_engine::expr;
 use lifeboat_engine::model::event::Done;
 use lifeboat_engine::model::evidence::Check;
 use lifeboat_engine::model::outcome::FailureKind;
 use lifeboat_engine::resource::ResourceKind;
-use lifeboat_engine::step::{
-    Effect, KindSpec, ParamProblem, Preview, Probe, StepContext, StepError, StepKind,
-};
-use lifeboat_engine::value::{Field, Span, Type};
+use lifeboat_engine::step::{KindSpec, ParamProblem, Preview, Probe, StepContext, StepError, StepKind};
 use serde::Deserialize;
 use serde_json::{Map, Value, json};
 use tokio_postgres::types::ToSql;
@@ -25,50 +19,32 @@ use super::super::server::QUICK;
 use super::super::{codes, local};
 use super::capture::{self, Row, Watched};
 use super::{ledger, reverse};
-use crate::sql::first_word;
+use crate::change::{Codes, Difference, Family, Params};
 
 /// Changes data.
 #[derive(Clone, Copy, Debug)]
 pub(in super::super) struct Change;
 
-#[derive(Clone, Deserialize)]
-struct Params {
-    cluster: String,
-    database: Option<String>,
-    tables: Vec<String>,
-    statements: Vec<Statement>,
-    max_rows: u64,
-    invariants: Vec<Invariant>,
-    dry_run: bool,
-    approved: Option<String>,
-    ignore: Vec<String>,
-    idempotency_key: Option<String>,
-    lock_timeout: Span,
-    statement_timeout: Span,
-}
-
-#[derive(Clone, Deserialize)]
-struct Statement {
-    sql: String,
-    #[serde(default)]
-    params: Vec<Value>,
-}
-
-#[derive(Clone, Deserialize)]
-struct Invariant {
-    name: String,
-    sql: String,
-    #[serde(default)]
-    params: Vec<Value>,
-    expect: Vec<String>,
-}
-
-/// How many rows of a difference are outputs; all are in the database.
-const SHOWN: usize = 100;
-/// More rows than this belong into no change that a person approves.
-const MOST: u64 = 100_000;
-/// With these a statement changes rows and cannot end the transaction.
-const ALLOWED: [&str; 6] = ["insert", "update", "delete", "merge", "with", "select"];
+static FAMILY: Family = Family {
+    kind: "postgres.change",
+    summary: "Changes rows in one transaction, watched row by row, with a way back.",
+    doc: DOC,
+    server: ("cluster", ResourceKind::Postgres),
+    values: "Values for `$1`, `$2`, …",
+    tables: "The tables that may be changed; each with a primary key.",
+    more: Vec::new,
+    allowed: ["insert", "update", "delete", "merge", "with", "select"],
+    lasting: |_| None,
+    codes: Codes {
+        statement: codes::LB1273,
+        too_many: codes::LB1820,
+        invariant: codes::LB1822,
+        not_approved: codes::LB1823,
+        no_way_back: codes::LB1824,
+        taken_back: codes::LB1826,
+        unwritten: codes::LB1827,
+    },
+};
 
 const DOC: &str = "\
 Runs statements that change rows, all in one transaction, and watches each row of `tables`: triggers that live only in that \
@@ -105,52 +81,21 @@ The role must own the tables. They are locked against writes of others meanwhile
 #[async_trait]
 impl StepKind for Change {
     fn spec(&self) -> KindSpec {
-        let mut spec = KindSpec::new(
-            "postgres.change",
-            "Changes rows in one transaction, watched row by row, with a way back.",
-            Effect::Guarded,
-        )
-        .doc(DOC)
-        .output("rows", Type::Integer, "How many rows were changed, or would be.")
-        .output(
-            "tables",
-            Type::list(Type::Any),
-            "`table`, `inserted`, `updated` and `deleted` for each table.",
-        )
-        .output(
-            "difference",
-            Type::list(Type::Any),
-            "The first 100 rows: `table`, `operation`, `key`, and what changed, `before` and `after`.",
-        )
-        .output("digest", Type::String, "Recognises the difference.")
-        .output("applied", Type::Boolean, "False for a dry run.")
-        .output("reverse", Type::String, "The script that takes it back; empty for a dry run.")
-        .undoes("takes the change back, unless its rows have been changed since");
-        spec.params = params();
-        spec
+        FAMILY.spec()
     }
 
     fn check(&self, with: &Map<String, Value>) -> Vec<ParamProblem> {
-        let statements = with.get("statements").and_then(Value::as_array);
-        let sqls = statements.into_iter().flatten().filter_map(|one| one.get("sql")?.as_str());
-        let refused = |message: String| ParamProblem {
-            param: "statements".into(),
-            message,
-            help: Some(format!("a statement begins with one of: {}", ALLOWED.join(", "))),
-        };
-        sqls.filter_map(problem).map(refused).collect()
+        FAMILY.check(with)
     }
 
     async fn preview(&self, ctx: &StepContext) -> Result<Preview, StepError> {
         let params: Params = ctx.params()?;
-        let mut actions: Vec<_> = params.statements.iter().map(|one| one.sql.trim().to_owned()).collect();
-        let dry = if params.dry_run { ", taken back (dry run)" } else { "" };
-        actions.push(format!("at most {} rows of {}{dry}", params.max_rows, params.tables.join(", ")));
-        Ok(Preview { actions, destroys: Vec::new() })
+        Ok(FAMILY.preview(&params))
     }
 
     async fn run(&self, ctx: &StepContext) -> Result<Done, StepError> {
         let work = Work::new(ctx).await?;
+        FAMILY.refuse(&work.params.statements)?;
         if !work.params.dry_run
             && let Some(done) = work.made_before().await?
         {
@@ -176,7 +121,7 @@ impl StepKind for Change {
         let work = Work::new(ctx).await?;
         let made = ledger::find(&work.client, &work.key).await?;
         // What another run has made under the same key is not ours to take back.
-        if !made.is_some_and(|made| !made.undone && made.by == ctx.info.idempotency_key()) {
+        if !made.is_some_and(|made| made.is_ours(ctx)) {
             return Ok(Done::default());
         }
         let result = work.undo().await;
@@ -187,69 +132,10 @@ impl StepKind for Change {
     }
 }
 
-fn params() -> Vec<Field> {
-    let values = || Field::optional("params", Type::list(Type::Any), "Values for `$1`, `$2`, …");
-    let statement = vec![Field::required("sql", Type::Sql, "One statement."), values()];
-    let invariant = vec![
-        Field::required("name", Type::String, "Names it in the report."),
-        Field::required("sql", Type::Sql, "One reading statement."),
-        values(),
-        Field::required(
-            "expect",
-            Type::conditions(&["rows", "row_count", "before"]),
-            "What must hold afterwards.",
-        ),
-    ];
-    vec![
-        Field::required("cluster", Type::writes(ResourceKind::Postgres), "The server."),
-        Field::optional("database", Type::String, "The database; that of the resource if not given."),
-        Field::required(
-            "tables",
-            Type::list(Type::String),
-            "The tables that may be changed; each with a primary key.",
-        ),
-        Field::required("statements", Type::list(Type::Object(statement)), "What to run, in order."),
-        Field::required("max_rows", Type::Integer, "More changed rows than this fail the step."),
-        Field::defaulted(
-            "invariants",
-            Type::list(Type::Object(invariant)),
-            json!([]),
-            "What must hold afterwards.",
-        ),
-        Field::defaulted(
-            "dry_run",
-            Type::Boolean,
-            false,
-            "Whether to take it back and only show the difference.",
-        ),
-        Field::optional(
-            "approved",
-            Type::String,
-            "The `digest` of a dry run: another difference fails the step.",
-        ),
-        Field::defaulted(
-            "ignore",
-            Type::list(Type::String),
-            json!([]),
-            "Columns that are no part of the digest.",
-        ),
-        Field::optional(
-            "idempotency_key",
-            Type::String,
-            "The change is made once for it; run and step if absent.",
-        ),
-        Field::defaulted("lock_timeout", Type::Duration, "10s", "How long to wait for locks."),
-        Field::defaulted("statement_timeout", Type::Duration, "5m", "How long each statement may take."),
-    ]
-}
-
-/// Says why a statement is refused before it runs.
-fn problem(sql: &str) -> Option<String> {
-    if !ALLOWED.contains(&first_word(sql).as_str()) {
-        return Some(format!("a change cannot begin with `{}`", first_word(sql)));
-    }
-    let lasts = sql.to_lowercase().contains("setval");
-    lasts.then(|| "a change cannot call `setval`, which no rollback takes back".to_owned())
+/// What only this kind is given.
+#[derive(Deserialize)]
+struct Own {
+    cluster: String,
 }
 
 /// One attempt.
@@ -262,42 +148,19 @@ struct Work<'a> {
 
 impl<'a> Work<'a> {
     async fn new(ctx: &'a StepContext) -> Result<Self, StepError> {
-        let params: Params = ctx.params()?;
-        let login = Login::of(ctx, local::cluster(ctx, &params.cluster)?)?;
+        let (params, own): (Params, Own) = (ctx.params()?, ctx.params()?);
+        let login = Login::of(ctx, local::cluster(ctx, &own.cluster)?)?;
         let login = params.database.as_ref().map_or(login.clone(), |database| login.database(database));
         let key = params.idempotency_key.clone().unwrap_or_else(|| ctx.info.idempotency_key());
         Ok(Self { client: login.connect().await?, ctx, params, key })
     }
 
     async fn made_before(&self) -> Result<Option<Done>, StepError> {
-        let Some(made) = ledger::find(&self.client, &self.key).await? else { return Ok(None) };
-        if made.undone {
-            return Err(StepError::permanent(
-                codes::LB1826,
-                format!("the change `{}` was made by {} and taken back", self.key, made.by),
-            )
-            .help("to make it again, give it another `idempotency_key`"));
-        }
-        let mut done: Done = serde_json::from_value(made.result).map_err(|error| {
-            StepError::permanent(
-                codes::LB1826,
-                format!("the record of the change `{}` cannot be read", self.key),
-            )
-            .caused_by(&error)
-        })?;
-        if made.by != self.ctx.info.idempotency_key() {
-            done.warnings.push(format!("the change `{}` was made before, by {}", self.key, made.by));
-        }
-        Ok(Some(done))
+        let made = ledger::find(&self.client, &self.key).await?;
+        made.map(|made| FAMILY.made_before(self.ctx, &self.key, made)).transpose()
     }
 
     async fn in_transaction(&self) -> Result<Done, StepError> {
-        if let Some(message) = self.params.statements.iter().find_map(|one| problem(&one.sql)) {
-            return Err(StepError::permanent(codes::LB1273, message).help(format!(
-                "a statement begins with one of: {}; nothing was changed",
-                ALLOWED.join(", ")
-            )));
-        }
         let begin = format!(
             "begin; set local lock_timeout = {}; set local statement_timeout = {}",
             self.params.lock_timeout.0.as_millis(),
@@ -309,7 +172,7 @@ impl<'a> Work<'a> {
             tables.push(capture::find(&self.client, name).await?);
         }
         // From here on others cannot change the tables, and `before` is what the statements find.
-        capture::begin(&self.client, &tables, self.params.max_rows.min(MOST)).await?;
+        capture::begin(&self.client, &tables, self.params.most()).await?;
         let before = self.invariant_rows().await?;
         // After the watch was set up, which makes triggers and a temporary table.
         let definitions = capture::definitions(&self.client).await?;
@@ -339,16 +202,9 @@ impl<'a> Work<'a> {
         let params: Vec<&(dyn ToSql + Sync)> =
             params.iter().map(|param| param as &(dyn ToSql + Sync)).collect();
         self.client.query_prepared(&statement, &params, limit).await.map_err(|error| match error {
-            PgError::Database(db) if db.sqlstate == capture::TOO_MANY => self.too_many(),
+            PgError::Database(db) if db.sqlstate == capture::TOO_MANY => FAMILY.too_many(&self.params),
             other => refused(other),
         })
-    }
-
-    fn too_many(&self) -> StepError {
-        let most = self.params.max_rows.min(MOST);
-        let limit = if self.params.max_rows > MOST { "the most that a change may" } else { "`max_rows`" };
-        StepError::permanent(codes::LB1820, format!("more than {most} rows would be changed ({limit})"))
-            .help("nothing was changed; look at them with `dry_run: true` and a higher `max_rows`")
     }
 
     /// Runs the queries of all invariants; each row becomes a map.
@@ -367,25 +223,7 @@ impl<'a> Work<'a> {
 
     async fn invariants(&self, before: &[Vec<Value>]) -> Result<Vec<Check>, StepError> {
         let after = self.invariant_rows().await?;
-        let mut checks = Vec::new();
-        for ((invariant, before), after) in self.params.invariants.iter().zip(before).zip(after) {
-            let mut names = Map::new();
-            names.insert("row_count".into(), after.len().into());
-            names.insert("rows".into(), after.into());
-            names.insert("before".into(), before.clone().into());
-            checks.extend(expr::check_all(&invariant.name, &invariant.expect, &names));
-        }
-        let failed: Vec<_> =
-            checks.iter().filter(|check| !check.passed).map(|check| check.name.clone()).collect();
-        if failed.is_empty() {
-            return Ok(checks);
-        }
-        Err(StepError::permanent(
-            codes::LB1822,
-            format!("what must hold afterwards would not: {}", failed.join("; ")),
-        )
-        .help("nothing was changed; the report shows what was found")
-        .checks(checks))
+        FAMILY.held(&self.params, before, after)
     }
 
     async fn refuse(&self, tables: &[Watched], definitions: &str) -> Result<(), StepError> {
@@ -404,48 +242,24 @@ impl<'a> Work<'a> {
     }
 
     async fn finish(&self, rows: &[Row], tables: &[Watched], checks: Vec<Check>) -> Result<Done, StepError> {
-        let digest = capture::digest(rows);
-        if let Some(approved) = self.params.approved.as_ref().filter(|approved| **approved != digest) {
-            let message =
-                format!("the difference is not the one that was approved ({approved}), but {digest}");
-            return Err(StepError::permanent(codes::LB1823, message)
-                .help("nothing was changed; the data has changed since the dry run: look again, and name columns that differ each time in `ignore`"));
-        }
-        let shown: Vec<_> = rows.iter().take(SHOWN).map(|row| row.shown(tables)).collect();
-        let mut done = local::done(json!({
-            "rows": rows.len(), "tables": capture::summary(rows), "difference": shown, "digest": digest,
-            "applied": !self.params.dry_run, "reverse": "",
-        }));
-        done.checks = checks;
+        let difference = Difference {
+            rows: rows.len(),
+            tables: capture::summary(rows),
+            digest: capture::digest(rows),
+            shown: rows.iter().map(|row| row.shown(tables)),
+        };
+        let mut done = FAMILY.results(&self.params, difference, checks)?;
         if self.params.dry_run {
             self.client.batch("rollback", QUICK).await?;
             return Ok(done);
         }
-        let reverse = self.write_reverse(rows).await?;
-        done.outputs.insert("reverse".into(), json!(reverse));
+        let script = reverse::script(&self.key, &reverse::statements(&self.client, rows).await?);
+        done.outputs.insert("reverse".into(), json!(FAMILY.write_reverse(self.ctx, &script)?));
         let by = self.ctx.info.idempotency_key();
         let result = serde_json::to_value(&done).expect("results are JSON");
         ledger::keep(&self.client, (&self.key, &by), &result).await?;
         self.commit().await?;
         Ok(done)
-    }
-
-    /// The script exists before the change does.
-    async fn write_reverse(&self, rows: &[Row]) -> Result<String, StepError> {
-        let statements = reverse::statements(&self.client, rows).await?;
-        let path = self.ctx.info.work_dir.path()?.join("reverse.sql");
-        let open =
-            || std::fs::OpenOptions::new().write(true).create(true).truncate(true).mode(0o600).open(&path);
-        let written = open().and_then(|mut file| {
-            file.write_all(reverse::script(&self.key, &statements).as_bytes())?;
-            file.sync_all()
-        });
-        written.map_err(|error| {
-            StepError::transient(codes::LB1827, format!("{} cannot be written", path.display()))
-                .help("nothing was changed; make room in the state directory")
-                .caused_by(&error)
-        })?;
-        Ok(path.display().to_string())
     }
 
     async fn commit(&self) -> Result<(), StepError> {
@@ -466,7 +280,7 @@ impl<'a> Work<'a> {
         if deleted <= count(made, "insert") && strays.is_empty() {
             return Ok(());
         }
-        Err(kept(&format!(
+        Err(FAMILY.kept(&format!(
             "rows of others would go with it, by a cascade ({deleted} deleted; {})",
             strays.join(", ")
         )))
@@ -483,7 +297,7 @@ impl<'a> Work<'a> {
         let statements = reverse::statements(&self.client, &rows).await?;
         self.client.batch(&reverse::block(&statements), PATIENT).await.map_err(|error| match error {
             PgError::Database(db) if db.sqlstate == "LB001" || db.sqlstate.starts_with("23") => {
-                kept(&db.message)
+                FAMILY.kept(&db.message)
             }
             other => refused(other),
         })?;
@@ -495,11 +309,6 @@ impl<'a> Work<'a> {
         done.facts.insert("rows as before again".into(), rows.len().to_string());
         Ok(done)
     }
-}
-
-fn kept(why: &str) -> StepError {
-    StepError::permanent(codes::LB1824, format!("the change cannot be taken back: {why}"))
-        .help("its rows before and after stand in lifeboat.changed_rows; decide by hand")
 }
 
 /// What the server refuses within the transaction changes nothing.
@@ -526,7 +335,7 @@ mod tests {
         for sql in
             ["UPDATE x set y = 1", "-- why\n/* and */ with a as (select 1) select 1", "  delete from x"]
         {
-            assert_eq!(problem(sql), None, "{sql}");
+            assert_eq!(FAMILY.problem(sql), None, "{sql}");
         }
         for sql in [
             "commit",
@@ -538,7 +347,7 @@ mod tests {
             "-- update",
             "select SetVal('s', 1)",
         ] {
-            assert!(problem(sql).is_some(), "{sql}");
+            assert!(FAMILY.problem(sql).is_some(), "{sql}");
         }
     }
 }

@@ -7,6 +7,7 @@ use super::super::connect::Client;
 use super::super::database::PATIENT;
 use super::capture::{Row, SEEN};
 use super::kind::refused;
+use crate::change::Made;
 
 const MAKE: &str = "
     create schema if not exists lifeboat;
@@ -15,14 +16,6 @@ const MAKE: &str = "
     create table if not exists lifeboat.changed_rows (key text not null references lifeboat.changes, seq bigint not null,
       relation text not null, operation text not null, before jsonb, after jsonb, primary key (key, seq));
     comment on schema lifeboat is 'changes made by steps of Lifeboat, with what was there before'";
-
-/// A change that was made.
-#[derive(Clone, Debug)]
-pub(super) struct Made {
-    pub(super) by: String,
-    pub(super) result: Value,
-    pub(super) undone: bool,
-}
 
 /// Returns the change of a key, `None` if none was made.
 pub(super) async fn find(client: &Client, key: &str) -> Result<Option<Made>, StepError> {

@@ -2,6 +2,7 @@
 
 use async_trait::async_trait;
 use lifeboat_engine::model::event::Done;
+use lifeboat_engine::model::outcome::FailureKind;
 use lifeboat_engine::resource::ResourceKind;
 use lifeboat_engine::step::{Effect, KindSpec, Preview, Probe, StepContext, StepError, StepKind};
 use lifeboat_engine::value::{Field, Type};
@@ -11,7 +12,9 @@ use serde_json::{Value, json};
 use super::super::connect::{Client, Login};
 use super::super::server::QUICK;
 use super::super::{codes, local};
-use super::facts::{Facts, PATIENT, check_name, connect_beside, find, quoted, text};
+use super::facts::{Facts, PATIENT, check_name, connect_beside, find, quoted, stamped, text};
+use super::made::{self, Making, end_making, made_is_gone};
+use super::moves::{Move, Moves, Sessions};
 
 /// Makes an empty database.
 #[derive(Clone, Copy, Debug)]
@@ -35,9 +38,9 @@ enum Existing {
     Keep,
 }
 
-/// Recorded before the database is made: whatever has the name afterwards is ours, because nothing had it before.
-const MAKING: &str = "making";
-/// The oid of what was made.
+/// The name that the database has while it is made, recorded before: nothing else has it.
+const INTO: &str = "into";
+/// The oid of what was made, recorded before it gets its own name.
 const MADE: &str = "made";
 
 const DOC: &str = "\
@@ -45,7 +48,11 @@ Makes a database, from `template0` unless `template` says another. One that is t
 `existing: keep` it is success if its owner and encoding are those that the step gives. An existing database is never \
 changed.
 
-Undo drops it if it holds no table and nobody is logged in; otherwise it stays, and a warning says so.";
+Undo drops it if it holds no table and nobody is logged in; otherwise it stays, and a warning says so. A drill drops it in \
+the end, whatever it holds by then.
+
+It is made as `NAME_making_RUN` and gets its name last, so that whatever is cut off leaves nothing of which nobody knows \
+whose it is.";
 
 #[async_trait]
 impl StepKind for CreateDatabase {
@@ -83,7 +90,7 @@ impl StepKind for CreateDatabase {
 
     async fn preview(&self, ctx: &StepContext) -> Result<Preview, StepError> {
         let params: Params = ctx.params()?;
-        Ok(Preview { actions: vec![statement(&params)], destroys: Vec::new() })
+        Ok(Preview { actions: vec![statement(&params, &params.database)], destroys: Vec::new() })
     }
 
     async fn run(&self, ctx: &StepContext) -> Result<Done, StepError> {
@@ -91,46 +98,99 @@ impl StepKind for CreateDatabase {
         check_name(&params.database)?;
         let client = beside(ctx, &params).await?;
         if let Some(found) = find(&client, &params.database).await? {
-            return existing(ctx, &params, &found).await;
+            return existing(ctx, &params, &found);
         }
-        ctx.record(MAKING, params.database.as_str()).await?;
-        client.batch(&statement(&params), PATIENT).await.map_err(|error| {
-            let error = error.into_step();
-            StepError { message: format!("`{}` cannot be made: {}", params.database, error.message), ..error }
-        })?;
-        let made = find(&client, &params.database).await?;
-        ctx.record(MADE, made.map_or(Value::Null, |made| json!(made.oid))).await?;
-        Ok(done(&params, true))
+        let scratch = scratch(ctx, &client, &params).await?;
+        let made = make(ctx, &params, (&client, &scratch)).await;
+        if let Err(error) = &made
+            && error.kind == FailureKind::Permanent
+        {
+            // What cannot be dropped now is found by the next attempt, by undo, or when a drill ends.
+            drop_scratch(ctx, &client, &scratch).await.ok();
+        }
+        made
     }
 
     async fn probe(&self, ctx: &StepContext) -> Result<Probe, StepError> {
         let params: Params = ctx.params()?;
-        if !is_ours(ctx, &params) {
-            return Ok(Probe::NotDone);
-        }
         let found = find(&beside(ctx, &params).await?, &params.database).await?;
-        Ok(if found.is_some() { Probe::Done(done(&params, true)) } else { Probe::NotDone })
+        let ours = found.is_some_and(|found| is_ours(ctx, &found));
+        Ok(if ours { Probe::Done(done(&params, true)) } else { Probe::NotDone })
     }
 
     async fn undo(&self, ctx: &StepContext) -> Result<Done, StepError> {
         let params: Params = ctx.params()?;
         let mut done = Done::default();
-        if !is_ours(ctx, &params) {
-            return Ok(done);
-        }
+        let Some(scratch) = recorded(ctx) else { return Ok(done) };
         let client = beside(ctx, &params).await?;
-        let Some(found) = find(&client, &params.database).await? else { return Ok(done) };
+        drop_scratch(ctx, &client, scratch).await?;
         let name = &params.database;
-        if ctx.recorded(MADE).and_then(Value::as_u64).is_some_and(|oid| oid != u64::from(found.oid)) {
-            done.warnings.push(format!("`{name}` is another database now, and stays"));
-        } else if found.sessions > 0 || holds_tables(ctx, &params).await? {
-            done.warnings.push(format!("the database `{name}` is in use or holds tables, so it stays"));
-        } else {
-            client.batch(&format!("drop database {}", quoted(name)), PATIENT).await?;
-            done.facts.insert("dropped".into(), name.clone());
+        let Some(oid) = made(ctx) else { return Ok(done) };
+        match find(&client, name).await? {
+            Some(found) if found.oid != oid => {
+                done.warnings.push(format!("`{name}` is another database now, and stays"));
+            }
+            Some(found) if found.sessions > 0 || holds_tables(ctx, &params).await? => {
+                done.warnings.push(format!("the database `{name}` is in use or holds tables, so it stays"));
+            }
+            Some(_) => {
+                client.batch(&format!("drop database {}", quoted(name)), PATIENT).await?;
+                made_is_gone(ctx, name).await?;
+                done.facts.insert("dropped".into(), name.clone());
+            }
+            None => {}
         }
         Ok(done)
     }
+
+    async fn clean_up(&self, ctx: &StepContext, resource: &str, handle: &Value) -> Result<String, StepError> {
+        made::clean_up(ctx, resource, handle).await
+    }
+}
+
+/// Returns the name of the database in the making, durable before it is used; what an earlier attempt left there is dropped.
+async fn scratch(ctx: &StepContext, client: &Client, params: &Params) -> Result<String, StepError> {
+    if let Some(scratch) = recorded(ctx) {
+        drop_scratch(ctx, client, scratch).await?;
+        return Ok(scratch.to_owned());
+    }
+    let scratch = stamped(&params.database, &format!("_making_{}", ctx.info.run.short()));
+    if find(client, &scratch).await?.is_some() {
+        let message = format!("there is a database `{scratch}` already");
+        return Err(StepError::permanent(codes::LB1800, message)
+            .help("another step of this run makes it; make one after the other"));
+    }
+    ctx.record(INTO, scratch.as_str()).await?;
+    Ok(scratch)
+}
+
+/// Drops half a database, which nobody knows yet.
+async fn drop_scratch(ctx: &StepContext, client: &Client, scratch: &str) -> Result<(), StepError> {
+    end_making(client, scratch).await?;
+    client.batch(&format!("drop database if exists {} with (force)", quoted(scratch)), PATIENT).await?;
+    made_is_gone(ctx, scratch).await
+}
+
+/// Makes the database under a name of the run's, and gives it its own last: from the first moment on it is known whose it is.
+async fn make(
+    ctx: &StepContext,
+    params: &Params,
+    (client, scratch): (&Client, &str),
+) -> Result<Done, StepError> {
+    let making = Making { cluster: &params.cluster, scratch, database: &params.database };
+    making.record(ctx, client, None).await?;
+    client.batch(&statement(params, scratch), PATIENT).await.map_err(|error| {
+        let error = error.into_step();
+        StepError { message: format!("`{}` cannot be made: {}", params.database, error.message), ..error }
+    })?;
+    let made = find(client, scratch).await?.ok_or_else(|| {
+        StepError::permanent(codes::LB1804, format!("somebody has dropped the database `{scratch}`"))
+            .help("it was being made by this step; begin anew")
+    })?;
+    making.record(ctx, client, Some(made.oid)).await?;
+    ctx.record(MADE, made.oid).await?;
+    Moves(vec![Move::new(&made, &params.database, true)]).make(client, Sessions::Disconnect).await?;
+    Ok(done(params, true))
 }
 
 async fn beside(ctx: &StepContext, params: &Params) -> Result<Client, StepError> {
@@ -138,12 +198,20 @@ async fn beside(ctx: &StepContext, params: &Params) -> Result<Client, StepError>
     connect_beside(&login, &[&params.database]).await
 }
 
-fn is_ours(ctx: &StepContext, params: &Params) -> bool {
-    ctx.recorded(MAKING).and_then(Value::as_str) == Some(&params.database)
+fn recorded(ctx: &StepContext) -> Option<&str> {
+    ctx.recorded(INTO).and_then(Value::as_str)
 }
 
-async fn existing(ctx: &StepContext, params: &Params, found: &Facts) -> Result<Done, StepError> {
-    if is_ours(ctx, params) {
+fn made(ctx: &StepContext) -> Option<u32> {
+    ctx.recorded(MADE).and_then(Value::as_u64).and_then(|oid| u32::try_from(oid).ok())
+}
+
+fn is_ours(ctx: &StepContext, found: &Facts) -> bool {
+    made(ctx) == Some(found.oid)
+}
+
+fn existing(ctx: &StepContext, params: &Params, found: &Facts) -> Result<Done, StepError> {
+    if is_ours(ctx, found) {
         return Ok(done(params, true));
     }
     let name = &params.database;
@@ -168,9 +236,8 @@ fn done(params: &Params, created: bool) -> Done {
     local::done(json!({ "database": params.database, "created": created }))
 }
 
-fn statement(params: &Params) -> String {
-    let mut sql =
-        format!("create database {} template {}", quoted(&params.database), quoted(&params.template));
+fn statement(params: &Params, name: &str) -> String {
+    let mut sql = format!("create database {} template {}", quoted(name), quoted(&params.template));
     if let Some(owner) = &params.owner {
         sql.push_str(&format!(" owner {}", quoted(owner)));
     }

@@ -13,6 +13,7 @@ use super::super::{codes, local};
 use super::facts::{
     Facts, PATIENT, check_name, connect_beside, find, missing, name_of, quoted, refuse_own, sessions, stamped,
 };
+use super::made::{self, moves_are_back, record_moves};
 use super::moves::{Move, Moves, Sessions, Stand, disconnect};
 use crate::probe::bytes;
 
@@ -46,7 +47,9 @@ back. `how: delete` drops it for good.
 
 While anybody is logged in the step fails and names the sessions; `sessions: disconnect` ends them. The databases that \
 belong to the server itself and templates are refused. A database that was dropped or moved by an attempt that was cut \
-off is success; one that never was there is an error.";
+off is success; one that never was there is an error.
+
+A drill that moved a database aside gives it its name back in the end; what it deleted for good is gone.";
 
 #[async_trait]
 impl StepKind for DropDatabase {
@@ -135,11 +138,16 @@ impl StepKind for DropDatabase {
         if let Some(moves) = recorded(ctx) {
             let (client, _) = beside(ctx, &params).await?;
             moves.take_back(&client).await?;
+            moves_are_back(ctx, &moves).await?;
             done.facts.insert("back in its place".into(), params.database.clone());
         } else if ctx.recorded(DELETING).is_some() {
             done.warnings.push(format!("`{}` was deleted; a dump brings it back", params.database));
         }
         Ok(done)
+    }
+
+    async fn clean_up(&self, ctx: &StepContext, resource: &str, handle: &Value) -> Result<String, StepError> {
+        made::clean_up(ctx, resource, handle).await
     }
 }
 
@@ -181,6 +189,7 @@ async fn move_aside(
         None => {
             let moves = Moves(vec![Move::new(found, &to, false)]);
             ctx.record("bytes", found.bytes).await?;
+            record_moves(ctx, client, (&params.cluster, &moves)).await?;
             ctx.record(MOVES, json!(moves)).await?;
             moves
         }

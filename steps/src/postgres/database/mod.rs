@@ -6,11 +6,13 @@
 mod create;
 mod drop;
 mod facts;
+mod made;
 mod moves;
 mod swap;
 
 pub(super) use create::CreateDatabase;
 pub(super) use drop::DropDatabase;
 pub(super) use facts::{Facts, PATIENT, check_name, connect_beside, find, quoted, stamped, text};
+pub(super) use made::{Making, clean_up, end_making, made_is_gone, moves_are_back, record_moves};
 pub(super) use moves::{Move, Moves, Sessions, Stand};
 pub(super) use swap::SwapDatabase;

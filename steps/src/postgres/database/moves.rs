@@ -14,7 +14,7 @@ use super::super::server::{Pace, QUICK};
 use super::facts::{Facts, name_of, quoted, sessions};
 
 /// How long ended sessions may take to be gone.
-const LEAVING: Duration = Duration::from_secs(20);
+pub(super) const LEAVING: Duration = Duration::from_secs(20);
 /// `object_in_use`
 const IN_USE: &str = "55006";
 
@@ -40,6 +40,17 @@ impl Move {
     pub(in super::super) fn new(database: &Facts, to: &str, opens: bool) -> Self {
         let (from, to) = (database.name.clone(), to.to_owned());
         Self { oid: database.oid, from, to, was_open: database.open, opens }
+    }
+
+    /// Returns the rename that takes this one back.
+    fn reversed(&self) -> Self {
+        Self {
+            oid: self.oid,
+            from: self.to.clone(),
+            to: self.from.clone(),
+            was_open: self.opens,
+            opens: self.was_open,
+        }
     }
 }
 
@@ -99,15 +110,33 @@ impl Moves {
             self.reopen(client).await;
             return Ok(());
         }
-        let back = self.0.iter().rev().map(|one| Move {
-            oid: one.oid,
-            from: one.to.clone(),
-            to: one.from.clone(),
-            was_open: one.opens,
-            opens: one.was_open,
-        });
-        let back = Self(back.collect());
+        let back = Self(self.0.iter().rev().map(Move::reversed).collect());
         back.close_and_rename(client, Sessions::Disconnect).await
+    }
+
+    /// Gives every database its earlier name back that is still called as it was left, at once. One that has its earlier name
+    /// is as it should be; one that somebody has called otherwise keeps all of them where they are. Returns those that
+    /// were moved aside and are gone; what took their place may be.
+    pub(super) async fn put_back(&self, client: &Client) -> Result<Vec<Move>, StepError> {
+        let (mut back, mut gone, mut names) = (Vec::new(), Vec::new(), Vec::new());
+        for one in &self.0 {
+            names.push(name_of(client, one.oid).await?);
+        }
+        for (one, found) in self.0.iter().zip(&names) {
+            match found {
+                None if one.opens => {}
+                None => gone.push(one.clone()),
+                Some(name) if *name == one.to => back.push(one.reversed()),
+                Some(name) if *name == one.from => {}
+                Some(_) => return Err(self.changed(&names)),
+            }
+        }
+        back.reverse();
+        match back.is_empty() {
+            true => self.reopen(client).await,
+            false => Self(back).close_and_rename(client, Sessions::Disconnect).await?,
+        }
+        Ok(gone)
     }
 
     /// Closes logins, sees to sessions, renames. If it fails, people can log in again where they could before.
@@ -132,8 +161,20 @@ impl Moves {
                 Sessions::Disconnect => disconnect(client, one.oid).await?,
             }
         }
-        let renames = format!("begin; {} commit", self.statements());
-        client.batch(&renames, QUICK).await.map_err(|error| match error {
+        client.batch(&format!("begin; {}", self.statements()), QUICK).await.map_err(|e| self.refused(e))?;
+        // A rename takes a name; which database had it is seen before it counts.
+        if self.stand(client).await? != Stand::After {
+            return Err(StepError::permanent(
+                codes::LB1804,
+                format!("`{}` became another database meanwhile", self.0[0].from),
+            )
+            .help("nothing was renamed; look who makes and drops databases of this name, then try again"));
+        }
+        client.batch("commit", QUICK).await.map_err(|error| self.refused(error))
+    }
+
+    fn refused(&self, error: PgError) -> StepError {
+        match error {
             PgError::Database(db) if db.sqlstate == IN_USE => in_use(&self.0[0].from, vec![db.to_string()]),
             PgError::Database(db) => StepError::permanent(
                 codes::LB1803,
@@ -144,7 +185,7 @@ impl Moves {
                 let error = lost.into_step();
                 StepError { kind: lifeboat_engine::model::outcome::FailureKind::Uncertain, ..error }
             }
-        })
+        }
     }
 
     fn statements(&self) -> String {

@@ -6,11 +6,12 @@ use lifeboat_engine::resource::ResourceKind;
 use lifeboat_engine::step::{Effect, KindSpec, Preview, Probe, StepContext, StepError, StepKind};
 use lifeboat_engine::value::{Field, Type};
 use serde::Deserialize;
-use serde_json::json;
+use serde_json::{Value, json};
 
 use super::super::connect::{Client, Login};
 use super::super::{codes, local};
 use super::facts::{check_name, connect_beside, find, missing, quoted, refuse_own, stamped};
+use super::made::{self, moves_are_back, record_moves};
 use super::moves::{Move, Moves, Sessions, Stand};
 use crate::probe::bytes;
 
@@ -36,8 +37,9 @@ in. Both renames are one transaction, so that there is no moment without a datab
 either the old one or the new one there. Logins are closed and sessions ended first; with `sessions: refuse` the step \
 fails instead while anybody is logged in to one of the two.
 
-Undo swaps them back. Roles, grants and settings that belong to a database (`ALTER DATABASE … SET`, `ALTER ROLE … IN \
-DATABASE`) stay with it and do not change hands. Drop the old one with `postgres.drop_database` when it is signed off.";
+Undo swaps them back, and so does a drill in the end. Roles, grants and settings that belong to a database (`ALTER \
+DATABASE … SET`, `ALTER ROLE … IN DATABASE`) stay with it and do not change hands. Drop the old one with \
+`postgres.drop_database` when it is signed off.";
 
 #[async_trait]
 impl StepKind for SwapDatabase {
@@ -111,9 +113,14 @@ impl StepKind for SwapDatabase {
         let Some(moves) = recorded(ctx) else { return Ok(Done::default()) };
         let (client, _) = beside(ctx, &ctx.params()?).await?;
         moves.take_back(&client).await?;
+        moves_are_back(ctx, &moves).await?;
         let mut done = Done::default();
         done.facts.insert("back in its place".into(), moves.0[0].from.clone());
         Ok(done)
+    }
+
+    async fn clean_up(&self, ctx: &StepContext, resource: &str, handle: &Value) -> Result<String, StepError> {
+        made::clean_up(ctx, resource, handle).await
     }
 }
 
@@ -154,6 +161,7 @@ async fn plan(
             .help("give `keep_as` another name; nothing was renamed"));
     }
     let moves = Moves(vec![Move::new(&old, &kept, false), Move::new(&new, &params.database, true)]);
+    record_moves(ctx, client, (&params.cluster, &moves)).await?;
     ctx.record(MOVES, json!(moves)).await?;
     Ok(moves)
 }

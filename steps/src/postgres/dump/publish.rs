@@ -6,7 +6,10 @@ use serde_json::{Value, json};
 
 use super::super::codes;
 use super::super::connect::Client;
-use super::super::database::{Move, Moves, PATIENT, Sessions, Stand, find, quoted, stamped};
+use super::super::database::{
+    Making, Move, Moves, PATIENT, Sessions, Stand, end_making, find, made_is_gone, moves_are_back, quoted,
+    record_moves, stamped,
+};
 
 /// The name under which the dump is restored, recorded before a database of that name is made.
 const INTO: &str = "into";
@@ -18,7 +21,7 @@ const RESULT: &str = "result";
 /// Returns the name of the database in the making, durable before it is used. Nothing else has it: it holds the run.
 pub(super) async fn scratch(ctx: &StepContext, client: &Client, database: &str) -> Result<String, StepError> {
     if let Some(into) = ctx.recorded(INTO).and_then(Value::as_str) {
-        drop_scratch(client, into).await?;
+        drop_scratch(ctx, client, into).await?;
         return Ok(into.to_owned());
     }
     let into = stamped(database, &format!("_restore_{}", ctx.info.run.short()));
@@ -32,9 +35,10 @@ pub(super) async fn scratch(ctx: &StepContext, client: &Client, database: &str) 
 }
 
 /// Drops what half a restore left.
-pub(super) async fn drop_scratch(client: &Client, into: &str) -> Result<(), StepError> {
+pub(super) async fn drop_scratch(ctx: &StepContext, client: &Client, into: &str) -> Result<(), StepError> {
+    end_making(client, into).await?;
     client.batch(&format!("drop database if exists {} with (force)", quoted(into)), PATIENT).await?;
-    Ok(())
+    made_is_gone(ctx, into).await
 }
 
 /// Returns the results if an earlier attempt has given the database its name.
@@ -50,9 +54,10 @@ pub(super) async fn published(ctx: &StepContext, client: &Client) -> Result<Opti
 pub(super) async fn publish(
     ctx: &StepContext,
     client: &Client,
-    (into, database): (&str, &str),
+    making: &Making<'_>,
     (mut done, aside): (Done, Option<Sessions>),
 ) -> Result<Done, StepError> {
+    let Making { cluster, scratch: into, database } = *making;
     let gone = || {
         StepError::permanent(codes::LB1282, format!("the restored database `{into}` is gone"))
             .help("somebody has dropped or renamed it; begin a new run")
@@ -68,6 +73,9 @@ pub(super) async fn publish(
     let moved = old.as_ref().map(|old| Move::new(old, &kept, false));
     let moves = Moves(moved.into_iter().chain([Move::new(&new, database, true)]).collect());
     ctx.record(RESULT, serde_json::to_value(&done).expect("results are JSON")).await?;
+    if old.is_some() {
+        record_moves(ctx, client, (cluster, &moves)).await?;
+    }
     ctx.record(MOVES, json!(moves)).await?;
     moves.make(client, aside.unwrap_or(Sessions::Disconnect)).await?;
     Ok(done)
@@ -80,11 +88,12 @@ pub(super) async fn undo(ctx: &StepContext, client: &Client) -> Result<Done, Ste
     let into = ctx.recorded(INTO).and_then(Value::as_str);
     let Some(moves) = recorded(ctx) else {
         if let Some(into) = into {
-            drop_scratch(client, into).await?;
+            drop_scratch(ctx, client, into).await?;
         }
         return Ok(done);
     };
     moves.take_back(client).await?;
+    moves_are_back(ctx, &moves).await?;
     let into = into.unwrap_or_default();
     done.warnings
         .push(format!("the restored database is kept as `{into}`: drop it when nobody needs it any more"));

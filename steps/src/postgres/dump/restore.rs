@@ -18,7 +18,7 @@ use serde_json::{Value, json};
 use super::super::catalogue;
 use super::super::connect::{Client, Login};
 use super::super::database::{
-    Facts, PATIENT, Sessions, check_name, connect_beside, find, quoted, stamped, text,
+    self, Facts, Making, PATIENT, Sessions, check_name, connect_beside, find, quoted, stamped, text,
 };
 use super::super::libpq::{Libpq, tools_for};
 use super::super::server::QUICK;
@@ -93,7 +93,8 @@ and when it was taken is only known if `taken_at` says so.
 
 The dump is brought to this machine first, because parallel restores need it as a file: into the state of the run, or \
 below `dir`. An attempt that was cut off before the database had its name begins anew; afterwards it is done. Undo \
-gives the earlier database its name back and keeps the restored one as `NAME_restore_RUN`.";
+gives the earlier database its name back and keeps the restored one as `NAME_restore_RUN`; a drill does the same in the \
+end, and drops the restored one.";
 
 #[async_trait]
 impl StepKind for RestoreDump {
@@ -169,6 +170,10 @@ impl StepKind for RestoreDump {
         let home = home(ctx, &params, &Libpq::new(postgres, &login))?;
         stage::remove(ctx, &home.path).await?;
         Ok(done)
+    }
+
+    async fn clean_up(&self, ctx: &StepContext, resource: &str, handle: &Value) -> Result<String, StepError> {
+        database::clean_up(ctx, resource, handle).await
     }
 }
 
@@ -274,7 +279,7 @@ impl Work<'_> {
             Err(error) => {
                 // Left behind by an interruption, it is dropped by the next attempt or by undo.
                 if error.kind == FailureKind::Permanent {
-                    publish::drop_scratch(&self.client, &into).await.ok();
+                    publish::drop_scratch(self.ctx, &self.client, &into).await.ok();
                 }
                 return Err(error);
             }
@@ -282,9 +287,8 @@ impl Work<'_> {
         done.warnings = warnings;
         done.facts.insert("server".into(), format!("Postgres {}", server.version));
         done.facts.insert("seconds".into(), begun.elapsed().as_secs().to_string());
-        let names = (into.as_str(), self.params.database.as_str());
         let aside = (self.params.existing == Existing::MoveAside).then_some(self.params.sessions);
-        let done = publish::publish(self.ctx, &self.client, names, (done, aside)).await?;
+        let done = publish::publish(self.ctx, &self.client, &self.making(&into), (done, aside)).await?;
         staged.remove(self.ctx).await?;
         Ok(done)
     }
@@ -368,7 +372,10 @@ impl Work<'_> {
         (tools, libpq): (&Tools, &Libpq<'_>),
         (chosen, staged): (&Chosen, &Staged),
     ) -> Result<Done, StepError> {
+        self.making(into).record(self.ctx, &self.client, None).await?;
         self.create(into, chosen.details.as_ref()).await?;
+        let made = find(&self.client, into).await?.map(|made| made.oid);
+        self.making(into).record(self.ctx, &self.client, made).await?;
         self.fill(into, (tools, libpq), (chosen, staged)).await?;
         let client = self.login.database(into).connect().await?;
         let done = self.prove(&client, chosen).await?;
@@ -377,6 +384,10 @@ impl Work<'_> {
             client.batch("analyze", PATIENT).await?;
         }
         Ok(done)
+    }
+
+    fn making<'b>(&'b self, into: &'b str) -> Making<'b> {
+        Making { cluster: &self.params.cluster, scratch: into, database: &self.params.database }
     }
 
     async fn create(&self, into: &str, details: Option<&DumpDetails>) -> Result<(), StepError> {
@@ -406,7 +417,8 @@ impl Work<'_> {
         (chosen, staged): (&Chosen, &Staged),
     ) -> Result<(), StepError> {
         let mut command = libpq
-            .command(tools, "pg_restore", into)?
+            .command(tools, "pg_restore", into)
+            .await?
             .args(arguments(&self.params))
             .env("PGOPTIONS", "-c maintenance_work_mem=256MB -c statement_timeout=0 -c lock_timeout=0")
             .arg(&staged.path);

@@ -305,7 +305,7 @@ impl Program<'_> {
 
     async fn write(&self, snapshot: &Snapshot, dir: &Path) -> Result<(), StepError> {
         let compression = self.params.compression.arg(self.tools.version.major);
-        let command = self.libpq.command(self.tools, "pg_dump", self.database)?.args([
+        let command = self.libpq.command(self.tools, "pg_dump", self.database).await?.args([
             "--lock-wait-timeout=60s",
             "-Z",
             compression,
@@ -347,7 +347,8 @@ impl Program<'_> {
     async fn globals(&self, dir: &Path) -> Result<(), StepError> {
         let command = self
             .libpq
-            .command(self.tools, "pg_dumpall", self.database)?
+            .command(self.tools, "pg_dumpall", self.database)
+            .await?
             .args(["--globals-only", "--no-role-passwords"])
             .stdout_to(new_file(&dir.join(GLOBALS))?);
         let output = command.run(self.ctx).await?;

@@ -22,7 +22,7 @@ use super::restore_note::RestoreNote;
 use super::server::{self, QUICK};
 use super::unsynced;
 use super::{codes, lifecycle, local};
-use opening::{STOPPED, in_recovery, open, own_isolation};
+use opening::{STOPPED, in_recovery, open, own_isolation, prove_where};
 use service::{into_service, parted, prove_archiving, start_in_service};
 
 pub(super) use opening::revive;
@@ -156,7 +156,11 @@ impl StepKind for Promote {
 async fn recovering(ctx: &StepContext, postgres: &Postgres, data_dir: &Path) -> Result<bool, StepError> {
     let client = Login::of(ctx, postgres)?.connect().await?;
     server::check_identity(&client, data_dir).await?;
-    Ok(in_recovery(&client).await?)
+    let recovering = in_recovery(&client).await?;
+    if let (false, Some(isolation)) = (recovering, Isolation::serving(data_dir)) {
+        prove_where(&client, &isolation).await?;
+    }
+    Ok(recovering)
 }
 
 async fn finish(ctx: &StepContext, postgres: &Postgres, data_dir: &Path) -> Result<Done, StepError> {

@@ -15,7 +15,7 @@ use super::super::pidfile::PidFile;
 use super::super::server::{self, Expected, Launch, Pace, QUICK, ServerLog};
 use super::super::tools::Tools;
 use super::super::unsynced;
-use super::super::wal::{WalServer, WalSource};
+use super::super::wal::{History, WalServer, WalSource};
 use super::super::{account, codes, lifecycle, local, recover};
 use crate::process::{Identity, identity};
 use crate::store::{Store, blocking};
@@ -26,27 +26,30 @@ const CHECKPOINT_LIMIT: Duration = Duration::from_mins(30);
 /// How long a server may take to stop that must not go on.
 const STOP_PATIENCE: Duration = Duration::from_secs(30);
 
+/// Under this key the step notes that it is about to ask for the promotion.
+const ASKED: &str = "promotion";
+
 /// Opens the recovered server for writing, proves it with a statement that writes, and makes it durable.
 ///
-/// A server that ends meanwhile is started again, once: one that was being promoted when Lifeboat was killed asks a helper that
-/// is gone, and gives up a moment later.
+/// A server that ends meanwhile is started again, once, if an earlier attempt may be why: one that was being promoted when
+/// Lifeboat was killed asks a helper that is gone, and gives up a moment later.
 pub(super) async fn open(ctx: &StepContext, name: &str, isolation: Isolation) -> Result<(), StepError> {
     let (postgres, data_dir) = local::data_dir(ctx, name)?;
-    let isolation = match (Isolation::serving(data_dir), PidFile::live(data_dir)) {
-        (Some(_), Some((_, server))) => match open_running(ctx, postgres, &isolation).await {
-            Err(error) if !ctx.cancel.is_cancelled() && has_ended(&server, &error).await => isolation,
+    if let Some((_, server)) = PidFile::live(data_dir) {
+        match open_running(ctx, postgres, &isolation).await {
+            Err(error) if !ctx.cancel.is_cancelled() && is_left_over(ctx, &server, &error).await => {}
             opened => return opened,
-        },
-        _ => isolation,
-    };
+        }
+    }
     let isolation = revive(ctx, name, isolation).await?;
     open_running(ctx, postgres, &isolation).await
 }
 
-/// Says whether a server is gone, or goes because of what the error tells.
-async fn has_ended(server: &Identity, error: &StepError) -> bool {
+/// Says whether a server is gone, or goes, for a reason that lies before this attempt.
+async fn is_left_over(ctx: &StepContext, server: &Identity, error: &StepError) -> bool {
+    let before = error.code == codes::LB1240 || ctx.recorded(ASKED).is_some();
     let patience = if error.kind == FailureKind::Transient { STOP_PATIENCE } else { Duration::ZERO };
-    identity::gone_within(server, patience).await
+    before && identity::gone_within(server, patience).await
 }
 
 async fn open_running(
@@ -58,7 +61,35 @@ async fn open_running(
     if in_recovery(&client).await? {
         promote(ctx, postgres, isolation, &client).await?;
     }
+    prove_where(&client, isolation).await?;
     settle(&client).await.map_err(|error| with_log(error, isolation))
+}
+
+/// Fails if the server has opened anywhere but where its recovery waited, and stops it then.
+///
+/// A server that begins without being told to recover replays all that lies in its directory, as after a crash of its own. It
+/// stays on its timeline, and so is found however often it was started since.
+pub(super) async fn prove_where(client: &Client, isolation: &Isolation) -> Result<(), StepError> {
+    let Some(waited) = isolation.waits_at else { return Ok(()) };
+    let sql = "select ('x' || substr(pg_walfile_name(pg_current_wal_lsn()), 1, 8))::bit(32)::int, \
+               pg_current_wal_lsn()::text";
+    let row = client.query_one(sql, &[], QUICK).await?;
+    let timeline = row.get::<_, i32>(0).unsigned_abs();
+    let history = isolation.data_dir.join(format!("pg_wal/{timeline:08X}.history"));
+    let began = std::fs::read_to_string(history).ok();
+    let began = began.and_then(|text| History::parse(timeline, &text).ok()?.switches.last().copied());
+    if began.is_some_and(|switch| switch.at == waited) {
+        return Ok(());
+    }
+    if let Some((_, server)) = PidFile::live(&isolation.data_dir) {
+        server::stop(&server, STOP_PATIENCE).await?;
+    }
+    let error = failed(&format!(
+        "the server opened for writing at {} on timeline {timeline}, and not where its recovery waited, at {waited}: it may \
+         have changes from after the target",
+        row.get::<_, String>(1)
+    ));
+    Err(with_log(error, isolation).help("do not use it: restore again in a new run; the server was stopped"))
 }
 
 /// Finds what this run has recovered, whether or not its server still runs. `None` if this step has already stopped
@@ -96,6 +127,7 @@ pub(in super::super) async fn revive(
 ) -> Result<Isolation, StepError> {
     let (postgres, data_dir) = local::data_dir(ctx, name)?;
     unsynced::refuse(data_dir)?;
+    server::alone(ctx, data_dir).await?;
     let tools = Tools::find_major(postgres, lifecycle::major_of(data_dir)?)?;
     let owner = account::owner(postgres)?;
     let control = ControlData::read(&tools, data_dir)?;
@@ -130,13 +162,16 @@ pub(in super::super) async fn revive(
     loop {
         let replay = recover::replay_state(&client).await;
         match replay {
-            Ok(replay) if was_recovering && !replay.in_recovery => {
+            Ok(replay) if was_recovering && !replay.in_recovery && isolation.waits_at.is_none() => {
                 server::stop(&started.identity, STOP_PATIENCE).await?;
                 let why = "the server opened for writing instead of waiting at the target: do not use it, and restore \
                            again in a new run";
                 return Err(with_log(failed(why), &isolation));
             }
-            Ok(replay) if replay.paused || !replay.in_recovery => return Ok(isolation),
+            Ok(replay) if replay.paused => return Ok(isolation),
+            Ok(replay) if !replay.in_recovery => {
+                return prove_where(&client, &isolation).await.map(|()| isolation);
+            }
             Err(_) if !started.identity.is_alive() => return Err(log.died()),
             _ if Instant::now() >= deadline => {
                 return Err(with_log(failed("the server has not come back to where it waited"), &isolation));
@@ -171,9 +206,12 @@ async fn promote(
         return Err(not_recovered(&isolation.data_dir, "its recovery has not come to its end"));
     }
     let helper = serve_wal(ctx, postgres, isolation).await?;
-    client.query("select pg_promote(false)", &[], QUICK).await?;
     let server = PidFile::live(&isolation.data_dir).map(|(_, server)| server);
-    let promoted = until_writable(ctx, client, server.as_ref()).await;
+    ctx.record(ASKED, true).await?;
+    let promoted = match client.query("select pg_promote(false)", &[], QUICK).await {
+        Ok(_) => until_writable(ctx, client, server.as_ref()).await,
+        Err(error) => Err(gave_up(server.as_ref(), error).await),
+    };
     drop(helper);
     promoted.map_err(|error| with_log(error, isolation))
 }
@@ -210,13 +248,7 @@ async fn until_writable(
         match in_recovery(client).await {
             Ok(false) => return Ok(()),
             Ok(true) => {}
-            // One that gives up closes its connections first.
-            Err(error) => match server {
-                Some(server) if identity::gone_within(server, STOP_PATIENCE).await => {
-                    return Err(failed("the server ended while it was promoted"));
-                }
-                _ => return Err(error.into()),
-            },
+            Err(error) => return Err(gave_up(server, error).await),
         }
         if Instant::now() >= deadline {
             return Err(failed("the server is still in recovery after 10 minutes"));
@@ -226,6 +258,16 @@ async fn until_writable(
             () = ctx.cancelled() => return Err(StepError::uncertain(codes::LB1271, "interrupted while the server was promoted")
                 .help("`lifeboat resume` finds out whether it was")),
         }
+    }
+}
+
+/// Says what became of a server that answers no more: one that gives up closes its connections first.
+async fn gave_up(server: Option<&Identity>, error: PgError) -> StepError {
+    match server {
+        Some(server) if identity::gone_within(server, STOP_PATIENCE).await => {
+            failed("the server ended while it was promoted")
+        }
+        _ => error.into(),
     }
 }
 

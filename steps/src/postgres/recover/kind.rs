@@ -88,6 +88,11 @@ impl StepKind for Recover {
             Type::Boolean,
             "True if all WAL was replayed, because no commit follows the target.",
         )
+        .output(
+            "wal_bytes",
+            Type::Integer,
+            "How much of the log was replayed, from the start of the backup on.",
+        )
         .output("seconds", Type::Number, "How long it took.")
         .undoes("the isolated server is stopped")
         .restores();
@@ -240,6 +245,7 @@ async fn finish(
     let mut checks = proof::checks(&source.wal, &paused, &replay);
     checks.push(durable::check(source, &paused).await?);
     let checks = proof::verdict(checks)?;
+    Isolation { waits_at: replay.lsn, ..paused.isolation.clone() }.save(source.owner.as_ref())?;
     let login = Login::isolated(ctx, source.postgres, &paused.isolation)?;
     admit_roles(&paused, source).await?;
     let found = point::find(ctx, source, &login, &replay).await?;
@@ -250,6 +256,7 @@ async fn finish(
     let mut done = local::done(json!({
         "reached": found.point.time, "recovery_point": found.point, "timeline": timeline,
         "lsn": replay.lsn.map(|lsn| lsn.to_string()), "end_of_wal": end_of_wal, "seconds": took.as_secs_f64(),
+        "wal_bytes": replay.lsn.map_or(0, |lsn| lsn.0.saturating_sub(source.wal.start().0)),
         "target": source.target.time().map(|time| time.to_string()), "last_commit": replay.last_commit,
         "stopped_at": stopped_at,
     }));

@@ -57,6 +57,7 @@ pub(super) async fn run(ctx: &StepContext, source: &Source<'_>, goal: Goal) -> R
     let log = ServerLog::next(&ctx.work_dir()?.join("postgres.log"));
     let isolation = describe(ctx, source, goal, &log);
     check_room(&isolation)?;
+    server::alone(ctx, &source.data_dir).await?;
     let disk = Arc::new(unsynced::disk_of(&source.data_dir)?);
     request_recovery(&source.data_dir, source.owner.as_ref())?;
     let writes = unsynced::begin(&source.data_dir, source.owner.as_ref())?;
@@ -124,6 +125,7 @@ fn describe(ctx: &StepContext, source: &Source<'_>, goal: Goal, log: &ServerLog)
         goal,
         target: source.target.clone(),
         timeline: source.wal.timeline_setting(),
+        waits_at: None,
     }
 }
 

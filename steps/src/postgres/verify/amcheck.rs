@@ -61,7 +61,7 @@ async fn program(
         .args(["--heapallindexed", "--parent-check", "--install-missing", "--no-password"])
         .args(["-U", &login.user, "-h", &host, "-p", &port.to_string()])
         .args(databases.iter().flat_map(|name| ["-d", name.as_str()]));
-    let output = login.passfile(command)?.run(ctx).await?;
+    let output = login.credentials(command).await?.run(ctx).await?;
     let check = |actual: String, passed: bool| Check {
         name: "pages of tables and indexes are sound (pg_amcheck)".to_owned(),
         expected: "no contradiction".to_owned(),

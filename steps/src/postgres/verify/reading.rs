@@ -21,7 +21,8 @@ pub(super) async fn run(
         StepError::permanent(super::super::codes::LB1851, "/dev/null cannot be opened").caused_by(&error)
     })?;
     let output = Libpq::new(postgres, login)
-        .command(&tools, "pg_dump", database)?
+        .command(&tools, "pg_dump", database)
+        .await?
         .args(["-Fc", "-Z0", "--lock-wait-timeout=60s"])
         .stdout_to(nowhere)
         .run(ctx)
