@@ -54,7 +54,8 @@ fn watch_shows_a_run_to_its_end_and_ends_as_it_did() {
     for watcher in [&watching, &leaving] {
         watcher.until_says("Go?");
     }
-    leaving.signal("INT");
+    // As Ctrl-C would; that one is ignored by programs of a shell that runs them in the background.
+    leaving.signal("TERM");
     leaving.end();
     project.run(&["approve", "latest"]).expect(0);
     running.end().expect(4);
