@@ -322,7 +322,7 @@ fn a_run_of_a_newer_version_is_refused_by_name_and_left_alone() {
     let before = std::fs::read(&path).unwrap();
     for args in [&["resume", "f7969c8a"][..], &["status", "f7969c8a"], &["report", "f7969c8a"]] {
         let refused = project.run(args).expect(7);
-        for text in ["LB0312", "journal format 9", "this program knows 2", "lifeboat 7.3.1"] {
+        for text in ["LB0312", "journal format 9", "this program knows 3", "lifeboat 7.3.1"] {
             assert!(refused.stderr.contains(text), "no {text}: {}", refused.stderr);
         }
     }

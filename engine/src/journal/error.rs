@@ -172,6 +172,13 @@ impl Error {
         }
     }
 
+    /// Says whether SQLite could not open a file, which may be one of its own beside the journal.
+    pub(super) fn is_of_opening(&self) -> bool {
+        let Self::Unusable { source, .. } = self else { return false };
+        let sqlite = source.downcast_ref::<rusqlite::Error>();
+        sqlite.and_then(rusqlite::Error::sqlite_error_code) == Some(rusqlite::ErrorCode::CannotOpen)
+    }
+
     pub(super) fn io(path: &Path, action: &'static str, source: std::io::Error) -> Self {
         Self::Unusable { path: path.to_owned(), action, source: Arc::new(source) }
     }

@@ -3,7 +3,7 @@
 use std::fs::{File, OpenOptions};
 use std::io::Read;
 use std::path::{Path, PathBuf};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use rusqlite::{Connection, OpenFlags, OptionalExtension};
 
@@ -65,8 +65,24 @@ pub struct Header {
     pub plan: Plan,
 }
 
+/// How long files beside the journal may be unusable: another user who looks at it as root makes them, and hands them over a
+/// moment later.
+const PASSING: Duration = Duration::from_secs(3);
+
 /// Opens an existing file for writing, with every setting checked.
 pub(super) fn connect_writer(path: &Path) -> Result<Connection, Error> {
+    let deadline = Instant::now() + PASSING;
+    loop {
+        match try_connect_writer(path) {
+            Err(error) if error.is_of_opening() && path.exists() && Instant::now() < deadline => {
+                std::thread::sleep(Duration::from_millis(20));
+            }
+            connected => return connected,
+        }
+    }
+}
+
+fn try_connect_writer(path: &Path) -> Result<Connection, Error> {
     let conn = Connection::open_with_flags(path, OpenFlags::SQLITE_OPEN_READ_WRITE)
         .map_err(|error| Error::sqlite(path, "opened", error))?;
     let version = rusqlite::version_number();
@@ -299,6 +315,25 @@ mod tests {
         let version: u32 = conn.query_row("PRAGMA user_version", [], |row| row.get(0)).unwrap();
         assert_eq!(version, 3);
         conn.execute("INSERT INTO t (a, b, c) VALUES (1, 2, 3)", []).unwrap();
+    }
+
+    #[test]
+    fn files_of_another_user_beside_a_journal_are_waited_for() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("journal.db");
+        Connection::open(&path)
+            .unwrap()
+            .execute_batch("PRAGMA journal_mode = WAL; CREATE TABLE t (a)")
+            .unwrap();
+        // As unusable as one that belongs to root, for root as well.
+        let shared = dir.path().join("journal.db-shm");
+        std::fs::create_dir(&shared).unwrap();
+        let away = std::thread::spawn(move || {
+            std::thread::sleep(Duration::from_millis(200));
+            std::fs::remove_dir(shared).unwrap();
+        });
+        connect_writer(&path).unwrap();
+        away.join().unwrap();
     }
 
     #[test]
