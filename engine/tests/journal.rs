@@ -208,7 +208,7 @@ async fn a_journal_of_an_older_format_is_read_as_it_is_and_migrated_when_it_is_w
     assert_eq!(version(dir), 1, "looking changes nothing");
 
     let journal = Journal::open(dir, Arc::new(SystemClock)).unwrap();
-    assert_eq!(version(dir), 2);
+    assert_eq!(version(dir), 3);
     assert_eq!(journal.head().hash(), HEAD_1, "what was written down elsewhere still proves the old part");
     journal.append(vec![fact(0, 1)]).await.unwrap();
     let head = journal.head();

@@ -327,10 +327,10 @@ mod tests {
             .unwrap();
         // As unusable as one that belongs to root, for root as well.
         let shared = dir.path().join("journal.db-shm");
-        std::fs::create_dir(&shared).unwrap();
+        std::os::unix::fs::symlink(dir.path().join("nowhere/at-all"), &shared).unwrap();
         let away = std::thread::spawn(move || {
             std::thread::sleep(Duration::from_millis(200));
-            std::fs::remove_dir(shared).unwrap();
+            std::fs::remove_file(shared).unwrap();
         });
         connect_writer(&path).unwrap();
         away.join().unwrap();

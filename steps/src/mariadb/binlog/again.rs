@@ -140,15 +140,17 @@ async fn was_killed(ctx: &StepContext, client: &mut Client) -> Result<bool, Step
         return Ok(false);
     };
     let now = Begun::read(client).await?;
-    if begun.started == now.started || begun.outlives_kill(&now) {
+    // A server begins a file whenever it starts.
+    if begun.file == now.file || begun.outlives_kill(&now) {
         return Ok(false);
     }
-    // Out of reach, they prove nothing.
-    let Some(log) = own_log(client).await? else { return Ok(true) };
+    // Out of reach, they prove nothing; then all that is left is when it started, to a second.
+    let Some(log) = own_log(client).await? else { return Ok(begun.started != now.started) };
     let written = begun.file..now.file;
     let since: Vec<_> =
         log.iter().filter(|(name, _)| number(name).is_some_and(|at| written.contains(&at))).collect();
-    Ok(since.len() as u64 != now.file - begun.file || since.iter().any(|(_, file)| file.end == End::Open))
+    let all_there = now.file.checked_sub(begun.file) == Some(since.len() as u64);
+    Ok(!all_there || since.iter().any(|(_, file)| file.end == End::Open))
 }
 
 #[cfg(test)]
