@@ -224,7 +224,7 @@ async fn half_a_restore_begins_anew_and_undo_drops_it() {
     // What a kill in the middle of pg_restore leaves: the name is recorded, the database has some tables.
     let into = format!("restored_restore_{}", rig.run_id.short());
     let half = || {
-        cluster.sql(&format!("create database {into}"));
+        cluster.sql(&format!("create database {into} template template0"));
         cluster.sql_in(&into, "create schema app; create table app.people (id int)");
     };
     half();
@@ -243,7 +243,7 @@ async fn half_a_restore_begins_anew_and_undo_drops_it() {
 
     let rig = Rig::drill().resource("db", cluster.system()).resource("backups", _store.system());
     let into = format!("restored_restore_{}", rig.run_id.short());
-    cluster.sql(&format!("create database {into}"));
+    cluster.sql(&format!("create database {into} template template0"));
     let recorded = json!({"into": into}).as_object().cloned().unwrap();
     rig.reported().recorded.insert("postgres_restore_dump".into(), recorded);
     rig.undo("postgres.restore_dump", restore_with(json!({}))).await.expect("undoes");
