@@ -33,7 +33,8 @@ const BROKEN: &str = "Input/output error";
 fn on_failing_and_slow_disks() {
     let place = Place::make();
     let disk = FaultyDisk::make(place.path());
-    disk.make_programs(&place.tools.bin_dir, &["postgres", "pg_basebackup"]);
+    // `pg_dump` is what the programs that talk to a server are found by.
+    disk.make_programs(&place.tools.bin_dir, &["postgres", "pg_basebackup", "pg_dump"]);
     disk.again("failing::");
 }
 
