@@ -280,6 +280,9 @@ async fn a_server_that_went_beyond_its_target_is_never_taken_for_restored() {
         "it has too much"
     );
 
+    let probe = scene.rig.probe("postgres.promote", json!({"cluster": "db"})).await.expect("answers");
+    assert!(matches!(probe, Probe::NotDone), "{probe:?}");
+    assert!(PidFile::live(&data_dir).is_some(), "looking changes nothing");
     // While it runs, and when it is started again.
     for kind in ["postgres.promote", "postgres.promote", "postgres.start"] {
         let error =

@@ -22,7 +22,7 @@ use super::restore_note::RestoreNote;
 use super::server::{self, QUICK};
 use super::unsynced;
 use super::{codes, lifecycle, local};
-use opening::{STOPPED, in_recovery, open, own_isolation, prove_where};
+use opening::{STOPPED, in_recovery, open, opened_elsewhere, own_isolation};
 use service::{into_service, parted, prove_archiving, start_in_service};
 
 pub(super) use opening::revive;
@@ -126,9 +126,9 @@ impl StepKind for Promote {
         if isolated && !params.stays_isolated(ctx) {
             return Ok(Probe::NotDone);
         }
-        match recovering(ctx, postgres, data_dir).await {
-            Ok(false) => {}
-            Ok(true) => return Ok(Probe::NotDone),
+        match is_open(ctx, postgres, data_dir).await {
+            Ok(true) => {}
+            Ok(false) => return Ok(Probe::NotDone),
             // It ends, because nobody served it WAL any more: the next attempt starts it again.
             Err(error) if error.code == codes::LB1240 => return Ok(Probe::NotDone),
             Err(error) => return Err(error),
@@ -153,14 +153,17 @@ impl StepKind for Promote {
     }
 }
 
-async fn recovering(ctx: &StepContext, postgres: &Postgres, data_dir: &Path) -> Result<bool, StepError> {
+/// Says whether the server was promoted. One that opened anywhere but where it waited was not: the next attempt says so.
+async fn is_open(ctx: &StepContext, postgres: &Postgres, data_dir: &Path) -> Result<bool, StepError> {
     let client = Login::of(ctx, postgres)?.connect().await?;
     server::check_identity(&client, data_dir).await?;
-    let recovering = in_recovery(&client).await?;
-    if let (false, Some(isolation)) = (recovering, Isolation::serving(data_dir)) {
-        prove_where(&client, &isolation).await?;
+    if in_recovery(&client).await? {
+        return Ok(false);
     }
-    Ok(recovering)
+    match Isolation::serving(data_dir) {
+        Some(isolation) => Ok(opened_elsewhere(&client, &isolation).await?.is_none()),
+        None => Ok(true),
+    }
 }
 
 async fn finish(ctx: &StepContext, postgres: &Postgres, data_dir: &Path) -> Result<Done, StepError> {

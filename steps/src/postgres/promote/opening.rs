@@ -66,11 +66,24 @@ async fn open_running(
 }
 
 /// Fails if the server has opened anywhere but where its recovery waited, and stops it then.
+async fn prove_where(client: &Client, isolation: &Isolation) -> Result<(), StepError> {
+    let Some(elsewhere) = opened_elsewhere(client, isolation).await? else { return Ok(()) };
+    if let Some((_, server)) = PidFile::live(&isolation.data_dir) {
+        server::stop(&server, STOP_PATIENCE).await?;
+    }
+    Err(with_log(failed(&elsewhere), isolation)
+        .help("do not use it: restore again in a new run; the server was stopped"))
+}
+
+/// Says where a server has opened for writing, if that is not where its recovery waited.
 ///
 /// A server that begins without being told to recover replays all that lies in its directory, as after a crash of its own. It
 /// stays on its timeline, and so is found however often it was started since.
-pub(super) async fn prove_where(client: &Client, isolation: &Isolation) -> Result<(), StepError> {
-    let Some(waited) = isolation.waits_at else { return Ok(()) };
+pub(super) async fn opened_elsewhere(
+    client: &Client,
+    isolation: &Isolation,
+) -> Result<Option<String>, StepError> {
+    let Some(waited) = isolation.waits_at else { return Ok(None) };
     let sql = "select ('x' || substr(pg_walfile_name(pg_current_wal_lsn()), 1, 8))::bit(32)::int, \
                pg_current_wal_lsn()::text";
     let row = client.query_one(sql, &[], QUICK).await?;
@@ -79,17 +92,13 @@ pub(super) async fn prove_where(client: &Client, isolation: &Isolation) -> Resul
     let began = std::fs::read_to_string(history).ok();
     let began = began.and_then(|text| History::parse(timeline, &text).ok()?.switches.last().copied());
     if began.is_some_and(|switch| switch.at == waited) {
-        return Ok(());
+        return Ok(None);
     }
-    if let Some((_, server)) = PidFile::live(&isolation.data_dir) {
-        server::stop(&server, STOP_PATIENCE).await?;
-    }
-    let error = failed(&format!(
-        "the server opened for writing at {} on timeline {timeline}, and not where its recovery waited, at {waited}: it may \
-         have changes from after the target",
-        row.get::<_, String>(1)
-    ));
-    Err(with_log(error, isolation).help("do not use it: restore again in a new run; the server was stopped"))
+    let at: String = row.get(1);
+    Ok(Some(format!(
+        "the server opened for writing at {at} on timeline {timeline}, and not where its recovery waited, at {waited}: it may \
+         have changes from after the target"
+    )))
 }
 
 /// Finds what this run has recovered, whether or not its server still runs. `None` if this step has already stopped
