@@ -7,7 +7,9 @@ use serde::Serialize;
 
 use super::gantt::{Chart, chart};
 use super::human::{DayClock, duration};
+use super::loss::RESTORES_NOTHING;
 use super::model::{RunReport, Verdict};
+use super::objectives::UNMARKED;
 use super::page::{Page, Piece, Tone};
 use super::sections;
 
@@ -57,7 +59,7 @@ pub fn html(report: &RunReport) -> String {
     let view = View {
         style: STYLE,
         title: format!("{} · run {}", report.identity.runbook, report.identity.short),
-        cards: vec![rto_card(report), rpo_card(report)],
+        cards: cards(report),
         spent: shares(report),
         total: duration(report.time.total_ms),
         span: sections::from_to(report),
@@ -74,6 +76,17 @@ pub fn html(report: &RunReport) -> String {
     environment
         .render_named_str("report.html", TEMPLATE, Serde(&view))
         .expect("the template is part of the program and is given everything it names")
+}
+
+/// A runbook that is no recovery is not called one that failed: it took some time, and nothing was to be brought back.
+fn cards(report: &RunReport) -> Vec<Card> {
+    let (rto, rpo) = (&report.rto, &report.rpo);
+    let time = match rto.objective_ms.is_none() && rto.reason == UNMARKED {
+        true => Card { name: "Time taken", figure: duration(rto.used_ms), ..rto_card(report) },
+        false => rto_card(report),
+    };
+    let restores = rpo.objective_ms.is_some() || rpo.reason != RESTORES_NOTHING;
+    std::iter::once(time).chain(restores.then(|| rpo_card(report))).collect()
 }
 
 fn rto_card(report: &RunReport) -> Card {

@@ -16,6 +16,8 @@ use crate::value::parse_timestamp;
 
 /// The input that names the moment to restore to.
 const TARGET_INPUT: &str = "target_time";
+/// Why no loss is known of a runbook that is no recovery.
+pub(super) const RESTORES_NOTHING: &str = "no step of this runbook restores data";
 
 pub(super) fn rpo(view: &View<'_>) -> Rpo {
     let target = target(view);
@@ -158,7 +160,7 @@ fn judge(
     }
     let Some(worst) = stores.first() else {
         let none = view.plan.steps.iter().all(|step| !step.restores);
-        let why = if none { "no step of this runbook restores data" } else { "no store was restored" };
+        let why = if none { RESTORES_NOTHING } else { "no store was restored" };
         return unknown(why.to_owned());
     };
     let loss = human::duration(worst.loss_ms.unwrap_or(0));

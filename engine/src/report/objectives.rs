@@ -98,6 +98,9 @@ pub(super) fn skipped_by_person(view: &View<'_>, step: &PlannedStep) -> bool {
     view.fold.decisions.iter().any(|made| skips(made.decision))
 }
 
+/// Why there is no recovery of a runbook that is none.
+pub(super) const UNMARKED: &str = "no step of this runbook marks recovery";
+
 pub(super) fn rto(view: &View<'_>) -> Rto {
     let objective = view.plan.objective.rto.map(millis);
     let recovery = recovery(view);
@@ -143,7 +146,7 @@ fn judge_rto(view: &View<'_>, recovery: &Recovery, margin: Option<i64>, breaks: 
                 if unclean { "recovered in time, before the run ended badly" } else { "recovered in time" };
             (Verdict::Met, note.to_owned())
         }
-        Recovery::Unmarked => (verdict(false), "no step of this runbook marks recovery".to_owned()),
+        Recovery::Unmarked => (verdict(false), UNMARKED.to_owned()),
         Recovery::Never(why) if over => (Verdict::Missed, format!("not recovered by the deadline: {why}")),
         Recovery::Never(why) => (Verdict::NotMeasured, format!("not recovered: {why}")),
         Recovery::Pending if over => (Verdict::Missed, format!("not recovered yet, {} over", excess())),

@@ -1,9 +1,10 @@
 //! Verdicts must be honest: never met without proof.
 
-use super::fixture::{HOSTILE, INCIDENT, Journal, failure, good_drill, id, restore_plan, span};
+use super::fixture::{HOSTILE, INCIDENT, Journal, add, failure, good_drill, id, plan, restore_plan, span};
 use super::runs;
 use crate::model::event::{Decision, EventKind};
 use crate::model::outcome::{Mode, Outcome, RunOutcome};
+use crate::plan::Objective;
 use crate::report::model::{Activity, Fate};
 use crate::report::{Owner, State, Verdict, html, markdown, page};
 
@@ -294,4 +295,21 @@ fn the_page_loads_nothing() {
             assert!(!page.contains(word), "`{word}` in the page of `{name}`");
         }
     }
+}
+
+#[test]
+fn a_runbook_that_is_no_recovery_is_not_called_one_that_failed() {
+    let mut plan = plan(Mode::Recovery);
+    plan.objective = Objective::default();
+    add(&mut plan, "correct", "postgres.change", "Correct a payment");
+    let mut journal = Journal::begun(plan);
+    journal.at(1_000).start("correct", 1);
+    journal.at(2_000).ok("correct").end(RunOutcome::Succeeded);
+    let shown = html(&journal.report());
+    assert!(shown.contains("Time taken") && !shown.contains("not recovered"), "{shown}");
+    assert!(!shown.contains("Data loss"), "{shown}");
+
+    // With an objective it is one, and has not come to its end.
+    journal.plan.objective.rto = Some(span("4h"));
+    assert!(html(&journal.report()).contains("not recovered"));
 }
