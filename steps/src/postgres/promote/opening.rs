@@ -244,7 +244,7 @@ async fn serve_wal(
         socket: isolation.wal_socket(),
         owner: account::owner(postgres)?.map(|owner| (owner.uid, owner.gid)),
     };
-    blocking(move || WalServer::start(source)).await
+    WalServer::listen(blocking(move || source.prove()).await?)
 }
 
 async fn until_writable(

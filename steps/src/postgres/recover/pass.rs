@@ -53,16 +53,20 @@ pub(super) enum Outcome {
 }
 
 /// Starts the server towards a goal and watches it until it waits there or ends.
-pub(super) async fn run(ctx: &StepContext, source: &Source<'_>, goal: Goal) -> Result<Outcome, StepError> {
+pub(super) async fn run(
+    ctx: &StepContext,
+    source: &Source<'_>,
+    course: Course,
+) -> Result<Outcome, StepError> {
     let log = ServerLog::next(&ctx.work_dir()?.join("postgres.log"));
-    let isolation = describe(ctx, source, goal, &log);
+    let isolation = describe(ctx, source, course, &log);
     check_room(&isolation)?;
     server::alone(ctx, &source.data_dir).await?;
     let disk = Arc::new(unsynced::disk_of(&source.data_dir)?);
     request_recovery(&source.data_dir, source.owner.as_ref())?;
     let writes = unsynced::begin(&source.data_dir, source.owner.as_ref())?;
     isolation.prepare(ctx, source.postgres, (writes, source.owner.as_ref())).await?;
-    let helper = serve_wal(source, &isolation)?;
+    let helper = serve_wal(source, &isolation).await?;
     let mut settings = isolation.settings(source.postgres, source.tools.version.major, &source.control);
     settings.extend(isolation.recovery_settings(helper.restore_command(&isolation.client())));
     let launched = server::launch(
@@ -164,8 +168,8 @@ pub(in super::super) fn request_recovery(data_dir: &Path, owner: Option<&OsUser>
     file.sync_all().map_err(failed)
 }
 
-fn serve_wal(source: &Source<'_>, isolation: &Isolation) -> Result<WalServer, StepError> {
-    WalServer::start(WalSource {
+async fn serve_wal(source: &Source<'_>, isolation: &Isolation) -> Result<WalServer, StepError> {
+    let wal = WalSource {
         store: source.wal.store.clone(),
         system_id: source.wal.system_id,
         segment_size: source.wal.size,
@@ -174,7 +178,8 @@ fn serve_wal(source: &Source<'_>, isolation: &Isolation) -> Result<WalServer, St
         first: first_segment(source),
         socket: isolation.wal_socket(),
         owner: source.owner.as_ref().map(|owner| (owner.uid, owner.gid)),
-    })
+    };
+    WalServer::listen(blocking(move || wal.prove()).await?)
 }
 
 /// A directory that was restored and never started asks for the log of its backup; any other one tells only when it
