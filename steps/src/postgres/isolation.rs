@@ -26,7 +26,7 @@ use super::{codes, memory};
 use crate::process::OsUser;
 
 const DESCRIPTION: &str = "isolation.json";
-const CLIENT: &str = "lifeboat";
+pub(super) const CLIENT: &str = "lifeboat";
 const CONFIGURATION: &str = "postgresql.conf";
 /// A socket's path may have 107 bytes, and Postgres adds its file name.
 const LONGEST_DIR: usize = 85;

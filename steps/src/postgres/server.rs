@@ -10,6 +10,7 @@ use lifeboat_engine::step::{StepContext, StepError};
 
 use super::codes;
 use super::connect::{Client, Login, PgError};
+use super::isolation;
 use super::tools::Tools;
 use crate::process::{Command, Identity, OsUser, Server, ServerSpec, identity};
 
@@ -101,7 +102,7 @@ pub(super) async fn stop(server: &Identity, patience: Duration) -> Result<Ended,
 /// Waits until no process of an earlier server works in a data directory any more.
 ///
 /// The children of a killed postmaster notice it a moment later. One that ends a recovery goes on with that meanwhile, and
-/// would take away what tells the next server to recover.
+/// would take away what tells the next server to recover; one that writes pages would write them over what is restored there.
 pub(super) async fn alone(ctx: &StepContext, data_dir: &Path) -> Result<(), StepError> {
     const PATIENCE: Duration = Duration::from_mins(1);
     let (deadline, pace) = (Instant::now() + PATIENCE, Pace::start());
@@ -121,12 +122,15 @@ pub(super) async fn alone(ctx: &StepContext, data_dir: &Path) -> Result<(), Step
     }
 }
 
-/// Finds a process of Postgres whose working directory is the data directory.
+/// Finds a process of Postgres whose working directory is the data directory, or a client that one has started there to fetch
+/// WAL: it would put what its server has asked for in the place of what the next one asks for.
 fn worker_in(data_dir: &Path) -> Option<u32> {
     let data_dir = data_dir.canonicalize().ok()?;
     let works = |pid: &u32| {
         let process = PathBuf::from(format!("/proc/{pid}"));
-        std::fs::read_to_string(process.join("comm")).is_ok_and(|name| name.trim_end() == "postgres")
+        let is_one = |name: String| ["postgres", isolation::CLIENT].contains(&name.trim_end());
+        *pid != std::process::id()
+            && std::fs::read_to_string(process.join("comm")).is_ok_and(is_one)
             && std::fs::read_link(process.join("cwd")).is_ok_and(|cwd| cwd == data_dir)
     };
     let processes = std::fs::read_dir("/proc").ok()?.flatten();
