@@ -85,6 +85,9 @@ pub struct Isolation {
     /// The end of the last record that was replayed, once it is proven that the server waits where it should.
     #[serde(default)]
     pub waits_at: Option<Lsn>,
+    /// The last segment of the archive, if all WAL was replayed and does not fill it.
+    #[serde(default)]
+    pub ends_within: Option<String>,
 }
 
 /// Returns the directory for an isolated server on a data directory.

@@ -36,7 +36,12 @@ pub(super) struct Paused {
     pub(super) requests: Option<Vec<Request>>,
     /// Opened before the server wrote anything, if this process has started it.
     pub(super) disk: Arc<Disk>,
-    /// The last segment of the archive, if all WAL was replayed and does not fill it.
+}
+
+/// Where a pass goes to.
+pub(super) struct Course {
+    pub(super) goal: Goal,
+    /// The last segment of the archive, if an earlier pass has found that the log does not fill it.
     pub(super) ends_within: Option<String>,
 }
 
@@ -91,14 +96,7 @@ pub(super) async fn run(
     match ended? {
         Seen::Paused(client) => {
             let requests = Some(helper.shutdown());
-            Ok(Outcome::Paused(Box::new(Paused {
-                client: *client,
-                isolation,
-                log,
-                requests,
-                disk,
-                ends_within: None,
-            })))
+            Ok(Outcome::Paused(Box::new(Paused { client: *client, isolation, log, requests, disk })))
         }
         Seen::WalEnded { within } => {
             // The next pass opens the disk anew.
@@ -114,7 +112,7 @@ pub(super) async fn run(
     }
 }
 
-fn describe(ctx: &StepContext, source: &Source<'_>, goal: Goal, log: &ServerLog) -> Isolation {
+fn describe(ctx: &StepContext, source: &Source<'_>, course: Course, log: &ServerLog) -> Isolation {
     Isolation {
         run: ctx.info.run.to_string(),
         resource: source.params.cluster.clone(),
@@ -126,10 +124,11 @@ fn describe(ctx: &StepContext, source: &Source<'_>, goal: Goal, log: &ServerLog)
         segment_size: source.wal.size,
         log_file: log.path.clone(),
         log_start: log.start,
-        goal,
+        goal: course.goal,
         target: source.target.clone(),
         timeline: source.wal.timeline_setting(),
         waits_at: None,
+        ends_within: course.ends_within,
     }
 }
 
