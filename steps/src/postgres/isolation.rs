@@ -105,10 +105,11 @@ impl Isolation {
     /// Returns the description of the isolated server that runs on a data directory now.
     pub fn serving(data_dir: &Path) -> Option<Self> {
         let (file, _) = PidFile::live(data_dir)?;
+        let dir = work_dir(data_dir);
         let served = match &file.socket_dir {
-            Some(dir) => *dir == work_dir(data_dir),
+            Some(socket_dir) => *socket_dir == dir,
             // A server that has only just begun names neither its socket nor its state.
-            None => file.status.is_none(),
+            None => file.status.is_none() && is_configured_in(file.pid, &dir),
         };
         served.then(|| Self::read(data_dir)).flatten()
     }
@@ -390,6 +391,14 @@ fn own_name(owner: Option<&OsUser>) -> Result<Vec<String>, StepError> {
     let mut names: Vec<String> = owner.map(|owner| owner.name.clone()).into_iter().collect();
     names.push(me);
     Ok(names)
+}
+
+/// Says whether a server was told to read its configuration in a directory. Where that cannot be seen, it may have been.
+fn is_configured_in(pid: u32, dir: &Path) -> bool {
+    use std::os::unix::ffi::OsStrExt;
+    let Ok(words) = fs::read(format!("/proc/{pid}/cmdline")) else { return true };
+    let told = [b"config_file=", dir.join(CONFIGURATION).as_os_str().as_bytes()].concat();
+    words.split(|byte| *byte == 0).any(|word| word == told)
 }
 
 fn make_dir(dir: &Path, owner: Option<&OsUser>) -> io::Result<()> {

@@ -70,31 +70,32 @@ impl StepKind for Start {
     async fn run(&self, ctx: &StepContext) -> Result<Done, StepError> {
         let params: Params = ctx.params()?;
         let (postgres, data_dir) = local::data_dir(ctx, &params.cluster)?;
-        let started = PidFile::live(data_dir).is_none();
-        if started {
-            match left_isolated(ctx, data_dir) {
-                Some(isolation) => drop(promote::revive(ctx, &params.cluster, isolation).await?),
-                None => start_own(ctx, &params.cluster, params.within.0).await?,
-            }
+        let before = PidFile::live(data_dir).map(|(_, server)| server);
+        bring_back(ctx, &params.cluster).await?;
+        if PidFile::live(data_dir).is_none() {
+            start_own(ctx, &params.cluster, params.within.0).await?;
         }
         let login = Login::of(ctx, postgres)?;
         wait(&login, data_dir, params.within.0).await?;
-        let pid = PidFile::live(data_dir).map(|(file, _)| file.pid);
+        let server = PidFile::live(data_dir).map(|(_, server)| server);
+        let started = before.is_none() || before != server;
+        let pid = server.map(|server| server.pid);
         Ok(local::done(json!({"pid": pid, "port": postgres.port, "started": started})))
     }
 }
 
-/// Starts the isolated server of this run again, if it has ended since it was recovered: killed, or with the machine.
-/// Does nothing for any other server.
+/// Starts the isolated server of this run again, if it has ended since it was recovered, or is about to: killed, or with the
+/// machine. Does nothing for any other server.
 pub(super) async fn bring_back(ctx: &StepContext, name: &str) -> Result<(), StepError> {
-    let Ok((_, data_dir)) = local::data_dir(ctx, name) else { return Ok(()) };
-    if PidFile::live(data_dir).is_some() {
-        return Ok(());
+    let Ok((postgres, data_dir)) = local::data_dir(ctx, name) else { return Ok(()) };
+    let Some(isolation) = left_isolated(ctx, data_dir) else { return Ok(()) };
+    if let Some((_, server)) = PidFile::live(data_dir) {
+        let is_other = Isolation::serving(data_dir).is_none() && server.is_alive();
+        if is_other || promote::settles(ctx, postgres, (&isolation, &server)).await? {
+            return Ok(());
+        }
     }
-    match left_isolated(ctx, data_dir) {
-        Some(isolation) => promote::revive(ctx, name, isolation).await.map(drop),
-        None => Ok(()),
-    }
+    promote::revive(ctx, name, isolation).await.map(drop)
 }
 
 /// Finds the description of a server that this run has recovered and not put into service: it is started as it was,
