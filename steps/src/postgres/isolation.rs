@@ -19,6 +19,7 @@ use serde::{Deserialize, Serialize};
 use sha2::{Digest, Sha256};
 
 use super::controldata::ControlData;
+use super::lock_files::socket_setting;
 use super::pidfile::PidFile;
 use super::recovery_target::{Edge, RecoveryTarget};
 use super::wal::{Lsn, SegmentSize, SystemId};
@@ -214,7 +215,7 @@ impl Isolation {
             ("ident_file".into(), file("pg_ident.conf")),
             ("port".into(), self.port.to_string()),
             ("listen_addresses".into(), listen_addresses(postgres)),
-            ("unix_socket_directories".into(), socket_dirs(&dir, postgres)),
+            socket_setting(socket_dirs(&dir, postgres).iter().map(PathBuf::as_path)),
             ("shared_buffers".into(), shared_buffers()),
             ("max_wal_size".into(), self.max_wal_size()),
             // The default is too little for large segments.
@@ -354,17 +355,14 @@ fn listen_addresses(postgres: &Postgres) -> String {
 }
 
 /// The private directory first, which is the one that `postmaster.pid` names.
-fn socket_dirs(dir: &Path, postgres: &Postgres) -> String {
-    let quoted = |dir: &Path| format!("\"{}\"", dir.display().to_string().replace('"', "\"\""));
+fn socket_dirs(dir: &Path, postgres: &Postgres) -> Vec<PathBuf> {
     let named = match (&postgres.host, &postgres.socket_dir) {
         (Some(host), _) if host.starts_with('/') => Some(PathBuf::from(host)),
         (_, Some(dir)) => Some(dir.clone()),
         _ => None,
     };
-    match named.filter(|named| named.is_dir() && named != dir) {
-        Some(named) => format!("{}, {}", quoted(dir), quoted(&named)),
-        None => quoted(dir),
-    }
+    let named = named.filter(|named| named.is_dir() && named != dir);
+    std::iter::once(dir.to_path_buf()).chain(named).collect()
 }
 
 /// A quarter of the memory that is free, between 32 and 512 MB. More would hold back what has to be written before the

@@ -13,6 +13,7 @@ use serde_json::{Map, Value, json};
 
 use super::connect::{Login, PgError};
 use super::isolation::Isolation;
+use super::lock_files::socket_setting;
 use super::pidfile::PidFile;
 use super::server::{self, Ended, Expected, Launch, Pace, ServerLog};
 use super::tools::Tools;
@@ -134,11 +135,8 @@ fn own_settings(postgres: &Postgres) -> Vec<(String, String)> {
     if let Some(file) = &postgres.config_file {
         settings.push(("config_file".to_owned(), file.display().to_string()));
     }
-    let socket_dir = postgres.host.as_ref().filter(|host| host.starts_with('/')).map(Into::into);
-    if let Some(dir) = socket_dir.or_else(|| postgres.socket_dir.clone()) {
-        let quoted = format!("\"{}\"", dir.display().to_string().replace('"', "\"\""));
-        settings.push(("unix_socket_directories".to_owned(), quoted));
-    }
+    let socket_dir = postgres.host.as_deref().filter(|host| host.starts_with('/')).map(Path::new);
+    settings.extend(socket_dir.or(postgres.socket_dir.as_deref()).map(|dir| socket_setting([dir])));
     settings
 }
 

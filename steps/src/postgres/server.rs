@@ -11,6 +11,7 @@ use lifeboat_engine::step::{StepContext, StepError};
 use super::codes;
 use super::connect::{Client, Login, PgError};
 use super::isolation;
+use super::lock_files;
 use super::tools::Tools;
 use crate::process::{Command, Identity, OsUser, Server, ServerSpec, identity};
 
@@ -50,7 +51,11 @@ pub(super) struct Launch<'a> {
 }
 
 /// Starts a postmaster in a session of its own, recorded before it runs. It outlives the step.
+///
+/// Waits for what is left of an earlier server, and removes the locks that one was killed before it wrote.
 pub(super) async fn launch(ctx: &StepContext, launch: &Launch<'_>) -> Result<Server, StepError> {
+    alone(ctx, launch.data_dir).await?;
+    lock_files::remove_unwritten(ctx, launch).await?;
     let port = launch.settings.iter().find(|(name, _)| name == "port").map_or("", |(_, port)| port);
     let mut command = Command::new(launch.tools.program("postgres"))
         .arg("-D")

@@ -15,7 +15,7 @@ use std::path::PathBuf;
 use std::process::Stdio;
 use std::time::{Duration, Instant};
 
-use super::scene::Scene;
+use super::scene::{Scene, end};
 
 #[tokio::test]
 async fn a_promoted_drill_server_is_writable_and_stays_isolated() {
@@ -391,5 +391,34 @@ async fn a_server_that_went_beyond_its_target_is_never_taken_for_restored() {
             "{kind}: {error:?}"
         );
         assert!(PidFile::live(&data_dir).is_none(), "{kind}: it was stopped");
+    }
+}
+
+/// Postgres makes its locks first and writes them next; a server that finds an empty one gives up.
+#[tokio::test]
+async fn locks_that_a_killed_server_has_not_written_are_no_obstacle() {
+    let scene = Scene::set();
+    let target = scene.commit(2);
+    scene.commit(3);
+    scene.source.archive_wal();
+    scene.restore_base().await;
+    scene.recover(Some(target)).await.expect("recovers");
+    let isolation = Isolation::serving(&scene.data_dir()).expect("it serves");
+    let named = scene.target.socket_dir.clone().expect("a directory of sockets");
+    let lock = format!(".s.PGSQL.{}.lock", scene.target.port);
+    let locks = [scene.data_dir().join("postmaster.pid"), isolation.dir().join(&lock), named.join(&lock)];
+    for kind in ["postgres.promote", "postgres.start"] {
+        let (_, server) = PidFile::live(&scene.data_dir()).expect("runs");
+        end(&scene, &server, 9);
+        for lock in &locks {
+            let file = fs::OpenOptions::new().write(true).truncate(true).open(lock);
+            file.unwrap_or_else(|error| panic!("{}: {error}", lock.display()));
+        }
+        scene
+            .rig
+            .run(kind, json!({"cluster": "db"}))
+            .await
+            .unwrap_or_else(|error| panic!("{kind}: {error:?}"));
+        assert_eq!(scene.sql("select string_agg(id::text, ',' order by id) from ledger"), "1,2");
     }
 }
