@@ -81,7 +81,7 @@ pub fn at(rig: &Rig, test: &str, step: (&str, &Value), moment: u64) -> Fate {
 /// The same, in a process that is killed as soon as a condition holds, wherever the step is then.
 pub fn when(rig: &Rig, test: &str, step: (&str, &Value), mut condition: impl FnMut() -> bool) -> Fate {
     let mut child = begin(rig, test, step, u64::MAX);
-    let deadline = Instant::now() + Duration::from_secs(120);
+    let deadline = Instant::now() + Duration::from_secs(600);
     while child.try_wait().expect("our own child").is_none() {
         if condition() || Instant::now() > deadline {
             child.kill().expect("our own child");
