@@ -334,7 +334,7 @@ async fn a_restore_that_fails_leaves_no_database() {
 fn session(cluster: &Cluster, database: &str) -> Session {
     let mut command = cluster.place().command("psql");
     command.args(["-X", "-U", "postgres", "-h"]).arg(&cluster.socket_dir);
-    command.args(["-p", &cluster.port.to_string(), "-d", database, "-c", "select pg_sleep(60)"]);
+    command.args(["-p", &cluster.port.to_string(), "-d", database, "-c", "select pg_sleep(3600)"]);
     command.env("PGAPPNAME", "import").stdout(Stdio::null()).stderr(Stdio::null());
     let child = command.spawn().expect("psql starts");
     wait_until("the session is there", || {

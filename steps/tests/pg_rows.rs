@@ -244,7 +244,7 @@ async fn too_many_rows_other_columns_and_locks_stop_it_before_anything_is_writte
         .args(["-X", "-U", "postgres", "-h"])
         .arg(&cluster.socket_dir)
         .args(["-p", &cluster.port.to_string()]);
-    holder.args(["-d", "live", "-c", "begin; lock table app.people; select pg_sleep(60)"]);
+    holder.args(["-d", "live", "-c", "begin; lock table app.people; select pg_sleep(3600)"]);
     let mut holder = holder.stdout(std::process::Stdio::null()).spawn().expect("psql starts");
     support::postgres::wait_until("the lock is held", || {
         live(
@@ -508,7 +508,7 @@ async fn cut_off(rig: &Rig, cluster: &Cluster, kind: &str, with: Value) -> StepE
         command.args(["-p", &cluster.port.to_string(), "-c", sql]).stdout(std::process::Stdio::piped());
         command.spawn().expect("psql starts")
     };
-    let mut holder = psql("begin; lock table app.people in share mode; select pg_sleep(120)");
+    let mut holder = psql("begin; lock table app.people in share mode; select pg_sleep(3600)");
     support::postgres::wait_until("the lock is held", || {
         live(
             cluster,
@@ -531,7 +531,7 @@ async fn cut_off(rig: &Rig, cluster: &Cluster, kind: &str, with: Value) -> StepE
     holder.wait().unwrap();
     live(
         cluster,
-        "select count(pg_terminate_backend(pid)) from pg_stat_activity where query like '%pg_sleep(120)%' and pid <> pg_backend_pid()",
+        "select count(pg_terminate_backend(pid)) from pg_stat_activity where query like '%pg_sleep(3600)%' and pid <> pg_backend_pid()",
     );
     result.expect_err("the session was ended")
 }
@@ -541,7 +541,7 @@ async fn a_session_that_ends_in_the_middle_has_written_nothing_and_the_next_atte
     let (rig, cluster) = setting();
     damage(&cluster);
     let before = live(&cluster, DIGEST);
-    let more = with(json!({"lock_timeout": "60s"}));
+    let more = with(json!({"lock_timeout": "20m"}));
     let error = cut_off(&rig, &cluster, "postgres.recover_table", more.clone()).await;
     assert_ne!(error.kind, lifeboat_engine::model::outcome::FailureKind::Permanent, "{error}");
     assert_eq!(live(&cluster, DIGEST), before);
@@ -553,7 +553,7 @@ async fn a_session_that_ends_in_the_middle_has_written_nothing_and_the_next_atte
 
     let statement = json!([{"sql": "update app.people set plan = 1 where id = 20"}]);
     let with = change(
-        json!({"tables": ["app.people", "app.mails2"], "statements": statement, "lock_timeout": "60s"}),
+        json!({"tables": ["app.people", "app.mails2"], "statements": statement, "lock_timeout": "20m"}),
     );
     live(&cluster, "drop trigger mail on app.people; create table app.mails2 (id int primary key)");
     let before = live(&cluster, DIGEST);

@@ -10,6 +10,8 @@ use lifeboat_engine::step::{StepContext, StepError};
 
 use super::codes;
 use super::connect::{Client, Login, PgError};
+use super::isolation;
+use super::lock_files;
 use super::tools::Tools;
 use crate::process::{Command, Identity, OsUser, Server, ServerSpec, identity};
 
@@ -49,7 +51,11 @@ pub(super) struct Launch<'a> {
 }
 
 /// Starts a postmaster in a session of its own, recorded before it runs. It outlives the step.
+///
+/// Waits for what is left of an earlier server, and removes the locks that one was killed before it wrote.
 pub(super) async fn launch(ctx: &StepContext, launch: &Launch<'_>) -> Result<Server, StepError> {
+    alone(ctx, launch.data_dir).await?;
+    lock_files::remove_unwritten(ctx, launch).await?;
     let port = launch.settings.iter().find(|(name, _)| name == "port").map_or("", |(_, port)| port);
     let mut command = Command::new(launch.tools.program("postgres"))
         .arg("-D")
@@ -101,7 +107,7 @@ pub(super) async fn stop(server: &Identity, patience: Duration) -> Result<Ended,
 /// Waits until no process of an earlier server works in a data directory any more.
 ///
 /// The children of a killed postmaster notice it a moment later. One that ends a recovery goes on with that meanwhile, and
-/// would take away what tells the next server to recover.
+/// would take away what tells the next server to recover; one that writes pages would write them over what is restored there.
 pub(super) async fn alone(ctx: &StepContext, data_dir: &Path) -> Result<(), StepError> {
     const PATIENCE: Duration = Duration::from_mins(1);
     let (deadline, pace) = (Instant::now() + PATIENCE, Pace::start());
@@ -121,12 +127,15 @@ pub(super) async fn alone(ctx: &StepContext, data_dir: &Path) -> Result<(), Step
     }
 }
 
-/// Finds a process of Postgres whose working directory is the data directory.
+/// Finds a process of Postgres whose working directory is the data directory, or a client that one has started there to fetch
+/// WAL: it would put what its server has asked for in the place of what the next one asks for.
 fn worker_in(data_dir: &Path) -> Option<u32> {
     let data_dir = data_dir.canonicalize().ok()?;
     let works = |pid: &u32| {
         let process = PathBuf::from(format!("/proc/{pid}"));
-        std::fs::read_to_string(process.join("comm")).is_ok_and(|name| name.trim_end() == "postgres")
+        let is_one = |name: String| ["postgres", isolation::CLIENT].contains(&name.trim_end());
+        *pid != std::process::id()
+            && std::fs::read_to_string(process.join("comm")).is_ok_and(is_one)
             && std::fs::read_link(process.join("cwd")).is_ok_and(|cwd| cwd == data_dir)
     };
     let processes = std::fs::read_dir("/proc").ok()?.flatten();

@@ -155,6 +155,23 @@ async fn exactly_the_transactions_before_the_target_are_there() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn a_change_of_more_than_the_server_takes_in_one_statement_is_replayed() {
+    let world = World::new().await;
+    world.source.sql(
+        "use shop; set binlog_format = 'ROW'; create table shop.wide (id int primary key, note varchar(1000)); \
+         insert into shop.wide select seq, repeat(seq, 150) from seq_10000_to_40000",
+    );
+    world.ship("ship").await.unwrap();
+    let packet = "select @@global.max_allowed_packet";
+    let before = world.target.sql(packet);
+    let done = world.replay("replay", json!({})).await.unwrap();
+    assert_eq!((&done.outputs["planned"], &done.outputs["applied"]), (&json!(2), &json!(2)));
+    let look = "checksum table shop.wide";
+    assert_eq!(world.target.sql(look), world.source.sql(look));
+    assert_eq!(world.target.sql(packet), before, "the setting is put back");
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn the_active_file_is_never_shipped_and_others_are_what_the_server_has() {
     let mut world = World::new().await;
     world.commit(1);

@@ -79,6 +79,50 @@ async fn a_writer_that_is_killed_fails_the_snapshot_and_the_next_one_succeeds() 
     assert_eq!(snapshot(&world).await.unwrap().outputs["keys"], json!(502));
 }
 
+/// Stands before the C library: no process begins another one while the file is there.
+const NO_FORK: &str = "
+#define _GNU_SOURCE
+#include <dlfcn.h>
+#include <errno.h>
+#include <stdlib.h>
+#include <unistd.h>
+pid_t fork(void) {
+    if (access(getenv(\"LIFEBOAT_TEST_NO_FORK\"), F_OK)) return ((pid_t(*)(void))dlsym(RTLD_NEXT, \"fork\"))();
+    errno = ENOMEM;
+    return -1;
+}
+";
+
+/// A server without memory for a fork while the file is there.
+fn forking(dir: &Path, no_fork: &Path) -> Redis {
+    use std::process::Command;
+    std::fs::create_dir(dir).unwrap();
+    let (source, library) = (dir.join("no_fork.c"), dir.join("no_fork.so"));
+    std::fs::write(&source, NO_FORK).unwrap();
+    let mut cc = Command::new("cc");
+    cc.args(["-shared", "-fPIC", "-o"]).arg(&library).arg(&source).arg("-ldl");
+    assert!(cc.status().expect("cc, which Rust needs as well").success());
+    let mut server = Command::new("redis-server");
+    Redis::start_by(dir, server.env("LD_PRELOAD", library).env("LIFEBOAT_TEST_NO_FORK", no_fork))
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_fork_that_fails_is_no_snapshot_and_the_next_one_succeeds() {
+    let mut world = World::new(&[]);
+    let no_fork = world.rig.dir().join("no fork");
+    let source = forking(&world.rig.dir().join("forks"), &no_fork);
+    let _: () = source.connect().set("a", 1).unwrap();
+    world.rig.set_resource("cache", json!({ "kind": "redis", "url": source.url() }));
+    std::fs::write(&no_fork, "").unwrap();
+    let error = snapshot(&world).await.unwrap_err();
+    assert_eq!((error.code.id, error.kind), ("LB1303", FailureKind::Transient), "{error:?}");
+    assert!(error.help.as_deref().unwrap_or_default().contains("fork"), "{error:?}");
+    let left = names(&world.rig.dir().join("store/redis"));
+    assert!(left.iter().all(|name| name.ends_with(".partial")), "{left:?}");
+    std::fs::remove_file(&no_fork).unwrap();
+    assert_eq!(snapshot(&world).await.unwrap().outputs["keys"], json!(1));
+}
+
 #[tokio::test(flavor = "multi_thread")]
 async fn a_snapshot_waits_for_a_rewrite_of_the_append_only_file() {
     let mut world = World::new(&[]);
@@ -206,7 +250,7 @@ async fn a_broken_append_only_file_is_moved_aside_with_the_rest() {
 }
 
 /// Starts what runs at the target before a restore.
-async fn start_target(world: &World) {
+pub(super) async fn start_target(world: &World) {
     world.rig.run("service.start", json!({ "service": "target_service" })).await.unwrap();
     wait_until("it listens", || std::net::TcpStream::connect(("127.0.0.1", world.target_port)).is_ok());
 }

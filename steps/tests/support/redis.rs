@@ -23,9 +23,18 @@ impl Redis {
 
     /// Starts a server with the arguments first, among them perhaps a configuration file.
     pub fn start_with(dir: &Path, settings: &[&str]) -> Self {
+        Self::begin(dir, settings, &mut Command::new("redis-server"))
+    }
+
+    /// Starts a server that a command has been prepared for.
+    pub fn start_by(dir: &Path, command: &mut Command) -> Self {
+        Self::begin(dir, &["--save", ""], command)
+    }
+
+    fn begin(dir: &Path, settings: &[&str], command: &mut Command) -> Self {
         std::fs::create_dir_all(dir).expect("a directory");
         let port = super::web::closed_port();
-        let child = Command::new("redis-server")
+        let child = command
             .args(settings)
             .args(["--port", &port.to_string(), "--bind", "127.0.0.1"])
             .arg("--dir")

@@ -14,6 +14,9 @@ use std::time::{Duration, Instant};
 use lifeboat_steps::postgres::tools::Tools;
 use lifeboat_steps::process::OsUser;
 
+/// How long servers may take on the busiest of machines: only a test that fails waits so long.
+const PATIENCE: Duration = Duration::from_secs(240);
+
 /// Who everything runs as if the test runs as root, which Postgres refuses to run as.
 pub(crate) fn account() -> Option<&'static OsUser> {
     static ACCOUNT: OnceLock<Option<OsUser>> = OnceLock::new();
@@ -40,6 +43,7 @@ pub(crate) fn command(program: impl AsRef<std::ffi::OsStr>, dir: &Path) -> Comma
         command.uid(account.uid).gid(account.gid).env("HOME", dir).env("USER", &account.name);
     }
     command.current_dir(dir).stdin(Stdio::null()).env("LC_ALL", "C").env("NO_COLOR", "1");
+    command.env("PGCTLTIMEOUT", PATIENCE.as_secs().to_string());
     command
 }
 
@@ -124,15 +128,16 @@ pub(crate) fn servers(dir: &Path) -> Vec<Process> {
 
 /// Ends every process of a directory; for the end of tests.
 pub(crate) fn end_processes(dir: &Path) {
-    let deadline = Instant::now() + Duration::from_secs(10);
+    const GRACE: Duration = Duration::from_secs(20);
+    let begun = Instant::now();
     loop {
         let left = processes(dir);
-        if left.is_empty() || Instant::now() > deadline {
+        if left.is_empty() || begun.elapsed() > PATIENCE {
             return;
         }
         for process in left {
             // On QUIT a Postgres server ends at once and takes its children and shared memory with it.
-            let patient = process.name == "postgres" && Instant::now() + Duration::from_secs(7) < deadline;
+            let patient = process.name == "postgres" && begun.elapsed() < GRACE;
             signal(process.pid, if patient { "QUIT" } else { "KILL" });
         }
         std::thread::sleep(Duration::from_millis(20));

@@ -18,7 +18,7 @@ use super::super::server::{self, QUICK, ServerLog};
 use super::super::wal::Lsn;
 use super::super::{codes, local, timeline, unsynced};
 use super::durable;
-use super::pass::{self, Outcome, Paused, replay_state};
+use super::pass::{self, Course, Outcome, Paused, replay_state};
 use super::source::{Params, Source, check_timeline};
 use super::{point, proof, surviving};
 
@@ -192,7 +192,8 @@ async fn recover(ctx: &StepContext, source: &Source<'_>) -> Result<Paused, StepE
         RecoveryTarget::Latest => Goal::Farthest,
         target => Goal::Target(target.clone()),
     };
-    let (last, log, within) = match pass::run(ctx, source, goal).await? {
+    let course = Course { goal, ends_within: None };
+    let (last, log, within) = match pass::run(ctx, source, course).await? {
         Outcome::Paused(paused) => return Ok(*paused),
         Outcome::WalEnded { last, log, within } => (last, log, within),
     };
@@ -200,8 +201,9 @@ async fn recover(ctx: &StepContext, source: &Source<'_>) -> Result<Paused, StepE
     if !matches!(target, RecoveryTarget::Latest | RecoveryTarget::Time(_)) {
         return Err(unreached(target, last));
     }
-    match pass::run(ctx, source, Goal::Through(last)).await? {
-        Outcome::Paused(paused) => Ok(Paused { ends_within: within, ..*paused }),
+    let course = Course { goal: Goal::Through(last), ends_within: within };
+    match pass::run(ctx, source, course).await? {
+        Outcome::Paused(paused) => Ok(*paused),
         Outcome::WalEnded { log, .. } => Err(log.died()),
     }
 }
@@ -220,7 +222,7 @@ async fn adopt(ctx: &StepContext, source: &Source<'_>) -> Result<Option<Paused>,
     }
     let log = ServerLog { path: isolation.log_file.clone(), start: isolation.log_start };
     let disk = Arc::new(unsynced::disk_of(&source.data_dir)?);
-    Ok(Some(Paused { client, isolation, log, requests: None, disk, ends_within: None }))
+    Ok(Some(Paused { client, isolation, log, requests: None, disk }))
 }
 
 fn own_server(ctx: &StepContext, source: &Source<'_>) -> Option<Isolation> {
@@ -298,7 +300,7 @@ async fn finish(
     }
     let survived = source.surviving.replayed(&source.wal, replay.lsn);
     if survived.is_none() {
-        done.warnings.extend(paused.ends_within.as_deref().map(ends_within));
+        done.warnings.extend(paused.isolation.ends_within.as_deref().map(ends_within));
     }
     done.warnings.extend(survived);
     done.warnings.extend(source.surviving.warning.clone());

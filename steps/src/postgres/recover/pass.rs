@@ -36,7 +36,12 @@ pub(super) struct Paused {
     pub(super) requests: Option<Vec<Request>>,
     /// Opened before the server wrote anything, if this process has started it.
     pub(super) disk: Arc<Disk>,
-    /// The last segment of the archive, if all WAL was replayed and does not fill it.
+}
+
+/// Where a pass goes to.
+pub(super) struct Course {
+    pub(super) goal: Goal,
+    /// The last segment of the archive, if an earlier pass has found that the log does not fill it.
     pub(super) ends_within: Option<String>,
 }
 
@@ -53,9 +58,13 @@ pub(super) enum Outcome {
 }
 
 /// Starts the server towards a goal and watches it until it waits there or ends.
-pub(super) async fn run(ctx: &StepContext, source: &Source<'_>, goal: Goal) -> Result<Outcome, StepError> {
+pub(super) async fn run(
+    ctx: &StepContext,
+    source: &Source<'_>,
+    course: Course,
+) -> Result<Outcome, StepError> {
     let log = ServerLog::next(&ctx.work_dir()?.join("postgres.log"));
-    let isolation = describe(ctx, source, goal, &log);
+    let isolation = describe(ctx, source, course, &log);
     check_room(&isolation, source.surviving.bytes(&source.wal))?;
     server::alone(ctx, &source.data_dir).await?;
     let disk = Arc::new(unsynced::disk_of(&source.data_dir)?);
@@ -63,7 +72,7 @@ pub(super) async fn run(ctx: &StepContext, source: &Source<'_>, goal: Goal) -> R
     request_recovery(&source.data_dir, source.owner.as_ref())?;
     let writes = unsynced::begin(&source.data_dir, source.owner.as_ref())?;
     isolation.prepare(ctx, source.postgres, (writes, source.owner.as_ref())).await?;
-    let helper = serve_wal(source, &isolation)?;
+    let helper = serve_wal(source, &isolation).await?;
     let mut settings = isolation.settings(source.postgres, source.tools.version.major, &source.control);
     settings.extend(isolation.recovery_settings(helper.restore_command(&isolation.client())));
     let launched = server::launch(
@@ -88,14 +97,7 @@ pub(super) async fn run(ctx: &StepContext, source: &Source<'_>, goal: Goal) -> R
     match ended? {
         Seen::Paused(client) => {
             let requests = Some(helper.shutdown());
-            Ok(Outcome::Paused(Box::new(Paused {
-                client: *client,
-                isolation,
-                log,
-                requests,
-                disk,
-                ends_within: None,
-            })))
+            Ok(Outcome::Paused(Box::new(Paused { client: *client, isolation, log, requests, disk })))
         }
         Seen::WalEnded { within } => {
             // The next pass opens the disk anew.
@@ -111,7 +113,7 @@ pub(super) async fn run(ctx: &StepContext, source: &Source<'_>, goal: Goal) -> R
     }
 }
 
-fn describe(ctx: &StepContext, source: &Source<'_>, goal: Goal, log: &ServerLog) -> Isolation {
+fn describe(ctx: &StepContext, source: &Source<'_>, course: Course, log: &ServerLog) -> Isolation {
     Isolation {
         run: ctx.info.run.to_string(),
         resource: source.params.cluster.clone(),
@@ -123,10 +125,11 @@ fn describe(ctx: &StepContext, source: &Source<'_>, goal: Goal, log: &ServerLog)
         segment_size: source.wal.size,
         log_file: log.path.clone(),
         log_start: log.start,
-        goal,
+        goal: course.goal,
         target: source.target.clone(),
         timeline: source.wal.timeline_setting(),
         waits_at: None,
+        ends_within: course.ends_within,
     }
 }
 
@@ -173,8 +176,8 @@ pub(in super::super) fn request_recovery(data_dir: &Path, owner: Option<&OsUser>
     file.sync_all().map_err(failed)
 }
 
-fn serve_wal(source: &Source<'_>, isolation: &Isolation) -> Result<WalServer, StepError> {
-    WalServer::start(WalSource {
+async fn serve_wal(source: &Source<'_>, isolation: &Isolation) -> Result<WalServer, StepError> {
+    let wal = WalSource {
         store: source.wal.store.clone(),
         system_id: source.wal.system_id,
         segment_size: source.wal.size,
@@ -183,7 +186,8 @@ fn serve_wal(source: &Source<'_>, isolation: &Isolation) -> Result<WalServer, St
         first: first_segment(source),
         socket: isolation.wal_socket(),
         owner: source.owner.as_ref().map(|owner| (owner.uid, owner.gid)),
-    })
+    };
+    WalServer::listen(blocking(move || wal.prove()).await?)
 }
 
 /// A directory that was restored and never started asks for the log of its backup; any other one tells only when it

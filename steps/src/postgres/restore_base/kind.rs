@@ -13,7 +13,7 @@ use serde_json::json;
 
 use super::super::backup::is_unmarked;
 use super::super::tools::Tools;
-use super::super::{account, local, preflight};
+use super::super::{account, local, preflight, server};
 use super::fill::{Restored, restore};
 use super::places::{Mapping, Places};
 use super::source::{self, Source, check_delta, check_space};
@@ -225,6 +225,7 @@ impl StepKind for RestoreBase {
         Tools::find_major(postgres, source.details.major)?;
         let owner = account::owner(postgres)?;
         target.check_servers(postgres)?;
+        server::alone(ctx, data_dir).await?;
         let places = Places::plan(ctx, target, (&source.tablespaces, &params.mapping))?;
         check_space(&places, &source)?;
         places.check_free(params.existing)?;

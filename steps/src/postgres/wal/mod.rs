@@ -30,7 +30,7 @@ pub use history::{History, Switch};
 pub use names::{InvalidLsn, Lsn, Segment, SegmentSize, WalName};
 pub(super) use prefetch::{MOST_AHEAD, READ_AHEAD};
 pub use put::{Compression, Encryption, PutConfig, put_main};
-pub use server::{Answered, Origin, Request, Served, WalServer, WalSource};
+pub use server::{Answered, Origin, ProvenSource, Request, Served, WalServer, WalSource};
 
 /// How a command that Postgres started must end.
 #[derive(Clone, Debug, PartialEq, Eq)]
