@@ -20,7 +20,7 @@ use super::super::{codes, local, timeline, unsynced};
 use super::durable;
 use super::pass::{self, Course, Outcome, Paused, replay_state};
 use super::source::{Params, Source, check_timeline};
-use super::{point, proof};
+use super::{point, proof, surviving};
 
 /// Replays WAL over a restored base backup.
 #[derive(Clone, Copy, Debug)]
@@ -45,6 +45,11 @@ A time after the last commit cannot be \"reached\". If the archive has no gap, t
 the WAL, says so in a warning and waits there. Without a target, or with `target: latest`, it does so from the start. \
 A position, a transaction or a restore point that does not come is an error. At most one target is given; each has its \
 own proof in the server's log.
+
+The archive ends with the last segment that was filled; commits since then stand in `pg_wal` of the lost server alone. If \
+`postgres.restore_base` has moved its directory aside in this run, the segments that the archive lacks are replayed from \
+there, provided that they go on with the same log; a warning says so. On another machine, bring the directory along and name \
+it: `surviving_wal: /var/lib/postgresql/16/lost`. Nothing in it is changed, and nothing is archived.
 
 The server is always told which timeline to follow: the newest, unless another goes on beside it and no base backup was \
 taken on the newest; then the step fails before anything starts and asks for `timeline`.";
@@ -102,6 +107,12 @@ impl StepKind for Recover {
             Type::Any,
             "`current` for that of the backup, or a number; as `postgres.select_backup` chooses it if absent.",
         ));
+        spec.params.push(Field::defaulted(
+            "surviving_wal",
+            Type::String,
+            surviving::Place::DEFAULT,
+            "Where WAL is that the lost server had not archived: `moved_aside` by this run, a directory, or `none`.",
+        ));
         spec.outputs.extend([
             Field::optional("target", Type::Timestamp, "The moment that was asked for."),
             Field::optional("last_commit", Type::Timestamp, "The last commit that was replayed."),
@@ -113,6 +124,7 @@ impl StepKind for Recover {
     fn check(&self, with: &Map<String, Value>) -> Vec<ParamProblem> {
         let mut problems = TargetParams::check(with);
         problems.extend(check_timeline(with));
+        problems.extend(surviving::check(with));
         problems
     }
 
@@ -286,7 +298,12 @@ async fn finish(
             "the archive has no WAL of timeline {wanted}: the recovery ended on timeline {timeline}, before {wanted} began"
         ));
     }
-    done.warnings.extend(paused.isolation.ends_within.as_deref().map(ends_within));
+    let survived = source.surviving.replayed(&source.wal, replay.lsn);
+    if survived.is_none() {
+        done.warnings.extend(paused.isolation.ends_within.as_deref().map(ends_within));
+    }
+    done.warnings.extend(survived);
+    done.warnings.extend(source.surviving.warning.clone());
     done.recovery_points.push(found.point);
     add_facts(&mut done, source, &paused);
     Ok(done)

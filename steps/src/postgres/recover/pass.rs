@@ -65,9 +65,10 @@ pub(super) async fn run(
 ) -> Result<Outcome, StepError> {
     let log = ServerLog::next(&ctx.work_dir()?.join("postgres.log"));
     let isolation = describe(ctx, source, course, &log);
-    check_room(&isolation)?;
+    check_room(&isolation, source.surviving.bytes(&source.wal))?;
     server::alone(ctx, &source.data_dir).await?;
     let disk = Arc::new(unsynced::disk_of(&source.data_dir)?);
+    bring_surviving(source).await?;
     request_recovery(&source.data_dir, source.owner.as_ref())?;
     let writes = unsynced::begin(&source.data_dir, source.owner.as_ref())?;
     isolation.prepare(ctx, source.postgres, (writes, source.owner.as_ref())).await?;
@@ -134,8 +135,9 @@ fn describe(ctx: &StepContext, source: &Source<'_>, course: Course, log: &Server
 
 /// WAL is read ahead beside the data directory and stays in it until the next restart point. How much the data
 /// themselves grow is known to nobody.
-fn check_room(isolation: &Isolation) -> Result<(), StepError> {
-    let needed = isolation.least_wal() + READ_AHEAD.min(MOST_AHEAD * isolation.segment_size.bytes());
+fn check_room(isolation: &Isolation, surviving: u64) -> Result<(), StepError> {
+    let needed =
+        surviving + isolation.least_wal() + READ_AHEAD.min(MOST_AHEAD * isolation.segment_size.bytes());
     let free = isolation.free_for_wal().unwrap_or(u64::MAX);
     if free >= needed {
         return Ok(());
@@ -146,6 +148,13 @@ fn check_room(isolation: &Isolation) -> Result<(), StepError> {
         format!("replaying WAL in {place} needs {needed} bytes to begin with, and {free} are free"),
     )
     .help("make room (`df -h`), then try again; no server was started"))
+}
+
+/// Copies what the lost server had not archived. While the server that recovers is down, nobody else writes there.
+async fn bring_surviving(source: &Source<'_>) -> Result<(), StepError> {
+    let (surviving, wal) = (source.surviving.clone(), source.wal.clone());
+    let (data_dir, owner) = (source.data_dir.clone(), source.owner.clone());
+    blocking(move || surviving.place(&wal, (&data_dir, owner.as_ref()))).await
 }
 
 /// Asks for archive recovery; with `standby.signal` the server would never end it.
@@ -336,7 +345,7 @@ impl Watch<'_> {
 
     /// To Postgres a record that makes no sense is the end of the log, wherever it is.
     fn broken_off(&self, reached: Option<Segment>) -> Option<StepError> {
-        let (reached, end) = (reached?, self.source.wal.continuity.end()?);
+        let (reached, end) = (reached?, self.source.surviving.archived_end?);
         if reached.number >= end.number {
             return None;
         }
@@ -359,7 +368,7 @@ impl Watch<'_> {
     /// Returns the name of the last segment of the archive if the log ends within it, as it does after a crash of the
     /// source, and if it is damaged. Otherwise the server would have asked for the one that follows.
     fn last_of_archive(&self, reached: Option<Segment>) -> Option<String> {
-        let (reached, end) = (reached?, self.source.wal.continuity.end()?);
+        let (reached, end) = (reached?, self.source.surviving.archived_end?);
         (reached.number == end.number).then(|| end.name(self.source.wal.size))
     }
 
@@ -391,8 +400,8 @@ impl Watch<'_> {
             ),
         )
         .help(
-            "find the segment (in the source's pg_wal, in a copy of the store) and put it back with `lifeboat wal put`, \
-             then try again; or start a new run with a target before it, or from a backup after it",
+            "find the segment in a copy of the store and put it back with `lifeboat wal put`, then try again; or start a \
+             new run with the source's directory as `surviving_wal`, with a target before it, or from a backup after it",
         )
     }
 

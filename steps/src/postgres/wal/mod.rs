@@ -21,7 +21,9 @@ mod server;
 #[cfg(test)]
 mod tests;
 
-pub use archive::{Archive, Continuity, SegmentRange, WAL_PREFIX, archived_at, is_archived, systems};
+pub use archive::{
+    Archive, Continuity, SegmentRange, WAL_PREFIX, archived_at, is_archived, is_archived_as, systems,
+};
 pub use client::get_main;
 pub use header::{LongHeader, SystemId};
 pub use history::{History, Switch};
