@@ -83,6 +83,31 @@ async fn errors_in_a_log_stay_below_a_number_from_the_beginning_on() {
 }
 
 #[tokio::test]
+async fn what_a_log_must_have_may_come_until_the_end_and_is_never_tolerated() {
+    let rig = Rig::drill();
+    let file = rig.dir().join("worker.log");
+    std::fs::write(&file, "job done before\n").unwrap();
+    let required = |least: u32| json!({ "name": "jobs", "logs": { "file": file, "require": [{ "pattern": "job done", "min": least }] } });
+    // Each look writes one line: at first there is none, and nine or ten when the last one reads.
+    let writer =
+        json!({ "name": "writer", "run": { "script": format!("echo job done >> {}", file.display()) } });
+    let done = rig.run("observe", watch(json!({}), vec![required(9), writer.clone()])).await.unwrap();
+    assert_eq!((&done.outputs["looks"], &done.outputs["failed"]), (&json!(10), &json!(0)));
+    let check = done.checks.iter().find(|check| check.name.starts_with("jobs: required")).unwrap();
+    assert!(check.passed && check.expected == "at least 9 lines", "{check:?}");
+
+    let tolerant = json!({ "failures": 10 });
+    let error =
+        rig.run_as("lacking", "observe", watch(tolerant, vec![required(11), writer])).await.unwrap_err();
+    assert_eq!((error.code.id, error.kind), ("LB0390", FailureKind::Permanent), "{error}");
+    assert!(
+        error.message.contains("jobs: required") && error.message.contains("at least 11 lines"),
+        "{error}"
+    );
+    assert!(error.checks.iter().any(|check| !check.passed && check.name.contains("job done")), "{error:?}");
+}
+
+#[tokio::test]
 async fn a_script_that_takes_too_long_is_ended_and_counts_as_a_failure() {
     let rig = Rig::drill();
     let slow = json!({ "name": "slow", "run": { "script": "sleep 600" } });
@@ -148,7 +173,7 @@ async fn it_ends_when_it_is_told_to_and_has_recorded_what_it_saw() {
     let with = json!({ "every": "1h", "for": "1000h", "checks": [health()] });
     let cancel = rig.cancel.clone();
     let watching = async {
-        let deadline = Instant::now() + Duration::from_secs(60);
+        let deadline = Instant::now() + Duration::from_secs(240);
         while asked.load(Ordering::SeqCst) == 0 {
             assert!(Instant::now() < deadline);
             tokio::time::sleep(Duration::from_millis(10)).await;

@@ -7,7 +7,6 @@ use std::time::Duration;
 
 use lifeboat_engine::model::event::Done;
 use lifeboat_engine::model::outcome::FailureKind;
-use lifeboat_engine::resource::System;
 use lifeboat_engine::secret::SecretRef;
 use lifeboat_engine::step::StepError;
 use serde_json::{Value, json};
@@ -27,10 +26,20 @@ impl Way {
     fn make() -> Self {
         let (bucket, proxy) = (Bucket::make(Versions::None), Proxy::before(endpoint()));
         let (id, secret) = (SecretRef::Env("S3_ID".into()), SecretRef::Env("S3_SECRET".into()));
-        let rig = Rig::drill().secret(id.clone(), "testing").secret(secret.clone(), "testing");
-        let mut store = bucket.resource_at("up", &proxy.endpoint);
-        (store.access_key, store.secret_key) = (Some(id), Some(secret));
-        Self { bucket, proxy, rig: rig.resource("bucket", System::Store(store)) }
+        let rig = Rig::drill().secret(id, "testing").secret(secret, "testing");
+        let mut way = Self { bucket, proxy, rig };
+        way.set_bucket("bucket", "up");
+        way
+    }
+
+    /// Describes what lies below a prefix as a store of that name.
+    fn set_bucket(&mut self, name: &str, prefix: &str) {
+        let url = format!("s3://{}/{prefix}", self.bucket.name);
+        let written = json!({
+            "kind": "store", "url": url, "endpoint": self.proxy.endpoint,
+            "access_key": { "env": "S3_ID" }, "secret_key": { "env": "S3_SECRET" },
+        });
+        self.rig.set_resource(name, written);
     }
 
     fn target(&self) -> PathBuf {
@@ -86,6 +95,8 @@ async fn what_passes_ends_in_the_right_bytes() {
         (3, Fault::Cut(0)),
         (3, Fault::ResetAfterHead),
         (4, Fault::Status(503, "SlowDown")),
+        (3, Fault::Status(429, "TooManyRequests")),
+        (2, Fault::Status(408, "RequestTimeout")),
         (2, Fault::Status(500, "InternalError")),
         (2, Fault::Longer),
         (9, drip),
@@ -122,6 +133,179 @@ async fn what_does_not_pass_is_a_clear_error_and_no_file() {
         assert!(error.help.clone().unwrap().contains(help), "{:?}", error.help);
         assert_eq!(std::fs::read_to_string(way.target()).unwrap(), "of before", "{fault:?}");
     }
+}
+
+/// A bit that no layer below has noticed: of what another program has written, and of what carries Lifeboat's own checksum.
+#[tokio::test]
+async fn what_was_changed_on_its_way_gets_no_name() {
+    let mut way = Way::make();
+    let (dir, source) = (way.rig.dir().join("store"), way.rig.dir().join("source"));
+    std::fs::create_dir(&dir).unwrap();
+    std::fs::create_dir(&source).unwrap();
+    way.rig.set_resource("dir", json!({ "kind": "store", "url": format!("dir://{}", dir.display()) }));
+    way.set_bucket("copy", "copy");
+    for (key, byte) in [("small", 3), ("large", 4 << 20)] {
+        if key == "small" {
+            way.bucket.put("up/small", "content");
+        } else {
+            way.bucket.delete("up/small");
+            std::fs::write(source.join(key), noise((17 << 20) + 3)).unwrap();
+            way.rig.run_as("up", "store.sync", json!({ "from_dir": source, "to": "bucket" })).await.unwrap();
+        }
+        way.proxy.on(&format!("GET /lb-*/up/{key}?"), Fault::Flip(byte));
+        std::fs::write(way.target(), "of before").unwrap();
+        let error = way.get(&format!("get_{key}"), key).await.expect_err("it is another content");
+        assert_eq!((error.code.id, error.kind), ("LB1122", FailureKind::Transient), "{error}");
+        assert_eq!(std::fs::read_to_string(way.target()).unwrap(), "of before");
+        std::fs::remove_file(way.target()).unwrap();
+        for to in [json!({ "to_dir": way.target() }), json!({ "to": "dir" }), json!({ "to": "copy" })] {
+            let mut with = json!({ "from": "bucket" });
+            with.as_object_mut().unwrap().extend(to.as_object().unwrap().clone());
+            let error = way.rig.run("store.sync", with).await.expect_err("it is another content");
+            assert_eq!((error.code.id, error.kind), ("LB1122", FailureKind::Transient), "{to}: {error}");
+            assert!(!way.target().join(key).exists() && !dir.join(key).exists(), "{to}");
+            assert_eq!(way.bucket.get(&format!("copy/{key}")), None, "{to}");
+        }
+        std::fs::remove_dir_all(way.target()).unwrap();
+    }
+    assert_eq!(way.bucket.unfinished_uploads(), 0);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_sync_between_stores_that_is_killed_is_finished_by_the_next_attempt() {
+    killed::victim().await;
+    let mut way = Way::make();
+    let dir = way.rig.dir().join("store");
+    std::fs::create_dir(&dir).unwrap();
+    way.rig.set_resource("dir", json!({ "kind": "store", "url": format!("dir://{}", dir.display()) }));
+    way.set_bucket("copy", "copy");
+    let large = noise((17 << 20) + 3);
+    way.bucket.put("up/large", large.clone());
+    way.bucket.put("up/small", "content");
+    let name = "a_sync_between_stores_that_is_killed_is_finished_by_the_next_attempt";
+
+    // Killed while the last part is sent, and then while the second one is read.
+    let across = json!({ "from": "bucket", "to": "copy" });
+    way.proxy.on("PUT /lb-*/copy/large?*partNumber=3&", Fault::Silence);
+    let fate = killed::when(&way.rig, name, ("store.sync", &across), || !way.proxy.hit().is_empty());
+    assert_eq!((fate, way.bucket.get("copy/large")), (killed::Fate::Killed, None));
+    assert_eq!(way.bucket.unfinished_uploads(), 1);
+    way.proxy.heal();
+    way.rig.run("store.sync", across).await.unwrap();
+    assert!(way.bucket.get("copy/large").unwrap() == large);
+    assert_eq!(way.bucket.get("copy/small").as_deref(), Some(&b"content"[..]));
+    assert_eq!(way.bucket.unfinished_uploads(), 0, "what the killed one has sent is thrown away");
+
+    let down = json!({ "from": "bucket", "to": "dir" });
+    let hits = way.proxy.hit().len();
+    way.proxy.on("GET /lb-*/up/large?*bytes=8388608-", Fault::Silence);
+    let fate = killed::when(&way.rig, name, ("store.sync", &down), || way.proxy.hit().len() > hits);
+    assert_eq!((fate, dir.join("large").exists()), (killed::Fate::Killed, false));
+    way.proxy.heal();
+    way.rig.run("store.sync", down).await.unwrap();
+    assert!(std::fs::read(dir.join("large")).unwrap() == large);
+    assert_eq!(std::fs::read_to_string(dir.join("small")).unwrap(), "content");
+}
+
+/// A file system of so many inodes, unmounted with the value.
+struct Crowded(PathBuf);
+
+impl Crowded {
+    fn mount(dir: &std::path::Path, inodes: u32) -> Option<Self> {
+        std::fs::create_dir_all(dir).unwrap();
+        let mut mount = std::process::Command::new("mount");
+        let size = format!("size=64m,nr_inodes={inodes}");
+        let made = mount.args(["-t", "tmpfs", "-o", &size, "lifeboat-test"]).arg(dir).output();
+        if made.is_ok_and(|output| output.status.success()) {
+            return Some(Self(dir.to_owned()));
+        }
+        eprintln!("SKIPPED: only root may mount a small file system, where mounting is allowed");
+        None
+    }
+
+    fn grow(&self) {
+        let mut mount = std::process::Command::new("mount");
+        let grown = mount.args(["-o", "remount,nr_inodes=1000"]).arg(&self.0).output();
+        assert!(grown.expect("mount is there").status.success());
+    }
+}
+
+impl Drop for Crowded {
+    fn drop(&mut self) {
+        drop(std::process::Command::new("umount").arg("-l").arg(&self.0).output());
+    }
+}
+
+/// There is room for all files, and not for the directories around them: it fails in the middle.
+#[tokio::test]
+async fn a_disk_that_fills_up_in_the_middle_leaves_what_was_there_and_a_retry_goes_on() {
+    let way = Way::make();
+    way.bucket.set_versioning(aws_sdk_s3::types::BucketVersioningStatus::Enabled);
+    for number in 0..10 {
+        way.bucket.put(&format!("up/{number}/a/b/c"), format!("content {number}"));
+    }
+    let at = support::bucket::next_second();
+    let disk = way.rig.dir().join("disk");
+    let target = disk.join("www");
+    for (kind, with) in [
+        ("store.sync", json!({ "from": "bucket", "to_dir": target })),
+        ("store.restore_as_of", json!({ "store": "bucket", "at": at.to_string(), "to": target })),
+    ] {
+        let Some(small) = Crowded::mount(&disk, 24) else { return };
+        std::fs::create_dir(&target).unwrap();
+        std::fs::write(target.join("of before"), "x").unwrap();
+        let error = way.rig.run(kind, with.clone()).await.expect_err("there is no room");
+        assert_eq!((error.code.id, error.kind), ("LB1111", FailureKind::Transient), "{kind}: {error}");
+        assert!(error.message.contains("No space left"), "{kind}: {error}");
+        assert_eq!(std::fs::read_to_string(target.join("of before")).unwrap(), "x", "{kind}");
+        assert!(!target.join("0").exists(), "{kind}");
+        small.grow();
+        way.rig.run(kind, with).await.unwrap_or_else(|error| panic!("{kind}: {error:?}"));
+        for number in 0..10 {
+            let path = target.join(format!("{number}/a/b/c"));
+            assert_eq!(std::fs::read_to_string(path).unwrap(), format!("content {number}"), "{kind}");
+        }
+    }
+
+    let Some(small) = Crowded::mount(&disk, 24) else { return };
+    way.bucket.put("up/large", noise(3 << 20));
+    let shrunk = ["-o", "remount,size=1m"];
+    assert!(std::process::Command::new("mount").args(shrunk).arg(&disk).status().unwrap().success());
+    let file = disk.join("large");
+    let with = json!({ "store": "bucket", "key": "large", "to": file });
+    let error = way.rig.run("store.get", with.clone()).await.expect_err("there is no room");
+    assert_eq!((error.code.id, error.kind), ("LB1111", FailureKind::Transient), "{error}");
+    assert!(!file.exists());
+    let grown = ["-o", "remount,size=8m"];
+    assert!(std::process::Command::new("mount").args(grown).arg(&disk).status().unwrap().success());
+    way.rig.run("store.get", with).await.unwrap();
+    assert!(std::fs::read(&file).unwrap() == noise(3 << 20));
+    assert_eq!(std::fs::read_dir(&disk).unwrap().count(), 1, "nothing is left beside it");
+    drop(small);
+}
+
+/// Two writers at once, as S3 tells them: nobody has won yet.
+#[tokio::test]
+async fn a_conflict_of_two_writers_is_tried_again() {
+    let way = Way::make();
+    let file = way.rig.dir().join("file");
+    let with = |key: &str| json!({ "file": file, "store": "bucket", "key": key });
+    std::fs::write(&file, "small").unwrap();
+    way.proxy.times(2, "PUT /lb-*/up/small?", Fault::Status(409, "ConditionalRequestConflict"));
+    way.rig.run_as("small", "store.put", with("small")).await.unwrap();
+    assert_eq!(way.proxy.hit().len(), 2);
+    assert_eq!(way.bucket.get("up/small").as_deref(), Some(&b"small"[..]));
+
+    // Of an upload in parts nobody knows what is left of it: the next attempt asks.
+    let content = noise((17 << 20) + 3);
+    std::fs::write(&file, &content).unwrap();
+    way.proxy.times(1, "POST /lb-*/up/large?*uploadId=", Fault::Status(409, "ConditionalRequestConflict"));
+    let error = way.rig.run_as("large", "store.put", with("large")).await.expect_err("a conflict");
+    assert_eq!((error.code.id, error.kind), ("LB1111", FailureKind::Transient), "{error}");
+    assert_eq!(way.bucket.get("up/large"), None);
+    way.rig.run_as("large", "store.put", with("large")).await.unwrap();
+    assert!(way.bucket.get("up/large").unwrap() == content);
+    assert_eq!(way.bucket.unfinished_uploads(), 0);
 }
 
 #[tokio::test]

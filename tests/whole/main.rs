@@ -3,6 +3,8 @@
 // Public, so that what is not used here is no dead code.
 #[path = "../../steps/tests/support/moto.rs"]
 pub mod moto;
+#[path = "../../steps/tests/support/port.rs"]
+pub mod port;
 #[path = "../../steps/tests/support/proxy.rs"]
 pub mod proxy;
 

@@ -68,7 +68,7 @@ fn systemd_reloads_a_tested_configuration() {
     let project =
         project("- { id: reload, uses: service.reload, with: { service: shop, stable_for: 100ms } }");
     run(&project, &["run", "job"]).expect(0);
-    assert_eq!(calls(&project), [SYSTEMD, "systemctl reload -- shop", SYSTEMD]);
+    assert_eq!(calls(&project), [SYSTEMD, "systemctl reload --no-ask-password -- shop", SYSTEMD]);
 
     project.write("config", "bad\n");
     project.write("calls", "");
@@ -102,7 +102,8 @@ fn a_unit_that_runs_after_it_was_stopped_was_not_stopped() {
     let project = project("- { id: stop, uses: service.stop, with: { service: shop } }");
     let ran = run(&project, &["run", "job"]).expect(4);
     assert!(
-        ran.all().contains("LB1524") && ran.all().contains("`systemctl stop -- shop` has ended, and it runs"),
+        ran.all().contains("LB1524")
+            && ran.all().contains("`systemctl stop --no-ask-password -- shop` has ended, and it runs"),
         "{}",
         ran.all()
     );

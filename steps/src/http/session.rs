@@ -147,12 +147,41 @@ fn no_answer(error: reqwest::Error) -> NoAnswer {
         text = format!("{text}: {cause}");
         next = cause.source();
     }
-    // A wrong certificate or a circle of redirects does not mend itself.
-    if text.contains("certificate") || error.is_redirect() || error.is_builder() {
-        return NoAnswer::Failed(StepError::permanent(
-            codes::LB1601,
-            format!("the web service cannot be used: {text}"),
-        ));
+    // What is wrong with TLS, or a circle of redirects, does not mend itself.
+    let of_tls = crate::tls::find::<rustls::Error>(&error).and_then(remedy);
+    if of_tls.is_some() || error.is_redirect() || error.is_builder() {
+        let failed = StepError::permanent(codes::LB1601, format!("the web service cannot be used: {text}"));
+        return NoAnswer::Failed(match of_tls {
+            Some(help) => failed.help(help),
+            None => failed,
+        });
     }
     NoAnswer::NotUp(text)
+}
+
+/// Says what to do about a problem with TLS that lasts; `None` for one that may pass.
+fn remedy(error: &rustls::Error) -> Option<&'static str> {
+    use rustls::CertificateError as E;
+    Some(match error {
+        rustls::Error::InvalidCertificate(why) => match why {
+            E::Expired | E::ExpiredContext { .. } | E::NotValidYet | E::NotValidYetContext { .. } => {
+                "renew the certificate at the server and let it read it again, or set this machine's clock if that is wrong"
+            }
+            E::NotValidForName | E::NotValidForNameContext { .. } => {
+                "give `url` a name that is in the certificate; `address: IP:PORT` of the step goes to a certain machine under \
+                 that name"
+            }
+            E::UnknownIssuer => {
+                "if the authority is one of your own, add its certificate to those that this system trusts \
+                 (`update-ca-certificates`, `update-ca-trust`), or start lifeboat with SSL_CERT_FILE=/its/certificate.pem"
+            }
+            _ => {
+                "have it issued again, as X.509 version 3, for a server, by an authority that is trusted here"
+            }
+        },
+        rustls::Error::InvalidMessage(_) => {
+            "the server speaks no TLS at that port: write `http://`, or give `url` the port of `https://`"
+        }
+        _ => return None,
+    })
 }

@@ -9,6 +9,7 @@ use serde::Deserialize;
 use serde_json::{Map, Value};
 
 use super::codes;
+use super::judge::When;
 use super::watch::{self, Ending, Mark, Start, Watch};
 
 /// Looks for what must and must not be in a log.
@@ -106,7 +107,7 @@ impl StepKind for Check {
         };
         let mut watch = Watch::begin(ctx, start, Ending::Counts)?;
         watch.look(ctx).await?;
-        let checks = watch.verdict()?;
+        let checks = watch.verdict(When::AtTheEnd)?;
         let Value::Object(outputs) = watch.outputs() else { unreachable!("outputs are a map") };
         Ok(Done { outputs, checks, warnings: watch.warning().into_iter().collect(), ..Done::default() })
     }

@@ -46,6 +46,14 @@ enum Bound {
     Between(u64, Option<u64>),
 }
 
+/// When a log is judged.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum When {
+    /// What is lacking may still come.
+    SoFar,
+    AtTheEnd,
+}
+
 #[derive(Debug)]
 struct Counted {
     name: String,
@@ -123,9 +131,10 @@ impl Judge {
     }
 
     /// Fails if the log is not as it should be, with the lines that were found.
-    pub(super) fn verdict(&self, log: &str) -> Result<Vec<Check>, StepError> {
+    pub(super) fn verdict(&self, log: &str, when: When) -> Result<Vec<Check>, StepError> {
         let checks = self.checks();
-        let wrong: Vec<&Counted> = self.rules.iter().filter(|rule| !rule.holds()).collect();
+        let counts = |rule: &&Counted| when == When::AtTheEnd || !rule.is_lacking();
+        let wrong: Vec<&Counted> = self.rules.iter().filter(|rule| !rule.holds()).filter(counts).collect();
         let Some(first) = wrong.first() else { return Ok(checks) };
         let message = match wrong.len() {
             1 => format!("{log}: {}", first.says()),
@@ -225,7 +234,7 @@ mod tests {
         for (at, line) in log.iter().enumerate() {
             judge.take(line.as_bytes(), || format!("app.log:{}", at + 1));
         }
-        judge.verdict("app.log")
+        judge.verdict("app.log", When::AtTheEnd)
     }
 
     #[test]

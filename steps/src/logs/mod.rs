@@ -14,6 +14,7 @@ mod stream;
 mod time;
 mod watch;
 
+pub(crate) use judge::When;
 pub(crate) use watch::{Mark, Watch};
 
 use lifeboat_engine::step::Registry;

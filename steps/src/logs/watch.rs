@@ -11,7 +11,7 @@ use serde_json::{Map, Value, json};
 
 use super::codes;
 use super::file::{self, From, Position};
-use super::judge::{Judge, Rule, compiled};
+use super::judge::{Judge, Rule, When, compiled};
 use super::source::{self, Named, Source};
 use super::stream::{self, Reached};
 use super::time::Clock;
@@ -273,10 +273,16 @@ impl Watch {
         Ok(())
     }
 
-    /// Judges what was read so far.
-    pub(crate) fn verdict(&self) -> Result<Vec<Check>, StepError> {
-        let Some(scan) = &self.scan else { return Ok(Vec::new()) };
-        scan.judge.verdict(&self.source.to_string())
+    /// Judges what was read so far. A log that could not be read has nothing that could be judged.
+    pub(crate) fn verdict(&self, when: When) -> Result<Vec<Check>, StepError> {
+        match (&self.scan, when) {
+            (Some(scan), _) => scan.judge.verdict(&self.source.to_string(), when),
+            (None, When::SoFar) => Ok(Vec::new()),
+            (None, When::AtTheEnd) => {
+                let message = format!("{} could not be read at the end", self.source);
+                Err(StepError::permanent(codes::LB1351, message))
+            }
+        }
     }
 
     /// Returns what was read so far, as outputs.

@@ -161,7 +161,8 @@ impl Login {
         let conn = opened.map_err(|error| self.login_error(&error, tls.as_ref()))?;
         let mut client = Client { conn, login, usable: true };
         // Times are shown in UTC, and what an account's or a server's settings do to statements is left out.
-        client.run("set time_zone = '+00:00', sql_mode = 'STRICT_TRANS_TABLES'", QUICK).await?;
+        let settings = format!("set time_zone = '+00:00', sql_mode = 'STRICT_TRANS_TABLES', {PATIENCE}");
+        client.run(&settings, QUICK).await?;
         Ok(client)
     }
 
@@ -231,6 +232,11 @@ fn quoted_option(text: &str) -> String {
     });
     format!("\"{escaped}\"")
 }
+
+/// Many servers hang up on whoever is idle for some minutes, as a connection is while a program of MariaDB's works for hours, and
+/// end statements that take long, as those on large tables do.
+pub(super) const PATIENCE: &str =
+    "wait_timeout = 31536000, net_read_timeout = 3600, net_write_timeout = 3600, max_statement_time = 0";
 
 /// A connection that is logged in. Statements run one after the other.
 pub(super) struct Client {

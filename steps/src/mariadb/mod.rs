@@ -12,6 +12,7 @@ mod dump;
 mod facts;
 mod instance;
 mod lifecycle;
+mod packets;
 mod preflight;
 mod query;
 mod rows;

@@ -119,7 +119,7 @@ impl Fetcher {
         })?;
         if facts.size != wanted.size {
             return Err(unlike(
-                wanted,
+                &wanted.name,
                 &format!("it has {} bytes, and the list says {}", facts.size, wanted.size),
             ));
         }
@@ -128,7 +128,7 @@ impl Fetcher {
         let mut whole = Whole::with(known, begun.sha256);
         take_in(&mut whole, file, at).map_err(|error| self.unwritten(&wanted.name, &error))?;
         self.copy(wanted, (at, &mut object), (file, &mut whole))?;
-        self.proven.count(whole.compare().map_err(|why| unlike(wanted, &why))?);
+        self.proven.count(whole.compare().map_err(|why| unlike(&wanted.name, &why))?);
         Ok(whole.sha256())
     }
 
@@ -163,7 +163,7 @@ impl Fetcher {
                 break;
             }
         }
-        if at == wanted.size { Ok(()) } else { Err(unlike(wanted, &format!("{at} bytes arrived"))) }
+        if at == wanted.size { Ok(()) } else { Err(unlike(&wanted.name, &format!("{at} bytes arrived"))) }
     }
 
     fn unwritten(&self, name: &str, error: &io::Error) -> StepError {
@@ -206,8 +206,9 @@ fn open(dir: &OwnedFd, name: &str) -> io::Result<File> {
     }
 }
 
-fn unlike(wanted: &Wanted, problem: &str) -> StepError {
-    StepError::transient(codes::LB1122, format!("`{}` is not what it should be: {problem}", wanted.name.escape_debug()))
+/// Reports an object whose content is not what its store says that it is.
+pub(super) fn unlike(name: &str, problem: &str) -> StepError {
+    StepError::transient(codes::LB1122, format!("`{}` is not what it should be: {problem}", name.escape_debug()))
         .help("run the step again; if it repeats, the object is damaged or is being replaced: choose another moment")
 }
 

@@ -33,7 +33,7 @@ struct Tool {
 /// The short names, the kinds, and the parameters that a look does not have.
 const TOOLS: [(&str, &str, &[&str]); 7] = [
     ("http", "http.request", &["post", "put", "patch", "delete", "json", "form", "body"]),
-    ("logs", "logs.check", &["since", "mark", "require"]),
+    ("logs", "logs.check", &["since", "mark"]),
     ("service", "service.status", &[]),
     ("postgres", "postgres.query", &[]),
     ("mariadb", "mariadb.query", &[]),
@@ -51,12 +51,14 @@ const MOST_LOOKS: u64 = 100_000;
 
 const DOC: &str = "\
 Each of `checks` has a `name` and one thing that is looked at, with the parameters of the kind that does it: `http`
-(`http.request`, only `get`), `logs` (`logs.check` with `deny`: what came in since the watching began), `service`
+(`http.request`, only `get`), `logs` (`logs.check` of what came in since the watching began: `deny` counts in each look,
+`require` must be there when the watching ends), `service`
 (`service.status`: runs and is ready), `postgres`, `mariadb` and `redis` (their `query`), `run` (a script that only looks and
 exits with 0).
 
 All of them are looked at together, at once, after every `every`, and at the end of `for`. A look fails if one of them fails
-or takes longer than `limit`. Without `tolerate` none may fail. The step fails as soon as more have failed than it allows,
+or takes longer than `limit`. Without `tolerate` none may fail; what is required of a log and lacks at the end is never
+tolerated. The step fails as soon as more have failed than it allows,
 and does not wait for the end. Every look is a line of the step's output; the report has how many failed of each.
 
 Time counts while it is watched: after a crash the next attempt goes on with what is left, counts what was seen before, and
@@ -133,8 +135,10 @@ impl Observe {
         if tool.key == "http" && !with.contains_key("get") {
             problems.push(problem("checks", format!("the check `{name}` needs a path to `get`")));
         }
-        if tool.key == LOGS && with.get("deny").and_then(Value::as_array).is_none_or(Vec::is_empty) {
-            problems.push(problem("checks", format!("the check `{name}` needs something to `deny`")));
+        let is_empty = |key: &str| with.get(key).and_then(Value::as_array).is_none_or(Vec::is_empty);
+        if tool.key == LOGS && is_empty("deny") && is_empty("require") {
+            let message = format!("the check `{name}` needs something to `deny` or to `require`");
+            problems.push(problem("checks", message));
         }
         problems.dedup();
         problems
@@ -330,7 +334,7 @@ impl Watching<'_> {
                 return Err(self.too_much(&why).await?);
             }
             if self.seen.tally.intervals >= schedule.intervals() {
-                return Ok(self.done());
+                return self.end().await;
             }
             if failed || self.recorded.is_none_or(|at| at.elapsed() >= RECORD) {
                 self.record().await?;
@@ -344,6 +348,30 @@ impl Watching<'_> {
                 () = tokio::time::sleep_until(due) => {}
             }
             self.seen.tally.intervals += 1;
+        }
+    }
+
+    /// Ends the watching, with what logs must have by now.
+    async fn end(&mut self) -> Result<Done, StepError> {
+        let (mut checks, mut lacking) = (Vec::new(), None);
+        for found in self.looks.iter().filter_map(Look::at_the_end) {
+            let of_this = found.unwrap_or_else(|(why, checks)| {
+                lacking.get_or_insert(why);
+                checks
+            });
+            checks.extend(of_this);
+        }
+        match lacking {
+            None => {
+                let mut done = self.done();
+                done.checks.extend(checks);
+                Ok(done)
+            }
+            Some(why) => {
+                let mut error = self.too_much(&why).await?;
+                error.checks.extend(checks);
+                Err(error)
+            }
         }
     }
 

@@ -6,13 +6,13 @@ use std::time::Duration;
 use async_trait::async_trait;
 use lifeboat_engine::code;
 use lifeboat_engine::model::event::{Answer, Done, Question};
-use lifeboat_engine::model::evidence::{Created, Progress, Stream};
+use lifeboat_engine::model::evidence::{Check, Created, Progress, Stream};
 use lifeboat_engine::step::{StepContext, StepError, StepKind, StepLink};
 use lifeboat_engine::value::Span;
 use serde_json::{Map, Value};
 
 use super::codes;
-use crate::logs::Watch;
+use crate::logs::{Watch, When};
 
 /// How long a look that takes too long has to end itself.
 const GRACE: Duration = Duration::from_secs(5);
@@ -60,7 +60,37 @@ impl Look {
             Err(error) => Ok(Err(in_words(&error))),
         }
     }
+
+    /// Judges what only counts when all is over: the lines that a log must have by then. `None` where nothing is required.
+    pub(super) fn at_the_end(&self) -> Option<Result<Vec<Check>, (String, Vec<Check>)>> {
+        let How::Log(watch) = &self.how else { return None };
+        self.with.get("require").and_then(Value::as_array).filter(|rules| !rules.is_empty())?;
+        let required = |checks: Vec<Check>| {
+            let of_this = |check: Check| Check { name: format!("{}: {}", self.name, check.name), ..check };
+            checks
+                .into_iter()
+                .filter(|check| check.name.starts_with(REQUIRED))
+                .map(of_this)
+                .collect::<Vec<_>>()
+        };
+        let checks = match watch.verdict(When::AtTheEnd) {
+            Ok(checks) => return Some(Ok(required(checks))),
+            Err(error) if error.checks.is_empty() => return Some(Err((in_words(&error), Vec::new()))),
+            Err(error) => required(error.checks),
+        };
+        // What is denied has been judged with each look, as far as that is not tolerated.
+        let lacking = checks.iter().find(|check| !check.passed);
+        let why = lacking
+            .map(|check| format!("{}: {}, and {} must be there", check.name, check.actual, check.expected));
+        Some(match why {
+            Some(why) => Err((why, checks)),
+            None => Ok(checks),
+        })
+    }
 }
+
+/// What the names of checks begin with that are of required lines.
+const REQUIRED: &str = "required";
 
 async fn once(how: &mut How, part: &StepContext) -> Result<(), StepError> {
     match how {
@@ -68,7 +98,7 @@ async fn once(how: &mut How, part: &StepContext) -> Result<(), StepError> {
         How::Service(kind) => is_up(&kind.run(part).await?),
         How::Log(watch) => {
             watch.look(part).await?;
-            watch.verdict().map(drop)
+            watch.verdict(When::SoFar).map(drop)
         }
     }
 }

@@ -2,11 +2,13 @@
 
 use std::io;
 use std::net::SocketAddr;
+use std::time::Duration;
 
 use lifeboat_engine::resource::{Tls, TlsMode};
 use redis::{ConnectionAddr, RedisConnectionInfo, RedisError};
-use tokio::io::{AsyncRead, AsyncWrite};
+use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt};
 use tokio::net::{TcpStream, UnixStream};
+use tokio_rustls::client::TlsStream;
 
 use crate::tls::{Connector, Peer, TlsError, needed};
 
@@ -91,10 +93,8 @@ impl Target {
         let stream = TcpStream::connect(&addresses[..]).await?;
         stream.set_nodelay(true)?;
         let Some(tls) = tls else { return Ok(Link::clear(stream)) };
-        match tls.connect(stream).await {
-            Ok(stream) => Ok(Link { stream: Box::new(stream), tls: Some(tls) }),
-            Err(error) => Err(tls.explain(&error).map_or_else(|| error.into(), OpenError::Tls)),
-        }
+        let stream = Box::new(handshake(&tls, stream, &addresses).await?);
+        Ok(Link { stream, tls: Some(tls) })
     }
 
     /// Returns how the connection must be protected. What the address says counts; one in the clear to another machine must
@@ -106,6 +106,40 @@ impl Target {
             (false, tls) => Ok(needed(tls.as_ref(), addresses)),
         }
     }
+}
+
+/// Does the handshake, and finds out what a server speaks that does not answer it.
+async fn handshake(
+    tls: &Connector,
+    stream: TcpStream,
+    addresses: &[SocketAddr],
+) -> Result<TlsStream<TcpStream>, OpenError> {
+    let shaking = tls.connect(stream);
+    tokio::pin!(shaking);
+    let shaken = tokio::select! {
+        shaken = &mut shaking => shaken,
+        in_the_clear = is_in_the_clear(addresses) => match in_the_clear {
+            true => return Err(TlsError::speaks_in_the_clear(tls.peer()).into()),
+            false => shaking.await,
+        },
+    };
+    shaken.map_err(|error| tls.explain(&error).map_or_else(|| error.into(), OpenError::Tls))
+}
+
+/// How long a server may be silent in the handshake before it is asked what it speaks.
+const SILENCE: Duration = Duration::from_secs(1);
+
+/// Says whether a server that says nothing speaks Redis in the clear: to such a one a handshake looks like the beginning of a
+/// command, and it waits for the rest of it. It is asked on another connection, and told nothing but `PING`.
+async fn is_in_the_clear(addresses: &[SocketAddr]) -> bool {
+    tokio::time::sleep(SILENCE).await;
+    let asked = async {
+        let mut stream = TcpStream::connect(addresses).await?;
+        stream.write_all(b"PING\r\n").await?;
+        stream.read_u8().await
+    };
+    // An answer or a refusal, as in `+PONG` and `-NOAUTH …`. No message of TLS begins so.
+    matches!(asked.await, Ok(b'+' | b'-'))
 }
 
 /// An open way to a server.

@@ -101,8 +101,9 @@ async fn put_back(
                 .help("this run has not put it there: compare the two and keep the right one"));
         }
         fs::rename(&aside, path).map_err(|error| failed("moved back", &aside, &error))?;
-        let back = format!("`{}` is back in its place", path.display());
-        ctx.removed(&thing_id(name, part), &back).await?;
     }
+    // Also where an attempt that was cut off has moved it.
+    let back = format!("`{}` is back in its place", path.display());
+    ctx.removed(&thing_id(name, part), &back).await?;
     Ok(kept.exists().then_some(kept))
 }

@@ -12,7 +12,7 @@ use serde_json::json;
 use super::health::Wait;
 use super::kinds::{Times, done, ready_timeout, service, stable_for};
 use super::standing::Standing;
-use super::unit::{Started, Unit};
+use super::unit::{Started, UNASKED, Unit};
 use super::{codes, process};
 use crate::process::{Command, identity};
 
@@ -213,7 +213,7 @@ impl Unit<'_> {
             return Some(self.inside(&service.reload));
         }
         let words: &[&str] = match self.manager {
-            Manager::Systemd { unit } => &["systemctl", "reload", "--", unit],
+            Manager::Systemd { unit } => &["systemctl", "reload", UNASKED, "--", unit],
             Manager::Docker { container } => &["docker", "kill", "--signal=HUP", container],
             Manager::Compose { service, .. } => &["docker", "compose", "kill", "--signal=HUP", service],
             Manager::Process { .. } => return None,
@@ -261,7 +261,7 @@ mod tests {
             [test, reload.unwrap_or_default()]
         };
         let systemd = Manager::Systemd { unit: "nginx".into() };
-        assert_eq!(of(&systemd, &[]), ["nginx -t", "systemctl reload -- nginx"]);
+        assert_eq!(of(&systemd, &[]), ["nginx -t", "systemctl reload --no-ask-password -- nginx"]);
         assert_eq!(of(&systemd, &["nginx", "-s", "reload"]), ["nginx -t", "nginx -s reload"]);
         let docker = Manager::Docker { container: "web".into() };
         assert_eq!(of(&docker, &[]), ["docker exec web nginx -t", "docker kill --signal=HUP web"]);

@@ -11,6 +11,8 @@ use crate::process::{Command, Output, Server};
 
 /// How long a manager's own program may take to end when it is no longer waited for.
 const STOP_GRACE: Duration = Duration::from_secs(10);
+/// Without it systemd asks who is not root for a password, on a terminal that this program may not read: it would wait for ever.
+pub(super) const UNASKED: &str = "--no-ask-password";
 /// How long to wait for a manager to stop a service if nothing else is said.
 pub const STOP_PATIENCE: Duration = Duration::from_secs(120);
 
@@ -119,8 +121,8 @@ impl Unit<'_> {
 
     fn line(&self, action: Action) -> Vec<String> {
         let words: Vec<&str> = match (self.manager, action) {
-            (Manager::Systemd { unit }, Action::Start) => vec!["systemctl", "start", "--", unit],
-            (Manager::Systemd { unit }, Action::Stop) => vec!["systemctl", "stop", "--", unit],
+            (Manager::Systemd { unit }, Action::Start) => vec!["systemctl", "start", UNASKED, "--", unit],
+            (Manager::Systemd { unit }, Action::Stop) => vec!["systemctl", "stop", UNASKED, "--", unit],
             (Manager::Systemd { unit }, Action::Status) => {
                 vec!["systemctl", "show", "--property=LoadState,ActiveState", "--", unit]
             }
@@ -199,8 +201,8 @@ mod tests {
         assert_eq!(
             lines(&systemd),
             [
-                "systemctl start -- postgresql@16-main",
-                "systemctl stop -- postgresql@16-main",
+                "systemctl start --no-ask-password -- postgresql@16-main",
+                "systemctl stop --no-ask-password -- postgresql@16-main",
                 "systemctl show --property=LoadState,ActiveState -- postgresql@16-main",
             ]
         );

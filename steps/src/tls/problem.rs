@@ -80,6 +80,16 @@ impl TlsError {
         )
     }
 
+    /// The server speaks its own language at that port, and no TLS.
+    pub(crate) fn speaks_in_the_clear(peer: &Peer) -> Self {
+        Self::new(
+            Problem::NoTls,
+            format!("{peer} speaks in the clear at that port, and no TLS; no password was sent to it"),
+            "give the address the port at which it speaks TLS (`tls-port` of its configuration), or switch TLS on there; where \
+             nobody else is on the network in between, write `redis://` and say so: `tls: { mode: disable }`",
+        )
+    }
+
     /// The server takes no connection in the clear.
     pub(crate) fn demanded(peer: &Peer, why: &str) -> Self {
         Self::new(

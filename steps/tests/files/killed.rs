@@ -3,7 +3,7 @@
 use std::fs;
 use std::path::Path;
 
-use super::restore::{backup, rig, target};
+use super::restore::{backup, restore, rig, source, target, tree};
 use crate::support::killed::{self, Fate};
 use serde_json::json;
 
@@ -73,4 +73,46 @@ async fn an_exchange_that_is_killed_at_any_moment_is_made_once_and_taken_back_on
         }
     }
     panic!("it is always killed");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn taking_a_restore_back_that_is_killed_at_any_moment_is_finished_by_the_next_attempt() {
+    killed::victim().await;
+    let mut rig = rig();
+    rig.run("files.backup", backup()).await.unwrap();
+    let name = "killed::taking_a_restore_back_that_is_killed_at_any_moment_is_finished_by_the_next_attempt";
+    for earlier in [true, false] {
+        let mut finished = false;
+        for moment in 0..MOST {
+            rig.begin_run();
+            fs::remove_dir_all(rig.dir().join("www")).unwrap();
+            fs::create_dir(rig.dir().join("www")).unwrap();
+            if earlier {
+                fs::create_dir(target(&rig)).unwrap();
+                fs::write(target(&rig).join("f"), "earlier").unwrap();
+            }
+            rig.run("files.restore", restore()).await.unwrap();
+            let fate = killed::undo_at(&rig, name, ("files.restore", &restore()), moment);
+            let is_back = if earlier { target(&rig).join("f").exists() } else { !target(&rig).exists() };
+            assert!(is_back || tree(&target(&rig)) == tree(&source(&rig)), "after moment {moment}");
+            let undone = rig.undo("files.restore", restore()).await;
+            undone.unwrap_or_else(|error| panic!("after moment {moment}: {error:?}"));
+            assert_eq!(target(&rig).exists(), earlier, "after moment {moment}");
+            assert!(!earlier || content(&target(&rig)) == "earlier", "after moment {moment}");
+            let kept = rig.dir().join(format!("www/uploads.undone-{}", rig.run_id.short()));
+            assert_eq!(tree(&kept), tree(&source(&rig)), "after moment {moment}");
+            assert_eq!(
+                names(&rig.dir().join("www")).len(),
+                1 + usize::from(earlier),
+                "after moment {moment}"
+            );
+            assert_eq!(rig.made_at(), [kept], "{moment}: what a report names is there");
+            if fate == Fate::Finished {
+                assert!(moment > 3, "only {moment} moments");
+                finished = true;
+                break;
+            }
+        }
+        assert!(finished, "it is always killed");
+    }
 }

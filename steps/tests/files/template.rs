@@ -195,8 +195,11 @@ async fn a_file_that_is_killed_at_any_moment_is_the_old_or_the_new_one() {
         let previous = done.outputs["previous"].as_str().unwrap();
         assert_eq!(fs::read_to_string(previous).unwrap(), "earlier", "after moment {moment}");
         assert_eq!(listed(&rig).len(), 2, "after moment {moment}: {:?}", listed(&rig));
+        // And so is what takes it back.
+        killed::undo_at(&rig, name, ("files.template", &with), moment);
         rig.undo("files.template", with.clone()).await.unwrap();
         assert_eq!(fs::read_to_string(target(&rig)).unwrap(), "earlier", "undone after moment {moment}");
+        assert!(rig.made_at().is_empty(), "{moment}: {:?}", rig.made_at());
         if fate == Fate::Finished {
             assert!(moment > 6, "only {moment} moments");
             return;

@@ -188,6 +188,8 @@ async fn what_is_cut_damaged_or_different_is_no_success_and_a_retry_begins_anew(
     for (step, from, to) in [
         ("fewer", "(3,NULL,0.00)", ""),
         ("routine", "PROCEDURE `p`", "PROCEDURE `q`"),
+        ("trigger", "trigger stamp", "trigger stump"),
+        ("event", "EVENT `nightly`", "EVENT `nightmare`"),
         ("orphan", "(2,2,3.00)", "(2,77,3.00)"),
     ] {
         std::fs::write(&file, &whole).unwrap();
@@ -212,6 +214,24 @@ async fn what_is_cut_damaged_or_different_is_no_success_and_a_retry_begins_anew(
     std::fs::write(&file, &whole).unwrap();
     std::fs::write(backup.join("lifeboat.json"), &marker).unwrap();
     assert_eq!(world.restore("again", json!({})).await.unwrap().outputs["rows"], json!(8));
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_row_that_is_longer_than_the_server_takes_statements_is_restored() {
+    let mut world = World::new();
+    world.source.down();
+    world.source.up(&["--max-allowed-packet=64M"]);
+    // Twice as long in the dump as it is, which is more than the 16 MiB that a server takes if nobody says otherwise.
+    world.source.sql("create table shop.files (id int primary key, content longblob); insert into shop.files values (1, repeat(random_bytes(1024), 9 * 1024))");
+    world.dump("dump", json!({})).await.unwrap();
+    let packet = "select @@global.max_allowed_packet";
+    let before = world.target.sql(packet);
+    assert_eq!(before, (16 << 20).to_string());
+    let done = world.restore("restore", json!({})).await.unwrap();
+    assert_eq!(done.outputs["rows"], json!(9));
+    let look = "select length(content), sha2(content, 256) from shop.files";
+    assert_eq!(world.target.sql(look), world.source.sql(look));
+    assert_eq!(world.target.sql(packet), before, "the setting is put back");
 }
 
 #[tokio::test(flavor = "multi_thread")]

@@ -8,6 +8,7 @@ use serde_json::json;
 use super::change::{SLEEPING, poll};
 use super::gone::{DUMPING, programs};
 use super::{binlog, dump};
+use crate::support::mariadb::Mariadb;
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_change_of_structure_during_a_dump_is_found_and_nothing_is_published() {
@@ -73,6 +74,94 @@ async fn a_client_that_applies_nothing_and_says_it_did_is_not_believed() {
     let error = world.replay("replay", json!({})).await.expect_err("nothing was applied");
     assert!(error.code.id == "LB2054" && error.message.starts_with("0 of 1 planned"), "{error}");
     assert!(error.checks.iter().any(|check| !check.passed));
+}
+
+/// Polls until a connection was idle for longer than servers of this test allow if nobody says otherwise.
+async fn idle(db: &Mariadb) {
+    poll(db, "select count(*) from information_schema.processlist where command = 'Sleep' and time >= 2")
+        .await;
+}
+
+fn impatient(db: &mut Mariadb) {
+    db.down();
+    db.up(&["--wait-timeout=1", "--max-statement-time=1"]);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn an_impatient_server_is_dumped_restored_and_replayed_however_long_it_takes() {
+    let mut world = binlog::World::new().await;
+    impatient(&mut world.source);
+    impatient(&mut world.target);
+    let wake = |db: &Mariadb| db.sql(&format!("kill query {}", db.sql(SLEEPING)));
+
+    // The dump waits for a table, and the connection that will look at the structure afterwards is idle.
+    world.rig.begin_run();
+    let mut holder =
+        world.source.session("set max_statement_time = 0; lock tables shop.t write; select sleep(300)");
+    poll(&world.source, SLEEPING).await;
+    let waiting = async {
+        poll(&world.source, DUMPING).await;
+        idle(&world.source).await;
+        wake(&world.source);
+    };
+    tokio::join!(world.dump("dump"), waiting);
+    holder.wait().expect("our own child");
+
+    world.target.sql("set sql_log_bin = 0; drop database shop; drop database lifeboat_restored");
+    let mut holder =
+        world.target.session("set max_statement_time = 0; flush tables with read lock; select sleep(300)");
+    poll(&world.target, SLEEPING).await;
+    let waiting = async {
+        let creating = "select count(*) from information_schema.processlist where info like 'CREATE%' and command = 'Query'";
+        poll(&world.target, creating).await;
+        idle(&world.target).await;
+        wake(&world.target);
+    };
+    tokio::join!(world.restore("restore"), waiting);
+    holder.wait().expect("our own child");
+
+    for n in 1..=3 {
+        world.commit(n);
+    }
+    world.ship("ship").await.unwrap();
+    let holding = "set max_statement_time = 0, sql_log_bin = 0; start transaction; insert into shop.t values (2, null); select sleep(300); rollback";
+    let mut holder = world.target.session(holding);
+    poll(&world.target, SLEEPING).await;
+    let waiting = async {
+        let locked = "select count(*) from information_schema.innodb_trx where trx_state = 'LOCK WAIT'";
+        poll(&world.target, locked).await;
+        idle(&world.target).await;
+        wake(&world.target);
+    };
+    let (replayed, ()) = tokio::join!(world.replay("replay", json!({})), waiting);
+    holder.wait().expect("our own child");
+    assert_eq!(replayed.unwrap().outputs["applied"], json!(3));
+    assert_eq!(world.rows(), "1,2,3");
+}
+
+/// As MariaDB's clients were before May 2024, and MySQL's are.
+const OLD_CLIENT: &str = r#"#!/bin/sh
+for word; do
+  if [ "$word" = --version ]; then echo "mariadb  Ver 15.1 Distrib 10.11.6-MariaDB, for debian-linux-gnu"; exit 0; fi
+done
+IFS= read -r first
+case "$first" in
+  *sandbox*) echo "ERROR at line 1: Unknown command '\\-'." >&2; exit 1 ;;
+esac
+{ printf '%s\n' "$first"; cat; } | /usr/bin/mariadb "$@"
+"#;
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_client_that_does_not_know_the_sandbox_line_does_not_get_it() {
+    let mut world = dump::World::new();
+    world.dump("dump", json!({})).await.unwrap();
+    let mut resource = world.target.resource();
+    resource["bin_dir"] = programs(&world.rig.dir().join("bin"), "mariadb", OLD_CLIENT);
+    world.rig.set_resource("target", resource);
+    let done = world.restore("restore", json!({})).await.unwrap();
+    assert_eq!(done.outputs["rows"], json!(8));
+    let grants = "show grants for app@localhost";
+    assert_eq!(world.target.sql(grants), world.source.sql(grants));
 }
 
 /// A file system of one mebibyte, unmounted with the value.

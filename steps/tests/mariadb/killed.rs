@@ -221,26 +221,84 @@ async fn a_change_that_is_killed_while_it_commits_is_found_or_made_once() {
     rig.run_as("first", "mariadb.change", change(first)).await.expect("the record exists");
     let with = change(correction());
     let name = "killed::a_change_that_is_killed_while_it_commits_is_found_or_made_once";
-    let mut holder = db.session(
-        "backup stage start; backup stage flush; backup stage block_ddl; backup stage block_commit; select sleep(300)",
-    );
-    poll(&db, super::change::SLEEPING).await;
-    let socket = db.socket();
-    let committing = || {
-        let sql = "select count(*) from information_schema.processlist where info = 'commit' and state like 'Waiting for backup%'";
-        sql_at(&socket, sql).is_ok_and(|found| found != "0")
-    };
-    let fate = killed::when(&rig, name, ("mariadb.change", &with), committing);
+    let commits = Commits::held(&db).await;
+    let fate = killed::when(&rig, name, ("mariadb.change", &with), || commits.wait(&db));
     assert_eq!(fate, Fate::Killed);
-    holder.kill().expect("our own child");
-    holder.wait().expect("our own child");
-    let sleeper = db.sql(super::change::SLEEPING);
-    db.try_sql(&format!("kill {sleeper}")).ok();
+    commits.let_go(&db);
     let done = rig.run("mariadb.change", with).await.expect("found or made");
     assert_eq!(done.outputs["rows"], json!(4));
     assert_eq!(db.sql("select count(*) from lifeboat.changes"), "2");
     // 28 of 29 rows are left and one is new.
     assert_eq!(db.sql("select count(*), sum(amount = -1.25) from shop.payments"), "29\t1");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn taking_a_change_back_that_is_killed_at_any_moment_is_all_or_nothing() {
+    killed::victim().await;
+    let (mut rig, db) = setting();
+    let before = db.sql(PAYMENTS);
+    let name = "killed::taking_a_change_back_that_is_killed_at_any_moment_is_all_or_nothing";
+    for moment in 0..MOST {
+        rig.begin_run();
+        let with = change(correction());
+        rig.run("mariadb.change", with.clone()).await.expect("changes");
+        let after = db.sql(PAYMENTS);
+        let fate = killed::undo_at(&rig, name, ("mariadb.change", &with), moment);
+        let found = db.sql(PAYMENTS);
+        let expected = if fate == Fate::Finished { &before } else { &after };
+        assert_eq!(found, *expected, "after moment {moment}");
+        let undone = rig.undo("mariadb.change", with).await;
+        undone.unwrap_or_else(|error| panic!("after moment {moment}: {error:?}"));
+        assert_eq!(db.sql(PAYMENTS), before, "after moment {moment}");
+        assert_eq!(db.sql("select count(*) from lifeboat.changes where undone_at is null"), "0", "{moment}");
+        if fate == Fate::Finished {
+            assert!(moment >= 3, "only {moment} moments");
+            return;
+        }
+    }
+    panic!("it is always killed");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn taking_a_change_back_that_is_killed_while_it_commits_is_found_or_done_once() {
+    killed::victim().await;
+    let (rig, db) = setting();
+    let (before, with) = (db.sql(PAYMENTS), change(correction()));
+    rig.run("mariadb.change", with.clone()).await.expect("changes");
+    let name = "killed::taking_a_change_back_that_is_killed_while_it_commits_is_found_or_done_once";
+    let commits = Commits::held(&db).await;
+    let fate = killed::undo_when(&rig, name, ("mariadb.change", &with), || commits.wait(&db));
+    assert_eq!(fate, Fate::Killed);
+    commits.let_go(&db);
+    rig.undo("mariadb.change", with).await.expect("found or done");
+    assert_eq!(db.sql(PAYMENTS), before);
+    assert_eq!(db.sql("select count(*), count(undone_at) from lifeboat.changes"), "1\t1");
+}
+
+/// Somebody who holds up all commits of a server.
+struct Commits(std::process::Child);
+
+impl Commits {
+    async fn held(db: &Mariadb) -> Self {
+        let holder = db.session(
+            "backup stage start; backup stage flush; backup stage block_ddl; backup stage block_commit; select sleep(300)",
+        );
+        poll(db, super::change::SLEEPING).await;
+        Self(holder)
+    }
+
+    /// Says whether one waits.
+    fn wait(&self, db: &Mariadb) -> bool {
+        let sql = "select count(*) from information_schema.processlist where info = 'commit' and state like 'Waiting for backup%'";
+        sql_at(&db.socket(), sql).is_ok_and(|found| found != "0")
+    }
+
+    fn let_go(mut self, db: &Mariadb) {
+        self.0.kill().expect("our own child");
+        self.0.wait().expect("our own child");
+        let sleeper = db.sql(super::change::SLEEPING);
+        db.try_sql(&format!("kill {sleeper}")).ok();
+    }
 }
 
 /// A server that steps start, on data of a test server that is down.

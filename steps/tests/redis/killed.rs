@@ -2,7 +2,10 @@
 
 use serde_json::json;
 
+use redis::Commands;
+
 use super::asking;
+use super::faults::start_target;
 use super::restore::{World, names, size};
 use crate::support::killed::{self, Fate};
 
@@ -36,6 +39,49 @@ async fn a_restore_that_is_killed_at_any_moment_is_finished_and_keeps_the_old_fi
         assert_eq!(done.outputs["moved_aside"].as_array().map(Vec::len), Some(2), "{moment}");
         if fate == Fate::Finished {
             assert!(moment > 10, "only {moment} moments");
+            return;
+        }
+    }
+    panic!("it is always killed");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn taking_a_restore_back_that_is_killed_at_any_moment_is_finished_by_the_next_attempt() {
+    killed::victim().await;
+    let mut world = World::new(&["--save", "", "--appendonly", "yes"]);
+    world.snapshot("snapshot").await;
+    let with = json!({
+        "server": "target", "store": "backups", "append_only": "rewrite", "load_check": false,
+    });
+    let name = "killed::taking_a_restore_back_that_is_killed_at_any_moment_is_finished_by_the_next_attempt";
+    for moment in 0..MOST {
+        world.rig.begin_run();
+        std::fs::remove_dir_all(world.target_dir()).unwrap();
+        std::fs::create_dir(world.target_dir()).unwrap();
+        start_target(&world).await;
+        let _: () = world.target().set("mine", "earlier").unwrap();
+        let _: () = redis::cmd("SAVE").query(&mut world.target()).unwrap();
+        world.rig.run("redis.restore", with.clone()).await.unwrap();
+        assert_eq!(size(&mut world.target(), 0), 501, "{moment}");
+
+        let fate = killed::undo_at(&world.rig, name, ("redis.restore", &with), moment);
+        let undone = world.rig.undo("redis.restore", with.clone()).await;
+        undone.unwrap_or_else(|error| panic!("after moment {moment}: {error:?}"));
+        let mine: Option<String> = world.target().get("mine").unwrap();
+        assert_eq!((mine.as_deref(), size(&mut world.target(), 0)), (Some("earlier"), 1), "{moment}");
+        let run = world.rig.run_id.short();
+        let kept = [format!("appendonlydir.undone-{run}"), format!("dump.rdb.undone-{run}")];
+        let found = names(&world.target_dir());
+        assert_eq!(found, ["appendonlydir", kept[0].as_str(), "dump.rdb", kept[1].as_str()], "{moment}");
+        let mut made = world.rig.made_at();
+        made.sort();
+        assert_eq!(
+            made,
+            kept.map(|name| world.target_dir().join(name)),
+            "{moment}: what a report names is there"
+        );
+        if fate == Fate::Finished {
+            assert!(moment > 8, "only {moment} moments");
             return;
         }
     }

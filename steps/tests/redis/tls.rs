@@ -143,6 +143,10 @@ async fn certificates_are_checked_as_far_as_the_mode_says() {
 
     let error = keys(json!({ "kind": "redis", "url": format!("rediss://localhost:{}", no_tls()) })).await;
     assert_tells(&error.expect_err("is no TLS"), "LB1903", &["localhost"]);
+    // A real one waits for the rest of the line, without a word.
+    let clear = format!("rediss://localhost:{}", server.server.port);
+    let error = keys(json!({ "kind": "redis", "url": clear, "password": { "env": "PW" } })).await;
+    assert_tells(&error.expect_err("is no TLS"), "LB1903", &["localhost", "in the clear"]);
     let of_tls = json!({ "kind": "redis", "url": format!("redis://localhost:{}", server.port), "password": { "env": "PW" } });
     let cut = keys(of_tls).await.expect_err("is TLS");
     assert!(cut.code.id == "LB1301" && cut.help.as_ref().unwrap().contains("rediss"), "{cut:?}");

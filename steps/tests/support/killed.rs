@@ -53,7 +53,14 @@ impl Reaper {
     }
 }
 
-/// In the process that is to die: runs the step and never returns. Elsewhere: returns at once.
+/// What of a step is done in the process that dies.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Act {
+    Run,
+    Undo,
+}
+
+/// In the process that is to die: runs the step, or takes it back, and never returns. Elsewhere: returns at once.
 pub async fn victim() {
     let (Ok(file), Ok(moment)) = (std::env::var(LEFT), std::env::var(MOMENT)) else { return };
     let file = std::path::PathBuf::from(file);
@@ -62,7 +69,11 @@ pub async fn victim() {
     let dir = Path::new(left["dir"].as_str().expect("a directory"));
     let rig = Rig::of_another(dir, &left, reaper);
     let kind = left["kind"].as_str().expect("a kind");
-    let result = rig.run(kind, left["with"].clone()).await;
+    let with = left["with"].clone();
+    let result = match left["undo"] == json!(true) {
+        true => rig.undo(kind, with).await,
+        false => rig.run(kind, with).await,
+    };
     if let Err(error) = &result {
         println!("{error:?}");
     }
@@ -74,14 +85,36 @@ pub async fn victim() {
 /// Runs a step of the rig in a process that dies at a moment, and takes over what its journal holds then. `test` is the
 /// whole name of the test that calls this, which must begin with [`victim`].
 pub fn at(rig: &Rig, test: &str, step: (&str, &Value), moment: u64) -> Fate {
-    let output = begin(rig, test, step, moment).wait_with_output().expect("our own child");
-    settle(rig, &output, &format!("{test}: {} at moment {moment}", step.0))
+    act_at((rig, test), (Act::Run, step), moment)
+}
+
+/// Takes a step of the rig back in a process that dies at a moment.
+pub fn undo_at(rig: &Rig, test: &str, step: (&str, &Value), moment: u64) -> Fate {
+    act_at((rig, test), (Act::Undo, step), moment)
+}
+
+fn act_at((rig, test): (&Rig, &str), (act, step): (Act, (&str, &Value)), moment: u64) -> Fate {
+    let output = begin((rig, test), (act, step), moment).wait_with_output().expect("our own child");
+    settle(rig, &output, &format!("{test}: {act:?} of {} at moment {moment}", step.0))
 }
 
 /// The same, in a process that is killed as soon as a condition holds, wherever the step is then.
-pub fn when(rig: &Rig, test: &str, step: (&str, &Value), mut condition: impl FnMut() -> bool) -> Fate {
-    let mut child = begin(rig, test, step, u64::MAX);
-    let deadline = Instant::now() + Duration::from_secs(120);
+pub fn when(rig: &Rig, test: &str, step: (&str, &Value), condition: impl FnMut() -> bool) -> Fate {
+    act_when((rig, test), (Act::Run, step), condition)
+}
+
+/// Takes a step back in a process that is killed as soon as a condition holds.
+pub fn undo_when(rig: &Rig, test: &str, step: (&str, &Value), condition: impl FnMut() -> bool) -> Fate {
+    act_when((rig, test), (Act::Undo, step), condition)
+}
+
+fn act_when(
+    (rig, test): (&Rig, &str),
+    (act, step): (Act, (&str, &Value)),
+    mut condition: impl FnMut() -> bool,
+) -> Fate {
+    let mut child = begin((rig, test), (act, step), u64::MAX);
+    let deadline = Instant::now() + Duration::from_secs(600);
     while child.try_wait().expect("our own child").is_none() {
         if condition() || Instant::now() > deadline {
             child.kill().expect("our own child");
@@ -94,9 +127,9 @@ pub fn when(rig: &Rig, test: &str, step: (&str, &Value), mut condition: impl FnM
     settle(rig, &output, &format!("{test}: {}", step.0))
 }
 
-fn begin(rig: &Rig, test: &str, (kind, with): (&str, &Value), moment: u64) -> Child {
+fn begin((rig, test): (&Rig, &str), (act, (kind, with)): (Act, (&str, &Value)), moment: u64) -> Child {
     let mut left = rig.left();
-    let more = json!({ "dir": rig.dir(), "kind": kind, "with": with });
+    let more = json!({ "dir": rig.dir(), "kind": kind, "with": with, "undo": act == Act::Undo });
     left.as_object_mut().expect("a map").extend(more.as_object().expect("a map").clone());
     std::fs::write(file(rig), left.to_string()).expect("written");
     Command::new(std::env::current_exe().expect("this program"))

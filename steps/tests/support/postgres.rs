@@ -1,7 +1,6 @@
 //! Throwaway Postgres clusters. Skips nothing: without the server programs the tests fail. `LIFEBOAT_TEST_PG_BIN` names the
 //! directory of the programs, to test with another version than the newest one installed.
 
-use std::net::TcpListener;
 use std::os::unix::fs::chown;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Output, Stdio};
@@ -12,6 +11,8 @@ use lifeboat_engine::resource::{Postgres, System};
 use lifeboat_steps::postgres::controldata::ControlData;
 use lifeboat_steps::postgres::tools::Tools;
 use lifeboat_steps::process::OsUser;
+
+pub use super::port::closed_port as free_port;
 
 /// How a cluster is made.
 #[derive(Clone, Debug, Default)]
@@ -117,12 +118,6 @@ pub fn bare() -> Postgres {
 /// A resource with the programs that the tests are to use.
 fn named() -> Postgres {
     Postgres { bin_dir: std::env::var_os("LIFEBOAT_TEST_PG_BIN").map(PathBuf::from), ..bare() }
-}
-
-/// Finds a port that nobody listens on.
-pub fn free_port() -> u16 {
-    let listener = TcpListener::bind(("127.0.0.1", 0)).expect("a free port");
-    listener.local_addr().expect("an address").port()
 }
 
 impl Cluster {

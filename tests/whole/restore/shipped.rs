@@ -32,7 +32,7 @@ fn the_shipped_runbooks_restore_everything_as_parts_of_another_one() {
 fn the_drill_of_the_newest_backup_proves_it_and_leaves_nothing() {
     let world = World::new();
     let sandbox = Tree::of(&world.file("sandbox"));
-    let ran = world.run(&["drill", "builtin/drill-postgres", "--env", "sandbox"]).expect(0);
+    world.run(&["drill", "builtin/drill-postgres", "--env", "sandbox"]).expect(0);
     world.assert_nothing_runs();
     sandbox.assert_unchanged(&world.file("sandbox"));
     let report = world.report();

@@ -11,7 +11,7 @@ use lifeboat_engine::resource::Mariadb;
 use lifeboat_engine::step::{StepContext, StepError};
 use serde_json::Value;
 
-use super::super::connect::{Client, Login, QUICK, text};
+use super::super::connect::{Client, Login, PATIENCE, QUICK, text};
 use super::super::{codes, tools};
 use super::again;
 use super::events::{self, LogFile};
@@ -50,7 +50,7 @@ impl Apply<'_> {
         let client = tools::client(self.mariadb, "mariadb", self.login)
             .await?
             .args(["--binary-mode", "--batch", "--max-allowed-packet=1G"])
-            .arg(format!("--init-command=do get_lock('{}', 0)", again::LOCK))
+            .arg(format!("--init-command=set {PATIENCE}, @lifeboat = get_lock('{}', 0)", again::LOCK))
             .stdin_from(endless)
             .quiet_stderr();
         // Ends the client without ending the step.

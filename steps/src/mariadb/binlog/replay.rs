@@ -18,6 +18,7 @@ use super::super::codes;
 use super::super::connect::{Client, Login, QUICK, quoted, server, text};
 use super::super::dump::{Restored, restored_state};
 use super::super::facts::{self, Facts};
+use super::super::packets::Raised;
 use super::again;
 use super::apply::{self, Apply};
 use super::archive::Archive;
@@ -192,7 +193,10 @@ impl<'a> Work<'a> {
         if before < plan.steps.len() {
             again::begin(self.ctx, client).await?;
             let apply = Apply { ctx: self.ctx, mariadb: self.mariadb, login: &self.login, plan: &plan };
-            apply.run(before).await?;
+            let raised = Raised::on(client).await?;
+            let applied = apply.run(before).await;
+            raised.put_back(client).await;
+            applied?;
         }
         let there = self.there(client, &plan).await?;
         let checks = self.prove(client, &plan, there).await?;

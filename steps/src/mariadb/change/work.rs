@@ -301,6 +301,7 @@ impl<'a> Work<'a> {
             return Err(FAMILY.kept("other rows would change with these, by a trigger or a cascade"));
         }
         ledger::mark_undone(&mut self.client, &self.key).await?;
+        report(self.ctx, "committing", rows.len(), rows.len());
         self.client.run("commit", PATIENT).await.map_err(uncertain)?;
         let mut done = Done::default();
         done.facts.insert("rows as before again".into(), rows.len().to_string());

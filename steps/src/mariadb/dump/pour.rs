@@ -7,7 +7,7 @@ use std::os::fd::OwnedFd;
 use lifeboat_engine::resource::Mariadb;
 use lifeboat_engine::step::{StepContext, StepError};
 
-use super::super::connect::{Login, quoted};
+use super::super::connect::{Login, PATIENCE, quoted};
 use super::super::{codes, tools};
 use super::scan::SANDBOX;
 use crate::process::Output;
@@ -70,7 +70,7 @@ pub(super) async fn pour(
     let command = tools::client(target.mariadb, "mariadb", &target.login.database(None))
         .await?
         .args(["--binary-mode", "--batch", "--max-allowed-packet=1G", "--default-character-set=utf8mb4"])
-        .arg("--init-command=set session sql_log_bin=0")
+        .arg(format!("--init-command=set sql_log_bin = 0, {PATIENCE}"))
         .stdin_from(File::from(OwnedFd::from(reading)));
     let (output, fed) = tokio::join!(command.run(target.ctx), fed);
     let output = output?;

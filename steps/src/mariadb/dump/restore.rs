@@ -15,6 +15,7 @@ use serde_json::{Value, json};
 use super::super::codes;
 use super::super::connect::{Client, Login, PATIENT, quoted, server};
 use super::super::facts::{self, Facts};
+use super::super::packets::Raised;
 use super::details::{DATA, DumpDetails, Restored, USERS};
 use super::pour::{self, Adapt, Target};
 use super::{fit, prove};
@@ -194,7 +195,10 @@ impl<'a> Work<'a> {
         let facts = facts::read(&mut client).await?;
         let mut warnings = fit::check(&mut client, &facts, &details).await?;
         self.make_free(&mut client, &into).await?;
-        self.pour(&mut client, &store, (&marker, &details)).await?;
+        let raised = Raised::on(&mut client).await?;
+        let poured = self.pour(&mut client, &store, (&marker, &details)).await;
+        raised.put_back(&mut client).await;
+        poured?;
         let (checks, rows) = self.prove(&mut client, &details, &into).await?;
         let state = Restored {
             backup: marker.label.clone(),

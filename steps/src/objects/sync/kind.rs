@@ -1,3 +1,4 @@
+use std::io::{self, Read};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
@@ -11,11 +12,12 @@ use serde::Deserialize;
 use serde_json::{Map, Value, json};
 
 use super::super::directory::case_of;
-use super::super::fetch::{Fetcher, Proven, Wanted, failed};
+use super::super::fetch::{Fetcher, Proven, Wanted, failed, unlike};
 use super::super::names::Case;
 use super::super::notes::Notes;
 use super::super::restore::listed;
 use super::super::send::{Sender, uploads_of};
+use super::super::whole::{Known, Whole};
 use super::super::{outputs, prefix, url};
 use super::plan::{Plan, plan};
 use super::side::{Part, Side};
@@ -24,7 +26,7 @@ use crate::process::OsUser;
 use crate::store::named::{Announced, Existing, Intent, Pin};
 use crate::store::parallel::{by_size, each};
 use crate::store::uploads::Uploads;
-use crate::store::{Meter, Store, blocking, codes, copy};
+use crate::store::{Meter, ObjectReader, Store, blocking, codes, copy};
 
 /// Removals at once: each waits for the server far longer than it works.
 const REMOVED_AT_ONCE: usize = 12;
@@ -80,7 +82,8 @@ synced, and only then each gets its name in one rename: no file is ever half, an
 is as it was. No symbolic link is followed. An attempt that follows an interrupted one goes on after the last part whose \
 bytes and checksum are there.
 
-**Into a store** each object appears whole or not at all. A file that changes while it is read is not sent. An attempt that follows \
+**Into a store** each object appears whole or not at all. A file that changes while it is read is not sent; what comes from another \
+store is compared with the checksum that it has there before it gets its name. An attempt that follows \
 an interrupted one sends what is missing, of a large file the parts that the server has not acknowledged.
 
 Nothing is removed unless `extra` is `remove`, and then at most `max_removed` objects, or none at all: a mirror carries \
@@ -323,6 +326,7 @@ async fn up(
     .await
 }
 
+/// Copies one object from a store to another. Nothing gets its name before its content is what the source says that it is.
 fn across(
     from: &Part,
     (to, uploads): (&Part, &Arc<Uploads>),
@@ -330,16 +334,32 @@ fn across(
     meter: &Meter,
 ) -> Result<(), StepError> {
     let pin = Pin { version: None, etag: object.etag.clone() };
-    let (facts, mut content) = from.store.open_at(&object.name, 0, &pin)?.ok_or_else(|| {
+    let (facts, content) = from.store.open_at(&object.name, 0, &pin)?.ok_or_else(|| {
         let message = format!("{} is no longer there", from.store.address_of(&object.name));
         StepError::transient(codes::LB1104, message).help("run the step again: it lists the source anew")
     })?;
+    let mut held = Held { content, whole: Whole::only(Known::of(&from.store, &object.name, &facts)?) };
     let announced = facts.sha256.map_or(Announced::Nothing, Announced::Sha256);
     let uploads = Some(Arc::clone(uploads));
     let mut target =
         to.store.write_object(key, Intent { existing: Existing::Replace, announced, uploads })?;
-    copy(&mut content, &mut target, meter)?;
+    copy(&mut held, &mut target, meter)?;
+    held.whole.compare().map_err(|why| unlike(&object.name, &why))?;
     target.commit().map(drop)
+}
+
+/// A content that is held against what its store knows of it while it is read.
+struct Held {
+    content: ObjectReader,
+    whole: Whole,
+}
+
+impl Read for Held {
+    fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
+        let count = self.content.read(buffer)?;
+        self.whole.update(&buffer[..count]);
+        Ok(count)
+    }
 }
 
 /// Lists the target again and compares names and sizes.

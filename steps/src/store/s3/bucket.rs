@@ -3,7 +3,8 @@ use std::sync::{Arc, OnceLock};
 use std::time::Duration;
 
 use aws_sdk_s3::Client;
-use aws_sdk_s3::config::retry::RetryConfig;
+use aws_sdk_s3::config::interceptors::InterceptorContext;
+use aws_sdk_s3::config::retry::{ClassifyRetry, RetryAction, RetryConfig};
 use aws_sdk_s3::config::timeout::TimeoutConfig;
 use aws_sdk_s3::config::{
     BehaviorVersion, Credentials, Region, RequestChecksumCalculation, ResponseChecksumValidation,
@@ -182,6 +183,7 @@ async fn client(region: Option<String>, endpoint: Option<String>, keys: Option<K
     let config = loader.load().await;
     let mut config = aws_sdk_s3::config::Builder::from(&config)
         .retry_config(retry)
+        .retry_classifier(Busy)
         .timeout_config(limits(ANSWER_LIMIT))
         // A restore reads as slowly as its disk writes; a stream that stands still is noticed where it is read.
         .stalled_stream_protection(StalledStreamProtectionConfig::disabled());
@@ -194,4 +196,23 @@ async fn client(region: Option<String>, endpoint: Option<String>, keys: Option<K
             .response_checksum_validation(ResponseChecksumValidation::WhenRequired);
     }
     Client::from_conf(config.build())
+}
+
+/// Knows by their status the answers of servers and proxies that are busy, whatever code they give: the client knows codes of
+/// AWS alone.
+#[derive(Debug)]
+struct Busy;
+
+impl ClassifyRetry for Busy {
+    fn classify_retry(&self, context: &InterceptorContext) -> RetryAction {
+        match context.response().map(|response| response.status().as_u16()) {
+            Some(429) => RetryAction::throttling_error(),
+            Some(408) => RetryAction::transient_error(),
+            _ => RetryAction::NoActionIndicated,
+        }
+    }
+
+    fn name(&self) -> &'static str {
+        "busy by status"
+    }
 }
