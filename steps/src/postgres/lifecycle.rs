@@ -73,7 +73,7 @@ impl StepKind for Start {
         let (postgres, data_dir) = local::data_dir(ctx, &params.cluster)?;
         let before = PidFile::live(data_dir).map(|(_, server)| server);
         bring_back(ctx, &params.cluster).await?;
-        if PidFile::live(data_dir).is_none() {
+        if server::running(ctx, data_dir).await?.is_none() {
             start_own(ctx, &params.cluster, params.within.0).await?;
         }
         let login = Login::of(ctx, postgres)?;
@@ -90,7 +90,7 @@ impl StepKind for Start {
 pub(super) async fn bring_back(ctx: &StepContext, name: &str) -> Result<(), StepError> {
     let Ok((postgres, data_dir)) = local::data_dir(ctx, name) else { return Ok(()) };
     let Some(isolation) = left_isolated(ctx, data_dir) else { return Ok(()) };
-    if let Some((_, server)) = PidFile::live(data_dir) {
+    if let Some((_, server)) = server::running(ctx, data_dir).await? {
         let is_other = Isolation::serving(data_dir).is_none() && server.is_alive();
         if is_other || promote::settles(ctx, postgres, (&isolation, &server)).await? {
             return Ok(());

@@ -1,7 +1,10 @@
-//! Lock files that a killed postmaster has made and not written.
+//! Lock files that a killed postmaster has left, and that keep the next one from starting.
 //!
 //! Postgres makes `postmaster.pid` and the lock of each socket first, and writes them next. Whoever is killed in between
 //! leaves an empty file, of which the next server cannot tell whose it is: it gives up, and so would every retry.
+//!
+//! One that is written names a process. Another process of the same user may have its number by now, most easily after the
+//! machine was started again, and the next server would take that for the one that it must not disturb.
 
 use std::fs;
 use std::io::ErrorKind;
@@ -44,18 +47,25 @@ fn dirs_of(setting: &str) -> Vec<PathBuf> {
     })
 }
 
-/// Removes the locks of a server that stay empty.
+/// Removes the locks that an earlier server on the data directory has left, and those that stay empty.
 ///
 /// For a caller who knows that nobody works in the data directory. A directory of sockets may be shared, so a lock
 /// there must also be of the same user, and get the time in which a server that starts just now writes its own.
-pub(super) async fn remove_unwritten(ctx: &StepContext, launch: &Launch<'_>) -> Result<(), StepError> {
+pub(super) async fn remove_left(ctx: &StepContext, launch: &Launch<'_>) -> Result<(), StepError> {
     let uid = launch.owner.map_or_else(|| rustix::process::geteuid().as_raw(), |owner| owner.uid);
     for lock in of_server(launch.data_dir, launch.settings) {
-        if stays_empty(ctx, &lock, uid).await? {
+        if is_of(&lock, launch.data_dir) || stays_empty(ctx, &lock, uid).await? {
             remove(&lock)?;
         }
     }
     Ok(())
+}
+
+/// Says whether a lock is that of a server on the data directory: its second line says so, also for a socket.
+fn is_of(lock: &Path, data_dir: &Path) -> bool {
+    let text = fs::read_to_string(lock).unwrap_or_default();
+    let named = text.lines().nth(1).map(|dir| Path::new(dir).canonicalize());
+    named.is_some_and(|named| named.is_ok_and(|named| data_dir.canonicalize().is_ok_and(|dir| dir == named)))
 }
 
 async fn stays_empty(ctx: &StepContext, lock: &Path, uid: u32) -> Result<bool, StepError> {

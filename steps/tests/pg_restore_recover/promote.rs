@@ -184,6 +184,7 @@ async fn a_server_on_its_way_into_service_is_not_taken_for_the_isolated_one_and_
     let settings = format!("-p {} -c hot_standby=off -c restore_command='{waits}'", scene.target.port);
     let _stop = StopOnDrop { place: scene.source.place(), data_dir: scene.data_dir() };
     succeed(by_hand.args(["-W", "start", "-o"]).arg(settings));
+    wait_until("it begins", || PidFile::live(&scene.data_dir()).is_some());
     let go_on = async {
         let deadline = Instant::now() + PATIENCE;
         let refused =
@@ -394,9 +395,10 @@ async fn a_server_that_went_beyond_its_target_is_never_taken_for_restored() {
     }
 }
 
-/// Postgres makes its locks first and writes them next; a server that finds an empty one gives up.
+/// Postgres makes its locks first and writes them next; a server that finds an empty one gives up. So does one that finds the
+/// number of a process in it that runs under its own user, and is another one by now.
 #[tokio::test]
-async fn locks_that_a_killed_server_has_not_written_are_no_obstacle() {
+async fn locks_of_a_killed_server_are_no_obstacle() {
     let scene = Scene::set();
     let target = scene.commit(2);
     scene.commit(3);
@@ -407,12 +409,20 @@ async fn locks_that_a_killed_server_has_not_written_are_no_obstacle() {
     let named = scene.target.socket_dir.clone().expect("a directory of sockets");
     let lock = format!(".s.PGSQL.{}.lock", scene.target.port);
     let locks = [scene.data_dir().join("postmaster.pid"), isolation.dir().join(&lock), named.join(&lock)];
-    for kind in ["postgres.promote", "postgres.start"] {
+    let mut other = std::process::Command::new("sleep");
+    if let Some(account) = &scene.source.place().account {
+        std::os::unix::process::CommandExt::uid(&mut other, account.uid);
+    }
+    let mut other = other.arg("3600").spawn().expect("starts");
+    for (kind, number) in
+        [("postgres.promote", None), ("postgres.start", None), ("postgres.start", Some(other.id()))]
+    {
         let (_, server) = PidFile::live(&scene.data_dir()).expect("runs");
         end(&scene, &server, 9);
         for lock in &locks {
-            let file = fs::OpenOptions::new().write(true).truncate(true).open(lock);
-            file.unwrap_or_else(|error| panic!("{}: {error}", lock.display()));
+            let text = fs::read_to_string(lock).unwrap_or_else(|error| panic!("{}: {error}", lock.display()));
+            let of_another = |number| text.replacen(&server.pid.to_string(), &format!("{number}"), 1);
+            fs::write(lock, number.map(of_another).unwrap_or_default()).expect("writes");
         }
         scene
             .rig
@@ -421,4 +431,5 @@ async fn locks_that_a_killed_server_has_not_written_are_no_obstacle() {
             .unwrap_or_else(|error| panic!("{kind}: {error:?}"));
         assert_eq!(scene.sql("select string_agg(id::text, ',' order by id) from ledger"), "1,2");
     }
+    other.kill().and_then(|()| other.wait()).expect("our own child");
 }

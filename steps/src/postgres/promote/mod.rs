@@ -109,7 +109,7 @@ impl StepKind for Promote {
             if !params.stays_isolated(ctx) {
                 into_service(ctx, &params.cluster).await?;
             }
-        } else if let Some((_, server)) = PidFile::live(data_dir) {
+        } else if let Some((_, server)) = server::running(ctx, data_dir).await? {
             // An earlier attempt has started it, or a service manager.
             until_in_service(ctx, &params.cluster, &server).await?;
         } else {

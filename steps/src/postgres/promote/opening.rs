@@ -40,7 +40,7 @@ const ASKED: &str = "promotion";
 /// Lifeboat was killed asks a helper that is gone, and gives up a moment later.
 pub(super) async fn open(ctx: &StepContext, name: &str, isolation: Isolation) -> Result<(), StepError> {
     let (postgres, data_dir) = local::data_dir(ctx, name)?;
-    if let Some((_, server)) = PidFile::live(data_dir)
+    if let Some((_, server)) = server::running(ctx, data_dir).await?
         && settles(ctx, postgres, (&isolation, &server)).await?
     {
         match open_running(ctx, postgres, &isolation).await {

@@ -233,7 +233,7 @@ fn own_server(ctx: &StepContext, source: &Source<'_>) -> Option<Isolation> {
 /// A server of this run that is on its way has lost its helper; it is stopped and started again, which continues the
 /// recovery. Any other server is not touched.
 async fn stop_own_leftover(ctx: &StepContext, source: &Source<'_>) -> Result<(), StepError> {
-    let Some((file, server)) = PidFile::live(&source.data_dir) else { return Ok(()) };
+    let Some((file, server)) = server::running(ctx, &source.data_dir).await? else { return Ok(()) };
     if own_server(ctx, source).is_none() {
         return Err(StepError::permanent(
             codes::LB1250,

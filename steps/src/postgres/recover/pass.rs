@@ -63,10 +63,11 @@ pub(super) async fn run(
     source: &Source<'_>,
     course: Course,
 ) -> Result<Outcome, StepError> {
+    // What is left of an earlier server may still write into the log.
+    server::alone(ctx, &source.data_dir).await?;
     let log = ServerLog::next(&ctx.work_dir()?.join("postgres.log"));
     let isolation = describe(ctx, source, course, &log);
     check_room(&isolation, source.surviving.bytes(&source.wal))?;
-    server::alone(ctx, &source.data_dir).await?;
     let disk = Arc::new(unsynced::disk_of(&source.data_dir)?);
     bring_surviving(source).await?;
     request_recovery(&source.data_dir, source.owner.as_ref())?;

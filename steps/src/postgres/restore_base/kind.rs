@@ -224,8 +224,9 @@ impl StepKind for RestoreBase {
         let source = source::open(ctx, (&params.store, &params.backup)).await?;
         Tools::find_major(postgres, source.details.major)?;
         let owner = account::owner(postgres)?;
+        // Refused below; of what a killed one has left, nobody is to write there any more.
+        server::running(ctx, data_dir).await?;
         target.check_servers(postgres)?;
-        server::alone(ctx, data_dir).await?;
         let places = Places::plan(ctx, target, (&source.tablespaces, &params.mapping))?;
         check_space(&places, &source)?;
         places.check_free(params.existing)?;
