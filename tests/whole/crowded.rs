@@ -44,6 +44,12 @@ fn a_terminal_that_takes_nothing_more_does_not_hold_the_run_up() {
         })
     });
     let output = child.wait_with_output().expect("a child of ours");
-    assert!(output.status.success() && output.stderr.len() > 100_000, "{output:?}");
+    // More than a pipe holds, or nearly: what nobody has taken for a while after the end is left out.
+    assert!(
+        output.status.success() && output.stderr.len() > 50_000,
+        "{}: {}",
+        output.status,
+        output.stderr.len()
+    );
     assert_eq!(project.report()["outcome"]["state"], "succeeded");
 }
