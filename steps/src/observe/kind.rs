@@ -354,12 +354,9 @@ impl Watching<'_> {
     /// Ends the watching, with what logs must have by now.
     async fn end(&mut self) -> Result<Done, StepError> {
         let (mut checks, mut lacking) = (Vec::new(), None);
-        for found in self.looks.iter().filter_map(Look::at_the_end) {
-            let of_this = found.unwrap_or_else(|(why, checks)| {
-                lacking.get_or_insert(why);
-                checks
-            });
-            checks.extend(of_this);
+        for required in self.looks.iter().filter_map(Look::at_the_end) {
+            lacking = lacking.or(required.lacking);
+            checks.extend(required.checks);
         }
         match lacking {
             None => {

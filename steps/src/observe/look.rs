@@ -62,31 +62,32 @@ impl Look {
     }
 
     /// Judges what only counts when all is over: the lines that a log must have by then. `None` where nothing is required.
-    pub(super) fn at_the_end(&self) -> Option<Result<Vec<Check>, (String, Vec<Check>)>> {
+    pub(super) fn at_the_end(&self) -> Option<Required> {
         let How::Log(watch) = &self.how else { return None };
         self.with.get("require").and_then(Value::as_array).filter(|rules| !rules.is_empty())?;
-        let required = |checks: Vec<Check>| {
-            let of_this = |check: Check| Check { name: format!("{}: {}", self.name, check.name), ..check };
-            checks
-                .into_iter()
-                .filter(|check| check.name.starts_with(REQUIRED))
-                .map(of_this)
-                .collect::<Vec<_>>()
+        let all = match watch.verdict(When::AtTheEnd) {
+            Ok(checks) => checks,
+            Err(error) if error.checks.is_empty() => {
+                return Some(Required { checks: Vec::new(), lacking: Some(in_words(&error)) });
+            }
+            // What is denied has been judged with each look, as far as that is not tolerated.
+            Err(error) => error.checks,
         };
-        let checks = match watch.verdict(When::AtTheEnd) {
-            Ok(checks) => return Some(Ok(required(checks))),
-            Err(error) if error.checks.is_empty() => return Some(Err((in_words(&error), Vec::new()))),
-            Err(error) => required(error.checks),
-        };
-        // What is denied has been judged with each look, as far as that is not tolerated.
-        let lacking = checks.iter().find(|check| !check.passed);
-        let why = lacking
-            .map(|check| format!("{}: {}, and {} must be there", check.name, check.actual, check.expected));
-        Some(match why {
-            Some(why) => Err((why, checks)),
-            None => Ok(checks),
-        })
+        let of_this = |check: Check| Check { name: format!("{}: {}", self.name, check.name), ..check };
+        let required = all.into_iter().filter(|check| check.name.starts_with(REQUIRED));
+        let checks: Vec<Check> = required.map(of_this).collect();
+        let lacks =
+            |check: &Check| format!("{}: {}, and {} must be there", check.name, check.actual, check.expected);
+        let lacking = checks.iter().find(|check| !check.passed).map(lacks);
+        Some(Required { checks, lacking })
     }
+}
+
+/// What was found of the lines that a log must have.
+pub(super) struct Required {
+    pub(super) checks: Vec<Check>,
+    /// Why that is not enough.
+    pub(super) lacking: Option<String>,
 }
 
 /// What the names of checks begin with that are of required lines.
