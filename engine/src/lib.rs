@@ -6,6 +6,8 @@
 pub mod clock;
 pub mod code;
 pub mod compile;
+#[cfg(test)]
+mod cpu_time;
 pub mod crash;
 pub mod diagnostic;
 pub mod drawing;

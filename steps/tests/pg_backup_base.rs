@@ -2,9 +2,11 @@
 
 pub mod support;
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
+use std::process::Command;
 
 use lifeboat_engine::model::event::Done;
+use lifeboat_engine::resource::{Postgres, System};
 use lifeboat_engine::step::StepError;
 use lifeboat_steps::postgres::backup::BackupDetails;
 use lifeboat_steps::postgres::{codes, wal};
@@ -77,6 +79,46 @@ async fn other_forms_work_too() {
         assert_eq!(taken.expect_err("the label is taken").code, store::codes::LB1112);
     }
     assert_eq!(labels(&archive), ["b", "a"]);
+}
+
+/// Makes programs that were built without zstd, as some are: the client refuses it, or the server does, with these words.
+fn without_zstd(real: &Path, said: &str) -> tempfile::TempDir {
+    use std::os::unix::fs::PermissionsExt;
+    let dir = tempfile::tempdir().expect("a directory");
+    let readable = std::fs::Permissions::from_mode(0o755);
+    std::fs::set_permissions(dir.path(), readable.clone()).expect("a mode");
+    let refusal = format!("case \"$*\" in *zstd*) echo 'pg_basebackup: error: {said}' >&2; exit 1;; esac");
+    for (name, refusal) in [("pg_basebackup", refusal.as_str()), ("pg_dump", "")] {
+        let script = format!("#!/bin/sh\n{refusal}\nexec '{}' \"$@\"\n", real.join(name).display());
+        let text = dir.path().join("script");
+        std::fs::write(&text, script).expect("writes");
+        std::fs::set_permissions(&text, readable.clone()).expect("a mode");
+        // Who has a program open for writing, or has forked meanwhile, keeps it from being run.
+        let copied = Command::new("cp").arg(&text).arg(dir.path().join(name)).status().expect("cp runs");
+        assert!(copied.success());
+    }
+    dir
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn where_zstd_is_not_there_gzip_is_taken_and_told() {
+    let archive = Archive::make();
+    let cluster = archive.cluster(Options::default());
+    for said in [
+        "invalid compression specification: this build does not support compression with ZSTD",
+        "could not initiate base backup: ERROR:  zstd compression is not supported by this build",
+    ] {
+        let dir = without_zstd(&cluster.place().tools.bin_dir, said);
+        let without = Postgres { bin_dir: Some(dir.path().to_owned()), ..cluster.resource() };
+        let rig =
+            Rig::drill().resource("db", System::Postgres(without)).resource("backups", archive.system());
+        let done = back_up(&rig, json!({})).await.expect("is taken all the same");
+        assert!(done.warnings.iter().any(|warning| warning.contains("without zstd")), "{:?}", done.warnings);
+        let found = catalogue(&archive.store(), BackupKind::PostgresBase).expect("lists");
+        let marker =
+            found.complete.iter().find(|marker| marker.label == done.outputs["label"]).expect("is there");
+        assert!(marker.objects.iter().any(|object| object.name == "base.tar.gz"), "{marker:?}");
+    }
 }
 
 #[tokio::test(flavor = "multi_thread")]

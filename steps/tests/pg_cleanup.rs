@@ -96,7 +96,7 @@ async fn who_is_logged_in_to_a_database_of_the_drill_does_not_keep_it() {
     psql.args(["-X", "-U", "postgres", "-h"])
         .arg(&cluster.socket_dir)
         .args(["-p", &cluster.port.to_string()]);
-    psql.args(["-d", "fresh", "-c", "select pg_sleep(600)"]);
+    psql.args(["-d", "fresh", "-c", "select pg_sleep(3600)"]);
     let mut session =
         psql.stdout(std::process::Stdio::null()).stderr(std::process::Stdio::null()).spawn().unwrap();
     support::postgres::wait_until("the session is there", || {
@@ -265,9 +265,9 @@ async fn a_database_that_the_server_is_still_making_does_not_appear_later() {
         cluster.sql(&sql) == "1"
     };
     let mut holds =
-        psql(&cluster, "postgres", "begin; lock table pg_database in share mode; select pg_sleep(600)");
+        psql(&cluster, "postgres", "begin; lock table pg_database in share mode; select pg_sleep(3600)");
     support::postgres::wait_until("the catalogue is locked", || {
-        waiting("%pg_sleep(600)")
+        waiting("%pg_sleep(3600)")
             && cluster.sql("select count(*) from pg_locks where mode = 'ShareLock'") == "1"
     });
     let mut makes =
@@ -278,7 +278,7 @@ async fn a_database_that_the_server_is_still_making_does_not_appear_later() {
     let kind = CreatedKind::Within { resource: "db".into(), handle };
     rig.reported().created.push(Created { id: "x".into(), what: "a database".into(), kind });
     all_gone(&rig).await;
-    cluster.sql("select pg_terminate_backend(pid) from pg_stat_activity where query like '%pg_sleep(600)' and pid <> pg_backend_pid()");
+    cluster.sql("select pg_terminate_backend(pid) from pg_stat_activity where query like '%pg_sleep(3600)' and pid <> pg_backend_pid()");
     holds.wait().expect("it is ended");
     makes.wait().expect("it is ended, too, or has made its database");
     assert_eq!(listed(&cluster), before);

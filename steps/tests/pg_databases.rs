@@ -6,6 +6,7 @@ use std::path::PathBuf;
 use std::process::{Child, Stdio};
 
 use lifeboat_engine::model::event::Done;
+use lifeboat_engine::model::outcome::FailureKind;
 use lifeboat_engine::step::{Probe, StepError};
 use lifeboat_steps::postgres::codes;
 use lifeboat_steps::store;
@@ -149,6 +150,70 @@ async fn a_dump_that_is_cut_off_or_damaged_is_never_restored() {
     assert_eq!(databases(&cluster), "members postgres");
 }
 
+/// Nobody waits for hours for somebody who has gone home with a transaction open.
+#[tokio::test]
+async fn a_table_that_is_locked_against_readers_is_waited_for_as_long_as_it_is_said() {
+    let (rig, cluster, store) = setting();
+    let mut holder = cluster.place().command("psql");
+    holder.args(["-X", "-U", "postgres", "-d", "members", "-h"]).arg(&cluster.socket_dir);
+    holder.args([
+        "-p",
+        &cluster.port.to_string(),
+        "-c",
+        "begin; lock table app.people; select pg_sleep(600)",
+    ]);
+    let mut holder = holder.stdout(Stdio::null()).spawn().expect("psql starts");
+    let held = "select count(*) from pg_locks where mode = 'AccessExclusiveLock' and relation = 'app.people'::regclass and granted";
+    wait_until("the lock is held", || cluster.sql_in("members", held) == "1");
+    for counts in [true, false] {
+        let with = json!({"lock_timeout": "300ms", "counts": counts});
+        let error = dump(&rig, "locked", with).await.expect_err("is locked");
+        assert_eq!((error.code, error.kind), (codes::LB1815, FailureKind::Transient), "{error}");
+        assert!(error.help.as_deref().is_some_and(|help| help.contains("pg_stat_activity")), "{error:?}");
+        assert!(!store.path().join("dump").join("lifeboat.json").exists());
+    }
+    cluster.sql("select pg_terminate_backend(pid) from pg_stat_activity where query like '%pg_sleep(600)%' and pid <> pg_backend_pid()");
+    holder.wait().expect("psql ends");
+    let done = dump(&rig, "locked", json!({})).await.expect("dumps");
+    assert_eq!(done.outputs["rows"], json!(1200));
+}
+
+/// Large objects, materialized views and rows behind policies: none of them is a plain row of a table.
+#[tokio::test]
+async fn large_objects_views_with_rows_and_rows_behind_policies_come_back() {
+    let (rig, cluster, _store) = setting();
+    cluster.sql_in(
+        "members",
+        "select lo_from_bytea(4711, decode(repeat('00ff', 100000), 'hex')); comment on large object 4711 is 'a photo'; \
+         alter large object 4711 owner to app; \
+         create materialized view app.totals as select person, sum(amount) from app.payments group by 1; \
+         alter table app.payments enable row level security; alter table app.payments force row level security; \
+         create policy own on app.payments for select to app using (person = 1)",
+    );
+    dump(&rig, "dump", json!({})).await.expect("dumps");
+    let done = restore(&rig, json!({})).await.expect("restores");
+    assert_eq!(done.outputs["rows"], json!(1200), "the policy hides none from the dump");
+    let large =
+        "select md5(lo_get(oid)), obj_description(oid, 'pg_largeobject') from pg_largeobject_metadata";
+    assert_eq!(cluster.sql_in("restored", large), cluster.sql_in("members", large));
+    assert_eq!(
+        cluster.sql_in(
+            "restored",
+            "select count(*), relispopulated from app.totals, pg_class where relname = 'totals' group by 2"
+        ),
+        "200|t"
+    );
+    let seen = "set role app; select count(*) from app.payments";
+    assert_eq!(cluster.sql_in("restored", seen), cluster.sql_in("members", seen));
+    assert_eq!(cluster.sql_in("restored", seen), "5");
+    // Who does not see every row makes no dump.
+    let app = lifeboat_engine::resource::Postgres { user: "app".into(), ..cluster.resource() };
+    let rig = rig.resource("app", lifeboat_engine::resource::System::Postgres(app));
+    let with = json!({"cluster": "app", "globals": false});
+    let error = dump(&rig, "half", with).await.expect_err("sees half of it");
+    assert!(error.message.contains("row-level security"), "{error}");
+}
+
 #[tokio::test]
 async fn a_dump_without_a_marker_is_restored_with_a_warning() {
     let (rig, cluster, store) = setting();
@@ -269,7 +334,7 @@ async fn a_restore_that_fails_leaves_no_database() {
 fn session(cluster: &Cluster, database: &str) -> Session {
     let mut command = cluster.place().command("psql");
     command.args(["-X", "-U", "postgres", "-h"]).arg(&cluster.socket_dir);
-    command.args(["-p", &cluster.port.to_string(), "-d", database, "-c", "select pg_sleep(60)"]);
+    command.args(["-p", &cluster.port.to_string(), "-d", database, "-c", "select pg_sleep(3600)"]);
     command.env("PGAPPNAME", "import").stdout(Stdio::null()).stderr(Stdio::null());
     let child = command.spawn().expect("psql starts");
     wait_until("the session is there", || {

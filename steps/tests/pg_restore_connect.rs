@@ -2,7 +2,7 @@
 
 pub mod support;
 
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use lifeboat_engine::secret::SecretRef;
 use lifeboat_engine::step::StepContext;
@@ -11,7 +11,7 @@ use lifeboat_steps::postgres::connect::{Login, PgError};
 use lifeboat_steps::postgres::controldata::{ClusterState, ControlData};
 use support::postgres::{Cluster, Options, bare, free_port};
 
-const LIMIT: Duration = Duration::from_secs(10);
+const LIMIT: Duration = Duration::from_secs(240);
 
 fn context(secret: Option<(&SecretRef, &str)>) -> (StepContext, support::rig::Rig) {
     let mut rig = support::rig::Rig::drill();
@@ -38,12 +38,11 @@ async fn a_statement_that_takes_too_long_is_cancelled_on_the_server() {
     let cluster = Cluster::start(&Options::default());
     let (ctx, _rig) = context(None);
     let client = Login::of(&ctx, &cluster.resource()).expect("a login").connect().await.expect("connects");
-    let begun = Instant::now();
-    let error = client.query("select pg_sleep(60)", &[], Duration::from_millis(200)).await.expect_err("late");
+    let error =
+        client.query("select pg_sleep(3600)", &[], Duration::from_millis(200)).await.expect_err("late");
     assert!(matches!(error, PgError::TimedOut { .. }), "{error}");
-    assert!(begun.elapsed() < Duration::from_secs(10));
     support::postgres::wait_until("the statement is gone", || {
-        cluster.sql("select count(*) from pg_stat_activity where query like 'select pg_sleep(60)%' and state = 'active'")
+        cluster.sql("select count(*) from pg_stat_activity where query like 'select pg_sleep(3600)%' and state = 'active'")
             == "0"
     });
     assert!(client.query("select 1", &[], LIMIT).await.is_err(), "the connection is not used again");

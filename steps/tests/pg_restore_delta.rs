@@ -4,8 +4,11 @@ pub mod support;
 
 use std::fs;
 use std::path::{Path, PathBuf};
+use std::time::Duration;
 
 use lifeboat_steps::postgres::codes;
+use lifeboat_steps::postgres::pidfile::PidFile;
+use rustix::process::{Pid, Signal};
 use serde_json::{Value, json};
 use support::archive::Archive;
 use support::journey::Journey;
@@ -32,10 +35,46 @@ fn verify(journey: &Journey, label: &str) {
 fn next_run(journey: &mut Journey) {
     journey.another_run();
     let dir = data_dir(journey);
-    wait_until("the server has ended", || {
-        let mut processes = fs::read_dir("/proc").expect("/proc").flatten();
-        !processes.any(|process| fs::read_link(process.path().join("cwd")).is_ok_and(|cwd| cwd == dir))
-    });
+    wait_until("the server has ended", || workers(&dir).is_empty());
+}
+
+/// A child of a killed postmaster that has not noticed yet goes on to write into the files that it has open.
+#[tokio::test(flavor = "multi_thread")]
+async fn nothing_is_restored_while_a_child_of_a_killed_server_works_in_the_directory() {
+    let mut journey = Journey::begin(Archive::make());
+    let label = journey.back_up().await;
+    journey.source.archive_wal();
+    journey.restore(&label, json!({})).await.expect("restores");
+    journey.recover(json!({"target": "latest"})).await.expect("recovers");
+    let dir = data_dir(&journey);
+    let (_, server) = PidFile::live(&dir).expect("runs");
+    let child = workers(&dir).into_iter().find(|pid| *pid != server.pid).expect("a child");
+    // One that stands still notices nothing.
+    signal(child, Signal::STOP);
+    signal(server.pid, Signal::KILL);
+    wait_until("the others are gone", || workers(&dir) == [child]);
+    journey.rig.reported().created.clear();
+    journey.another_run();
+    for with in [delta(), json!({"existing": "move_aside"})] {
+        let waits = tokio::time::timeout(Duration::from_secs(2), journey.restore(&label, with)).await;
+        assert!(waits.is_err(), "{waits:?}");
+        assert!(dir.join("global/pg_control").exists(), "nothing was touched");
+    }
+    signal(child, Signal::CONT);
+    journey.restore(&label, delta()).await.expect("restores over it");
+    verify(&journey, &label);
+}
+
+fn signal(pid: u32, signal: Signal) {
+    let pid = Pid::from_raw(pid.cast_signed()).expect("a process");
+    rustix::process::kill_process(pid, signal).expect("takes the signal");
+}
+
+/// The processes that work in a directory.
+fn workers(dir: &Path) -> Vec<u32> {
+    let processes = fs::read_dir("/proc").expect("/proc").flatten();
+    let pids = processes.filter_map(|process| process.file_name().to_str()?.parse::<u32>().ok());
+    pids.filter(|pid| fs::read_link(format!("/proc/{pid}/cwd")).is_ok_and(|cwd| cwd == dir)).collect()
 }
 
 /// The largest file of a database.

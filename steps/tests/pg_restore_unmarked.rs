@@ -4,6 +4,7 @@
 pub mod support;
 
 use std::fs;
+use std::io::{Read, Write};
 use std::path::{Path, PathBuf};
 
 use lifeboat_engine::resource::{Store, System};
@@ -87,6 +88,11 @@ impl Scene {
         assert_eq!(chosen.outputs["backup"], LABEL);
         let with = json!({"store": "backups", "backup": LABEL, "cluster": "db"});
         let base = self.rig.run("postgres.restore_base", with).await.expect("restores");
+        if self.base().join("backup_manifest").exists() {
+            let with = json!({"cluster": "db", "files": true, "store": "backups", "backup": LABEL});
+            let files = self.rig.run("postgres.verify", with).await.expect("are those of the manifest");
+            assert!(files.checks[0].name.contains("pg_verifybackup") && files.checks[0].passed, "{files:?}");
+        }
         let with = json!({"store": "backups", "cluster": "db", "target_time": target});
         let done = self.rig.run("postgres.recover", with).await.expect("recovers");
         assert!(done.checks.iter().all(|check| check.passed), "{:?}", done.checks);
@@ -188,6 +194,18 @@ async fn what_a_script_has_backed_up_comes_back_from_a_directory_and_a_bucket() 
     faults(&mut scene).await;
 }
 
+/// Exchanges a line at the beginning of a compressed archive for another one.
+fn relabelled(archive: &[u8], from: &str, to: &str) -> Vec<u8> {
+    assert_eq!(from.len(), to.len());
+    let mut tar = Vec::new();
+    flate2::read::MultiGzDecoder::new(archive).read_to_end(&mut tar).expect("is an archive");
+    let at = tar.windows(from.len()).position(|window| window == from.as_bytes()).expect("the line");
+    tar[at..at + to.len()].copy_from_slice(to.as_bytes());
+    let mut packed = flate2::write::GzEncoder::new(Vec::new(), flate2::Compression::fast());
+    packed.write_all(&tar).expect("packs");
+    packed.finish().expect("packs")
+}
+
 /// What is damaged is refused, the sooner the better.
 async fn faults(scene: &mut Scene) {
     scene.move_to("never", scene.store());
@@ -204,7 +222,21 @@ async fn faults(scene: &mut Scene) {
 
     fs::write(&archive, &whole[..100]).expect("writes");
     assert!(scene.refused(codes::LB1225).await.contains(LABEL));
+    // Of the same length, so that the archive stays an archive.
+    fs::write(
+        &archive,
+        relabelled(&whole, "LABEL: pg_basebackup base backup", "INCREMENTAL FROM LSN: 0/02000028"),
+    )
+    .expect("writes");
+    assert!(scene.refused(codes::LB1225).await.contains("pg_combinebackup"));
+    let with = json!({"store": "backups", "backup": LABEL, "cluster": "db"});
+    let error = scene.rig.run("postgres.restore_base", with).await.expect_err("incremental");
+    assert!(error.code == codes::LB1225 && error.message.contains("incremental"), "{error}");
+    assert!(!scene.target.data_dir.clone().expect("a place").exists());
     fs::write(&archive, whole).expect("writes");
+    let with = json!({"store": "backups", "backup": LABEL});
+    let error = scene.rig.run("postgres.verify_backup", with).await.expect_err("has no marker");
+    assert!(error.code == codes::LB1830 && error.help.expect("help").contains("postgres.clone"));
     let wal: Vec<_> = files(&scene.root.join("wal"));
     // Its own first segment is needed to know whose it is.
     let mut segments: Vec<_> =

@@ -274,8 +274,8 @@ async fn rows_keep_their_types() {
 #[tokio::test]
 async fn writing_too_many_rows_and_slow_statements_are_refused() {
     let (rig, cluster) = source();
-    let query =
-        |sql: &str| json!({"cluster": "db", "database": "members", "sql": sql, "statement_timeout": "300ms"});
+    let within = |limit: &str, sql: &str| json!({"cluster": "db", "database": "members", "sql": sql, "statement_timeout": limit});
+    let query = |sql: &str| within("4m", sql);
     let error = rig.run("postgres.query", query("delete from payments")).await.expect_err("is read-only");
     assert!(error.message.contains("25006"), "{}", error.message);
     assert_eq!(cluster.sql_in("members", "select count(*) from payments"), "50");
@@ -296,7 +296,8 @@ async fn writing_too_many_rows_and_slow_statements_are_refused() {
     rig.run("postgres.query", injected).await.expect("a text like any other");
     let few = json!({"cluster": "db", "sql": "select $1::int as n", "params": []});
     assert_eq!(rig.run("postgres.query", few).await.expect_err("too few").code, codes::LB1273);
-    let error = rig.run("postgres.query", query("select pg_sleep(30)")).await.expect_err("too slow");
+    let slow = within("300ms", "select pg_sleep(3600)");
+    let error = rig.run("postgres.query", slow).await.expect_err("too slow");
     assert!(error.message.contains("57014"), "{}", error.message);
     let with = json!({"cluster": "db", "sql": "select 1 as n", "expect": ["rows[0].n == 2"]});
     let error = rig.run("postgres.query", with).await.expect_err("not as expected");

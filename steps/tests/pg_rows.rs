@@ -84,6 +84,8 @@ async fn missing_rows_come_back_and_live_ones_stay_as_they_are() {
     let done = recover(&rig, json!({"dry_run": true})).await.expect("counts");
     assert_eq!(counts(&done), "100 20 5 75 1 0 0 0");
     assert_eq!(live(&cluster, DIGEST), before, "a dry run writes nothing");
+    let sequence = "select last_value, is_called from app.people_id_seq";
+    assert_eq!(live(&cluster, sequence), "70|t", "a dry run moves no sequence");
     assert!(matches!(rig.probe("postgres.recover_table", with(json!({}))).await, Ok(Probe::NotDone)));
 
     let done = recover(&rig, json!({})).await.expect("recovers");
@@ -109,6 +111,70 @@ async fn missing_rows_come_back_and_live_ones_stay_as_they_are() {
     assert_eq!(counts(&again), counts(&done));
     let again = recover(&rig, json!({})).await.expect("a second attempt finds that it is done");
     assert_eq!(counts(&again), counts(&done));
+}
+
+/// A sequence that was never asked gives out its first value; one that the table does not own is used all the same; and what
+/// fails at last has moved neither.
+#[tokio::test]
+async fn sequences_never_give_out_what_came_back_and_stay_where_nothing_does() {
+    let (rig, cluster) = setting();
+    for name in ["live", "copy"] {
+        cluster.sql_in(
+            name,
+            "create sequence app.shared; create sequence app.down increment -1; \
+             create table app.codes (id serial primary key, code int not null default nextval('app.shared'), \
+               low bigint not null default nextval('app.down'));
+             insert into app.codes default values",
+        );
+    }
+    live(
+        &cluster,
+        "truncate app.codes restart identity; alter sequence app.shared restart; alter sequence app.down restart",
+    );
+    let more = json!({"table": "app.codes"});
+    let states = "select s.last_value, s.is_called, t.last_value, t.is_called, u.last_value, u.is_called
+        from app.codes_id_seq s, app.shared t, app.down u";
+    let untouched = live(&cluster, states);
+    assert_eq!(untouched, "1|f|1|f|-1|f");
+    // A trigger that changes what was recovered fails the step when everything is written.
+    live(
+        &cluster,
+        "create function app.spoil() returns trigger language plpgsql as 'begin new.code := 7; return new; end';
+         create trigger spoil before insert on app.codes for each row execute function app.spoil()",
+    );
+    let spoilt = with(json!({"table": "app.codes", "triggers": "on"}));
+    let error = rig.run("postgres.recover_table", spoilt).await.expect_err("not what was recovered");
+    assert_eq!(error.code, codes::LB1813, "{error}");
+    recover(&rig, json!({"table": "app.codes", "dry_run": true})).await.expect("counts");
+    assert_eq!(live(&cluster, states), untouched);
+    recover(&rig, more).await.expect("recovers");
+    live(&cluster, "drop trigger spoil on app.codes; insert into app.codes default values");
+    assert_eq!(
+        live(&cluster, "select string_agg(c::text, ' ' order by id) from app.codes c"),
+        "(1,1,-1) (2,2,-2)"
+    );
+}
+
+#[tokio::test]
+async fn a_role_that_may_not_set_a_sequence_is_told_before_it_counts() {
+    let (rig, cluster) = setting();
+    live(&cluster, "delete from app.payments where id > 50");
+    live(
+        &cluster,
+        "create role clerk login; grant create on database live to clerk; grant usage, create on schema app to clerk; \
+         grant all on app.payments, app.people to clerk; create role owner; grant owner to clerk; \
+         alter table app.payments owner to owner; alter sequence app.payments_id_seq owned by none; \
+         alter sequence app.payments_id_seq owner to postgres",
+    );
+    let mut clerk = cluster.resource();
+    clerk.user = "clerk".into();
+    let rig = rig.resource("clerk", lifeboat_engine::resource::System::Postgres(clerk));
+    for dry_run in [true, false] {
+        let more = json!({"cluster": "clerk", "table": "app.payments", "dry_run": dry_run});
+        let error = recover(&rig, more).await.expect_err("may not set it");
+        assert!(error.code == codes::LB1810 && error.message.contains("payments_id_seq"), "{error}");
+    }
+    assert_eq!(live(&cluster, "select count(*) from app.payments"), "50");
 }
 
 #[tokio::test]
@@ -178,7 +244,7 @@ async fn too_many_rows_other_columns_and_locks_stop_it_before_anything_is_writte
         .args(["-X", "-U", "postgres", "-h"])
         .arg(&cluster.socket_dir)
         .args(["-p", &cluster.port.to_string()]);
-    holder.args(["-d", "live", "-c", "begin; lock table app.people; select pg_sleep(60)"]);
+    holder.args(["-d", "live", "-c", "begin; lock table app.people; select pg_sleep(3600)"]);
     let mut holder = holder.stdout(std::process::Stdio::null()).spawn().expect("psql starts");
     support::postgres::wait_until("the lock is held", || {
         live(
@@ -442,7 +508,7 @@ async fn cut_off(rig: &Rig, cluster: &Cluster, kind: &str, with: Value) -> StepE
         command.args(["-p", &cluster.port.to_string(), "-c", sql]).stdout(std::process::Stdio::piped());
         command.spawn().expect("psql starts")
     };
-    let mut holder = psql("begin; lock table app.people in share mode; select pg_sleep(120)");
+    let mut holder = psql("begin; lock table app.people in share mode; select pg_sleep(3600)");
     support::postgres::wait_until("the lock is held", || {
         live(
             cluster,
@@ -465,7 +531,7 @@ async fn cut_off(rig: &Rig, cluster: &Cluster, kind: &str, with: Value) -> StepE
     holder.wait().unwrap();
     live(
         cluster,
-        "select count(pg_terminate_backend(pid)) from pg_stat_activity where query like '%pg_sleep(120)%' and pid <> pg_backend_pid()",
+        "select count(pg_terminate_backend(pid)) from pg_stat_activity where query like '%pg_sleep(3600)%' and pid <> pg_backend_pid()",
     );
     result.expect_err("the session was ended")
 }
@@ -475,7 +541,7 @@ async fn a_session_that_ends_in_the_middle_has_written_nothing_and_the_next_atte
     let (rig, cluster) = setting();
     damage(&cluster);
     let before = live(&cluster, DIGEST);
-    let more = with(json!({"lock_timeout": "60s"}));
+    let more = with(json!({"lock_timeout": "20m"}));
     let error = cut_off(&rig, &cluster, "postgres.recover_table", more.clone()).await;
     assert_ne!(error.kind, lifeboat_engine::model::outcome::FailureKind::Permanent, "{error}");
     assert_eq!(live(&cluster, DIGEST), before);
@@ -487,7 +553,7 @@ async fn a_session_that_ends_in_the_middle_has_written_nothing_and_the_next_atte
 
     let statement = json!([{"sql": "update app.people set plan = 1 where id = 20"}]);
     let with = change(
-        json!({"tables": ["app.people", "app.mails2"], "statements": statement, "lock_timeout": "60s"}),
+        json!({"tables": ["app.people", "app.mails2"], "statements": statement, "lock_timeout": "20m"}),
     );
     live(&cluster, "drop trigger mail on app.people; create table app.mails2 (id int primary key)");
     let before = live(&cluster, DIGEST);

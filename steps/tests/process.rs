@@ -15,9 +15,9 @@ fn bash(script: &str) -> Command {
 }
 
 async fn until(what: &str, mut holds: impl FnMut() -> bool) {
-    let deadline = Instant::now() + Duration::from_secs(20);
+    let deadline = Instant::now() + Duration::from_secs(240);
     while !holds() {
-        assert!(Instant::now() < deadline, "{what}: not within 20 s");
+        assert!(Instant::now() < deadline, "never: {what}");
         tokio::time::sleep(Duration::from_millis(10)).await;
     }
 }
@@ -170,12 +170,10 @@ async fn dropping_the_future_kills_the_group() {
 async fn what_a_program_leaves_behind_is_ended_with_a_warning() {
     let rig = Rig::drill();
     let pid_file = rig.dir().join("pid");
-    let begun = Instant::now();
     let command = bash(&format!("sleep 600 & echo $! > {}; echo done", pid_file.display()));
     let output = command.run_checked(&rig.bare_context()).await.unwrap();
     assert_eq!(output.stdout.text(), "done");
     assert!(output.warnings[0].contains("left processes running"), "{:?}", output.warnings);
-    assert!(begun.elapsed() < Duration::from_secs(10));
     let left: u32 = std::fs::read_to_string(&pid_file).unwrap().trim().parse().unwrap();
     until("it is gone", || Identity::of(left).is_none_or(|identity| !identity.is_alive())).await;
 }
@@ -184,13 +182,29 @@ async fn what_a_program_leaves_behind_is_ended_with_a_warning() {
 async fn a_process_outside_the_group_cannot_keep_a_step_open() {
     let rig = Rig::drill();
     let pid_file = rig.dir().join("pid");
-    let script =
-        format!("setsid bash -c 'echo $$ > {}; exec sleep 600' & sleep 0.3; echo done", pid_file.display());
+    let script = format!(
+        "setsid bash -c 'echo $$ > {0}; exec sleep 600' & until test -s {0}; do sleep 0.05; done; echo done",
+        pid_file.display()
+    );
     let output = bash(&script).run_checked(&rig.bare_context()).await.unwrap();
     let escaped = read_pid(&pid_file).unwrap();
     identity::signal(&escaped, 9).unwrap();
     assert_eq!(output.stdout.text(), "done");
     assert!(output.warnings[0].contains("outside its group"), "{:?}", output.warnings);
+}
+
+#[tokio::test]
+async fn output_that_is_read_slowly_is_whole_and_nobody_is_blamed_for_it() {
+    let rig = Rig::drill();
+    let hook = |_: Stream, line: &str| {
+        if line == "one" {
+            // Longer than is waited for who holds the output open.
+            std::thread::sleep(Duration::from_millis(2500));
+        }
+    };
+    let output = bash("echo one; echo two").on_line(hook).run_checked(&rig.bare_context()).await.unwrap();
+    assert_eq!(output.stdout.text(), "one\ntwo");
+    assert!(output.warnings.is_empty(), "{:?}", output.warnings);
 }
 
 #[tokio::test]
@@ -252,7 +266,7 @@ async fn a_server_outlives_its_step_and_is_recorded_before_it_runs() {
     let lock = File::create(rig.dir().join("children.lock")).unwrap();
     assert!(rustix::fs::flock(lock, free).is_ok(), "a server does not hold the lock of the children");
 
-    let stopped = identity::stop(&server.identity, 15, Duration::from_secs(10)).await.unwrap();
+    let stopped = identity::stop(&server.identity, 15, Duration::from_secs(120)).await.unwrap();
     assert_eq!(stopped, Stopped::Ended);
     assert!(!server.identity.is_alive());
     let again = identity::stop(&server.identity, 15, Duration::from_secs(1)).await.unwrap();
@@ -279,8 +293,47 @@ async fn what_lifeboat_was_made_to_ignore_a_server_does_not() {
     until("its log", || !server.log_tail(1).is_empty()).await;
     let mask =
         server.log_tail(1)[0].split_whitespace().last().map(|mask| u64::from_str_radix(mask, 16).unwrap());
-    identity::stop(&server.identity, 15, Duration::from_secs(10)).await.unwrap();
+    identity::stop(&server.identity, 15, Duration::from_secs(120)).await.unwrap();
     assert_eq!(mask.unwrap() & (1 << (libc::SIGUSR2 - 1)), 0, "{mask:?}");
+}
+
+#[test]
+fn who_works_in_a_directory_is_found_by_the_directory_and_not_by_its_path() {
+    let dir = tempfile::tempdir().unwrap();
+    let (here, other, link) = (dir.path().join("here"), dir.path().join("other"), dir.path().join("link"));
+    std::fs::create_dir(&here).unwrap();
+    std::fs::create_dir(&other).unwrap();
+    std::os::unix::fs::symlink(&here, &link).unwrap();
+    let sleeps = |dir: &std::path::Path| identity::working_in(dir, |name| name == "sleep").len();
+    let mut child = std::process::Command::new("sleep").arg("600").current_dir(&here).spawn().unwrap();
+    // A process gets the name of its program a moment after it has begun to execute it.
+    let deadline = Instant::now() + Duration::from_secs(120);
+    while sleeps(&here) == 0 {
+        assert!(Instant::now() < deadline, "it is not found");
+        std::thread::sleep(Duration::from_millis(10));
+    }
+    let mut found = [&here, &link, &other].map(|dir| sleeps(dir));
+    child.kill().unwrap();
+    child.wait().unwrap();
+    assert_eq!(found, [1, 1, 0]);
+
+    // As in a container, where the path leads to another directory.
+    let mut contained = std::process::Command::new("unshare");
+    let script = "mount --bind other here && cd here && touch in && exec sleep 600";
+    let contained = contained.args(["-m", "sh", "-c", script]).current_dir(dir.path()).spawn();
+    let Ok(mut child) = contained else { return eprintln!("SKIPPED: there is no `unshare`") };
+    while sleeps(&other) == 0 && child.try_wait().unwrap().is_none() {
+        assert!(Instant::now() < deadline, "it neither works nor ends");
+        std::thread::sleep(Duration::from_millis(10));
+    }
+    found = [&here, &link, &other].map(|dir| sleeps(dir));
+    let ended = child.try_wait().unwrap();
+    drop(child.kill());
+    child.wait().unwrap();
+    if ended.is_some() {
+        return eprintln!("SKIPPED: only root can give a process mounts of its own");
+    }
+    assert_eq!(found, [0, 0, 1]);
 }
 
 #[tokio::test]

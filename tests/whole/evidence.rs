@@ -57,10 +57,12 @@ fn the_head_that_was_printed_and_posted_proves_the_archive_anywhere() {
 #[test]
 fn evidence_of_a_run_that_goes_on_says_so_and_output_of_a_lost_attempt_is_tied_on_resume() {
     let steps =
-        "- { id: slow, effect: idempotent, run: 'echo begun; touch begun; test -e again || sleep 60' }";
+        "- { id: slow, effect: idempotent, run: 'echo begun; touch begun; test -e again || sleep 600' }";
     let project = Project::with_steps(steps);
     let running = project.start(&["run", "job"]);
     until("it runs", || project.file("begun").exists());
+    let printed = project.run_dir().join("output/slow/1/stdout");
+    until("what it has printed is kept", || fs::metadata(&printed).is_ok_and(|file| file.len() > 0));
     let packed = project.run(&["evidence", "-o", "a.tar.gz", "--format", "json"]).expect(0).json();
     assert_eq!(packed["ended"], false);
     let head = packed["head"].as_str().expect("a hash");

@@ -4,6 +4,7 @@ use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 
+use crate::faulty_disk::FaultyDisk;
 use crate::project::{Project, Ran};
 
 /// A small disk of its own with the state of a project on it. Only root can mount one.
@@ -157,6 +158,69 @@ fn a_journal_on_a_full_disk_stops_the_run_which_resumes_when_there_is_room() {
     assert_eq!(after.len(), 401, "{after:?}");
     let twice: Vec<_> = after.iter().filter(|(_, count)| **count > 1).collect();
     assert!(twice.len() <= 1, "only the one that was running: {twice:?}");
+}
+
+/// A project behind a disk that a step breaks, once it has begun.
+fn breaking(rule: &str) -> (Project, FaultyDisk) {
+    let project = Project::with_steps(
+        "
+- { id: first, effect: idempotent, run: 'echo first >> done' }
+- { id: breaks, effect: idempotent, run: 'echo breaks >> done; test -e mended || cp next faults/rules' }
+- { id: after, effect: idempotent, run: 'echo after >> done' }",
+    );
+    project.write("next", &format!("{rule}\n"));
+    std::fs::create_dir(project.file("faults")).unwrap();
+    let disk = FaultyDisk::make(&project.file("faults"));
+    (project, disk)
+}
+
+fn behind(disk: &FaultyDisk, project: &Project, args: &[&str]) -> Ran {
+    Ran::of(disk.before(&mut project.command(args)))
+}
+
+#[test]
+fn a_journal_whose_disk_fails_stops_the_run_which_resumes_when_it_is_mended() {
+    for (rule, said) in [
+        ("write EIO */journal.db-wal", "a write was refused"),
+        ("sync EIO */journal.db-wal", "a sync was refused"),
+        // A kernel tells only once that what it had taken is lost: that the next sync succeeds means nothing.
+        ("sync EIO-once */journal.db-wal", "a sync was refused"),
+    ] {
+        let (project, disk) = breaking(rule);
+        let stopped = behind(&disk, &project, &["run", "job"]).expect(7);
+        for text in ["LB0313", "journal.db", said, "nothing further was started", "then: lifeboat resume"] {
+            assert!(stopped.stderr.contains(text), "{rule}: no {text}: {}", stopped.stderr);
+        }
+        assert_eq!(project.lines("done"), ["first", "breaks"], "{rule}: what is not recorded does not begin");
+        project.run(&["status"]).expect(0);
+        std::fs::write(project.file("faults/rules"), "").unwrap();
+        project.write("mended", "");
+        behind(&disk, &project, &["resume"]).expect(0);
+        let after = counts(&project, "done");
+        assert_eq!((after["first"], after["after"]), (1, 1), "{rule}: {after:?}");
+        assert!(after["breaks"] <= 2, "{rule}: {after:?}");
+    }
+}
+
+#[test]
+fn a_journal_that_cannot_be_read_is_named_and_nothing_is_begun_or_made_up() {
+    let (project, disk) = breaking("write EIO */journal.db-wal");
+    behind(&disk, &project, &["run", "job"]).expect(7);
+    std::fs::write(project.file("faults/rules"), "read EIO */journal.db\n").unwrap();
+    project.write("mended", "");
+    for command in ["status", "resume", "report"] {
+        let refused = behind(&disk, &project, &[command]);
+        assert!(refused.exit == 7, "{command}: {}", refused.all());
+        assert!(
+            refused.stderr.contains("journal.db") && refused.stderr.contains("help:"),
+            "{command}: {}",
+            refused.stderr
+        );
+    }
+    assert_eq!(project.lines("done"), ["first", "breaks"]);
+    std::fs::write(project.file("faults/rules"), "").unwrap();
+    behind(&disk, &project, &["resume"]).expect(0);
+    assert_eq!(counts(&project, "done")["after"], 1);
 }
 
 #[test]

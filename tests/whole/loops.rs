@@ -122,13 +122,15 @@ fn what_does_not_happen_in_time_fails_with_what_was_seen_last() {
   effect: read
   run: 'echo x >> polls; wc -l < polls'
   until: output.stdout == 'never'
-  every: 50ms
-  timeout: 1s",
+  every: 100ms
+  timeout: 2s",
     );
     let ran = project.run(&["run", "job"]).expect(4);
-    assert!(ran.stderr.contains("LB0334") && ran.stderr.contains("output.stdout = "), "{}", ran.stderr);
     let polls = project.lines("polls").len();
-    assert!((2..=20).contains(&polls), "{polls} polls in a second");
+    assert!(ran.stderr.contains("LB0334"), "{}", ran.stderr);
+    // On a busy machine not even the first poll may come to its end in time.
+    assert!(ran.stderr.contains("output.stdout = ") || polls <= 1, "{}", ran.stderr);
+    assert!(polls <= 20, "{polls} polls in two seconds");
 
     let broken = Project::with_steps(
         "
@@ -146,8 +148,8 @@ fn a_wait_ends_at_once_when_the_run_is_cancelled() {
     );
     let running = project.start(&["run", "job"]);
     until("the first poll is over", || !project.lines("polls").is_empty());
-    let begun = std::time::Instant::now();
-    project.run(&["cancel", "latest", "--reason", "enough"]);
+    project.run(&["cancel", "latest", "--reason", "enough"]).expect(0);
+    // Less is waited for it than for the next poll.
     running.end().expect(4);
-    assert!(begun.elapsed().as_secs() < 20, "{:?}", begun.elapsed());
+    assert_eq!(project.lines("polls").len(), 1);
 }

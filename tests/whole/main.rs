@@ -1,8 +1,12 @@
 //! The built program, run as its users run it.
 
 // Public, so that what is not used here is no dead code.
+#[path = "../../steps/tests/support/faulty_disk.rs"]
+pub mod faulty_disk;
 #[path = "../../steps/tests/support/moto.rs"]
 pub mod moto;
+#[path = "../../steps/tests/support/port.rs"]
+pub mod port;
 #[path = "../../steps/tests/support/proxy.rs"]
 pub mod proxy;
 

@@ -109,7 +109,7 @@ fn a_crash_is_told_by_whoever_takes_the_run_over() {
     project.runbook(
         "job",
         "",
-        "- { id: slow, effect: idempotent, run: 'touch begun; test -e again || sleep 60' }",
+        "- { id: slow, effect: idempotent, run: 'touch begun; test -e again || sleep 600' }",
     );
     let running = project.start(&["run", "job"]);
     until("it runs", || project.file("begun").exists());

@@ -28,10 +28,11 @@ impl Receiver {
         let (sink, tops) = (Arc::clone(&posts), Arc::clone(&heads));
         std::thread::spawn(move || {
             for stream in listener.incoming().flatten() {
-                if let Some((head, body)) = take(&stream, status, text) {
-                    tops.lock().expect("nobody panicked").push(head);
-                    sink.lock().expect("nobody panicked").push(body);
-                }
+                let Some((head, body)) = take(&stream) else { continue };
+                // Before the answer: whoever has posted may be gone as soon as it has that.
+                tops.lock().expect("nobody panicked").push(head);
+                sink.lock().expect("nobody panicked").push(body);
+                drop(answer(&stream, status, text));
             }
         });
         Self { port, posts, heads }
@@ -62,7 +63,7 @@ impl Receiver {
 }
 
 /// Takes one post: its head and its body, which is null if there is none.
-fn take(stream: &TcpStream, status: &str, text: &str) -> Option<(String, Value)> {
+fn take(stream: &TcpStream) -> Option<(String, Value)> {
     let mut reader = BufReader::new(stream);
     let (mut length, mut head) = (0, String::new());
     loop {
@@ -78,12 +79,14 @@ fn take(stream: &TcpStream, status: &str, text: &str) -> Option<(String, Value)>
     }
     let mut body = vec![0; length];
     reader.read_exact(&mut body).ok()?;
-    let mut answer = stream;
+    let body = if body.is_empty() { Value::Null } else { serde_json::from_slice(&body).ok()? };
+    Some((head, body))
+}
+
+fn answer(mut stream: &TcpStream, status: &str, text: &str) -> std::io::Result<()> {
     let length = text.len();
     let said = format!(
         "HTTP/1.1 {status}\r\ncontent-length: {length}\r\ncontent-type: application/json\r\nconnection: close\r\n\r\n{text}"
     );
-    answer.write_all(said.as_bytes()).ok()?;
-    let body = if body.is_empty() { Value::Null } else { serde_json::from_slice(&body).ok()? };
-    Some((head, body))
+    stream.write_all(said.as_bytes())
 }

@@ -185,11 +185,17 @@ fn an_approval_after_its_timeout_is_refused_and_says_how_to_be_asked_anew() {
         &project.run(&["approve", "latest", "ask"]),
         &["`ask` asks no more", "it is held", "lifeboat retry"],
     );
-    project.run(&["retry", "latest", "ask"]).expect(0);
-    let running = project.start(&["resume"]);
-    until("it asks anew", || project.run(&["status"]).stdout.contains("WAITING for"));
-    project.run(&["approve", "latest", "ask"]).expect(0);
-    running.end().expect(0);
+    // On a busy machine an answer may come after the time again, and then it is asked once more.
+    until("an answer comes in time", || {
+        project.run(&["retry", "latest", "ask"]).expect(0);
+        let mut running = project.start(&["resume"]);
+        until("it asks anew", || {
+            running.has_ended() || project.run(&["status"]).stdout.contains("WAITING for")
+        });
+        let granted = project.run(&["approve", "latest", "ask"]).exit == 0;
+        running.end().expect(if granted { 0 } else { 6 });
+        granted
+    });
 }
 
 #[test]
@@ -237,14 +243,20 @@ fn a_paused_run_can_be_ended() {
 
 #[test]
 fn a_deadline_ends_its_attempt_while_the_run_is_paused() {
-    let project =
-        Project::with_steps("- { id: ask, uses: approval, with: { message: 'Promote?' }, timeout: 2s }");
-    let running = project.start(&["run", "job"]);
-    until("it asks", || project.run(&["status"]).stdout.contains("Promote?"));
-    project.run(&["pause", "latest"]).expect(0);
-    let ran = running.end().expect(4);
-    assert!(ran.all().contains("`ask` did not end within 2s"), "{}", ran.all());
-    refused(&project.run(&["approve", "latest", "ask"]), &["has ended"]);
+    let paused = |limit: &str| {
+        let project = Project::with_steps(&format!(
+            "- {{ id: ask, uses: approval, with: {{ message: 'Promote?' }}, timeout: {limit} }}"
+        ));
+        let mut running = project.start(&["run", "job"]);
+        until("it asks", || running.has_ended() || project.run(&["status"]).stdout.contains("Promote?"));
+        let paused = project.run(&["pause", "latest"]).exit == 0;
+        let ran = running.end().expect(4);
+        assert!(ran.all().contains(&format!("`ask` did not end within {limit}")), "{}", ran.all());
+        refused(&project.run(&["approve", "latest", "ask"]), &["has ended"]);
+        paused
+    };
+    // On a busy machine a command may take longer than the step may.
+    assert!(["2s", "15s", "1m"].into_iter().any(paused), "a pause takes more than a minute");
 }
 
 #[test]

@@ -121,8 +121,8 @@ fn parallel_steps_run_at_the_same_time() {
 - group: both
   parallel: true
   steps:
-    - { id: left, effect: idempotent, timeout: 20s, run: 'touch l; until [ -e r ]; do sleep 0.05; done' }
-    - { id: right, effect: idempotent, timeout: 20s, run: 'touch r; until [ -e l ]; do sleep 0.05; done' }",
+    - { id: left, effect: idempotent, timeout: 4m, run: 'touch l; until [ -e r ]; do sleep 0.05; done' }
+    - { id: right, effect: idempotent, timeout: 4m, run: 'touch r; until [ -e l ]; do sleep 0.05; done' }",
     );
     project.run(&["run", "job"]).expect(0);
 }

@@ -11,6 +11,7 @@ use lifeboat_engine::outlook::{self, Basis, History, Outlook};
 use lifeboat_engine::plan::Plan;
 use lifeboat_engine::project::Project;
 use lifeboat_engine::run::{Preflight, Probed, preflight, preview};
+use lifeboat_engine::runs::Past;
 use lifeboat_engine::step::Registry;
 
 use crate::args::{Format, PlanArgs};
@@ -41,7 +42,8 @@ pub(crate) fn plan(project: &Project, registry: &Registry, args: &PlanArgs, form
     outlook.confirm = confirm::is_needed(&plan).then(|| confirm::token(&plan));
     let mut exit = Exit::Success;
     if args.probe {
-        let probed = runtime.block_on(probe(&Preflight { plan: &plan, registry, incident_at }));
+        let past = Past::of(&project.spec.state_dir);
+        let probed = runtime.block_on(probe(&Preflight { plan: &plan, registry, incident_at, past: &past }));
         exit = match (probed.has_failed(), probed.misses_objective()) {
             (true, _) => Exit::Failed,
             (false, true) => Exit::Objective,

@@ -277,13 +277,10 @@ fn not_driven(run: &RunDir, error: &lifeboat_engine::run::driver::Error) -> Fail
 
 #[cfg(test)]
 mod tests {
-    use std::time::Instant;
-
     use super::*;
 
     #[test]
     fn work_that_blocks_keeps_no_process_whose_run_could_not_be_driven() {
-        let begin = Instant::now();
         let (let_go, gate) = std::sync::mpsc::channel::<()>();
         let result = on_runtime(async {
             let (begun, seen) = tokio::sync::oneshot::channel();
@@ -296,7 +293,6 @@ mod tests {
             Err::<(), _>("the journal cannot be written")
         });
         assert_eq!(result.expect("a runtime"), Err("the journal cannot be written"));
-        assert!(begin.elapsed() < Duration::from_secs(20), "{:?}", begin.elapsed());
         drop(let_go);
     }
 }

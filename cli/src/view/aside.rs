@@ -2,8 +2,8 @@
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
-use std::sync::mpsc::{Receiver, Sender, channel};
-use std::time::Duration;
+use std::sync::mpsc::{Receiver, RecvTimeoutError, Sender, channel};
+use std::time::{Duration, Instant};
 
 use lifeboat_engine::model::event::{EventClass, EventKind};
 use lifeboat_engine::run::driver::Reporter;
@@ -11,8 +11,12 @@ use lifeboat_engine::run::driver::Reporter;
 /// How many events may wait to be shown before progress and output are left out. The rest is as long as the run.
 const WAITING: usize = 10_000;
 
-/// How long the end of a run waits for what is still to be shown.
-const FAREWELL: Duration = Duration::from_secs(2);
+/// How long the end of a run waits for what is still to be shown, for a terminal that takes text slowly or a machine that is busy.
+const FAREWELL: Duration = Duration::from_secs(30);
+
+/// How often it looks whether anything is shown meanwhile, and after how many looks in vain the terminal is taken for stuck.
+const LOOK: Duration = Duration::from_millis(100);
+const STUCK: u32 = 20;
 
 /// Passes events on to a reporter that may block: a connection that hangs takes no more text, and a recovery must go on.
 #[derive(Debug)]
@@ -57,8 +61,17 @@ impl Reporter for Aside {
 impl Drop for Aside {
     fn drop(&mut self) {
         self.events = None;
-        // It ends by closing, or the time is up.
-        let _ = self.done.recv_timeout(FAREWELL);
+        let deadline = Instant::now() + FAREWELL;
+        let (mut left, mut in_vain) = (self.waiting.load(Ordering::Relaxed), 0);
+        // It ends by closing, or nothing moves any more.
+        while self.done.recv_timeout(LOOK) == Err(RecvTimeoutError::Timeout)
+            && in_vain < STUCK
+            && Instant::now() < deadline
+        {
+            let now = self.waiting.load(Ordering::Relaxed);
+            in_vain = if now == left { in_vain + 1 } else { 0 };
+            left = now;
+        }
     }
 }
 
@@ -107,5 +120,25 @@ mod tests {
         assert_eq!(shown.last(), Some(&99_999));
         assert!((10_000..=10_002).contains(&shown.len()), "{}", shown.len());
         assert!(shown.is_sorted());
+    }
+
+    /// Takes its time with everything.
+    struct Slow(Arc<Mutex<Vec<i64>>>);
+
+    impl Reporter for Slow {
+        fn on_event(&mut self, at_ms: i64, _: &EventKind) {
+            std::thread::sleep(Duration::from_millis(60));
+            self.0.lock().unwrap().push(at_ms);
+        }
+    }
+
+    #[test]
+    fn what_is_shown_slowly_is_shown_to_the_end() {
+        let shown = Arc::new(Mutex::new(Vec::new()));
+        let mut aside = Aside::new(Slow(Arc::clone(&shown))).unwrap();
+        // Longer than is waited for a terminal that takes nothing.
+        (0..50).for_each(|at| aside.on_event(at, &note()));
+        drop(aside);
+        assert_eq!(shown.lock().unwrap().last(), Some(&49));
     }
 }

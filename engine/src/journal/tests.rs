@@ -29,7 +29,7 @@ fn tamper(dir: &Path, sql: &str) {
 
 /// Waits for what a background thread will do soon.
 fn eventually<T>(mut look: impl FnMut() -> Option<T>) -> T {
-    let deadline = Instant::now() + Duration::from_secs(10);
+    let deadline = Instant::now() + Duration::from_secs(240);
     loop {
         if let Some(found) = look() {
             return found;

@@ -1,8 +1,9 @@
 //! Removes what a drill created, and proves it.
 
 use std::fs;
+use std::io::ErrorKind;
 use std::path::Path;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use crate::model::evidence::{Created, CreatedKind};
 use crate::process::Identity;
@@ -31,7 +32,7 @@ pub fn remove(thing: &Created) -> Removal {
             let identity = Identity { pid: *pid, start_ticks: *start_ticks, boot_id: boot_id.clone() };
             stop(&identity, *stop_signal)
         }
-        CreatedKind::Directory { path } => delete(path, |path| fs::remove_dir_all(path)),
+        CreatedKind::Directory { path } => delete(path, remove_dir),
         CreatedKind::File { path } => delete(path, |path| fs::remove_file(path)),
         CreatedKind::MovedAside { from, to } => move_back(from, to),
         CreatedKind::Within { resource, .. } => {
@@ -65,6 +66,20 @@ fn delete(path: &Path, how: impl FnOnce(&Path) -> std::io::Result<()>) -> Result
         return Err(format!("`{}` is still there", path.display()));
     }
     Ok(format!("`{}` does not exist", path.display()))
+}
+
+/// Removes a directory with all that is in it. What is left of a server that was killed may go on to make files for a moment.
+fn remove_dir(path: &Path) -> std::io::Result<()> {
+    const PATIENCE: Duration = Duration::from_secs(10);
+    let deadline = Instant::now() + PATIENCE;
+    loop {
+        match fs::remove_dir_all(path) {
+            Err(error) if error.kind() == ErrorKind::DirectoryNotEmpty && Instant::now() < deadline => {
+                std::thread::sleep(Duration::from_millis(20));
+            }
+            other => return other,
+        }
+    }
 }
 
 /// Says whether something stands there, if that can be seen: what cannot be looked at is not gone.
@@ -119,6 +134,27 @@ mod tests {
         assert!(remove(&moved).removed);
         assert!(from.exists() && !to.exists());
         assert!(remove(&moved).removed, "again is no error");
+    }
+
+    #[test]
+    fn a_directory_goes_in_which_somebody_makes_files_for_a_moment() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("data");
+        fs::create_dir(&path).unwrap();
+        let (begun, at) = (std::sync::Barrier::new(2), path.clone());
+        std::thread::scope(|scope| {
+            scope.spawn(|| {
+                let made = (0..20_000).map(|number| fs::write(at.join(number.to_string()), ""));
+                made.enumerate().take_while(|(_, made)| made.is_ok()).for_each(|(number, _)| {
+                    if number == 100 {
+                        begun.wait();
+                    }
+                });
+            });
+            begun.wait();
+            let removal = remove(&thing(CreatedKind::Directory { path: path.clone() }));
+            assert!(removal.removed, "{}", removal.proof);
+        });
     }
 
     #[test]

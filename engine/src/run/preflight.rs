@@ -12,6 +12,7 @@ use crate::model::StepId;
 use crate::plan::Plan;
 use crate::redact::Redactor;
 use crate::resource::{ResourceKind, System};
+use crate::runs::Past;
 use crate::secret::Secrets;
 use crate::step::{Finding, FindingState, PreflightFacts, Registry, StepContext, StepError};
 
@@ -25,6 +26,8 @@ pub struct Preflight<'a> {
     pub registry: &'a Registry,
     /// `--incident-at`, if it was given.
     pub incident_at: Option<Timestamp>,
+    /// What earlier runs have measured, from which looks estimate how long things take.
+    pub past: &'a Past,
 }
 
 /// Everything that was found, the worst of each subject first.
@@ -51,7 +54,7 @@ pub type Told<'a> = &'a (dyn Fn(&str, Option<usize>) + Sync);
 /// Looks at everything that a run would use, all at once, each with a time limit. Reads secrets, and changes nothing on
 /// any system.
 pub async fn preflight(of: Preflight<'_>, told: Told<'_>) -> Probed {
-    let Preflight { plan, registry, incident_at } = of;
+    let Preflight { plan, registry, incident_at, past } = of;
     let now = Timestamp::now();
     let mut looker = Looker::new(plan, registry, incident_at.unwrap_or(now));
     told("secrets", None);
@@ -75,7 +78,8 @@ pub async fn preflight(of: Preflight<'_>, told: Told<'_>) -> Probed {
     }
     for (step, _) in plan.steps.iter().zip(&fates).filter(|(_, fate)| !matches!(fate, Fate::Skipped { .. })) {
         let Some(kind) = registry.kind(&step.uses) else { continue };
-        let (ctx, facts) = (looker.context(step, looker.known_with(step)), Arc::clone(&facts));
+        let ctx = looker.context(step, looker.known_with(step)).after(past.clone());
+        let facts = Arc::clone(&facts);
         let id = step.id.to_string();
         told(&id, None);
         looks.spawn(async move {
@@ -128,6 +132,7 @@ async fn limited(
 fn facts(plan: &Plan, fates: &[Fate], now: Timestamp) -> PreflightFacts {
     let mut facts = PreflightFacts {
         mode: plan.mode,
+        rto: plan.objective.rto.map(|span| span.0),
         rpo: plan.objective.rpo.map(|span| span.0),
         now,
         replaced: BTreeMap::new(),

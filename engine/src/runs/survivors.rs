@@ -14,6 +14,12 @@ use super::owner::try_exclusive;
 use crate::crash::{self, Point};
 use crate::process::{AFTER_KILL, Stat, pids, raw, signal_group};
 
+const POLL: Duration = Duration::from_millis(20);
+
+/// How often it is looked again for who holds the lock and was not seen: one that was only made while the list of all
+/// processes was read, by another that was gone when its turn came, is seen the next time.
+const LOOKS: u32 = 25;
+
 /// A process that was ended.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Ended {
@@ -51,10 +57,18 @@ pub fn end_survivors(children_lock: &Path, grace: Duration) -> Result<Vec<Ended>
     let file = durable::lock_file(children_lock)?;
     let metadata = file.metadata().map_err(Error::io("read", children_lock))?;
     let mut hunt = Hunt { inode: (metadata.dev(), metadata.ino()), ..Hunt::default() };
-    hunt.end_all(grace)?;
-    if !try_exclusive(&file).map_err(Error::io("lock", children_lock))? {
-        let what = format!("it cannot be seen by this user, but holds `{}`", children_lock.display());
-        return Err(Error::Survivor { what });
+    let mut looks = 0;
+    loop {
+        hunt.end_all(grace)?;
+        if try_exclusive(&file).map_err(Error::io("lock", children_lock))? {
+            break;
+        }
+        if looks == LOOKS {
+            let what = format!("it cannot be seen by this user, but holds `{}`", children_lock.display());
+            return Err(Error::Survivor { what });
+        }
+        looks += 1;
+        std::thread::sleep(POLL);
     }
     crash::point(Point::SurvivorsEnded);
     Ok(hunt.ended.into_values().collect())
@@ -105,7 +119,7 @@ impl Hunt {
                     target.send(signal);
                 }
             }
-            std::thread::sleep(Duration::from_millis(20));
+            std::thread::sleep(POLL);
         }
     }
 
@@ -276,6 +290,20 @@ mod tests {
         let ended = end_survivors(&path, Duration::from_millis(200)).unwrap();
         let bash = ended.iter().find(|ended| ended.pid == child.0.id()).unwrap();
         assert_eq!(bash.manner, Manner::Killed);
+    }
+
+    /// As a process does that is made, by one that ends, while the list of all processes is read.
+    #[test]
+    fn who_is_not_seen_at_once_is_looked_for_again() {
+        let (_keep, path) = lock();
+        let file = durable::lock_file(&path).unwrap();
+        file.lock_shared().unwrap();
+        let held = std::thread::spawn(move || {
+            std::thread::sleep(Duration::from_millis(200));
+            drop(file);
+        });
+        assert_eq!(end_survivors(&path, Duration::from_millis(10)).unwrap(), []);
+        held.join().unwrap();
     }
 
     #[test]

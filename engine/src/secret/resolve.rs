@@ -212,7 +212,11 @@ mod tests {
     }
 
     fn reason(reference: &SecretRef, base: &Path) -> String {
-        read(reference, base, Duration::from_millis(300)).unwrap_err()
+        reason_within(Duration::from_secs(240), reference, base)
+    }
+
+    fn reason_within(patience: Duration, reference: &SecretRef, base: &Path) -> String {
+        read(reference, base, patience).unwrap_err()
     }
 
     #[test]
@@ -268,15 +272,18 @@ mod tests {
     #[test]
     fn a_command_that_hangs_is_ended_with_all_it_started() {
         let dir = tempfile::tempdir().unwrap();
-        // The shell ends at once; what it leaves behind keeps the pipe open.
-        for script in ["sleep 1000", "sleep 1000 & echo $! > pid; exit 0"] {
-            let begin = Instant::now();
-            let text = reason(&command(script), dir.path());
+        let late = |script: &str, patience: u64| {
+            let text = reason_within(Duration::from_millis(patience), &command(script), dir.path());
             assert!(text.contains("took longer"), "{text}");
-            assert!(begin.elapsed() < Duration::from_secs(20));
-        }
-        let pid = std::fs::read_to_string(dir.path().join("pid")).unwrap().trim().parse().unwrap();
-        let deadline = Instant::now() + Duration::from_secs(10);
+        };
+        late("sleep 1000", 300);
+        // The shell ends at once, if the machine lets it; what it leaves behind keeps the pipe open.
+        let pid = [500, 10_000, 60_000].into_iter().find_map(|patience| {
+            late("sleep 1000 & echo $! > pid; exit 0", patience);
+            std::fs::read_to_string(dir.path().join("pid")).ok()?.trim().parse().ok()
+        });
+        let pid = pid.expect("the shell says what it leaves behind");
+        let deadline = Instant::now() + Duration::from_secs(240);
         while crate::process::Identity::of(pid).is_some() {
             assert!(Instant::now() < deadline, "it still runs");
             std::thread::sleep(Duration::from_millis(10));

@@ -83,6 +83,7 @@ impl Finding {
 #[derive(Clone, Debug)]
 pub struct PreflightFacts {
     pub mode: Mode,
+    pub rto: Option<Duration>,
     pub rpo: Option<Duration>,
     pub now: Timestamp,
     /// Resources that steps destroy or replace, with the first step that does: what is there now need not work.

@@ -1,5 +1,6 @@
 //! The order of steps and what follows from their ends, decided without a runtime.
 
+use crate::cpu_time::cpu_time;
 use crate::plans::{always, failed, id, person, plan, step, succeeded};
 use crate::world::World;
 use lifeboat_engine::model::event::{AttemptResult, Decision, EventKind};
@@ -7,7 +8,6 @@ use lifeboat_engine::model::{FailureKind, Mode, Request, RunOutcome, StepId};
 use lifeboat_engine::plan::{Condition, Need, NeedOn, OnError, Plan, PlannedStep, Retry};
 use lifeboat_engine::run::{Input, Situation};
 use lifeboat_engine::step::Effect;
-use rustix::time::{ClockId, clock_gettime};
 use serde_json::json;
 use std::time::Duration;
 
@@ -274,13 +274,11 @@ fn what_runs_at_the_end_costs_nothing_before_it() {
         });
         let steps = chain.chain((0..wide).map(|at| always(&format!("last{at}"), &[])));
         let mut world = World::new(plan(steps.collect()), |_, _| succeeded(json!({})));
-        let begun = clock_gettime(ClockId::ThreadCPUTime);
+        let begun = cpu_time();
         while world.launched.last().is_none_or(|(step, _)| step.as_str() != "s1499") {
             assert!(world.turn());
         }
-        let ended = clock_gettime(ClockId::ThreadCPUTime);
-        let millis = (ended.tv_sec - begun.tv_sec) * 1000 + (ended.tv_nsec - begun.tv_nsec) / 1_000_000;
-        (Duration::from_millis(u64::try_from(millis).unwrap()), world)
+        (cpu_time() - begun, world)
     }
     let (narrow, _) = cost(1);
     let (wide, mut world) = cost(10_000);

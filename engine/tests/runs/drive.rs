@@ -2,6 +2,7 @@
 
 use std::path::Path;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicI64, Ordering};
 use std::time::Duration;
 
 use crate::plans::{declared, id, person, plan, step};
@@ -112,7 +113,7 @@ async fn until_there(path: &Path) {
             tokio::time::sleep(Duration::from_millis(2)).await;
         }
     };
-    tokio::time::timeout(Duration::from_secs(20), there).await.expect("it is there in time");
+    tokio::time::timeout(Duration::from_secs(240), there).await.expect("it is there in time");
 }
 
 fn question() -> Question {
@@ -241,7 +242,7 @@ async fn a_question_waits_until_it_is_answered() {
         controls.send(Control::Request(request)).await.unwrap();
     };
     let (situation, ()) =
-        tokio::time::timeout(Duration::from_secs(20), async { tokio::join!(work, answer) }).await.unwrap();
+        tokio::time::timeout(Duration::from_secs(240), async { tokio::join!(work, answer) }).await.unwrap();
     assert_eq!(situation, Situation::Finished(RunOutcome::Succeeded));
 }
 
@@ -412,17 +413,18 @@ async fn a_system_that_was_not_made_is_missed_by_name() {
     assert_eq!(code_of(&outcomes(dir.path())[1].1), "LB0340");
 }
 
-/// A clock on which a second is twenty minutes.
-struct Fast(std::time::Instant);
+/// A clock that goes on when it is told to, however busy the machine is.
+#[derive(Default)]
+struct ByHand(AtomicI64);
 
-impl Clock for Fast {
+impl Clock for ByHand {
     fn now_ms(&self) -> i64 {
-        i64::try_from(self.0.elapsed().as_millis()).unwrap_or(i64::MAX) * 1200
+        self.0.load(Ordering::SeqCst)
     }
 }
 
 /// Keeps when each notice was posted.
-struct Posts(Arc<Fast>, Arc<std::sync::Mutex<Vec<(Occasion, i64)>>>);
+struct Posts(Arc<ByHand>, Arc<std::sync::Mutex<Vec<(Occasion, i64)>>>);
 
 #[async_trait]
 impl Messenger for Posts {
@@ -436,28 +438,31 @@ impl Messenger for Posts {
 async fn whoever_is_waited_for_is_reminded_every_ten_minutes() {
     const MINUTE: i64 = 60 * 1000;
     let dir = tempfile::tempdir().unwrap();
-    let (clock, posts) = (Arc::new(Fast(std::time::Instant::now())), Arc::default());
+    let (clock, posts) = (Arc::<ByHand>::default(), Arc::default());
     let mut plan = plan(vec![act("a", &[], "ask")]);
     plan.resources.insert("ops".into(), files(dir.path()));
     plan.notices = [Occasion::Waiting, Occasion::Reminder].map(|it| (it, vec!["ops".to_owned()])).into();
     let (controls, receiver) = mpsc::channel(8);
     let messenger = Posts(Arc::clone(&clock), Arc::clone(&posts));
     let prepare = |registry: &mut Registry| registry.set_messenger(messenger);
+    let hand = Arc::clone(&clock);
     let work = run_with(dir.path(), plan, receiver, clock, prepare);
     let stop = async {
         while posts.lock().expect("nobody panicked").len() < 4 {
-            tokio::time::sleep(Duration::from_millis(5)).await;
+            tokio::time::sleep(Duration::from_millis(20)).await;
+            hand.0.fetch_add(MINUTE, Ordering::SeqCst);
         }
         controls.send(Control::Kill).await.unwrap();
     };
-    tokio::time::timeout(Duration::from_secs(30), async { tokio::join!(work, stop) }).await.unwrap();
+    tokio::time::timeout(Duration::from_secs(240), async { tokio::join!(work, stop) }).await.unwrap();
     let posts = posts.lock().unwrap();
     let occasions: Vec<_> = posts.iter().map(|(occasion, _)| *occasion).collect();
     assert_eq!(occasions[0], Occasion::Waiting);
     assert!(occasions[1..].iter().all(|occasion| *occasion == Occasion::Reminder), "{posts:?}");
-    // Not sooner; how much later is up to how busy the machine is, which the clock makes look like minutes.
+    // Not sooner; the hand may move once or twice between the decision to post and the post. How much later depends on how
+    // often the run looks while the hand moves.
     let gaps: Vec<_> = posts.windows(2).map(|two| two[1].1 - two[0].1).collect();
-    assert!(gaps[1..].iter().all(|gap| *gap >= 9 * MINUTE), "{gaps:?}");
+    assert!(gaps[1..].iter().all(|gap| *gap >= 8 * MINUTE), "{gaps:?}");
 }
 
 /// Keeps what each notice says.

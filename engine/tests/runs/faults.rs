@@ -5,7 +5,7 @@ use std::io::{BufRead, BufReader, Write};
 use std::path::Path;
 use std::process::{Child, Command, Stdio};
 use std::sync::{Arc, Mutex};
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use async_trait::async_trait;
 use lifeboat_engine::clock::SystemClock;
@@ -218,10 +218,9 @@ async fn attempts_that_run_are_ended_when_the_journal_fails() {
         "CREATE TRIGGER fault BEFORE INSERT ON events WHEN NEW.kind = 'recorded' \
          BEGIN SELECT RAISE(FAIL, 'disk on fire'); END",
     );
-    let begun = Instant::now();
+    // The one that hangs is told to end, or this would never.
     let result = go_on(dir, &plan, &world, journal).await;
     assert!(fault_of(&result).to_string().contains("disk on fire"), "{result:?}");
-    assert!(begun.elapsed() < Duration::from_secs(20), "the one that hangs was told to end");
     assert_eq!(world.counts().get("b"), None);
 }
 

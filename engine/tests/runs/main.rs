@@ -2,6 +2,8 @@
 
 mod calls;
 mod clocks;
+#[path = "../../src/cpu_time.rs"]
+mod cpu_time;
 mod crashes;
 mod dispatch;
 mod drive;

@@ -1,6 +1,9 @@
 //! The member system on real servers: its workflows, what it does when servers go away, and whether the ledger
 //! tells a whole system from a damaged one.
 
+// Public, so that what is not used here is no dead code.
+#[path = "../../../steps/tests/support/port.rs"]
+pub mod port;
 mod servers;
 
 use std::path::PathBuf;
@@ -8,7 +11,7 @@ use std::process::{Command, Output, Stdio};
 
 use reqwest::Method;
 use serde_json::{Value, json};
-use servers::{Postgres, Redis, Running, eventually, free_port};
+use servers::{PATIENCE, Postgres, Redis, Running, eventually, free_port};
 
 const PASSWORD: &str = "only for this test";
 
@@ -70,7 +73,7 @@ impl System {
     }
 
     async fn wait_for_ready(&self, wanted: u16) -> Value {
-        let deadline = std::time::Instant::now() + std::time::Duration::from_secs(30);
+        let deadline = std::time::Instant::now() + PATIENCE;
         loop {
             let (status, answer) = self.get("/health/ready", "").await;
             if status == wanted {

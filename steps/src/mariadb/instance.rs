@@ -1,6 +1,7 @@
 //! A server on a data directory of this machine: found by its process, made empty, started, stopped.
 
 use std::fs;
+use std::io::Write;
 use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
@@ -32,17 +33,37 @@ pub(super) struct Isolated {
 }
 
 impl Isolated {
-    /// Reads what was written beside a data directory.
-    pub(super) fn of(data_dir: &Path) -> Option<Self> {
-        let text = fs::read(data_dir.parent()?.join(ISOLATED)).ok()?;
-        serde_json::from_slice(&text).ok()
+    /// Reads what was written beside a data directory; `None` if nothing was.
+    ///
+    /// What cannot be read is no reason to start the server as any other one: it would be open to everybody.
+    pub(super) fn of(data_dir: &Path) -> Result<Option<Self>, StepError> {
+        let path = data_dir.with_file_name(ISOLATED);
+        let unusable = |error: &(dyn std::error::Error + 'static)| {
+            let message = format!("how the server was cut off from everything stands in {}", path.display());
+            StepError::permanent(codes::LB2008, format!("{message}, which cannot be read"))
+                .help("it was not started: remove the clone and make it again")
+                .caused_by(error)
+        };
+        match fs::read(&path) {
+            Ok(text) => serde_json::from_slice(&text).map(Some).map_err(|error| unusable(&error)),
+            Err(error) if error.kind() == std::io::ErrorKind::NotFound => Ok(None),
+            Err(error) => Err(unusable(&error)),
+        }
     }
 
-    /// Writes it beside a data directory.
+    /// Writes it beside a data directory, whole or not at all, and so that it survives a power cut.
     pub(super) fn save(&self, data_dir: &Path) -> Result<(), StepError> {
         let path = data_dir.with_file_name(ISOLATED);
         let text = serde_json::to_vec(self).expect("plain data is JSON");
-        fs::write(&path, text).map_err(|error| {
+        let write = || -> std::io::Result<()> {
+            let dir = path.parent().unwrap_or(Path::new("/"));
+            let mut file = tempfile::NamedTempFile::new_in(dir)?;
+            file.write_all(&text)?;
+            file.as_file().sync_all()?;
+            file.persist(&path).map_err(|error| error.error)?;
+            fs::File::open(dir)?.sync_all()
+        };
+        write().map_err(|error| {
             StepError::transient(codes::LB2009, format!("{} cannot be written", path.display()))
                 .caused_by(&error)
         })
@@ -78,15 +99,8 @@ impl Isolated {
 
 /// Returns the process of the server that runs on a data directory: it works in that directory.
 pub(super) fn live(data_dir: &Path) -> Option<Identity> {
-    let wanted = data_dir.canonicalize().ok()?;
-    let entries = fs::read_dir("/proc").ok()?;
-    entries.flatten().find_map(|entry| {
-        let pid: u32 = entry.file_name().to_str()?.parse().ok()?;
-        let name = fs::read_to_string(entry.path().join("comm")).ok()?;
-        let is_server = matches!(name.trim(), "mariadbd" | "mysqld");
-        let works_there = is_server && fs::read_link(entry.path().join("cwd")).ok()? == wanted;
-        works_there.then(|| Identity::of(pid))?
-    })
+    let servers = identity::working_in(data_dir, |name| matches!(name, "mariadbd" | "mysqld"));
+    servers.into_iter().next()
 }
 
 /// Returns the data directory of a resource; a remote one is refused.
@@ -191,7 +205,7 @@ pub(super) async fn start(
 ) -> Result<(Client, Facts), StepError> {
     let data_dir = data_dir(name, mariadb)?;
     let user = owner(mariadb)?;
-    let isolated = Isolated::of(data_dir).filter(|isolated| isolated.run == ctx.info.run.to_string());
+    let isolated = Isolated::of(data_dir)?.filter(|isolated| isolated.run == ctx.info.run.to_string());
     let args = match &isolated {
         Some(isolated) => isolated.args(data_dir),
         None => own_args(mariadb, data_dir),

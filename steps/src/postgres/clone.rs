@@ -295,7 +295,7 @@ impl<'a> Work<'a> {
         if let Some(recovered) = self.ctx.recorded(RECOVERED) {
             return serde_json::from_value(recovered.clone()).map_err(|error| unreadable(&error));
         }
-        let with = json!({ "store": self.params.store, "cluster": self.name, "timeline": chosen.timeline });
+        let with = json!({ "store": self.params.store, "cluster": self.name, "timeline": chosen.timeline, "surviving_wal": "none" });
         let done = Recover.run(&self.part(self.with_target(with))).await?;
         let value = serde_json::to_value(&done).expect("results are JSON");
         self.ctx.record(RECOVERED, value).await?;

@@ -95,6 +95,7 @@ lifeboat_engine::define_codes! {
     LB1833 "log has parted";
     LB1834 "recovery target is not in the WAL";
     LB1835 "directory cannot be restored over";
+    LB1836 "WAL of the lost server cannot be used";
     LB1850 "inventory of a backup cannot be used";
     LB1851 "files of a server cannot be verified";
     LB1852 "backup is of another cluster";

@@ -19,6 +19,7 @@ use serde::{Deserialize, Serialize};
 use sha2::{Digest, Sha256};
 
 use super::controldata::ControlData;
+use super::lock_files::socket_setting;
 use super::pidfile::PidFile;
 use super::recovery_target::{Edge, RecoveryTarget};
 use super::wal::{Lsn, SegmentSize, SystemId};
@@ -26,7 +27,7 @@ use super::{codes, memory};
 use crate::process::OsUser;
 
 const DESCRIPTION: &str = "isolation.json";
-const CLIENT: &str = "lifeboat";
+pub(super) const CLIENT: &str = "lifeboat";
 const CONFIGURATION: &str = "postgresql.conf";
 /// A socket's path may have 107 bytes, and Postgres adds its file name.
 const LONGEST_DIR: usize = 85;
@@ -85,6 +86,9 @@ pub struct Isolation {
     /// The end of the last record that was replayed, once it is proven that the server waits where it should.
     #[serde(default)]
     pub waits_at: Option<Lsn>,
+    /// The last segment of the archive, if all WAL was replayed and does not fill it.
+    #[serde(default)]
+    pub ends_within: Option<String>,
 }
 
 /// Returns the directory for an isolated server on a data directory.
@@ -102,10 +106,11 @@ impl Isolation {
     /// Returns the description of the isolated server that runs on a data directory now.
     pub fn serving(data_dir: &Path) -> Option<Self> {
         let (file, _) = PidFile::live(data_dir)?;
+        let dir = work_dir(data_dir);
         let served = match &file.socket_dir {
-            Some(dir) => *dir == work_dir(data_dir),
+            Some(socket_dir) => *socket_dir == dir,
             // A server that has only just begun names neither its socket nor its state.
-            None => file.status.is_none(),
+            None => file.status.is_none() && is_configured_in(file.pid, &dir),
         };
         served.then(|| Self::read(data_dir)).flatten()
     }
@@ -210,7 +215,7 @@ impl Isolation {
             ("ident_file".into(), file("pg_ident.conf")),
             ("port".into(), self.port.to_string()),
             ("listen_addresses".into(), listen_addresses(postgres)),
-            ("unix_socket_directories".into(), socket_dirs(&dir, postgres)),
+            socket_setting(socket_dirs(&dir, postgres).iter().map(PathBuf::as_path)),
             ("shared_buffers".into(), shared_buffers()),
             ("max_wal_size".into(), self.max_wal_size()),
             // The default is too little for large segments.
@@ -350,17 +355,14 @@ fn listen_addresses(postgres: &Postgres) -> String {
 }
 
 /// The private directory first, which is the one that `postmaster.pid` names.
-fn socket_dirs(dir: &Path, postgres: &Postgres) -> String {
-    let quoted = |dir: &Path| format!("\"{}\"", dir.display().to_string().replace('"', "\"\""));
+fn socket_dirs(dir: &Path, postgres: &Postgres) -> Vec<PathBuf> {
     let named = match (&postgres.host, &postgres.socket_dir) {
         (Some(host), _) if host.starts_with('/') => Some(PathBuf::from(host)),
         (_, Some(dir)) => Some(dir.clone()),
         _ => None,
     };
-    match named.filter(|named| named.is_dir() && named != dir) {
-        Some(named) => format!("{}, {}", quoted(dir), quoted(&named)),
-        None => quoted(dir),
-    }
+    let named = named.filter(|named| named.is_dir() && named != dir);
+    std::iter::once(dir.to_path_buf()).chain(named).collect()
 }
 
 /// A quarter of the memory that is free, between 32 and 512 MB. More would hold back what has to be written before the
@@ -387,6 +389,14 @@ fn own_name(owner: Option<&OsUser>) -> Result<Vec<String>, StepError> {
     let mut names: Vec<String> = owner.map(|owner| owner.name.clone()).into_iter().collect();
     names.push(me);
     Ok(names)
+}
+
+/// Says whether a server was told to read its configuration in a directory. Where that cannot be seen, it may have been.
+fn is_configured_in(pid: u32, dir: &Path) -> bool {
+    use std::os::unix::ffi::OsStrExt;
+    let Ok(words) = fs::read(format!("/proc/{pid}/cmdline")) else { return true };
+    let told = [b"config_file=", dir.join(CONFIGURATION).as_os_str().as_bytes()].concat();
+    words.split(|byte| *byte == 0).any(|word| word == told)
 }
 
 fn make_dir(dir: &Path, owner: Option<&OsUser>) -> io::Result<()> {

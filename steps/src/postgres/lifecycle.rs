@@ -13,6 +13,7 @@ use serde_json::{Map, Value, json};
 
 use super::connect::{Login, PgError};
 use super::isolation::Isolation;
+use super::lock_files::socket_setting;
 use super::pidfile::PidFile;
 use super::server::{self, Ended, Expected, Launch, Pace, ServerLog};
 use super::tools::Tools;
@@ -70,31 +71,32 @@ impl StepKind for Start {
     async fn run(&self, ctx: &StepContext) -> Result<Done, StepError> {
         let params: Params = ctx.params()?;
         let (postgres, data_dir) = local::data_dir(ctx, &params.cluster)?;
-        let started = PidFile::live(data_dir).is_none();
-        if started {
-            match left_isolated(ctx, data_dir) {
-                Some(isolation) => drop(promote::revive(ctx, &params.cluster, isolation).await?),
-                None => start_own(ctx, &params.cluster, params.within.0).await?,
-            }
+        let before = PidFile::live(data_dir).map(|(_, server)| server);
+        bring_back(ctx, &params.cluster).await?;
+        if server::running(ctx, data_dir).await?.is_none() {
+            start_own(ctx, &params.cluster, params.within.0).await?;
         }
         let login = Login::of(ctx, postgres)?;
         wait(&login, data_dir, params.within.0).await?;
-        let pid = PidFile::live(data_dir).map(|(file, _)| file.pid);
+        let server = PidFile::live(data_dir).map(|(_, server)| server);
+        let started = before.is_none() || before != server;
+        let pid = server.map(|server| server.pid);
         Ok(local::done(json!({"pid": pid, "port": postgres.port, "started": started})))
     }
 }
 
-/// Starts the isolated server of this run again, if it has ended since it was recovered: killed, or with the machine.
-/// Does nothing for any other server.
+/// Starts the isolated server of this run again, if it has ended since it was recovered, or is about to: killed, or with the
+/// machine. Does nothing for any other server.
 pub(super) async fn bring_back(ctx: &StepContext, name: &str) -> Result<(), StepError> {
-    let Ok((_, data_dir)) = local::data_dir(ctx, name) else { return Ok(()) };
-    if PidFile::live(data_dir).is_some() {
-        return Ok(());
+    let Ok((postgres, data_dir)) = local::data_dir(ctx, name) else { return Ok(()) };
+    let Some(isolation) = left_isolated(ctx, data_dir) else { return Ok(()) };
+    if let Some((_, server)) = server::running(ctx, data_dir).await? {
+        let is_other = Isolation::serving(data_dir).is_none() && server.is_alive();
+        if is_other || promote::settles(ctx, postgres, (&isolation, &server)).await? {
+            return Ok(());
+        }
     }
-    match left_isolated(ctx, data_dir) {
-        Some(isolation) => promote::revive(ctx, name, isolation).await.map(drop),
-        None => Ok(()),
-    }
+    promote::revive(ctx, name, isolation).await.map(drop)
 }
 
 /// Finds the description of a server that this run has recovered and not put into service: it is started as it was,
@@ -133,11 +135,8 @@ fn own_settings(postgres: &Postgres) -> Vec<(String, String)> {
     if let Some(file) = &postgres.config_file {
         settings.push(("config_file".to_owned(), file.display().to_string()));
     }
-    let socket_dir = postgres.host.as_ref().filter(|host| host.starts_with('/')).map(Into::into);
-    if let Some(dir) = socket_dir.or_else(|| postgres.socket_dir.clone()) {
-        let quoted = format!("\"{}\"", dir.display().to_string().replace('"', "\"\""));
-        settings.push(("unix_socket_directories".to_owned(), quoted));
-    }
+    let socket_dir = postgres.host.as_deref().filter(|host| host.starts_with('/')).map(Path::new);
+    settings.extend(socket_dir.or(postgres.socket_dir.as_deref()).map(|dir| socket_setting([dir])));
     settings
 }
 

@@ -17,6 +17,7 @@ pub mod isolation;
 mod libpq;
 mod lifecycle;
 pub mod local;
+mod lock_files;
 mod memory;
 pub mod pidfile;
 mod preflight;

@@ -10,8 +10,11 @@ use lifeboat_engine::step::{StepContext, StepError};
 
 use super::codes;
 use super::connect::{Client, Login, PgError};
+use super::isolation;
+use super::lock_files;
+use super::pidfile::PidFile;
 use super::tools::Tools;
-use crate::process::{Command, Identity, OsUser, Server, ServerSpec, identity};
+use crate::process::{Command, Identity, OsUser, Server, ServerSpec, identity, is_stage};
 
 /// How often a server is asked whether it has got further: at first often, because most things take a moment only.
 #[derive(Debug)]
@@ -49,7 +52,11 @@ pub(super) struct Launch<'a> {
 }
 
 /// Starts a postmaster in a session of its own, recorded before it runs. It outlives the step.
+///
+/// Waits for what is left of an earlier server, and removes the locks that one was killed with.
 pub(super) async fn launch(ctx: &StepContext, launch: &Launch<'_>) -> Result<Server, StepError> {
+    alone(ctx, launch.data_dir).await?;
+    lock_files::remove_left(ctx, launch).await?;
     let port = launch.settings.iter().find(|(name, _)| name == "port").map_or("", |(_, port)| port);
     let mut command = Command::new(launch.tools.program("postgres"))
         .arg("-D")
@@ -101,18 +108,30 @@ pub(super) async fn stop(server: &Identity, patience: Duration) -> Result<Ended,
 /// Waits until no process of an earlier server works in a data directory any more.
 ///
 /// The children of a killed postmaster notice it a moment later. One that ends a recovery goes on with that meanwhile, and
-/// would take away what tells the next server to recover.
+/// would take away what tells the next server to recover; one that writes pages would write them over what is restored there.
 pub(super) async fn alone(ctx: &StepContext, data_dir: &Path) -> Result<(), StepError> {
+    match running(ctx, data_dir).await? {
+        None => Ok(()),
+        Some((file, _)) => Err(still_works(data_dir, file.pid)),
+    }
+}
+
+/// Returns the server that runs on a data directory. One that has only just begun tells so a moment later; nobody else works
+/// there if there is none.
+pub(super) async fn running(
+    ctx: &StepContext,
+    data_dir: &Path,
+) -> Result<Option<(PidFile, Identity)>, StepError> {
     const PATIENCE: Duration = Duration::from_mins(1);
     let (deadline, pace) = (Instant::now() + PATIENCE, Pace::start());
     loop {
-        let Some(pid) = worker_in(data_dir) else { return Ok(()) };
+        let worker = worker_in(data_dir);
+        if let Some(live) = PidFile::live(data_dir) {
+            return Ok(Some(live));
+        }
+        let Some(pid) = worker else { return Ok(None) };
         if Instant::now() >= deadline {
-            let dir = data_dir.display();
-            let message = format!("process {pid} of an earlier Postgres server still works in {dir}");
-            return Err(StepError::transient(codes::LB1262, message).help(format!(
-                "look at it with `ps -o pid,stat,wchan,args -p {pid}`; `kill -QUIT {pid}` ends it; then try again"
-            )));
+            return Err(still_works(data_dir, pid));
         }
         tokio::select! {
             () = tokio::time::sleep(pace.pause()) => {}
@@ -121,13 +140,24 @@ pub(super) async fn alone(ctx: &StepContext, data_dir: &Path) -> Result<(), Step
     }
 }
 
-/// Finds a process of Postgres whose working directory is the data directory.
+fn still_works(data_dir: &Path, pid: u32) -> StepError {
+    let message =
+        format!("process {pid} of an earlier Postgres server still works in {}", data_dir.display());
+    StepError::transient(codes::LB1262, message).help(format!(
+        "look at it with `ps -o pid,stat,wchan,args -p {pid}`; `kill -QUIT {pid}` ends it; then try again"
+    ))
+}
+
+/// Finds a process of Postgres whose working directory is the data directory; one that is about to be a server; or a client that
+/// one has started there to fetch WAL: it would put what its server has asked for in the place of what the next one asks for.
 fn worker_in(data_dir: &Path) -> Option<u32> {
     let data_dir = data_dir.canonicalize().ok()?;
     let works = |pid: &u32| {
         let process = PathBuf::from(format!("/proc/{pid}"));
-        std::fs::read_to_string(process.join("comm")).is_ok_and(|name| name.trim_end() == "postgres")
+        let is_one = |name: String| ["postgres", isolation::CLIENT].contains(&name.trim_end());
+        *pid != std::process::id()
             && std::fs::read_link(process.join("cwd")).is_ok_and(|cwd| cwd == data_dir)
+            && (std::fs::read_to_string(process.join("comm")).is_ok_and(is_one) || is_stage(*pid))
     };
     let processes = std::fs::read_dir("/proc").ok()?.flatten();
     processes.filter_map(|process| process.file_name().to_str()?.parse().ok()).find(works)

@@ -1,6 +1,7 @@
 //! Ends a process that is told from later ones with the same number, and keeps its identity in a file.
 
 use std::io::{self, Write};
+use std::os::unix::fs::MetadataExt;
 use std::path::Path;
 use std::time::{Duration, Instant};
 
@@ -80,6 +81,24 @@ pub async fn stop(identity: &Identity, number: i32, patience: Duration) -> Resul
     } else {
         Err(cannot_end(identity, "does not end, even after KILL"))
     }
+}
+
+/// Returns the processes that work in a directory, of programs that are chosen by their name.
+///
+/// It is the directory itself that counts and not its path: a process in a container has paths of its own.
+pub fn working_in(dir: &Path, is_meant: impl Fn(&str) -> bool) -> Vec<Identity> {
+    let place = |path: &Path| std::fs::metadata(path).map(|found| (found.dev(), found.ino())).ok();
+    let Some(wanted) = place(dir) else { return Vec::new() };
+    let works_there = |process: &Path| {
+        let name = std::fs::read_to_string(process.join("comm")).unwrap_or_default();
+        is_meant(name.trim()) && place(&process.join("cwd")) == Some(wanted)
+    };
+    let processes = std::fs::read_dir("/proc").into_iter().flatten().flatten();
+    let found = processes.filter_map(|entry| {
+        let pid = entry.file_name().to_str()?.parse().ok()?;
+        works_there(&entry.path()).then(|| Identity::of(pid))?
+    });
+    found.collect()
 }
 
 /// Waits until a process is gone; false if it still runs when `patience` is over.

@@ -21,6 +21,7 @@ pub use command::{Command, Output};
 pub use identity::{Identity, Stopped};
 pub use os_user::OsUser;
 pub use output::Kept;
+pub(crate) use server::is_stage;
 pub use server::{Server, ServerSpec};
 pub use variables::connection_url;
 pub(crate) use variables::secret_value;

@@ -134,10 +134,18 @@ impl LineSink {
     }
 }
 
+/// What was read of a stream.
+#[derive(Default)]
+pub(super) struct Drained {
+    pub(super) kept: Kept,
+    /// Whether its end was not reached: something still holds it open.
+    pub(super) open: bool,
+}
+
 /// A thread that reads one stream until its end, or until told to stop.
 pub(super) struct Reader {
     stop: Arc<AtomicBool>,
-    finished: mpsc::Receiver<Kept>,
+    finished: mpsc::Receiver<Drained>,
 }
 
 impl Reader {
@@ -146,20 +154,21 @@ impl Reader {
         let (sender, finished) = mpsc::sync_channel(1);
         let stop_seen = Arc::clone(&stop);
         thread::spawn(move || {
-            let kept = read_all(pipe, stream, &sink, &stop_seen);
+            let drained = read_all(pipe, stream, &sink, &stop_seen);
             // The receiver is gone if the attempt was dropped; then nobody wants the output.
-            let _ = sender.send(kept);
+            let _ = sender.send(drained);
         });
         Self { stop, finished }
     }
 
-    /// Waits for the end of the stream; `None` if something still holds it open after that time.
-    pub(super) fn wait(&self, patience: Duration) -> Option<Kept> {
+    /// Waits for the end of the stream; `None` if it has not come within that time, because something still holds it open or
+    /// because the machine is busy.
+    pub(super) fn wait(&self, patience: Duration) -> Option<Drained> {
         self.finished.recv_timeout(patience).ok()
     }
 
     /// Ends the reading, whoever holds the stream open, and returns what came.
-    pub(super) fn finish(self) -> Kept {
+    pub(super) fn finish(self) -> Drained {
         self.stop.store(true, Ordering::Release);
         self.finished.recv().unwrap_or_default()
     }
@@ -171,8 +180,8 @@ impl Drop for Reader {
     }
 }
 
-fn read_all(mut pipe: PipeReader, stream: Stream, sink: &LineSink, stop: &AtomicBool) -> Kept {
-    let mut kept = Kept::default();
+fn read_all(mut pipe: PipeReader, stream: Stream, sink: &LineSink, stop: &AtomicBool) -> Drained {
+    let (mut kept, mut open) = (Kept::default(), true);
     let mut lines = Lines::new(sink.redactor.clone());
     let reach = sink.redactor.reach();
     let mut buffer = [0_u8; 16 * 1024];
@@ -180,7 +189,10 @@ fn read_all(mut pipe: PipeReader, stream: Stream, sink: &LineSink, stop: &Atomic
     while wait_readable(&pipe, stop) && reads_after_stop < READS_AFTER_STOP {
         reads_after_stop += u32::from(stop.load(Ordering::Acquire));
         match pipe.read(&mut buffer) {
-            Ok(0) => break,
+            Ok(0) => {
+                open = false;
+                break;
+            }
             Ok(count) => {
                 kept.push(&buffer[..count], reach);
                 lines.push(&buffer[..count], |line| sink.take(stream, line));
@@ -191,7 +203,7 @@ fn read_all(mut pipe: PipeReader, stream: Stream, sink: &LineSink, stop: &Atomic
     }
     lines.end(|line| sink.take(stream, line));
     kept.settle(&sink.redactor);
-    kept
+    Drained { kept, open }
 }
 
 /// Waits until there is something to read; false once told to stop.

@@ -154,10 +154,11 @@ impl Running {
         let left = || deadline.saturating_duration_since(Instant::now());
         let stdout = self.stdout.map(|reader| reader.wait(left()).ok_or(reader));
         let stderr = self.stderr.map(|reader| reader.wait(left()).ok_or(reader));
-        let held_open = [&stdout, &stderr].into_iter().any(|it| it.as_ref().is_some_and(Result::is_err));
         let left_behind = end_left_behind(self.group.leader);
         let [stdout, stderr] = [stdout, stderr]
-            .map(|ended| ended.map(|kept| kept.unwrap_or_else(Reader::finish)).unwrap_or_default());
+            .map(|ended| ended.map(|drained| drained.unwrap_or_else(Reader::finish)).unwrap_or_default());
+        // Not by how long it took: on a busy machine what a program wrote last may not have been read yet.
+        let held_open = stdout.open || stderr.open;
         let warning = match (left_behind, held_open) {
             (true, _) => Some(format!(
                 "`{}` left processes running in the background; they were ended with the step",
@@ -169,7 +170,7 @@ impl Running {
             )),
             (false, false) => None,
         };
-        (stdout, stderr, warning.into_iter().collect())
+        (stdout.kept, stderr.kept, warning.into_iter().collect())
     }
 }
 

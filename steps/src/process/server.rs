@@ -14,6 +14,15 @@ use super::{Identity, OsUser, codes, identity, spawn};
 /// the read fails and nothing was started.
 const STAGE: &str = r#"read -r go || exit 125; [ "$go" = go ] || exit 125; exec "$@" </dev/null"#;
 
+/// What the stage calls itself on its command line.
+const STAGE_NAME: &str = "lifeboat-stage";
+
+/// Says whether a process is the stage of a server: it becomes one, or ends.
+pub(crate) fn is_stage(pid: u32) -> bool {
+    let line = std::fs::read(format!("/proc/{pid}/cmdline")).unwrap_or_default();
+    line.split(|byte| *byte == 0).any(|word| word == STAGE_NAME.as_bytes())
+}
+
 /// What is said of a server besides its command.
 #[derive(Clone, Debug)]
 pub struct ServerSpec {
@@ -85,7 +94,7 @@ fn stage(command: &Command, ctx: &StepContext, log: File) -> Result<process::Chi
     let second = log.try_clone().map_err(|error| failed(&command.name, "its log").caused_by(&error))?;
     find_program(command, &dir, variables.get(std::ffi::OsStr::new("PATH")))?;
     let mut stage = process::Command::new("/bin/sh");
-    stage.args(["-c", STAGE, "lifeboat-stage"]).arg(&command.program).args(&command.args);
+    stage.args(["-c", STAGE, STAGE_NAME]).arg(&command.program).args(&command.args);
     stage.env_clear().envs(variables).current_dir(dir);
     stage.stdin(process::Stdio::piped()).stdout(log).stderr(second);
     spawn::new_session(&mut stage);

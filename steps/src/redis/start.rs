@@ -7,9 +7,11 @@ use lifeboat_engine::model::outcome::FailureKind;
 use lifeboat_engine::resource::Manager;
 use lifeboat_engine::step::{StepContext, StepError};
 
-use super::client::Client;
+use super::client::{Client, server};
 use super::codes;
+use super::config::required;
 use super::info::Info;
+use crate::process::{Identity, identity};
 use crate::service::{STOP_PATIENCE, Started, Unit};
 
 const POLL: Duration = Duration::from_millis(100);
@@ -42,7 +44,30 @@ pub(super) async fn stop(
         }
         tokio::time::sleep(POLL).await;
     }
-    Ok(())
+    wait_for_writers(ctx, name, deadline).await
+}
+
+/// Waits until nobody writes a dump in the data directory any more: the process that does so for a server outlives one that is
+/// killed, and gives its file the name of the dump in the end, over whatever has that name then.
+async fn wait_for_writers(ctx: &StepContext, name: &str, deadline: Instant) -> Result<(), StepError> {
+    let (dir, _) = required(ctx, server(ctx, name)?, name)?;
+    loop {
+        let is_server = |program: &str| ["redis", "valkey", "keydb"].iter().any(|it| program.starts_with(it));
+        let writes = |process: &Identity| dir.join(format!("temp-{}.rdb", process.pid)).exists();
+        let Some(writer) = identity::working_in(dir, is_server).into_iter().find(writes) else {
+            return Ok(());
+        };
+        if Instant::now() >= deadline || ctx.cancel.is_cancelled() {
+            let message = format!(
+                "process {} still writes a dump in {}, for a server that is gone",
+                writer.pid,
+                dir.display()
+            );
+            return Err(StepError::transient(codes::LB1307, message)
+                .help("nothing was replaced yet: wait until it has ended, or end it, and retry"));
+        }
+        tokio::time::sleep(POLL).await;
+    }
 }
 
 /// Starts the server and waits until it has loaded its data.

@@ -9,6 +9,7 @@ use lifeboat_engine::model::outcome::FailureKind;
 use lifeboat_engine::step::StepError;
 use serde_json::{Value, json};
 
+use super::change::{SLEEPING, poll};
 use crate::support::mariadb::{Mariadb, open_to_server};
 use crate::support::proxy::eventually;
 use crate::support::rig::Rig;
@@ -318,19 +319,25 @@ async fn killed_programs_leave_what_a_retry_completes() {
     world.source.sql(&script);
     world.commit(9000);
     world.ship("ship").await.unwrap();
-    // The step is ended in the middle, as when Lifeboat is told to stop; its programs go with it.
+    // Somebody keeps it from going on after the middle.
+    let mut holder = world.target.session(
+        "set sql_log_bin = 0; start transaction; insert into shop.t values (1500, null); select sleep(300)",
+    );
+    let sleeper = poll(&world.target, SLEEPING).await;
+    // The step is ended there, as when Lifeboat is told to stop; its programs go with it.
     let cut = async {
-        loop {
-            let count = world.target.sql("select count(*) from shop.t");
-            if count.parse::<u32>().unwrap() > 20 {
-                break world.rig.cancel.cancel();
-            }
-            tokio::time::sleep(std::time::Duration::from_millis(2)).await;
-        }
+        poll(
+            &world.target,
+            "select count(*) from information_schema.innodb_trx where trx_state = 'LOCK WAIT'",
+        )
+        .await;
+        world.rig.cancel.cancel();
     };
     let (replayed, ()) = tokio::join!(world.replay("replay", json!({})), cut);
-    let count: u32 = world.target.sql("select count(*) from shop.t").parse().unwrap();
-    assert!(replayed.is_err() && (20..3001).contains(&count), "{count}");
+    assert!(replayed.is_err());
+    assert_eq!(world.target.sql("select count(*) from shop.t"), "1499");
+    world.target.sql(&format!("kill {sleeper}"));
+    holder.wait().expect("our own child");
     world.rig.cancel = tokio_util::sync::CancellationToken::new();
     let done = world.replay("replay", json!({})).await.unwrap();
     assert_eq!(done.outputs["planned"], json!(3001));

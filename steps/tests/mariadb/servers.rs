@@ -99,9 +99,17 @@ async fn a_clone_is_cut_off_stopped_started_and_found_again() {
         rig.run("mariadb.query", json!({ "server": "from:clone", "sql": "select 1" })).await.unwrap_err();
     assert_eq!(down.code.id, "LB2000");
     assert_eq!(rig.run("mariadb.start", on.clone()).await.unwrap().outputs["started"], json!(true));
-    assert_eq!(rig.run("mariadb.start", on).await.unwrap().outputs["started"], json!(false));
+    assert_eq!(rig.run("mariadb.start", on.clone()).await.unwrap().outputs["started"], json!(false));
     let settings = sql_at(&socket, "select @@skip_networking, @@event_scheduler; show databases like 'kept'");
     assert_eq!(settings.unwrap(), "1\tOFF\nkept");
+
+    // Where it is not known any more how it was cut off, it is not let loose.
+    rig.run("mariadb.stop", on.clone()).await.unwrap();
+    let data_dir = std::path::PathBuf::from(done.outputs["data_dir"].as_str().unwrap());
+    std::fs::write(data_dir.with_file_name("lifeboat-isolated.json"), "").unwrap();
+    let refused = rig.run("mariadb.start", on).await.unwrap_err();
+    assert!(refused.code.id == "LB2008" && refused.message.contains("lifeboat-isolated.json"), "{refused}");
+    assert!(!socket.exists() || sql_at(&socket, "select 1").is_err());
 }
 
 #[tokio::test(flavor = "multi_thread")]

@@ -212,17 +212,15 @@ async fn silence_holds_nobody_who_wants_to_stop() {
     behind.restore().await.expect("restores");
     let segment = behind.segment();
     behind.proxy.on(&segment, Fault::Silence);
-    let begun = std::time::Instant::now();
     let stop = async {
         while behind.proxy.hit().is_empty() {
             tokio::time::sleep(Duration::from_millis(10)).await;
         }
         behind.case.rig.cancel.cancel();
-        std::time::Instant::now()
     };
-    let (recovered, asked) = tokio::join!(behind.recover(), stop);
-    recovered.expect_err("was interrupted");
-    assert!(asked.elapsed() < Duration::from_secs(15), "{:?} of {:?}", asked.elapsed(), begun.elapsed());
+    let (recovered, ()) = tokio::join!(behind.recover(), stop);
+    // The bucket still says nothing: nobody has waited for its answer.
+    assert_eq!(recovered.expect_err("was interrupted").code, codes::LB1243);
     behind.case.assert_no_server();
 }
 

@@ -46,7 +46,7 @@ pub(crate) struct Original {
 pub(crate) const LAST: u32 = 11;
 /// The first row of timeline 2; one more follows in the next segment.
 pub(crate) const SWITCHED: u32 = 12;
-/// Rows that were committed within one second.
+/// Rows that were committed one right after the other, within a second as a rule.
 pub(crate) const BURST: std::ops::RangeInclusive<u32> = 6..=10;
 
 /// Returns the source; the first call makes it.
@@ -148,7 +148,7 @@ fn commit(source: &Cluster, row: u32) -> Timestamp {
     now(source)
 }
 
-/// Each in a transaction of its own, all within a second.
+/// Each in a transaction of its own, and all within a second unless this process or the server is held up.
 fn commit_burst(source: &Cluster) {
     let insert = |row| format!("begin; insert into ledger values ({row}, 'in a burst'); commit;");
     let sql: String = BURST.map(insert).collect();

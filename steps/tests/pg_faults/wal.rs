@@ -236,10 +236,13 @@ async fn a_log_that_ends_within_its_last_segment_is_said_to() {
     let segment = Segment { path: case.segment(&last), name: last };
     segment.change(200, &[0xFF; 64]);
     case.restore().await.expect("restores");
-    let done = case.recover(None).await.expect("recovers");
-    let said = done.warnings.join(" ");
-    assert!(said.contains(&segment.name), "{said}");
-    case.assert_rows(*BURST.end());
+    // Also by the attempt that finds a server that waits there: who started it was killed before it could say so.
+    for attempt in ["recovers", "is adopted"] {
+        let done = case.recover(None).await.expect(attempt);
+        let said = done.warnings.join(" ");
+        assert!(said.contains(&segment.name), "{attempt}: {said}");
+        case.assert_rows(*BURST.end());
+    }
 }
 
 #[tokio::test(flavor = "multi_thread")]

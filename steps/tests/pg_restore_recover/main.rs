@@ -5,4 +5,5 @@ mod recover;
 mod scene;
 #[path = "../support/mod.rs"]
 pub mod support;
+mod surviving;
 mod unsynced;

@@ -1,6 +1,6 @@
 //! `postgres.promote` of a server that was recovered, that has ended since, and that ends meanwhile.
 
-use crate::support::postgres::{succeed, wait_until};
+use crate::support::postgres::{PATIENCE, StopOnDrop, succeed, wait_until};
 use crate::support::rig::Rig;
 use lifeboat_engine::model::outcome::FailureKind;
 use lifeboat_engine::step::Probe;
@@ -10,10 +10,12 @@ use lifeboat_steps::postgres::pidfile::PidFile;
 use rustix::process::{Pid, Signal};
 use serde_json::json;
 use std::fs;
+use std::io::{BufRead, BufReader, Write};
 use std::path::PathBuf;
-use std::time::Duration;
+use std::process::Stdio;
+use std::time::{Duration, Instant};
 
-use super::scene::Scene;
+use super::scene::{Scene, end};
 
 #[tokio::test]
 async fn a_promoted_drill_server_is_writable_and_stays_isolated() {
@@ -137,6 +139,65 @@ async fn a_recovery_brings_the_server_into_service_with_its_own_configuration() 
     assert_eq!((&again.outputs["started"], &again.outputs["pid"]), (&json!(false), &started.outputs["pid"]));
 }
 
+/// As a kill of Lifeboat leaves it that has just started the server with its own configuration: it has written the first lines
+/// of its file, and whatever told that it was isolated before is still there.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_server_on_its_way_into_service_is_not_taken_for_the_isolated_one_and_waited_for() {
+    let mut scene = Scene::set();
+    let target = scene.commit(2);
+    scene.commit(3);
+    scene.source.archive_wal();
+    scene.rig.mode = lifeboat_engine::model::outcome::Mode::Recovery;
+    scene.restore_base().await;
+    scene.recover(Some(target)).await.expect("recovers");
+    let isolation = Isolation::serving(&scene.data_dir()).expect("it serves");
+    scene.source.stop("fast");
+    let promote = || scene.rig.run("postgres.promote", json!({"cluster": "db"}));
+    promote().await.expect("promotes");
+    let left = || {
+        fs::create_dir(isolation.dir()).expect("makes");
+        scene.source.place().own(&isolation.dir());
+        isolation.save(scene.source.place().account.as_ref()).expect("describes");
+    };
+    left();
+    let pid_file = scene.data_dir().join("postmaster.pid");
+    let whole = fs::read_to_string(&pid_file).expect("runs");
+    let first: String = whole.lines().take(4).map(|line| format!("{line}\n")).collect();
+    fs::write(&pid_file, first + "\n").expect("writes");
+    assert_eq!(Isolation::serving(&scene.data_dir()), None);
+    let done = promote().await.expect("is in service");
+    assert_eq!(done.outputs["isolated"], false);
+    fs::write(&pid_file, whole).expect("writes");
+
+    // It is still starting: it waits for the log that somebody else brings.
+    scene.rig.run("postgres.stop", json!({"cluster": "db"})).await.expect("stops");
+    left();
+    let (go, log) = (scene.rig.dir().join("go"), scene.rig.dir().join("log"));
+    let waits = format!("while [ ! -e {} ]; do sleep 0.05; done; false", go.display());
+    fs::write(&log, "").expect("writes");
+    scene.source.place().own(&log);
+    fs::set_permissions(scene.rig.dir(), std::os::unix::fs::PermissionsExt::from_mode(0o755)).expect("opens");
+    fs::write(scene.data_dir().join("recovery.signal"), "").expect("writes");
+    scene.source.place().own(&scene.data_dir().join("recovery.signal"));
+    let mut by_hand = scene.source.place().command("pg_ctl");
+    by_hand.arg("-D").arg(scene.data_dir()).arg("-l").arg(&log);
+    let settings = format!("-p {} -c hot_standby=off -c restore_command='{waits}'", scene.target.port);
+    let _stop = StopOnDrop { place: scene.source.place(), data_dir: scene.data_dir() };
+    succeed(by_hand.args(["-W", "start", "-o"]).arg(settings));
+    wait_until("it begins", || PidFile::live(&scene.data_dir()).is_some());
+    let go_on = async {
+        let deadline = Instant::now() + PATIENCE;
+        let refused =
+            || fs::read_to_string(&log).is_ok_and(|log| log.contains("the database system is starting up"));
+        while !refused() && Instant::now() < deadline {
+            tokio::time::sleep(Duration::from_millis(5)).await;
+        }
+        fs::write(&go, "").expect("writes");
+    };
+    let (done, ()) = tokio::join!(promote(), go_on);
+    assert_eq!(done.expect("comes up").outputs["isolated"], false);
+}
+
 #[tokio::test]
 async fn only_a_server_that_this_run_recovered_is_promoted() {
     let scene = Scene::set();
@@ -196,16 +257,21 @@ async fn a_server_that_ends_while_it_is_promoted_is_started_again() {
     scene.restore_base().await;
     scene.recover(Some(target)).await.expect("recovers");
     let (_, server) = PidFile::live(&scene.data_dir()).expect("runs");
+    let isolation = Isolation::serving(&scene.data_dir()).expect("it serves");
     let replaying = startup_of(server.pid);
-    scene.sql("select pg_promote(false)");
+    let mut session = Session::open(&scene, &isolation);
     // So that the postmaster does not notice the end of that process before somebody asks it for a connection.
     signal(server.pid, Signal::STOP);
+    wait_until("the postmaster stands still", || stat(server.pid).is_some_and(|stat| stat.starts_with('T')));
+    assert_eq!(session.ask("select pg_promote(false)"), "t");
+    session.close();
+    wait_until("the session is gone", || sockets_in(&isolation.dir()) == 1);
     signal(replaying, Signal::USR2);
     wait_until("nobody serves the WAL", || is_over(replaying));
     let promotion = scene.rig.run("postgres.promote", json!({"cluster": "db"}));
-    let isolation = Isolation::serving(&scene.data_dir()).expect("it serves");
     let go_on = async {
-        while sockets_in(&isolation.dir()) < 2 {
+        let deadline = Instant::now() + PATIENCE;
+        while sockets_in(&isolation.dir()) < 2 && Instant::now() < deadline {
             tokio::time::sleep(Duration::from_millis(5)).await;
         }
         signal(server.pid, Signal::CONT);
@@ -215,6 +281,38 @@ async fn a_server_that_ends_while_it_is_promoted_is_started_again() {
     assert_ne!(PidFile::live(&scene.data_dir()).expect("runs").1, server, "another one");
     assert_eq!(scene.sql("select pg_is_in_recovery()"), "f");
     assert_eq!(scene.sql("select string_agg(id::text, ',' order by id) from ledger"), "1,2");
+}
+
+/// A session that goes on when the postmaster stands still.
+struct Session {
+    psql: std::process::Child,
+    answers: BufReader<std::process::ChildStdout>,
+}
+
+impl Session {
+    fn open(scene: &Scene, isolation: &Isolation) -> Self {
+        let mut psql = scene.source.place().command("psql");
+        psql.args(["-XAtq", "-U", "postgres", "-d", "postgres", "-h"]).arg(isolation.dir());
+        psql.args(["-p", &scene.target.port.to_string()]).stdin(Stdio::piped()).stdout(Stdio::piped());
+        let mut psql = psql.spawn().expect("psql starts");
+        let answers = BufReader::new(psql.stdout.take().expect("a pipe"));
+        let mut session = Self { psql, answers };
+        assert_eq!(session.ask("select 'here'"), "here");
+        session
+    }
+
+    /// Runs a statement that gives one line.
+    fn ask(&mut self, sql: &str) -> String {
+        let mut line = String::new();
+        writeln!(self.psql.stdin.as_mut().expect("a pipe"), "{sql};").expect("psql reads");
+        self.answers.read_line(&mut line).expect("psql answers");
+        line.trim_end().to_owned()
+    }
+
+    fn close(mut self) {
+        drop(self.psql.stdin.take());
+        assert!(self.psql.wait().expect("our own child").success());
+    }
 }
 
 fn signal(pid: u32, signal: Signal) {
@@ -273,7 +371,7 @@ async fn a_server_that_went_beyond_its_target_is_never_taken_for_restored() {
         isolation.dir().display(),
     );
     by_hand.arg("-D").arg(&data_dir).arg("-l").arg(data_dir.with_file_name("by-hand.log"));
-    succeed(by_hand.args(["-w", "-t", "60", "start", "-o"]).arg(settings));
+    succeed(by_hand.args(["-w", "start", "-o"]).arg(settings));
     assert_eq!(
         scene.sql("select string_agg(id::text, ',' order by id) from ledger"),
         "1,2,3",
@@ -295,4 +393,43 @@ async fn a_server_that_went_beyond_its_target_is_never_taken_for_restored() {
         );
         assert!(PidFile::live(&data_dir).is_none(), "{kind}: it was stopped");
     }
+}
+
+/// Postgres makes its locks first and writes them next; a server that finds an empty one gives up. So does one that finds the
+/// number of a process in it that runs under its own user, and is another one by now.
+#[tokio::test]
+async fn locks_of_a_killed_server_are_no_obstacle() {
+    let scene = Scene::set();
+    let target = scene.commit(2);
+    scene.commit(3);
+    scene.source.archive_wal();
+    scene.restore_base().await;
+    scene.recover(Some(target)).await.expect("recovers");
+    let isolation = Isolation::serving(&scene.data_dir()).expect("it serves");
+    let named = scene.target.socket_dir.clone().expect("a directory of sockets");
+    let lock = format!(".s.PGSQL.{}.lock", scene.target.port);
+    let locks = [scene.data_dir().join("postmaster.pid"), isolation.dir().join(&lock), named.join(&lock)];
+    let mut other = std::process::Command::new("sleep");
+    if let Some(account) = &scene.source.place().account {
+        std::os::unix::process::CommandExt::uid(&mut other, account.uid);
+    }
+    let mut other = other.arg("3600").spawn().expect("starts");
+    for (kind, number) in
+        [("postgres.promote", None), ("postgres.start", None), ("postgres.start", Some(other.id()))]
+    {
+        let (_, server) = PidFile::live(&scene.data_dir()).expect("runs");
+        end(&scene, &server, 9);
+        for lock in &locks {
+            let text = fs::read_to_string(lock).unwrap_or_else(|error| panic!("{}: {error}", lock.display()));
+            let of_another = |number| text.replacen(&server.pid.to_string(), &format!("{number}"), 1);
+            fs::write(lock, number.map(of_another).unwrap_or_default()).expect("writes");
+        }
+        scene
+            .rig
+            .run(kind, json!({"cluster": "db"}))
+            .await
+            .unwrap_or_else(|error| panic!("{kind}: {error:?}"));
+        assert_eq!(scene.sql("select string_agg(id::text, ',' order by id) from ledger"), "1,2");
+    }
+    other.kill().and_then(|()| other.wait()).expect("our own child");
 }

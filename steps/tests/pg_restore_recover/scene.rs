@@ -2,7 +2,7 @@
 
 use crate::support::archive::wal_program;
 use crate::support::backup::TestStore;
-use crate::support::postgres::{Cluster, Options, free_port, succeed, wait_until};
+use crate::support::postgres::{Cluster, Options, PATIENCE, free_port, succeed, wait_until};
 use crate::support::rig::Rig;
 use jiff::Timestamp;
 use lifeboat_engine::model::event::Done;
@@ -126,7 +126,7 @@ pub(super) fn nobody_works_in(dir: &std::path::Path) -> bool {
 pub(super) async fn cut_off(scene: &Scene, target: Timestamp) -> Identity {
     let data_dir = scene.data_dir();
     let until_started = async {
-        let deadline = Instant::now() + Duration::from_mins(1);
+        let deadline = Instant::now() + PATIENCE;
         loop {
             if let Some((_, server)) = PidFile::live(&data_dir) {
                 return server;

@@ -56,7 +56,7 @@ async fn what_was_not_synced_when_the_machine_went_down_is_refused_for_good() {
     let dir = scene.data_dir();
     let log = dir.with_file_name("by-hand.log");
     let mut by_hand = scene.source.place().command("pg_ctl");
-    by_hand.arg("-D").arg(&dir).arg("-l").arg(&log).args(["-w", "-t", "60", "start", "-o"]);
+    by_hand.arg("-D").arg(&dir).arg("-l").arg(&log).args(["-w", "start", "-o"]);
     let started = by_hand.arg(format!("-k {} -c listen_addresses=", dir.display())).output().expect("runs");
     assert!(!started.status.success());
     let log = fs::read_to_string(log).expect("a log");

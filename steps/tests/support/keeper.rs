@@ -14,12 +14,14 @@ const KEEPER: &str = r#"
 while read -r dir; do set -- "$@" "$dir"; done
 for try in 1 2 3 4 5 6 7 8 9 10; do
   left=
-  for dir do
-    [ -d "$dir" ] || continue
-    for process in /proc/[0-9]*; do
-      case $(readlink "$process/cwd") in "$dir" | "$dir"/*) kill -KILL "${process##*/}" ;; esac
+  for process in /proc/[0-9]*; do
+    at=$(readlink "$process/cwd") || continue
+    for dir do
+      case $at in "$dir" | "$dir"/*) kill -KILL "${process##*/}" ;; esac
     done
-    rm -rf "$dir" || left=yes
+  done
+  for dir do
+    [ ! -d "$dir" ] || rm -rf "$dir" || left=yes
   done
   [ "$left" ] || exit 0
   sleep 1

@@ -114,7 +114,7 @@ fn act_when(
     mut condition: impl FnMut() -> bool,
 ) -> Fate {
     let mut child = begin((rig, test), (act, step), u64::MAX);
-    let deadline = Instant::now() + Duration::from_secs(120);
+    let deadline = Instant::now() + Duration::from_secs(600);
     while child.try_wait().expect("our own child").is_none() {
         if condition() || Instant::now() > deadline {
             child.kill().expect("our own child");

@@ -119,10 +119,14 @@ impl Mariadb {
         command.stderr(log.try_clone().expect("a second handle")).stdout(log);
         run_as_server_user(&mut command);
         self.child = Some(command.spawn().expect("mariadbd starts"));
-        let deadline = Instant::now() + Duration::from_secs(60);
+        let deadline = Instant::now() + Duration::from_secs(300);
         while self.try_sql("select 1").is_err() {
             let log = std::fs::read_to_string(self.dir.join("log")).unwrap_or_default();
-            assert!(Instant::now() < deadline, "mariadbd is not up after 60 s: {log}");
+            let ended = self.child.as_mut().and_then(|child| child.try_wait().expect("our own child"));
+            assert!(
+                ended.is_none() && Instant::now() < deadline,
+                "mariadbd does not come up ({ended:?}): {log}"
+            );
             std::thread::sleep(Duration::from_millis(30));
         }
     }
@@ -131,7 +135,7 @@ impl Mariadb {
     pub fn down(&mut self) {
         if let Some(mut child) = self.child.take() {
             self.try_sql("shutdown").ok();
-            let deadline = Instant::now() + Duration::from_secs(30);
+            let deadline = Instant::now() + Duration::from_secs(300);
             while child.try_wait().expect("our own child").is_none() {
                 if Instant::now() >= deadline {
                     child.kill().ok();

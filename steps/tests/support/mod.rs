@@ -12,6 +12,7 @@ pub mod keeper;
 pub mod killed;
 pub mod mariadb;
 pub mod moto;
+pub mod port;
 pub mod postgres;
 pub mod proxy;
 pub mod redis;

@@ -1,7 +1,6 @@
 //! Throwaway Postgres clusters. Skips nothing: without the server programs the tests fail. `LIFEBOAT_TEST_PG_BIN` names the
 //! directory of the programs, to test with another version than the newest one installed.
 
-use std::net::TcpListener;
 use std::os::unix::fs::chown;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Output, Stdio};
@@ -12,6 +11,8 @@ use lifeboat_engine::resource::{Postgres, System};
 use lifeboat_steps::postgres::controldata::ControlData;
 use lifeboat_steps::postgres::tools::Tools;
 use lifeboat_steps::process::OsUser;
+
+pub use super::port::closed_port as free_port;
 
 /// How a cluster is made.
 #[derive(Clone, Debug, Default)]
@@ -85,6 +86,7 @@ impl Place {
             command.uid(account.uid).gid(account.gid);
         }
         command.current_dir(self.path()).stdin(Stdio::null()).env("LC_ALL", "C").env("TZ", "UTC");
+        command.env("PGCTLTIMEOUT", PATIENCE.as_secs().to_string());
         command
     }
 
@@ -116,12 +118,6 @@ pub fn bare() -> Postgres {
 /// A resource with the programs that the tests are to use.
 fn named() -> Postgres {
     Postgres { bin_dir: std::env::var_os("LIFEBOAT_TEST_PG_BIN").map(PathBuf::from), ..bare() }
-}
-
-/// Finds a port that nobody listens on.
-pub fn free_port() -> u16 {
-    let listener = TcpListener::bind(("127.0.0.1", 0)).expect("a free port");
-    listener.local_addr().expect("an address").port()
 }
 
 impl Cluster {
@@ -198,7 +194,7 @@ impl Cluster {
     pub fn start_server(&self) {
         let log = self.place.path().join("source.log");
         let mut command = self.place.command("pg_ctl");
-        command.args(["-w", "-t", "60", "-D"]).arg(&self.data_dir).arg("-l").arg(&log).arg("start");
+        command.args(["-w", "-D"]).arg(&self.data_dir).arg("-l").arg(&log).arg("start");
         succeed(&mut command);
     }
 
@@ -274,11 +270,15 @@ impl Drop for StopOnDrop<'_> {
     }
 }
 
-/// Polls for at most 30 s.
+/// How long is waited for what another process does, on the busiest of machines: only a test that fails waits so long. An
+/// archiver alone, which has failed three times, rests for a minute.
+pub const PATIENCE: Duration = Duration::from_secs(240);
+
+/// Polls until something is so, for some minutes at most.
 pub fn wait_until(what: &str, mut done: impl FnMut() -> bool) {
-    let deadline = Instant::now() + Duration::from_secs(30);
+    let deadline = Instant::now() + PATIENCE;
     while !done() {
-        assert!(Instant::now() < deadline, "not within 30 s: {what}");
+        assert!(Instant::now() < deadline, "never: {what}");
         std::thread::sleep(Duration::from_millis(20));
     }
 }

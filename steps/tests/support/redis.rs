@@ -42,8 +42,11 @@ impl Redis {
             .stdout(Stdio::null())
             .spawn()
             .expect("redis-server is installed");
-        let server = Self { port, dir: dir.to_owned(), child };
-        wait_up(port, password(settings));
+        let mut server = Self { port, dir: dir.to_owned(), child };
+        let mut ended = || server.child.try_wait().expect("our own child");
+        up(port, password(settings), &mut || {
+            assert_eq!(ended(), None, "redis-server on port {port} has ended")
+        });
         server
     }
 
@@ -77,11 +80,16 @@ pub fn connect(port: u16, password: Option<&str>) -> redis::Connection {
 
 /// Waits until a server answers and has loaded its data.
 pub fn wait_up(port: u16, password: Option<&str>) {
+    up(port, password, &mut || {});
+}
+
+fn up(port: u16, password: Option<&str>, look: &mut dyn FnMut()) {
     let credentials = password.map_or(String::new(), |word| format!(":{word}@"));
     let client = redis::Client::open(format!("redis://{credentials}127.0.0.1:{port}")).expect("a url");
-    let deadline = Instant::now() + Duration::from_secs(30);
+    let deadline = Instant::now() + Duration::from_secs(300);
     while client.get_connection().and_then(|mut up| up.ping::<String>()).is_err() {
-        assert!(Instant::now() < deadline, "redis-server on port {port} is not up after 30 s");
+        look();
+        assert!(Instant::now() < deadline, "redis-server on port {port} does not come up");
         std::thread::sleep(Duration::from_millis(20));
     }
 }

@@ -426,7 +426,8 @@ impl Rig {
             let server = Identity { pid, start_ticks, boot_id };
             // QUIT, on which a postmaster ends its children, too.
             drop(identity::signal(&server, 3));
-            let deadline = std::time::Instant::now() + std::time::Duration::from_secs(5);
+            // A postmaster gives its children five seconds, and ends when they are gone.
+            let deadline = std::time::Instant::now() + std::time::Duration::from_secs(30);
             while server.is_alive() && std::time::Instant::now() < deadline {
                 std::thread::sleep(std::time::Duration::from_millis(10));
             }

@@ -64,5 +64,5 @@ fn a_directory_is_replayed_to_its_end() {
     to_the_end(&world);
     store.assert_unchanged(&world.file("store"));
     sandbox.assert_unchanged(&world.file("sandbox"));
-    assert_eq!(world.processes(), []);
+    world.assert_nothing_runs();
 }

@@ -57,7 +57,7 @@ fn is_held_and_goes_on(
     world.run(&["retry", "latest", step]).expect(0);
     world.run(&["resume"]).expect(0);
     world.assert_payments();
-    assert_eq!(world.processes(), []);
+    world.assert_nothing_runs();
     assert_eq!(fs::read_dir(world.file("sandbox")).expect("a directory").count(), 0, "nothing is left");
 }
 
@@ -135,7 +135,7 @@ fn a_limit_on_the_size_of_files_leaves_a_run_that_is_resumed_without_it() {
     }
     world.run(&["resume"]).expect(0);
     world.assert_payments();
-    assert_eq!(world.processes(), []);
+    world.assert_nothing_runs();
     assert_eq!(fs::read_dir(world.file("sandbox")).expect("a directory").count(), 0, "nothing is left");
 }
 

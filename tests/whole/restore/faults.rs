@@ -23,7 +23,7 @@ fn fails(world: &World, step: &str, code: &str) -> Ran {
     let (sandbox, store) = (Tree::of(&world.file("sandbox")), Tree::of(&world.file("store")));
     let before = world.processes();
     let ran = world.drill(&[]).expect(4);
-    assert_eq!(world.processes(), before, "{}", ran.all());
+    world.assert_run(&before);
     sandbox.assert_unchanged(&world.file("sandbox"));
     store.assert_unchanged(&world.file("store"));
     let failure = &world.report()["outcome"]["failure"];
@@ -119,7 +119,7 @@ fn no_backup_from_before_the_target_is_said_with_the_oldest_there_is() {
         &["no base backup was finished before", "the oldest", "give a later target"],
     );
     assert_eq!(fs::read_dir(world.file("sandbox")).expect("a directory").count(), 0);
-    assert_eq!(world.processes(), []);
+    world.assert_nothing_runs();
 }
 
 #[test]

@@ -5,7 +5,7 @@ use std::io::Write;
 
 use lifeboat_engine::model::EventKind;
 
-use super::machine::{command, postgres_bin, servers};
+use super::machine::{command, postgres_bin};
 use super::world::World;
 use crate::project::{Ran, Running, until};
 
@@ -54,8 +54,7 @@ fn sql(world: &World, sql: &str) -> String {
 
 /// The cluster of before stands where it stood, with its damage, and starts; no server of the run is left.
 fn assert_back(world: &World) {
-    let left: Vec<_> = servers(&world.dir).into_iter().map(|process| process.name).collect();
-    assert_eq!(left, Vec::<String>::new(), "no server is left");
+    world.assert_servers(&[]);
     let names = fs::read_dir(world.file("sandbox")).expect("the sandbox").flatten();
     let names: Vec<_> = names.map(|entry| entry.file_name().to_string_lossy().into_owned()).collect();
     assert!(!names.iter().any(|name| name.contains(".pre-") || name.contains("lifeboat")), "{names:?}");

@@ -6,9 +6,9 @@ use lifeboat_engine::model::EventKind;
 use lifeboat_engine::model::evidence::CreatedKind;
 use serde_json::Value;
 
-use super::machine::{Process, Tree, servers};
+use super::machine::{Process, Tree};
 use super::world::World;
-use crate::project::{Running, until};
+use crate::project::{Ran, Running, until};
 
 /// How many times a step may have been quicker than the kill.
 const TRIES: usize = 10;
@@ -108,9 +108,7 @@ fn survives(step: &str, at: At) -> Killed {
         }
     }
     assert_eq!(report["identity"]["engines"].as_array().map(Vec::len), Some(2));
-    let mut left: Vec<_> = servers(&world.dir).into_iter().map(|process| process.name).collect();
-    left.sort();
-    assert_eq!(left, ["postgres", "redis-server", "sleep"], "{:#?}", world.processes());
+    world.assert_servers(&["postgres", "redis-server", "sleep"]);
     killed
 }
 
@@ -162,22 +160,15 @@ fn kill_9_while_a_service_starts_and_its_process_is_adopted() {
 fn kill_9_while_a_drill_cleans_up() {
     let world = World::new();
     let sandbox = Tree::of(&world.file("sandbox"));
-    let running = world.start_drill(&[]);
-    until("clean-up begins", || {
-        // A step removes its own staging by giving it its name.
-        let in_step = "it has its own name now";
-        let of_run =
-            |event: &EventKind| matches!(event, EventKind::ThingRemoved { proof, .. } if proof != in_step);
-        world.events().iter().any(of_run)
-    });
-    running.signal("KILL");
-    drop(running);
+    // When a second thing is gone, and the journal does not say so.
+    let died = Ran::of(world.drill_command(&[]).env("LIFEBOAT_CRASH_AT", "ThingRemoved:2"));
+    assert_eq!(died.exit, -1, "{}", died.all());
     let ended = world.events().iter().any(|event| matches!(event, EventKind::RunFinished { .. }));
     assert!(!ended, "killed too late");
 
     world.run(&["resume"]).expect(0);
     world.assert_restored();
-    assert_eq!(world.processes(), []);
+    world.assert_nothing_runs();
     sandbox.assert_unchanged(&world.file("sandbox"));
     let report = world.report();
     let created = report["created"].as_array().expect("a list");
@@ -192,15 +183,18 @@ fn a_drill_killed_while_wal_is_replayed_leaves_nothing_when_it_is_resumed_or_abo
     for words in [["resume"].as_slice(), &["abort", "latest", "--reason", "wrong target"]] {
         let world = World::new();
         let sandbox = Tree::of(&world.file("sandbox"));
+        // So that it cannot come to its end, however late it is killed.
+        world.gate.close();
         let running = world.start_drill(&[]);
         until("the server starts", || At::Server.has_come(&world, "recover"));
         running.signal("KILL");
         drop(running);
+        world.gate.reopen();
         world.run(words).expect(0);
         if words[0] == "abort" {
             world.run(&["resume"]).expect(4);
         }
-        assert_eq!(world.processes(), []);
+        world.assert_nothing_runs();
         sandbox.assert_unchanged(&world.file("sandbox"));
     }
 }
@@ -212,19 +206,25 @@ fn a_drill_that_is_killed_again_and_again_comes_to_the_same_end() {
     const EVENTS: usize = 10;
     let world = World::new();
     let sandbox = Tree::of(&world.file("sandbox"));
+    // So that it cannot come to its end, however late it is killed.
+    world.gate.close();
     let mut running = world.start_drill(&[]);
-    for kill in 0..KILLS {
+    let is_engine = |event: &&EventKind| matches!(event, EventKind::EngineStarted { .. });
+    for kills in 0..KILLS {
         let known = world.events().len();
-        until("it gets further", || world.events().len() >= known + EVENTS);
+        until("it gets further", || {
+            let events = world.events();
+            let far = events.len() >= known + EVENTS || world.gate.was_asked();
+            far && events.iter().filter(is_engine).count() > kills
+        });
         running.signal("KILL");
         drop(running);
-        let ended = world.events().iter().any(|event| matches!(event, EventKind::RunFinished { .. }));
-        assert!(!ended, "ended before kill {kill}");
         running = Running::of(&mut world.command(&["resume"]));
     }
+    world.gate.reopen();
     running.end().expect(0);
     world.assert_restored();
-    assert_eq!(world.processes(), []);
+    world.assert_nothing_runs();
     sandbox.assert_unchanged(&world.file("sandbox"));
 
     let report = world.report();

@@ -2,17 +2,20 @@
 
 use std::collections::BTreeMap;
 use std::fs;
-use std::net::TcpListener;
 use std::os::unix::fs::{MetadataExt, chown};
 use std::os::unix::process::CommandExt;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
 use std::sync::OnceLock;
-use std::sync::atomic::{AtomicU16, Ordering};
 use std::time::{Duration, Instant};
 
 use lifeboat_steps::postgres::tools::Tools;
 use lifeboat_steps::process::OsUser;
+
+pub(crate) use crate::port::closed_port as free_port;
+
+/// How long servers may take on the busiest of machines: only a test that fails waits so long.
+const PATIENCE: Duration = Duration::from_secs(240);
 
 /// Who everything runs as if the test runs as root, which Postgres refuses to run as.
 pub(crate) fn account() -> Option<&'static OsUser> {
@@ -40,6 +43,7 @@ pub(crate) fn command(program: impl AsRef<std::ffi::OsStr>, dir: &Path) -> Comma
         command.uid(account.uid).gid(account.gid).env("HOME", dir).env("USER", &account.name);
     }
     command.current_dir(dir).stdin(Stdio::null()).env("LC_ALL", "C").env("NO_COLOR", "1");
+    command.env("PGCTLTIMEOUT", PATIENCE.as_secs().to_string());
     command
 }
 
@@ -52,20 +56,6 @@ pub(crate) fn hand_over(path: &Path) {
             hand_over(&entry.expect("an entry").path());
         }
     }
-}
-
-/// Finds a port that nobody listens on and that no other test of this process was given. It lies below the range that
-/// the system takes ports of outgoing connections from.
-pub(crate) fn free_port() -> u16 {
-    const FIRST: u16 = 20_000;
-    const COUNT: u16 = 12_000;
-    static NEXT: OnceLock<AtomicU16> = OnceLock::new();
-    let start = || AtomicU16::new((std::process::id() * 97 % u32::from(COUNT)) as u16);
-    let next = NEXT.get_or_init(start);
-    (0..COUNT)
-        .map(|_| FIRST + next.fetch_add(1, Ordering::Relaxed) % COUNT)
-        .find(|port| TcpListener::bind(("127.0.0.1", *port)).is_ok())
-        .expect("a free port")
 }
 
 /// A server that a test started; ends with the value.
@@ -124,15 +114,16 @@ pub(crate) fn servers(dir: &Path) -> Vec<Process> {
 
 /// Ends every process of a directory; for the end of tests.
 pub(crate) fn end_processes(dir: &Path) {
-    let deadline = Instant::now() + Duration::from_secs(10);
+    const GRACE: Duration = Duration::from_secs(20);
+    let begun = Instant::now();
     loop {
         let left = processes(dir);
-        if left.is_empty() || Instant::now() > deadline {
+        if left.is_empty() || begun.elapsed() > PATIENCE {
             return;
         }
         for process in left {
             // On QUIT a Postgres server ends at once and takes its children and shared memory with it.
-            let patient = process.name == "postgres" && Instant::now() + Duration::from_secs(7) < deadline;
+            let patient = process.name == "postgres" && begun.elapsed() < GRACE;
             signal(process.pid, if patient { "QUIT" } else { "KILL" });
         }
         std::thread::sleep(Duration::from_millis(20));

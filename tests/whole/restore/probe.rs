@@ -46,6 +46,7 @@ fn what_a_restore_needs_is_found_and_nothing_is_changed() {
     assert_found(&found, "backups", "newest usable backup", "ok", "before the target");
     assert_found(&found, "backups", "log", "ok", "none missing");
     assert_found(&found, "backups", "log reaches", "ok", "beyond the target");
+    assert_found(&found, "backups", "estimated time", "ok", "(assumed: no earlier run has measured as much)");
     assert_found(&found, "backups (of cache)", "newest usable backup", "ok", "before the target");
     assert_found(&found, "backups (of uploads)", "newest usable backup", "ok", "before the target");
     assert_found(&found, "db", "login", "ok", "`base` restores it");
@@ -57,6 +58,20 @@ fn what_a_restore_needs_is_found_and_nothing_is_changed() {
     let text = probe(&world, &[]).expect(0);
     assert!(text.stdout.contains("What was found: 0 failed, 0 warnings, 0 unknown"), "{}", text.stdout);
     assert!(!text.all().contains(PASSWORD), "{}", text.all());
+}
+
+/// The estimate is measured against the RTO as soon as there is something to measure it by: here by a drill.
+#[test]
+fn the_estimate_is_that_of_the_last_drill_and_held_against_the_rto() {
+    let world = World::new();
+    let incident = world.source.target.to_string();
+    world.run(&["drill", "restore", "--env", "sandbox", "--incident-at", &incident]).expect(0);
+    let found = findings(&world, 0);
+    assert_found(&found, "backups", "estimated time", "ok", "base at ");
+    assert_found(&found, "backups", "estimated time", "ok", "(measured by the last one of this project)");
+    world.edit("project/runbooks/restore.yaml", "rto: 1h", "rto: 1ms");
+    let found = findings(&world, 0);
+    assert_found(&found, "backups", "estimated time", "warning", "more than the RTO of 1ms");
 }
 
 #[test]

@@ -3,7 +3,7 @@
 use lifeboat_engine::model::EventKind;
 use lifeboat_engine::model::event::AttemptResult;
 
-use super::machine::{command, postgres_bin, servers};
+use super::machine::{command, postgres_bin};
 use super::source::PASSWORD;
 use super::world::World;
 use crate::project::{Ran, Running, until};
@@ -62,9 +62,7 @@ fn assert_in_service(world: &World) {
     );
     assert_eq!(promoted["timeline"], 2);
 
-    let mut left: Vec<_> = servers(&world.dir).into_iter().map(|process| process.name).collect();
-    left.sort();
-    assert_eq!(left, ["postgres", "redis-server", "sleep"], "{:#?}", world.processes());
+    world.assert_servers(&["postgres", "redis-server", "sleep"]);
 }
 
 #[test]
@@ -80,6 +78,8 @@ fn a_recovery_puts_the_restored_server_into_service_and_keeps_it() {
 #[test]
 fn kill_9_while_the_promoted_server_goes_into_service() {
     let world = world();
+    // So that it cannot come to its end, however late it is killed.
+    world.gate.close();
     let running = start(&world);
     // Noted just before the isolated server is stopped, to be started with its own configuration.
     until("it goes into service", || {
@@ -89,6 +89,7 @@ fn kill_9_while_the_promoted_server_goes_into_service() {
     });
     running.signal("KILL");
     drop(running);
+    world.gate.reopen();
     world.run(&["resume"]).expect(0);
     assert_in_service(&world);
 }

@@ -2,7 +2,6 @@
 
 use lifeboat_engine::model::EventKind;
 
-use super::machine::servers;
 use super::world::World;
 use crate::project::{Running, until};
 
@@ -30,8 +29,7 @@ fn assert_as_before(world: &World) {
     let names = std::fs::read_dir(world.file("sandbox")).expect("the sandbox").flatten();
     let names: Vec<_> = names.map(|entry| entry.file_name().to_string_lossy().into_owned()).collect();
     assert!(!names.iter().any(|name| name.contains(".pre-")), "{names:?}");
-    let left: Vec<_> = servers(&world.dir).into_iter().map(|process| process.name).collect();
-    assert_eq!(left, Vec::<String>::new(), "no server is left");
+    world.assert_servers(&[]);
 }
 
 #[test]

@@ -7,6 +7,7 @@ use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU32, Ordering};
+use std::time::{Duration, Instant};
 
 use lifeboat_engine::journal;
 use lifeboat_engine::model::{Event, EventKind};
@@ -96,7 +97,11 @@ impl World {
     }
 
     pub(crate) fn start_drill(&self, more: &[&str]) -> Running {
-        Running::of(&mut self.command(&self.drill_args(more).iter().map(String::as_str).collect::<Vec<_>>()))
+        Running::of(&mut self.drill_command(more))
+    }
+
+    pub(crate) fn drill_command(&self, more: &[&str]) -> Command {
+        self.command(&self.drill_args(more).iter().map(String::as_str).collect::<Vec<_>>())
     }
 
     fn drill_args(&self, more: &[&str]) -> Vec<String> {
@@ -118,6 +123,29 @@ impl World {
 
     pub(crate) fn processes(&self) -> Vec<Process> {
         machine::processes(&self.dir)
+    }
+
+    /// Asserts that nothing of this world runs any more. A process whose parent has ended may still be about to.
+    pub(crate) fn assert_nothing_runs(&self) {
+        self.assert_run(&[]);
+    }
+
+    /// Asserts that these are the servers of this world, in the order of their names.
+    pub(crate) fn assert_servers(&self, names: &[&str]) {
+        let servers = || {
+            let mut left: Vec<_> =
+                machine::servers(&self.dir).into_iter().map(|process| process.name).collect();
+            left.sort();
+            left
+        };
+        soon(|| servers() == names);
+        assert_eq!(servers(), names, "{:#?}", self.processes());
+    }
+
+    /// Asserts that these processes run, and no others.
+    pub(crate) fn assert_run(&self, expected: &[Process]) {
+        soon(|| self.processes() == expected);
+        assert_eq!(self.processes(), expected);
     }
 
     /// Asserts that what the runbook saw in the restored systems is what was there when the incident began.
@@ -163,6 +191,14 @@ impl World {
         }
         assert!(before > 20 && after > 1, "rows on both sides of the target: {before}, {after}");
         assert!(ids.iter().all(|id| self.source.rows.iter().any(|row| row.id == *id)), "unknown: {ids:?}");
+    }
+}
+
+/// Waits a while for something to become so.
+fn soon(mut is_so: impl FnMut() -> bool) {
+    let deadline = Instant::now() + Duration::from_secs(60);
+    while !is_so() && Instant::now() < deadline {
+        std::thread::sleep(Duration::from_millis(20));
     }
 }
 
@@ -264,7 +300,7 @@ vars: { psql: PSQL }
 pub(crate) const RESTORE: &str = r#"runbook: restore
 title: Restore everything
 environments: [sandbox]
-objective: { rto: 1h, rpo: 1h }
+objective: { rto: 48h, rpo: 1h }
 inputs:
   target_time: { type: timestamp, default: "{{ incident.started_at }}", description: Just before this moment }
 steps:

@@ -349,17 +349,17 @@ impl Run<'_> {
             taken
         };
         let (taken, read) = tokio::join!(taken, read);
-        taken?;
+        let told = taken?;
         Ok(match read {
             Ok(inventory) => {
                 let left_out = inventory.left_out.iter().map(|left| format!("the inventory lacks {left}"));
-                let warnings = left_out.collect();
+                let warnings = told.into_iter().chain(left_out).collect();
                 (Some(inventory), warnings)
             }
             Err(error) if self.ctx.cancel.is_cancelled() => return Err(error),
             Err(error) => {
                 let why = format!("the backup has no inventory for later comparison: {}", error.message);
-                (None, vec![why])
+                (None, told.into_iter().chain([why]).collect())
             }
         })
     }

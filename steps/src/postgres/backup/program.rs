@@ -66,8 +66,28 @@ pub(super) struct Program<'a> {
 const INCOMING: &str = "incoming";
 
 impl Program<'_> {
-    /// Takes a backup into the directory of a partial one.
-    pub(super) async fn take(&self, ctx: &StepContext, partial: &Partial) -> Result<(), StepError> {
+    /// Takes a backup into the directory of a partial one. Returns what people should know about it.
+    pub(super) async fn take(
+        &self,
+        ctx: &StepContext,
+        partial: &Partial,
+    ) -> Result<Option<String>, StepError> {
+        match self.attempt(ctx, partial, self.compression).await {
+            Err(error) if self.compression == Compression::Zstd && lacks_zstd(&error.message) => {
+                self.attempt(ctx, partial, Compression::Gzip).await?;
+                let why = "this installation of Postgres was built without zstd";
+                Ok(Some(format!("{why}: the backup is compressed with gzip, which is slower")))
+            }
+            taken => taken.map(|()| None),
+        }
+    }
+
+    async fn attempt(
+        &self,
+        ctx: &StepContext,
+        partial: &Partial,
+        compression: Compression,
+    ) -> Result<(), StepError> {
         let user = self.user();
         let incoming = make_incoming(partial.path(), user.as_ref())?;
         let (postgres, major) = (self.postgres.clone(), self.major);
@@ -76,7 +96,7 @@ impl Program<'_> {
             .args(["-F", "tar", "-X", "stream", "--manifest-checksums=SHA256", "--no-password", "--no-sync"])
             .args(["-c", if self.checkpoint == Checkpoint::Fast { "fast" } else { "spread" }])
             .args(["-l", partial.label()])
-            .args(self.compression.args(major))
+            .args(compression.args(major))
             .arg("-D")
             .arg(&incoming)
             .args(["-d", &self.conninfo()])
@@ -112,6 +132,11 @@ impl Program<'_> {
 fn make_incoming(partial: &Path, user: Option<&OsUser>) -> Result<PathBuf, StepError> {
     use std::os::unix::fs::{DirBuilderExt, chown};
     let incoming = partial.join(INCOMING);
+    let emptied = match std::fs::remove_dir_all(&incoming) {
+        Err(error) if error.kind() == std::io::ErrorKind::NotFound => Ok(()),
+        emptied => emptied,
+    };
+    emptied.map_err(|error| failed("what an attempt has left cannot be removed", &error))?;
     std::fs::DirBuilder::new()
         .mode(0o700)
         .create(&incoming)
@@ -181,6 +206,14 @@ fn refused(lines: &[String], exit_code: i32, login: &Login) -> StepError {
             .help("this installation lacks that compression; give the step `compression: gzip`");
     }
     StepError::transient(codes::LB1214, message).help("the server's log may say more; nothing was published")
+}
+
+/// As the client says it, and as the server does: both only before anything is sent.
+fn lacks_zstd(message: &str) -> bool {
+    let message = message.to_lowercase();
+    message.contains("zstd")
+        && (message.contains("build does not support compression")
+            || message.contains("not supported by this build"))
 }
 
 fn failed(what: &str, error: &std::io::Error) -> StepError {

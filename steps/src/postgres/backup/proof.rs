@@ -13,6 +13,7 @@ use serde::Deserialize;
 use serde_json::{Value, json};
 
 use super::base::BackupDetails;
+use super::unmarked::is_unmarked;
 use crate::postgres::backup_manifest::{MANIFEST, Manifest};
 use crate::postgres::wal::{
     Archive, Continuity, History, LongHeader, Lsn, Segment, SegmentSize, SystemId, WAL_PREFIX,
@@ -136,6 +137,13 @@ fn choose(store: &Store, params: &Params) -> Result<Marker, StepError> {
         Of::Base => BackupKind::PostgresBase,
         Of::Dump => BackupKind::PostgresDump,
     };
+    if let Some(label) = params.backup.as_deref().filter(|label| is_unmarked(label)) {
+        let message = format!(
+            "`{label}` was made by another tool and has no marker: nothing says what its bytes must be"
+        );
+        return Err(StepError::permanent(codes::LB1830, message)
+            .help("restore it: `postgres.clone` with this `backup` reads all of it, then `postgres.verify` what came out"));
+    }
     if let Some(label) = &params.backup {
         return store::read_marker(store, kind, label);
     }

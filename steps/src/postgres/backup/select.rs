@@ -1,4 +1,5 @@
 use std::collections::{BTreeMap, BTreeSet};
+use std::time::Duration;
 
 use async_trait::async_trait;
 use lifeboat_engine::model::event::Done;
@@ -125,8 +126,8 @@ impl StepKind for SelectBackup {
             Ok(store) => store,
             Err(error) => return Ok(vec![Finding::failed(&params.store, "newest usable backup", &error)]),
         };
-        let facts = facts.clone();
-        blocking(move || Ok(look(&store, &params, &facts))).await
+        let (facts, past) = (facts.clone(), ctx.past().clone());
+        blocking(move || Ok(look(&store, &params, (&facts, &past)))).await
     }
 
     async fn run(&self, ctx: &StepContext) -> Result<Done, StepError> {
@@ -138,8 +139,9 @@ impl StepKind for SelectBackup {
     }
 }
 
-/// Chooses as the run would, and says what it found: the backup, the log behind it, and how far both reach.
-fn look(store: &Store, params: &Params, facts: &PreflightFacts) -> Vec<Finding> {
+/// Chooses as the run would, and says what it found: the backup, the log behind it, how far both reach, and how long they
+/// take.
+fn look(store: &Store, params: &Params, (facts, past): (&PreflightFacts, &Past)) -> Vec<Finding> {
     const BACKUP: &str = "newest usable backup";
     let name = &params.store;
     let target = match params.target.resolve() {
@@ -147,7 +149,7 @@ fn look(store: &Store, params: &Params, facts: &PreflightFacts) -> Vec<Finding> 
         Err(error) => return vec![Finding::failed(name, BACKUP, &error)],
     };
     let moment = target.time();
-    let done = match select(store, params, (target, &Past::UNKNOWN)) {
+    let done = match select(store, params, (target, past)) {
         Ok(done) => done,
         Err(error) if error.code == codes::LB1222 => return vec![Finding::failed(name, "log", &error)],
         Err(error) => return vec![Finding::failed(name, BACKUP, &error)],
@@ -175,7 +177,36 @@ fn look(store: &Store, params: &Params, facts: &PreflightFacts) -> Vec<Finding> 
         Finding::ok(name, BACKUP, backup),
         log,
         preflight::reach(name, (&end, archived.or(finished)), moment, facts),
+        duration(
+            name,
+            [number("fetch_bytes"), number("restore_bytes"), number("estimated_seconds")],
+            (&text("estimated_by"), facts),
+        ),
     ]
+}
+
+/// Says how long a recovery to the end of the log takes, against the RTO. An estimate fails nothing.
+fn duration(
+    name: &str,
+    [fetched, written, seconds]: [u64; 3],
+    (by, facts): (&str, &PreflightFacts),
+) -> Finding {
+    let estimate = Duration::from_secs(seconds.max(1));
+    let detail = format!(
+        "about {} to the end of the log: {} to fetch, {} to write and replay; {by}",
+        humantime::format_duration(estimate),
+        bytes(fetched),
+        bytes(written)
+    );
+    match facts.rto.filter(|rto| estimate > *rto) {
+        None => Finding::ok(name, "estimated time", detail),
+        Some(rto) => {
+            let detail = format!("{detail}: more than the RTO of {}", humantime::format_duration(rto));
+            Finding::ok(name, "estimated time", detail)
+                .state(FindingState::Warning)
+                .help("take base backups more often, so that less log is replayed, or restore over an earlier restore (`existing: delta`)")
+        }
+    }
 }
 
 fn select(

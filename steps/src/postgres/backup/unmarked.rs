@@ -33,6 +33,9 @@ pub(crate) struct Unmarked {
     pub(crate) warnings: Vec<String>,
 }
 
+/// How `backup_label` says, since version 17, that most files are only what has changed since another backup.
+const INCREMENTAL: &str = "INCREMENTAL FROM LSN: ";
+
 /// Labels and lists of tablespaces are small.
 const SMALL: usize = 1 << 20;
 
@@ -53,6 +56,12 @@ pub(crate) fn inspect(store: &Store, label: &str) -> Result<Unmarked, StepError>
     let base =
         find(&objects, "base").ok_or_else(|| unusable(label, "there is no base.tar, .gz or .zst in it"))?;
     let head = Head::read(store, base).map_err(|problem| problem.of(label, base.key.name()))?;
+    if head.label.lines().any(|line| line.starts_with(INCREMENTAL)) {
+        return Err(unusable(
+            label,
+            "it is incremental: only together with the backups before it does `pg_combinebackup` make a whole one of it",
+        ));
+    }
     let notes =
         Label::parse(&head.label).ok_or_else(|| unusable(label, "its backup_label cannot be understood"))?;
     let manifest = manifest(store, (label, &objects))?;

@@ -82,9 +82,10 @@ impl PgError {
         })
     }
 
-    /// Says whether a server that is starting may be the reason, so that waiting makes sense.
+    /// Says of a login that failed whether a server that is starting, or a machine that is busy, may be the reason, so that
+    /// waiting makes sense.
     pub fn may_pass(&self) -> bool {
-        matches!(self, Self::Unreachable { .. } | Self::NotReady(_))
+        matches!(self, Self::Unreachable { .. } | Self::NotReady(_) | Self::TimedOut { .. })
     }
 
     /// Returns the failure of a step whose statements only read or can be repeated.

@@ -1,6 +1,7 @@
 //! What the server says of a database that is dumped.
 
 use std::collections::BTreeMap;
+use std::time::Duration;
 
 use jiff::Timestamp;
 use lifeboat_engine::step::StepError;
@@ -56,11 +57,14 @@ const SETTINGS: &str = "
     where setrole = 0 and setdatabase = (select oid from pg_database where datname = current_database()) order by 1";
 
 /// Begins the transaction whose snapshot the dump is of. It ends with the connection.
-pub(super) async fn snapshot(client: &Client) -> Result<Snapshot, StepError> {
-    let begin = "begin transaction isolation level repeatable read, read only; \
-                 set local statement_timeout = 0; set local idle_in_transaction_session_timeout = 0; \
-                 set local row_security = off";
-    client.batch(begin, PATIENT).await?;
+pub(super) async fn snapshot(client: &Client, lock_timeout: Duration) -> Result<Snapshot, StepError> {
+    let begin = format!(
+        "begin transaction isolation level repeatable read, read only; set local lock_timeout = {}; \
+         set local statement_timeout = 0; set local idle_in_transaction_session_timeout = 0; \
+         set local row_security = off",
+        lock_timeout.as_millis()
+    );
+    client.batch(&begin, PATIENT).await?;
     // `now()` is when the transaction began, and the snapshot is taken by this statement.
     let row = client.query_one("select pg_export_snapshot(), now()", &[], PATIENT).await?;
     Ok(Snapshot { id: row.get(0), taken_at: row.get(1) })

@@ -14,7 +14,7 @@ use lifeboat_engine::resource::{Postgres, ResourceKind};
 use lifeboat_engine::step::{
     Effect, Finding, KindSpec, PreflightFacts, Preview, StepContext, StepError, StepKind,
 };
-use lifeboat_engine::value::{Field, Type};
+use lifeboat_engine::value::{Field, Span, Type};
 use serde::Deserialize;
 use serde_json::json;
 
@@ -44,6 +44,7 @@ struct Params {
     compression: Compression,
     counts: bool,
     globals: bool,
+    lock_timeout: Span,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Deserialize)]
@@ -111,6 +112,12 @@ impl StepKind for Dump {
             Type::Boolean,
             true,
             "Whether rows are counted, for proof after a restore.",
+        ))
+        .param(Field::defaulted(
+            "lock_timeout",
+            Type::Duration,
+            "1m",
+            "How long to wait for a table that somebody has locked against readers.",
         ))
         .param(Field::defaulted("globals", Type::Boolean, true, "Whether roles are kept beside it."))
         .output("backup", Type::String, "The label of the dump in the store.")
@@ -281,7 +288,7 @@ struct Program<'a> {
 impl Program<'_> {
     /// Dumps, and meanwhile reads in the same snapshot what the dump must hold.
     async fn dump(&self, client: &Client, source: Source, dir: &Path) -> Result<Read, StepError> {
-        let snapshot = source::snapshot(client).await?;
+        let snapshot = source::snapshot(client, self.params.lock_timeout.0).await?;
         let stop = AtomicBool::new(false);
         let dumped = async {
             let dumped = self.write(&snapshot, dir).await;
@@ -294,19 +301,20 @@ impl Program<'_> {
                 true => Some(catalogue::count_rows(self.ctx, client, &stop).await?),
                 false => None,
             };
-            Ok((catalogue, counts))
+            Ok::<_, StepError>((catalogue, counts))
         };
-        let (dumped, counted): (_, Result<_, StepError>) = tokio::join!(dumped, counted);
+        let (dumped, counted) = tokio::join!(dumped, counted);
         // What fails here ends the snapshot, and then pg_dump only complains of that.
-        let (catalogue, counts) = counted?;
+        let (catalogue, counts) = counted.map_err(locked)?;
         dumped?;
         Ok(Read { source, snapshot, catalogue, counts })
     }
 
     async fn write(&self, snapshot: &Snapshot, dir: &Path) -> Result<(), StepError> {
         let compression = self.params.compression.arg(self.tools.version.major);
+        let patience = format!("--lock-wait-timeout={}", self.params.lock_timeout.0.as_millis());
         let command = self.libpq.command(self.tools, "pg_dump", self.database).await?.args([
-            "--lock-wait-timeout=60s",
+            &patience,
             "-Z",
             compression,
             "--snapshot",
@@ -400,7 +408,21 @@ fn refused(program: &str, exit_code: i32, lines: &[String]) -> StepError {
     if text.contains("No space left") {
         return StepError::transient(codes::LB1278, message).help("make room in the store (`df -h`)");
     }
+    if text.contains("LOCK TABLE") {
+        return StepError::transient(codes::LB1815, message).help(LOCKED);
+    }
     StepError::transient(codes::LB1278, message).help("the server's log may say more; nothing was published")
+}
+
+const LOCKED: &str = "somebody holds a lock on a table: select * from pg_stat_activity where wait_event_type = 'Lock' or state like \
+                      'idle in%'; end that, or raise `lock_timeout`; nothing was published";
+
+/// What the step itself reads waits for the same locks.
+fn locked(error: StepError) -> StepError {
+    match error.message.contains("[SQLSTATE 55P03]") {
+        true => StepError::transient(codes::LB1815, error.message).help(LOCKED),
+        false => error,
+    }
 }
 
 async fn publish(

@@ -23,9 +23,9 @@ use super::server::{self, QUICK};
 use super::unsynced;
 use super::{codes, lifecycle, local};
 use opening::{STOPPED, in_recovery, open, opened_elsewhere, own_isolation};
-use service::{into_service, parted, prove_archiving, start_in_service};
+use service::{into_service, parted, prove_archiving, start_in_service, until_in_service};
 
-pub(super) use opening::revive;
+pub(super) use opening::{revive, settles};
 
 mod opening;
 mod service;
@@ -109,7 +109,10 @@ impl StepKind for Promote {
             if !params.stays_isolated(ctx) {
                 into_service(ctx, &params.cluster).await?;
             }
-        } else if PidFile::live(data_dir).is_none() {
+        } else if let Some((_, server)) = server::running(ctx, data_dir).await? {
+            // An earlier attempt has started it, or a service manager.
+            until_in_service(ctx, &params.cluster, &server).await?;
+        } else {
             // This step had stopped it to start it again.
             start_in_service(ctx, &params.cluster).await?;
         }

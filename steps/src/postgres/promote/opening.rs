@@ -26,6 +26,11 @@ const CHECKPOINT_LIMIT: Duration = Duration::from_mins(30);
 /// How long a server may take to stop that must not go on.
 const STOP_PATIENCE: Duration = Duration::from_secs(30);
 
+/// How long a server that an earlier attempt has started may take to get where it should be, or to end.
+const SETTLING_LIMIT: Duration = Duration::from_mins(2);
+/// How soon a server that lets people in is asked for its state.
+const SOON: Duration = Duration::from_millis(5);
+
 /// Under this key the step notes that it is about to ask for the promotion.
 const ASKED: &str = "promotion";
 
@@ -35,7 +40,9 @@ const ASKED: &str = "promotion";
 /// Lifeboat was killed asks a helper that is gone, and gives up a moment later.
 pub(super) async fn open(ctx: &StepContext, name: &str, isolation: Isolation) -> Result<(), StepError> {
     let (postgres, data_dir) = local::data_dir(ctx, name)?;
-    if let Some((_, server)) = PidFile::live(data_dir) {
+    if let Some((_, server)) = server::running(ctx, data_dir).await?
+        && settles(ctx, postgres, (&isolation, &server)).await?
+    {
         match open_running(ctx, postgres, &isolation).await {
             Err(error) if !ctx.cancel.is_cancelled() && is_left_over(ctx, &server, &error).await => {}
             opened => return opened,
@@ -43,6 +50,40 @@ pub(super) async fn open(ctx: &StepContext, name: &str, isolation: Isolation) ->
     }
     let isolation = revive(ctx, name, isolation).await?;
     open_running(ctx, postgres, &isolation).await
+}
+
+/// Waits until a server of this run, which an earlier attempt may have been starting when Lifeboat was killed, waits or is open.
+/// `false` if it ends instead, as one does that asks for WAL when its helper is gone.
+pub(in super::super) async fn settles(
+    ctx: &StepContext,
+    postgres: &Postgres,
+    (isolation, server): (&Isolation, &Identity),
+) -> Result<bool, StepError> {
+    let login = Login::isolated(ctx, postgres, isolation)?;
+    let (deadline, pace) = (Instant::now() + SETTLING_LIMIT, Pace::start());
+    let mut client = None;
+    loop {
+        let replay = match &client {
+            Some(client) => recover::replay_state(client).await.ok(),
+            None => None,
+        };
+        match replay {
+            Some(replay) if replay.paused || !replay.in_recovery => return Ok(true),
+            Some(_) => {}
+            None => client = login.connect().await.ok(),
+        }
+        if !server.is_alive() {
+            return Ok(false);
+        }
+        // Whoever uses it finds out what is wrong with it.
+        if Instant::now() >= deadline {
+            return Ok(true);
+        }
+        tokio::select! {
+            () = tokio::time::sleep(if client.is_some() { SOON } else { pace.pause() }) => {}
+            () = ctx.cancelled() => return Err(PgError::Cancelled.into()),
+        }
+    }
 }
 
 /// Says whether a server is gone, or goes, for a reason that lies before this attempt.
@@ -244,7 +285,7 @@ async fn serve_wal(
         socket: isolation.wal_socket(),
         owner: account::owner(postgres)?.map(|owner| (owner.uid, owner.gid)),
     };
-    blocking(move || WalServer::start(source)).await
+    WalServer::listen(blocking(move || source.prove()).await?)
 }
 
 async fn until_writable(

@@ -6,15 +6,15 @@ use std::time::{Duration, Instant};
 use lifeboat_engine::step::{StepContext, StepError};
 
 use super::super::backup::wal_of;
-use super::super::connect::Client;
+use super::super::connect::{Client, Login};
 use super::super::isolation::{Isolation, write_private};
 use super::super::pidfile::PidFile;
-use super::super::server::{self, Pace, QUICK};
+use super::super::server::{self, Expected, Pace, QUICK, ServerLog};
 use super::super::timeline::{Place, warning};
 use super::super::wal::Archive;
 use super::super::{account, lifecycle, local};
 use super::opening::{STOPPED, failed};
-use crate::process::OsUser;
+use crate::process::{Identity, OsUser};
 use crate::store::{Store, blocking};
 
 /// How long the first segment may take to be archived.
@@ -35,6 +35,19 @@ pub(super) async fn start_in_service(ctx: &StepContext, name: &str) -> Result<()
     let (postgres, data_dir) = local::data_dir(ctx, name)?;
     queue_histories(data_dir, account::owner(postgres)?.as_ref())?;
     lifecycle::start_own(ctx, name, RESTART_LIMIT).await
+}
+
+/// Waits for a server that is on its way into service already.
+pub(super) async fn until_in_service(
+    ctx: &StepContext,
+    name: &str,
+    server: &Identity,
+) -> Result<(), StepError> {
+    let (postgres, data_dir) = local::data_dir(ctx, name)?;
+    let log = ServerLog::next(&ctx.work_dir()?.join("postgres.log"));
+    let login = Login::of(ctx, postgres)?;
+    let expected = Expected { server, data_dir, log: &log };
+    server::wait_ready(&login, &expected, RESTART_LIMIT).await.map(drop)
 }
 
 /// Notes for the archiver that the history of the new timeline waits for it, as Postgres does. The server that was promoted

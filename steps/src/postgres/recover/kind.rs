@@ -18,9 +18,9 @@ use super::super::server::{self, QUICK, ServerLog};
 use super::super::wal::Lsn;
 use super::super::{codes, local, timeline, unsynced};
 use super::durable;
-use super::pass::{self, Outcome, Paused, replay_state};
+use super::pass::{self, Course, Outcome, Paused, replay_state};
 use super::source::{Params, Source, check_timeline};
-use super::{point, proof};
+use super::{point, proof, surviving};
 
 /// Replays WAL over a restored base backup.
 #[derive(Clone, Copy, Debug)]
@@ -45,6 +45,11 @@ A time after the last commit cannot be \"reached\". If the archive has no gap, t
 the WAL, says so in a warning and waits there. Without a target, or with `target: latest`, it does so from the start. \
 A position, a transaction or a restore point that does not come is an error. At most one target is given; each has its \
 own proof in the server's log.
+
+The archive ends with the last segment that was filled; commits since then stand in `pg_wal` of the lost server alone. If \
+`postgres.restore_base` has moved its directory aside in this run, the segments that the archive lacks are replayed from \
+there, provided that they go on with the same log; a warning says so. On another machine, bring the directory along and name \
+it: `surviving_wal: /var/lib/postgresql/16/lost`. Nothing in it is changed, and nothing is archived.
 
 The server is always told which timeline to follow: the newest, unless another goes on beside it and no base backup was \
 taken on the newest; then the step fails before anything starts and asks for `timeline`.";
@@ -102,6 +107,12 @@ impl StepKind for Recover {
             Type::Any,
             "`current` for that of the backup, or a number; as `postgres.select_backup` chooses it if absent.",
         ));
+        spec.params.push(Field::defaulted(
+            "surviving_wal",
+            Type::String,
+            surviving::Place::DEFAULT,
+            "Where WAL is that the lost server had not archived: `moved_aside` by this run, a directory, or `none`.",
+        ));
         spec.outputs.extend([
             Field::optional("target", Type::Timestamp, "The moment that was asked for."),
             Field::optional("last_commit", Type::Timestamp, "The last commit that was replayed."),
@@ -113,6 +124,7 @@ impl StepKind for Recover {
     fn check(&self, with: &Map<String, Value>) -> Vec<ParamProblem> {
         let mut problems = TargetParams::check(with);
         problems.extend(check_timeline(with));
+        problems.extend(surviving::check(with));
         problems
     }
 
@@ -180,7 +192,8 @@ async fn recover(ctx: &StepContext, source: &Source<'_>) -> Result<Paused, StepE
         RecoveryTarget::Latest => Goal::Farthest,
         target => Goal::Target(target.clone()),
     };
-    let (last, log, within) = match pass::run(ctx, source, goal).await? {
+    let course = Course { goal, ends_within: None };
+    let (last, log, within) = match pass::run(ctx, source, course).await? {
         Outcome::Paused(paused) => return Ok(*paused),
         Outcome::WalEnded { last, log, within } => (last, log, within),
     };
@@ -188,8 +201,9 @@ async fn recover(ctx: &StepContext, source: &Source<'_>) -> Result<Paused, StepE
     if !matches!(target, RecoveryTarget::Latest | RecoveryTarget::Time(_)) {
         return Err(unreached(target, last));
     }
-    match pass::run(ctx, source, Goal::Through(last)).await? {
-        Outcome::Paused(paused) => Ok(Paused { ends_within: within, ..*paused }),
+    let course = Course { goal: Goal::Through(last), ends_within: within };
+    match pass::run(ctx, source, course).await? {
+        Outcome::Paused(paused) => Ok(*paused),
         Outcome::WalEnded { log, .. } => Err(log.died()),
     }
 }
@@ -208,7 +222,7 @@ async fn adopt(ctx: &StepContext, source: &Source<'_>) -> Result<Option<Paused>,
     }
     let log = ServerLog { path: isolation.log_file.clone(), start: isolation.log_start };
     let disk = Arc::new(unsynced::disk_of(&source.data_dir)?);
-    Ok(Some(Paused { client, isolation, log, requests: None, disk, ends_within: None }))
+    Ok(Some(Paused { client, isolation, log, requests: None, disk }))
 }
 
 fn own_server(ctx: &StepContext, source: &Source<'_>) -> Option<Isolation> {
@@ -219,7 +233,7 @@ fn own_server(ctx: &StepContext, source: &Source<'_>) -> Option<Isolation> {
 /// A server of this run that is on its way has lost its helper; it is stopped and started again, which continues the
 /// recovery. Any other server is not touched.
 async fn stop_own_leftover(ctx: &StepContext, source: &Source<'_>) -> Result<(), StepError> {
-    let Some((file, server)) = PidFile::live(&source.data_dir) else { return Ok(()) };
+    let Some((file, server)) = server::running(ctx, &source.data_dir).await? else { return Ok(()) };
     if own_server(ctx, source).is_none() {
         return Err(StepError::permanent(
             codes::LB1250,
@@ -284,7 +298,12 @@ async fn finish(
             "the archive has no WAL of timeline {wanted}: the recovery ended on timeline {timeline}, before {wanted} began"
         ));
     }
-    done.warnings.extend(paused.ends_within.as_deref().map(ends_within));
+    let survived = source.surviving.replayed(&source.wal, replay.lsn);
+    if survived.is_none() {
+        done.warnings.extend(paused.isolation.ends_within.as_deref().map(ends_within));
+    }
+    done.warnings.extend(survived);
+    done.warnings.extend(source.surviving.warning.clone());
     done.recovery_points.push(found.point);
     add_facts(&mut done, source, &paused);
     Ok(done)

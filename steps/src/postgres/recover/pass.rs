@@ -36,7 +36,12 @@ pub(super) struct Paused {
     pub(super) requests: Option<Vec<Request>>,
     /// Opened before the server wrote anything, if this process has started it.
     pub(super) disk: Arc<Disk>,
-    /// The last segment of the archive, if all WAL was replayed and does not fill it.
+}
+
+/// Where a pass goes to.
+pub(super) struct Course {
+    pub(super) goal: Goal,
+    /// The last segment of the archive, if an earlier pass has found that the log does not fill it.
     pub(super) ends_within: Option<String>,
 }
 
@@ -53,16 +58,22 @@ pub(super) enum Outcome {
 }
 
 /// Starts the server towards a goal and watches it until it waits there or ends.
-pub(super) async fn run(ctx: &StepContext, source: &Source<'_>, goal: Goal) -> Result<Outcome, StepError> {
-    let log = ServerLog::next(&ctx.work_dir()?.join("postgres.log"));
-    let isolation = describe(ctx, source, goal, &log);
-    check_room(&isolation)?;
+pub(super) async fn run(
+    ctx: &StepContext,
+    source: &Source<'_>,
+    course: Course,
+) -> Result<Outcome, StepError> {
+    // What is left of an earlier server may still write into the log.
     server::alone(ctx, &source.data_dir).await?;
+    let log = ServerLog::next(&ctx.work_dir()?.join("postgres.log"));
+    let isolation = describe(ctx, source, course, &log);
+    check_room(&isolation, source.surviving.bytes(&source.wal))?;
     let disk = Arc::new(unsynced::disk_of(&source.data_dir)?);
+    bring_surviving(source).await?;
     request_recovery(&source.data_dir, source.owner.as_ref())?;
     let writes = unsynced::begin(&source.data_dir, source.owner.as_ref())?;
     isolation.prepare(ctx, source.postgres, (writes, source.owner.as_ref())).await?;
-    let helper = serve_wal(source, &isolation)?;
+    let helper = serve_wal(source, &isolation).await?;
     let mut settings = isolation.settings(source.postgres, source.tools.version.major, &source.control);
     settings.extend(isolation.recovery_settings(helper.restore_command(&isolation.client())));
     let launched = server::launch(
@@ -87,14 +98,7 @@ pub(super) async fn run(ctx: &StepContext, source: &Source<'_>, goal: Goal) -> R
     match ended? {
         Seen::Paused(client) => {
             let requests = Some(helper.shutdown());
-            Ok(Outcome::Paused(Box::new(Paused {
-                client: *client,
-                isolation,
-                log,
-                requests,
-                disk,
-                ends_within: None,
-            })))
+            Ok(Outcome::Paused(Box::new(Paused { client: *client, isolation, log, requests, disk })))
         }
         Seen::WalEnded { within } => {
             // The next pass opens the disk anew.
@@ -110,7 +114,7 @@ pub(super) async fn run(ctx: &StepContext, source: &Source<'_>, goal: Goal) -> R
     }
 }
 
-fn describe(ctx: &StepContext, source: &Source<'_>, goal: Goal, log: &ServerLog) -> Isolation {
+fn describe(ctx: &StepContext, source: &Source<'_>, course: Course, log: &ServerLog) -> Isolation {
     Isolation {
         run: ctx.info.run.to_string(),
         resource: source.params.cluster.clone(),
@@ -122,17 +126,19 @@ fn describe(ctx: &StepContext, source: &Source<'_>, goal: Goal, log: &ServerLog)
         segment_size: source.wal.size,
         log_file: log.path.clone(),
         log_start: log.start,
-        goal,
+        goal: course.goal,
         target: source.target.clone(),
         timeline: source.wal.timeline_setting(),
         waits_at: None,
+        ends_within: course.ends_within,
     }
 }
 
 /// WAL is read ahead beside the data directory and stays in it until the next restart point. How much the data
 /// themselves grow is known to nobody.
-fn check_room(isolation: &Isolation) -> Result<(), StepError> {
-    let needed = isolation.least_wal() + READ_AHEAD.min(MOST_AHEAD * isolation.segment_size.bytes());
+fn check_room(isolation: &Isolation, surviving: u64) -> Result<(), StepError> {
+    let needed =
+        surviving + isolation.least_wal() + READ_AHEAD.min(MOST_AHEAD * isolation.segment_size.bytes());
     let free = isolation.free_for_wal().unwrap_or(u64::MAX);
     if free >= needed {
         return Ok(());
@@ -143,6 +149,13 @@ fn check_room(isolation: &Isolation) -> Result<(), StepError> {
         format!("replaying WAL in {place} needs {needed} bytes to begin with, and {free} are free"),
     )
     .help("make room (`df -h`), then try again; no server was started"))
+}
+
+/// Copies what the lost server had not archived. While the server that recovers is down, nobody else writes there.
+async fn bring_surviving(source: &Source<'_>) -> Result<(), StepError> {
+    let (surviving, wal) = (source.surviving.clone(), source.wal.clone());
+    let (data_dir, owner) = (source.data_dir.clone(), source.owner.clone());
+    blocking(move || surviving.place(&wal, (&data_dir, owner.as_ref()))).await
 }
 
 /// Asks for archive recovery; with `standby.signal` the server would never end it.
@@ -164,8 +177,8 @@ pub(in super::super) fn request_recovery(data_dir: &Path, owner: Option<&OsUser>
     file.sync_all().map_err(failed)
 }
 
-fn serve_wal(source: &Source<'_>, isolation: &Isolation) -> Result<WalServer, StepError> {
-    WalServer::start(WalSource {
+async fn serve_wal(source: &Source<'_>, isolation: &Isolation) -> Result<WalServer, StepError> {
+    let wal = WalSource {
         store: source.wal.store.clone(),
         system_id: source.wal.system_id,
         segment_size: source.wal.size,
@@ -174,7 +187,8 @@ fn serve_wal(source: &Source<'_>, isolation: &Isolation) -> Result<WalServer, St
         first: first_segment(source),
         socket: isolation.wal_socket(),
         owner: source.owner.as_ref().map(|owner| (owner.uid, owner.gid)),
-    })
+    };
+    WalServer::listen(blocking(move || wal.prove()).await?)
 }
 
 /// A directory that was restored and never started asks for the log of its backup; any other one tells only when it
@@ -332,7 +346,7 @@ impl Watch<'_> {
 
     /// To Postgres a record that makes no sense is the end of the log, wherever it is.
     fn broken_off(&self, reached: Option<Segment>) -> Option<StepError> {
-        let (reached, end) = (reached?, self.source.wal.continuity.end()?);
+        let (reached, end) = (reached?, self.source.surviving.archived_end?);
         if reached.number >= end.number {
             return None;
         }
@@ -355,7 +369,7 @@ impl Watch<'_> {
     /// Returns the name of the last segment of the archive if the log ends within it, as it does after a crash of the
     /// source, and if it is damaged. Otherwise the server would have asked for the one that follows.
     fn last_of_archive(&self, reached: Option<Segment>) -> Option<String> {
-        let (reached, end) = (reached?, self.source.wal.continuity.end()?);
+        let (reached, end) = (reached?, self.source.surviving.archived_end?);
         (reached.number == end.number).then(|| end.name(self.source.wal.size))
     }
 
@@ -387,8 +401,8 @@ impl Watch<'_> {
             ),
         )
         .help(
-            "find the segment (in the source's pg_wal, in a copy of the store) and put it back with `lifeboat wal put`, \
-             then try again; or start a new run with a target before it, or from a backup after it",
+            "find the segment in a copy of the store and put it back with `lifeboat wal put`, then try again; or start a \
+             new run with the source's directory as `surviving_wal`, with a target before it, or from a backup after it",
         )
     }
 

@@ -18,6 +18,7 @@ use super::super::tools::Tools;
 use super::super::unsynced;
 use super::super::wal::{Archive, Continuity, History, Lsn, Segment, SegmentSize, SystemId};
 use super::super::{account, codes, local, timeline};
+use super::surviving::{self, Surviving};
 use crate::process::OsUser;
 use crate::store::{BackupKind, Store, blocking, catalogue};
 
@@ -29,6 +30,7 @@ pub(super) struct Params {
     #[serde(flatten)]
     target: TargetParams,
     timeline: Option<Timeline>,
+    surviving_wal: Option<String>,
 }
 
 /// As it is written: a number, also as text, or `current`.
@@ -65,9 +67,11 @@ pub(super) struct Source<'a> {
     pub(super) owner: Option<OsUser>,
     pub(super) control: ControlData,
     pub(super) wal: Wal,
+    pub(super) surviving: Surviving,
 }
 
 /// The WAL of the source, as it was listed before the recovery.
+#[derive(Clone)]
 pub(super) struct Wal {
     pub(super) store: Store,
     pub(super) backup: String,
@@ -78,7 +82,7 @@ pub(super) struct Wal {
     /// That of the timeline that is followed.
     pub(super) history: History,
     pub(super) continuity: Continuity,
-    /// Segments that the backup brought along.
+    /// Segments that the backup brought along, or that the lost server had.
     pub(super) local: BTreeSet<String>,
 }
 
@@ -117,8 +121,15 @@ impl<'a> Source<'a> {
             Timeline::Text(text) => text.clone(),
         });
         let timeline = Follow::of(timeline.as_deref(), &target)?;
-        let dir = data_dir.to_path_buf();
-        let wal = blocking(move || read_wal(store, &label, timeline, &dir)).await?;
+        let place = params.surviving_wal()?;
+        let (dir, run) = (data_dir.to_path_buf(), ctx.info.run);
+        let (wal, surviving) = blocking(move || {
+            let mut wal = read_wal(store, &label, timeline, &dir)?;
+            let surviving = Surviving::find(&place, &wal, (&dir, &run))?;
+            wal.local.extend(surviving.names(&wal));
+            Ok((wal, surviving))
+        })
+        .await?;
         let tools = Tools::find_major(postgres, wal.details.major)?;
         let control = ControlData::read(&tools, data_dir)?;
         if control.system_id != wal.details.system_id {
@@ -126,7 +137,7 @@ impl<'a> Source<'a> {
         }
         check_target(&target, &wal)?;
         let data_dir = data_dir.to_path_buf();
-        Ok(Self { params, target, postgres, data_dir, tools, owner, control, wal })
+        Ok(Self { params, target, postgres, data_dir, tools, owner, control, wal, surviving })
     }
 }
 
@@ -154,6 +165,15 @@ impl Params {
     /// Returns the one target that is asked for.
     pub(super) fn target(&self) -> Result<RecoveryTarget, StepError> {
         self.target.resolve()
+    }
+
+    /// Returns where WAL of the lost server is looked for.
+    fn surviving_wal(&self) -> Result<surviving::Place, StepError> {
+        let text = self.surviving_wal.as_deref().unwrap_or(surviving::Place::DEFAULT);
+        surviving::Place::parse(text).map_err(|problem| {
+            StepError::permanent(codes::LB1836, problem)
+                .help("give the data directory of the lost server, or its `pg_wal`")
+        })
     }
 }
 

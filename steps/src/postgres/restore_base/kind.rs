@@ -13,7 +13,7 @@ use serde_json::json;
 
 use super::super::backup::is_unmarked;
 use super::super::tools::Tools;
-use super::super::{account, local, preflight};
+use super::super::{account, local, preflight, server};
 use super::fill::{Restored, restore};
 use super::places::{Mapping, Places};
 use super::source::{self, Source, check_delta, check_space};
@@ -224,6 +224,8 @@ impl StepKind for RestoreBase {
         let source = source::open(ctx, (&params.store, &params.backup)).await?;
         Tools::find_major(postgres, source.details.major)?;
         let owner = account::owner(postgres)?;
+        // Refused below; of what a killed one has left, nobody is to write there any more.
+        server::running(ctx, data_dir).await?;
         target.check_servers(postgres)?;
         let places = Places::plan(ctx, target, (&source.tablespaces, &params.mapping))?;
         check_space(&places, &source)?;

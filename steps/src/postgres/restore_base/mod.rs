@@ -13,3 +13,4 @@ mod undo;
 mod unpack;
 
 pub(super) use kind::RestoreBase;
+pub(super) use target::aside;

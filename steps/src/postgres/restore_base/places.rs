@@ -7,6 +7,7 @@
 use std::collections::BTreeMap;
 use std::fs;
 use std::io;
+use std::os::unix::fs::MetadataExt;
 use std::path::{Component, Path, PathBuf};
 
 use lifeboat_engine::model::event::Done;
@@ -392,7 +393,19 @@ fn rewrite_map(cluster: &Path, moved: &[(String, PathBuf)]) -> Result<(), StepEr
             to.map_or_else(|| line.to_owned(), |(oid, to)| format!("{oid} {}\n", to.display()))
         })
         .collect();
-    fs::write(&path, turned).and_then(|()| fs::File::open(&path)?.sync_all()).map_err(failed)
+    replace(&path, turned.as_bytes()).map_err(failed)
+}
+
+/// Puts another text into a file, whole or not at all; it stays its owner's.
+fn replace(path: &Path, text: &[u8]) -> io::Result<()> {
+    let owner = fs::metadata(path)?;
+    let temporary = path.with_extension("lifeboat");
+    fs::write(&temporary, text)?;
+    std::os::unix::fs::chown(&temporary, Some(owner.uid()), Some(owner.gid()))?;
+    fs::set_permissions(&temporary, owner.permissions())?;
+    fs::File::open(&temporary)?.sync_all()?;
+    fs::rename(&temporary, path)?;
+    fs::File::open(path.parent().unwrap_or(Path::new("/")))?.sync_all()
 }
 
 #[cfg(test)]

@@ -9,6 +9,7 @@ use std::os::unix::fs::{DirBuilderExt, MetadataExt};
 use std::path::{Path, PathBuf};
 
 use lifeboat_engine::model::evidence::{Created, CreatedKind};
+use lifeboat_engine::model::ids::RunId;
 use lifeboat_engine::resource::{Postgres, shown};
 use lifeboat_engine::step::{StepContext, StepError};
 use serde::Deserialize;
@@ -63,6 +64,12 @@ pub(super) enum Found {
     Foreign(Vec<String>),
 }
 
+/// Returns what a data directory is called once a run has moved it aside; `None` for the root of the file system.
+pub(in super::super) fn aside(data_dir: &Path, run: &RunId) -> Option<PathBuf> {
+    let name = data_dir.file_name()?.to_string_lossy().into_owned();
+    Some(data_dir.with_file_name(format!("{name}.pre-{}", run.short())))
+}
+
 impl Target {
     /// Names the places that belong to a data directory. Looks at nothing.
     pub(super) fn new(ctx: &StepContext, resource: &str, data_dir: &Path) -> Result<Self, StepError> {
@@ -79,15 +86,13 @@ impl Target {
     }
 
     fn of(ctx: &StepContext, resource: &str, (data_dir, role): (&Path, Role)) -> Result<Self, StepError> {
-        let (Some(parent), Some(name)) = (data_dir.parent(), data_dir.file_name()) else {
+        let (Some(parent), Some(aside)) = (data_dir.parent(), aside(data_dir, &ctx.info.run)) else {
             return Err(unsuitable(&role, data_dir, "is the root of the file system"));
         };
-        let name = name.to_string_lossy();
-        let run = ctx.info.run.short();
         Ok(Self {
             data_dir: data_dir.to_path_buf(),
             parent: parent.to_path_buf(),
-            aside: parent.join(format!("{name}.pre-{run}")),
+            aside,
             run: ctx.info.run.to_string(),
             step: ctx.info.step.to_string(),
             resource: resource.to_owned(),

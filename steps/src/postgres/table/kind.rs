@@ -62,7 +62,8 @@ than before. Computed columns are left to the live table, identity values are ke
 must. Triggers of the user's do not run unless `triggers: on`; those of foreign keys always do.
 
 Recovered rows that refer to rows which are gone fail the step, or are left out with `orphans: skip`. `dry_run: true` \
-does everything and takes it back: the same counts, nothing written.
+does everything but moving sequences and takes it back: the same counts, nothing written. With `triggers: on` it runs \
+the triggers, too, and what they do outside of the transaction, such as a call of another server, stays.
 
 Undo gives replaced rows their earlier values and deletes inserted ones, unless somebody has changed them since or refers \
 to them. The before-image stays until you drop its schema.";
@@ -338,6 +339,10 @@ impl<'a> Work<'a> {
         done.warnings
             .extend(lost.into_iter().map(|lost| format!("left out: {lost}")).filter(|_| skipped > 0));
         merge.sign(&self.signed(&done)).await?;
+        let sequences = merge.late_sequences().await?;
+        if !self.params.dry_run {
+            merge.advance(&sequences).await?;
+        }
         Ok(done)
     }
 

@@ -15,6 +15,26 @@ use super::shape::{Fit, Name, list};
 /// Where recovered rows are put before they are merged.
 pub(super) const STAGE: &str = "pg_temp.lifeboat_rows";
 
+/// Sequences that a table owns or takes default values from, each with a statement that gives the one which moves it beyond
+/// the column, or null if it stands there already.
+const SEQUENCES: &str = "
+    with used as (
+      select d.objid as sequence, d.refobjid as relation, d.refobjsubid::int as number from pg_depend d
+      where d.classid = 'pg_class'::regclass and d.refclassid = 'pg_class'::regclass and d.deptype in ('a', 'i')
+      union
+      select d.refobjid, f.adrelid, f.adnum::int from pg_attrdef f join pg_depend d
+        on d.classid = 'pg_attrdef'::regclass and d.objid = f.oid and d.refclassid = 'pg_class'::regclass)
+    select s.oid::regclass::text, has_sequence_privilege(s.oid, 'UPDATE') and has_sequence_privilege(s.oid, 'SELECT'),
+      format('select (select format(''select setval(%%L, %%s)'', %L, top.value) from %s s, '
+             '(select %s(%I)::bigint as value from %s) top where top.value %s s.last_value + case when s.is_called then %s else 0 end)',
+        s.oid::regclass, s.oid::regclass, case when q.seqincrement > 0 then 'max' else 'min' end, a.attname, used.relation::regclass,
+        case when q.seqincrement > 0 then '>=' else '<=' end, sign(q.seqincrement))
+    from used join pg_class s on s.oid = used.sequence join pg_sequence q on q.seqrelid = s.oid
+    join pg_attribute a on a.attrelid = used.relation and a.attnum = used.number
+    where s.relkind = 'S' and used.relation = $1
+      and a.atttypid in ('int2'::regtype, 'int4'::regtype, 'int8'::regtype)
+    order by 1";
+
 /// What becomes of rows that are in both tables.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Deserialize)]
 #[serde(rename_all = "snake_case")]
@@ -209,23 +229,31 @@ impl Merge<'_> {
         ))
         .await?;
         self.run(&on).await?;
-        self.run("set constraints all immediate").await?;
-        self.advance_sequences().await
+        self.run("set constraints all immediate").await
     }
 
-    /// Sequences must not give out values that the table has now. They are no part of transactions, and go forward only.
-    async fn advance_sequences(&self) -> Result<(), StepError> {
-        let sql =
-            "select format('select setval(%L, max(%I)) from %s having max(%I) > (select last_value from %s)',
-               s.oid::regclass, a.attname, d.refobjid::regclass, a.attname, s.oid::regclass)
-            from pg_class s join pg_sequence q on q.seqrelid = s.oid and q.seqincrement > 0
-            join pg_depend d on d.objid = s.oid and d.classid = 'pg_class'::regclass
-              and d.refclassid = 'pg_class'::regclass and d.deptype in ('a', 'i')
-            join pg_attribute a on a.attrelid = d.refobjid and a.attnum = d.refobjsubid
-            where s.relkind = 'S' and d.refobjid = $1
-              and a.atttypid in ('int2'::regtype, 'int4'::regtype, 'int8'::regtype)";
-        for row in self.live.query(sql, &[&self.oid], PATIENT).await? {
-            self.run(&row.get::<_, String>(0)).await?;
+    /// Finds the sequences that would give out values which the table has now, and returns the statements that move them
+    /// forward. Changes nothing: a sequence is no part of a transaction, so that no rollback takes it back.
+    pub(super) async fn late_sequences(&self) -> Result<Vec<String>, StepError> {
+        let mut late = Vec::new();
+        for row in self.live.query(SEQUENCES, &[&self.oid], PATIENT).await? {
+            let (name, allowed, is_late): (String, bool, String) = (row.get(0), row.get(1), row.get(2));
+            if !allowed {
+                let message = format!("the role may not read and set the sequence {name} of {}", self.table);
+                return Err(StepError::permanent(codes::LB1810, message).help(format!(
+                    "grant select, update on sequence {name}, or log in as its owner; nothing was written"
+                )));
+            }
+            let row = self.live.query_one(&is_late, &[], PATIENT).await?;
+            late.extend(row.get::<_, Option<String>>(0));
+        }
+        Ok(late)
+    }
+
+    /// Moves sequences. The last thing that is done before the commit, and never in a dry run.
+    pub(super) async fn advance(&self, sequences: &[String]) -> Result<(), StepError> {
+        for statement in sequences {
+            self.run(statement).await?;
         }
         Ok(())
     }

@@ -8,7 +8,7 @@ use lifeboat_engine::model::evidence::Check;
 use lifeboat_engine::step::{StepContext, StepError};
 use serde::Deserialize;
 
-use super::super::backup::{Described, described};
+use super::super::backup::{Described, described, is_unmarked};
 use super::super::catalogue::{self, Counts, Objects};
 use super::super::codes;
 use super::super::connect::Login;
@@ -79,9 +79,13 @@ impl Against {
     /// Says that the backup is there.
     pub(super) fn presence(&self) -> Check {
         let objects = self.marker.objects.len();
+        let (name, size) = match is_unmarked(&self.marker.label) {
+            true => ("the backup is there", ""),
+            false => ("the backup is there with its marker", " of the size in the marker"),
+        };
         Check {
-            name: "the backup is there with its marker".into(),
-            expected: format!("`{}`, {objects} objects of the size in the marker", self.marker.label),
+            name: name.into(),
+            expected: format!("`{}`, {objects} objects{size}", self.marker.label),
             actual: format!("{objects} objects"),
             passed: true,
         }

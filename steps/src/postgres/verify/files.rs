@@ -8,6 +8,7 @@ use lifeboat_engine::resource::Postgres;
 use lifeboat_engine::step::{StepContext, StepError};
 use serde_json::json;
 
+use super::super::backup::{Described, described};
 use super::super::backup_manifest::MANIFEST;
 use super::super::controldata::{ClusterState, ControlData};
 use super::super::pidfile::PidFile;
@@ -15,7 +16,7 @@ use super::super::tools::Tools;
 use super::super::{account, codes, local};
 use super::kind::{Params, verdict};
 use crate::process::Command;
-use crate::store::{BackupKind, Store, blocking, read_marker};
+use crate::store::{Store, blocking};
 
 /// Until recovery has begun, this file is in a restored directory.
 const BACKUP_LABEL: &str = "backup_label";
@@ -112,7 +113,11 @@ impl Place<'_> {
         let path = self.ctx.info.work_dir.path()?.join(MANIFEST);
         let (store, label, to) = (Store::of(self.ctx, store).await?, backup.to_owned(), path.clone());
         blocking(move || {
-            let marker = read_marker(&store, BackupKind::PostgresBase, &label)?;
+            let Described { store, marker, .. } = described(store, &label)?;
+            if !marker.objects.iter().any(|object| object.name == MANIFEST) {
+                return Err(unfit(&format!("backup `{label}` has no {MANIFEST}"))
+                    .help("recover and promote it first, then verify its databases without `files`"));
+            }
             let mut reader = store.read(&marker.key(MANIFEST)?)?;
             let written =
                 std::fs::File::create(&to).and_then(|mut file| std::io::copy(&mut reader, &mut file));

@@ -4,7 +4,7 @@ use std::io::Read;
 use jiff::Timestamp;
 use lifeboat_engine::step::StepError;
 
-use super::fetch::{FORMS, open_form};
+use super::fetch::{FORMS, open_form, undecodable};
 use super::header::SystemId;
 use super::history::History;
 use super::names::{Segment, SegmentSize, WalName};
@@ -70,6 +70,19 @@ pub fn is_archived(store: &Store, system: SystemId, name: &str) -> Result<bool, 
         }
     }
     Ok(false)
+}
+
+/// Says whether a file stands in the archive with this content.
+pub fn is_archived_as(
+    store: &Store,
+    system: SystemId,
+    (name, content): (&str, &[u8]),
+) -> Result<bool, StepError> {
+    let Some(reader) = open_form(store, system, name)? else { return Ok(false) };
+    let mut archived = Vec::with_capacity(content.len());
+    let read = reader.take(content.len() as u64 + 1).read_to_end(&mut archived);
+    read.map_err(|error| undecodable(name, &error))?;
+    Ok(archived == content)
 }
 
 /// Returns when a file was archived, as far as the store tells.

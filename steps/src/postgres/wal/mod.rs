@@ -21,14 +21,16 @@ mod server;
 #[cfg(test)]
 mod tests;
 
-pub use archive::{Archive, Continuity, SegmentRange, WAL_PREFIX, archived_at, is_archived, systems};
+pub use archive::{
+    Archive, Continuity, SegmentRange, WAL_PREFIX, archived_at, is_archived, is_archived_as, systems,
+};
 pub use client::get_main;
 pub use header::{LongHeader, SystemId};
 pub use history::{History, Switch};
 pub use names::{InvalidLsn, Lsn, Segment, SegmentSize, WalName};
 pub(super) use prefetch::{MOST_AHEAD, READ_AHEAD};
 pub use put::{Compression, Encryption, PutConfig, put_main};
-pub use server::{Answered, Origin, Request, Served, WalServer, WalSource};
+pub use server::{Answered, Origin, ProvenSource, Request, Served, WalServer, WalSource};
 
 /// How a command that Postgres started must end.
 #[derive(Clone, Debug, PartialEq, Eq)]

@@ -1,5 +1,5 @@
 use std::io;
-use std::os::unix::fs::PermissionsExt;
+use std::os::unix::fs::{MetadataExt, PermissionsExt};
 use std::os::unix::net::{UnixListener, UnixStream};
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -45,6 +45,14 @@ pub struct WalSource {
 }
 
 impl WalSource {
+    /// Proves that the store answers and has the backup; otherwise every absence would turn out to be a fault, one by one.
+    /// Blocks, and makes nothing.
+    pub fn prove(self) -> Result<ProvenSource, StepError> {
+        let witness = self.witness()?;
+        self.store.read(&witness)?;
+        Ok(ProvenSource { source: self, witness })
+    }
+
     /// Returns an object of the backup, known to exist: its marker, or of what another tool made, any.
     fn witness(&self) -> Result<Key, StepError> {
         if !is_unmarked(&self.backup) {
@@ -59,6 +67,13 @@ impl WalSource {
             .help("bring it back, or restore from another one")
         })
     }
+}
+
+/// A source whose store was seen to answer.
+#[derive(Clone, Debug)]
+pub struct ProvenSource {
+    source: WalSource,
+    witness: Key,
 }
 
 /// One request of the server for a file.
@@ -95,7 +110,16 @@ pub struct Served {
 #[derive(Debug)]
 pub struct WalServer {
     inner: Arc<Inner>,
+    socket: Arc<Socket>,
     accepting: Option<JoinHandle<()>>,
+}
+
+/// What a helper listens on.
+#[derive(Debug)]
+struct Socket {
+    listener: UnixListener,
+    /// Device and inode of the name that it was given.
+    made: (u64, u64),
 }
 
 #[derive(Debug)]
@@ -123,13 +147,18 @@ const ASK_PATIENCE: Duration = Duration::from_secs(10);
 const TAKE_PATIENCE: Duration = Duration::from_mins(2);
 
 impl WalServer {
-    /// Starts to listen. A socket that an earlier process left at that place is replaced.
+    /// Looks at the store, then starts to listen. Blocks.
     pub fn start(source: WalSource) -> Result<Self, StepError> {
-        let witness = source.witness()?;
-        // Otherwise every absence would turn out to be a fault, one by one.
-        source.store.read(&witness)?;
+        Self::listen(source.prove()?)
+    }
+
+    /// Starts to listen. A socket that an earlier process left at that place is replaced.
+    ///
+    /// For whoever wants the helper now: one that begins to listen when nobody waits for it any more would stand in the place
+    /// of the next one.
+    pub fn listen(ProvenSource { source, witness }: ProvenSource) -> Result<Self, StepError> {
         let failed = |error: io::Error| cannot_start(&source.socket, &error);
-        let listener = listen(&source).map_err(failed)?;
+        let socket = Arc::new(Socket::make(&source).map_err(failed)?);
         let queue = Queue::make(&source.socket.with_file_name("wal"), source.owner).map_err(failed)?;
         let fetcher = Fetcher {
             store: source.store.clone(),
@@ -147,10 +176,10 @@ impl WalServer {
             requests: Mutex::default(),
             stopping: AtomicBool::new(false),
         });
-        let serving = Arc::clone(&inner);
+        let (serving, listening) = (Arc::clone(&inner), Arc::clone(&socket));
         let thread = std::thread::Builder::new().name("wal-helper".to_owned());
-        let accepting = thread.spawn(move || serving.accept(&listener)).map_err(failed)?;
-        Ok(Self { inner, accepting: Some(accepting) })
+        let accepting = thread.spawn(move || serving.accept(&listening.listener)).map_err(failed)?;
+        Ok(Self { inner, socket, accepting: Some(accepting) })
     }
 
     /// Returns the path of the socket.
@@ -192,10 +221,9 @@ impl WalServer {
     fn stop(&mut self) {
         let Some(accepting) = self.accepting.take() else { return };
         self.inner.stopping.store(true, Ordering::Release);
-        // Wakes the thread that waits for a connection.
-        drop(UnixStream::connect(&self.inner.socket));
+        self.socket.close();
         end_soon(accepting);
-        std::fs::remove_file(&self.inner.socket).ok();
+        self.socket.remove(&self.inner.socket);
     }
 }
 
@@ -311,17 +339,32 @@ fn vanished(name: &str) -> StepError {
     .help("find out what removes files from the store, bring the segment back, then try again")
 }
 
-fn listen(source: &WalSource) -> io::Result<UnixListener> {
-    match std::fs::remove_file(&source.socket) {
-        Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(error),
-        _ => {}
+impl Socket {
+    fn make(source: &WalSource) -> io::Result<Self> {
+        match std::fs::remove_file(&source.socket) {
+            Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(error),
+            _ => {}
+        }
+        let listener = UnixListener::bind(&source.socket)?;
+        std::fs::set_permissions(&source.socket, std::fs::Permissions::from_mode(0o600))?;
+        if let Some((user, group)) = source.owner {
+            std::os::unix::fs::chown(&source.socket, Some(user), Some(group))?;
+        }
+        let made = std::fs::symlink_metadata(&source.socket)?;
+        Ok(Self { listener, made: (made.dev(), made.ino()) })
     }
-    let listener = UnixListener::bind(&source.socket)?;
-    std::fs::set_permissions(&source.socket, std::fs::Permissions::from_mode(0o600))?;
-    if let Some((user, group)) = source.owner {
-        std::os::unix::fs::chown(&source.socket, Some(user), Some(group))?;
+
+    /// Wakes whoever waits for a connection. By its name another helper might be reached.
+    fn close(&self) {
+        rustix::net::shutdown(&self.listener, rustix::net::Shutdown::Both).ok();
     }
-    Ok(listener)
+
+    /// Removes the name, unless it is that of another helper by now.
+    fn remove(&self, path: &Path) {
+        if std::fs::symlink_metadata(path).is_ok_and(|there| (there.dev(), there.ino()) == self.made) {
+            std::fs::remove_file(path).ok();
+        }
+    }
 }
 
 fn cannot_start(socket: &Path, error: &io::Error) -> StepError {

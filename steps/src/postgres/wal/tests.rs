@@ -427,6 +427,20 @@ fn a_destination_that_cannot_be_written_is_a_fault() {
 }
 
 #[test]
+fn a_helper_that_ends_late_leaves_its_place_to_the_next_one() {
+    let bench = Bench::new();
+    bench.must_put(NAMES[0]);
+    let source = bench.source();
+    let first = WalServer::start(source.clone()).expect("starts");
+    let second = WalServer::start(source).expect("starts in its place");
+    assert!(first.shutdown().is_empty());
+    assert_eq!(bench.get(&second, NAMES[0]), 0, "it is still reached");
+    let socket = second.socket().to_owned();
+    drop(second);
+    assert!(!socket.exists());
+}
+
+#[test]
 fn the_command_survives_the_shell() {
     let bench = Bench::new();
     let mut source = bench.source();

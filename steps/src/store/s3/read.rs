@@ -10,6 +10,7 @@ use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;
 use lifeboat_engine::plan::hex;
 use lifeboat_engine::step::StepError;
+use tokio::sync::{Semaphore, SemaphorePermit};
 
 use super::bucket::{Bucket, reading};
 use super::fault::{Doing, Fault};
@@ -23,8 +24,9 @@ use crate::store::named::{Facts, Kept, Pin, SHA256};
 
 /// What one request fetches.
 const PART: u64 = 8 << 20;
-/// How many parts are fetched at once: with [`PART`] the memory that one reader takes.
-const AT_ONCE: usize = 4;
+/// How many parts are fetched ahead, by all readers together: with [`PART`] the memory that they take. Each has one
+/// part on its way besides, whatever the others do.
+static AHEAD: Semaphore = Semaphore::const_new(7);
 /// How long a stream may stand still.
 const SILENCE_LIMIT: Duration = Duration::from_secs(30);
 /// How often a stream that breaks without having brought anything is begun again.
@@ -37,12 +39,15 @@ pub(in crate::store) struct ObjectStream {
     facts: Facts,
     /// Where the next part begins that is not asked for yet.
     next: u64,
-    parts: VecDeque<Pending<Result<Vec<u8>, Fault>>>,
+    parts: VecDeque<Part>,
     current: Vec<u8>,
     read: usize,
     /// Said again whenever more is read: what follows would not follow.
     failed: Option<StepError>,
 }
+
+/// A part on its way, and the permission to fetch it ahead of others.
+type Part = (Pending<Result<Vec<u8>, Fault>>, Option<SemaphorePermit<'static>>);
 
 /// What is read: the same content in every request.
 #[derive(Clone, Debug)]
@@ -344,7 +349,7 @@ impl ObjectStream {
         let (mut parts, mut next) = (VecDeque::new(), object.size);
         if body.is_some() {
             next = object.size.min(from + PART);
-            parts.push_back(start(object.clone().fetch((from, next), body))?);
+            parts.push_back((start(object.clone().fetch((from, next), body))?, None));
         }
         let current = whole.unwrap_or_default();
         Ok(Self { object, facts, next, parts, current, read: 0, failed: None })
@@ -360,12 +365,16 @@ impl ObjectStream {
 
     /// Gets the next part and asks for more. Returns false at the end.
     fn advance(&mut self) -> Result<bool, StepError> {
-        while self.parts.len() < AT_ONCE && self.next < self.object.size {
+        while self.next < self.object.size {
+            let ahead = AHEAD.try_acquire().ok();
+            if ahead.is_none() && !self.parts.is_empty() {
+                break;
+            }
             let to = self.object.size.min(self.next + PART);
-            self.parts.push_back(start(self.object.clone().fetch((self.next, to), None))?);
+            self.parts.push_back((start(self.object.clone().fetch((self.next, to), None))?, ahead));
             self.next = to;
         }
-        let Some(part) = self.parts.pop_front() else { return Ok(false) };
+        let Some((part, _)) = self.parts.pop_front() else { return Ok(false) };
         self.current = part.wait()?.map_err(|fault| self.object.explain(&fault))?;
         self.read = 0;
         Ok(true)
