@@ -185,8 +185,12 @@ fn a_drill_killed_while_wal_is_replayed_leaves_nothing_when_it_is_resumed_or_abo
         let sandbox = Tree::of(&world.file("sandbox"));
         // So that it cannot come to its end, however late it is killed.
         world.gate.close();
-        let running = world.start_drill(&[]);
-        until("the server starts", || At::Server.has_come(&world, "recover"));
+        let mut running = world.start_drill(&[]);
+        let started = || At::Server.has_come(&world, "recover");
+        until("the server starts", || started() || running.has_ended());
+        if !started() {
+            panic!("the drill ended before its server started: {}", running.end().all());
+        }
         running.signal("KILL");
         drop(running);
         world.gate.reopen();
